@@ -1,0 +1,18 @@
+"""Pose estimator (HigherHRNet) and the pose interaction field over it."""
+
+from .config import ESTIMATORS, EstimatorConfig
+from .estimator import EstimatorOutput, HigherHRNet, merge_heatmaps, predict_pose
+from .field import PoseInteractionField, PoseTarget, heatmap_mask, masked_distance
+
+__all__ = [
+    "ESTIMATORS",
+    "EstimatorConfig",
+    "EstimatorOutput",
+    "HigherHRNet",
+    "PoseInteractionField",
+    "PoseTarget",
+    "heatmap_mask",
+    "masked_distance",
+    "merge_heatmaps",
+    "predict_pose",
+]

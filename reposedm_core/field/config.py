@@ -1,0 +1,68 @@
+"""Sizes of the pose estimator, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """Sizes of a HigherHRNet; the defaults are `mini` (**ours**), `ESTIMATORS` holds the official ones too.
+
+    Attributes:
+        joints: K, joints of the COCO layout.
+        stem: channels of the first convolution, at 1/2 of the picture.
+        bottleneck: inner channels of the stage 1 blocks, which emit four times as many at 1/4 of the picture.
+        bottlenecks: blocks of stage 1.
+        channels: channels of each branch, at 1/4, 1/8, 1/16 (and 1/32) of the picture.
+        modules: exchange modules of stage 2, 3 (and 4): one number fewer than `channels`.
+        blocks: residual blocks of each branch in each module.
+        deconv_channels: channels at 1/2 of the picture, after the one transposed convolution.
+        deconv_blocks: residual blocks there.
+        normalise: "imagenet" maps [-1, 1] to ImageNet mean and deviation inside `forward`, "none" does nothing.
+        sigma: deviation in heat-map cells of the Gaussians that the network was trained on.
+    """
+
+    joints: int = 17
+    stem: int = 32
+    bottleneck: int = 16
+    bottlenecks: int = 1
+    channels: tuple[int, ...] = (24, 48, 96)
+    modules: tuple[int, ...] = (1, 1)
+    blocks: int = 2
+    deconv_channels: int = 24
+    deconv_blocks: int = 0
+    normalise: str = "imagenet"
+    sigma: float = 1.5
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.channels) <= 4 or len(self.modules) != len(self.channels) - 1:
+            raise InputError(
+                f"Estimator configuration: {len(self.channels)} branches with {len(self.modules)} stages of modules; "
+                "give 2 to 4 branches and one stage fewer than branches."
+            )
+        if min(self.modules) < 1:
+            raise InputError(f"Estimator configuration: modules {self.modules}; every stage needs at least one.")
+        if self.normalise not in ("imagenet", "none"):
+            raise InputError(f'Estimator configuration: normalise is "{self.normalise}"; use "imagenet" or "none".')
+
+
+def _official(width: int) -> EstimatorConfig:
+    """HigherHRNet-W`width` (Cheng et al., 2020, section 3.2)."""
+    return EstimatorConfig(
+        stem=64,
+        bottleneck=64,
+        bottlenecks=4,
+        channels=(width, 2 * width, 4 * width, 8 * width),
+        modules=(1, 4, 3),
+        blocks=4,
+        deconv_channels=width,
+        deconv_blocks=4,
+        sigma=2.0,
+    )
+
+
+ESTIMATORS: dict[str, EstimatorConfig] = {"mini": EstimatorConfig(), "w32": _official(32), "w48": _official(48)}
+"""`w32` loads pose_higher_hrnet_w32_512.pth, `w48` pose_higher_hrnet_w48_640.pth; `mini` is for 128 x 96 on a CPU."""

@@ -1,0 +1,210 @@
+"""HigherHRNet: heat maps of the joints, associative tags and trunk features of a picture.
+
+Cheng et al., "HigherHRNet: Scale-Aware Representation Learning for Bottom-Up Human Pose Estimation", CVPR 2020.
+The trunk is timm's HighResolutionNet, the heads are here; `official.py` reads the public weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import InputError
+from ..pose.heatmaps import decode_heatmaps
+from .config import EstimatorConfig
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class EstimatorOutput(NamedTuple):
+    """What the estimator sees in (B, 3, H, W) pictures.
+
+    Attributes:
+        heatmaps_quarter: (B, K, H/4, W/4), about 1 where a joint is and 0 elsewhere (unbounded: no activation).
+        tags_quarter: (B, K, H/4, W/4), associative embedding: joints of one person carry similar values.
+        heatmaps_half: (B, K, H/2, W/2).
+        features: (B, F, H/4, W/4), the trunk features P_φ of eq. 11.
+    """
+
+    heatmaps_quarter: torch.Tensor
+    tags_quarter: torch.Tensor
+    heatmaps_half: torch.Tensor
+    features: torch.Tensor
+
+
+def merge_heatmaps(quarter: torch.Tensor, half: torch.Tensor, stride: int = 2) -> torch.Tensor:
+    """Mean of both resolutions: HigherHRNet's multi-resolution aggregation.
+
+    Args:
+        quarter: (B, K, H/4, W/4).
+        half: (B, K, H/2, W/2).
+        stride: 2 enlarges the quarter maps (bilinear, cell centres kept), 4 averages the half maps down.
+
+    Returns:
+        (B, K, H/stride, W/stride).
+    """
+    if stride == 2:
+        return 0.5 * (F.interpolate(quarter, size=half.shape[-2:], mode="bilinear", align_corners=False) + half)
+    return 0.5 * (quarter + F.avg_pool2d(half, 2))
+
+
+class HigherHRNet(nn.Module):
+    """Bottom-up pose estimator: trunk at 1/4 of the picture, one transposed convolution up to 1/2.
+
+    Args:
+        config: sizes; `ESTIMATORS` has "mini", "w32" and "w48".
+        device, dtype: of the weights.
+        operations: namespace of the convolution layers (torch.nn, or a host's look-alike that casts and offloads).
+
+    Calling it maps (B, 3, H, W) in [-1, 1] to an `EstimatorOutput`. H and W are multiples of 4; inside they are
+    filled up with the mean colour to whole cells of the coarsest branch, and the outputs are cropped.
+    """
+
+    def __init__(
+        self,
+        config: EstimatorConfig | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__()
+        self.config = config = config or EstimatorConfig()
+        place = {"device": device, "dtype": dtype}
+        self.trunk = _build_trunk(config, **place)
+        trunk_channels, joints, wide = config.channels[0], config.joints, config.deconv_channels
+        self.final_layers = nn.ModuleList(
+            [operations.Conv2d(trunk_channels, 2 * joints, 1, **place), operations.Conv2d(wide, joints, 1, **place)]
+        )
+        enlarge = nn.Sequential(
+            operations.ConvTranspose2d(
+                trunk_channels + 2 * joints, wide, 4, stride=2, padding=1, bias=False, **place
+            ),
+            nn.BatchNorm2d(wide, **place),
+            nn.ReLU(inplace=True),
+        )
+        blocks = [nn.Sequential(_basic_block(wide, **place)) for _ in range(config.deconv_blocks)]
+        self.deconv_layers = nn.ModuleList([nn.Sequential(enlarge, *blocks)])
+        if operations is not nn:
+            _adopt_operations(self, operations)
+
+    def trunk_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalised (B, 3, H, W), whole cells of the coarsest branch, to (B, F, H/4, W/4): P_φ of eq. 11."""
+        trunk = self.trunk
+        x = trunk.act1(trunk.bn1(trunk.conv1(x)))
+        x = trunk.act2(trunk.bn2(trunk.conv2(x)))
+        branches = [trunk.layer1(x)]
+        for stage in range(2, len(self.config.channels) + 1):
+            transition = getattr(trunk, f"transition{stage - 1}")
+            # A branch that exists already passes on (or changes width, from stage 1); a new one grows from the last.
+            branches = [enter(branches[min(i, len(branches) - 1)]) for i, enter in enumerate(transition)]
+            branches = getattr(trunk, f"stage{stage}")(branches)
+        return branches[0]
+
+    def forward(self, x: torch.Tensor) -> EstimatorOutput:
+        """See the class. Raises InputError where the picture is not (B, 3, H, W) with H and W multiples of 4."""
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise InputError(f"The pose estimator got a picture of shape {tuple(x.shape)}: it needs (batch, 3, H, W).")
+        height, width = x.shape[-2:]
+        if height % 4 or width % 4 or not height or not width:
+            raise InputError(f"The picture size {width}x{height} is not divisible by 4: crop, pad or resize it.")
+        if self.config.normalise == "imagenet":
+            x = normalise_imagenet(x)
+        cell = 2 ** (len(self.config.channels) + 1)
+        if height % cell or width % cell:
+            x = F.pad(x, (0, -width % cell, 0, -height % cell))
+        features = self.trunk_features(x)
+        coarse = self.final_layers[0](features)
+        fine = self.final_layers[1](self.deconv_layers[0](torch.cat([features, coarse], 1)))
+        features, coarse = (t[..., : height // 4, : width // 4] for t in (features, coarse))
+        joints = self.config.joints
+        return EstimatorOutput(
+            coarse[:, :joints], coarse[:, joints:], fine[..., : height // 2, : width // 2], features
+        )
+
+
+def normalise_imagenet(x: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) in [-1, 1] to zero mean and unit deviation over ImageNet."""
+    mean = torch.tensor(IMAGENET_MEAN, device=x.device, dtype=x.dtype).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=x.device, dtype=x.dtype).view(3, 1, 1)
+    return ((x + 1) / 2 - mean) / std
+
+
+@torch.no_grad()
+def predict_pose(estimator: HigherHRNet, images: torch.Tensor, threshold: float = 0.1) -> torch.Tensor:
+    """The joints of the one person in each picture.
+
+    Args:
+        estimator: in eval mode.
+        images: (B, 3, H, W) in [-1, 1].
+        threshold: joints whose peak in the merged heat maps is lower are absent.
+
+    Returns:
+        (B, K, 3) float32: x, y in pixels (pixel centres at +0.5), score; all zero for an absent joint.
+    """
+    output = estimator(images)
+    joints = decode_heatmaps(merge_heatmaps(output.heatmaps_quarter, output.heatmaps_half), stride=2)
+    return joints * (joints[..., 2:] >= threshold)
+
+
+def _build_trunk(config: EstimatorConfig, device: Any = None, dtype: Any = None) -> nn.Module:
+    """timm's HighResolutionNet without what HigherHRNet does not have: its head and the last coarse outputs."""
+    from timm.models.hrnet import HighResolutionNet
+
+    def stage(branches: int, modules: int) -> dict[str, Any]:
+        return {
+            "num_modules": modules,
+            "num_branches": branches,
+            "block_type": "BASIC",
+            "num_blocks": (config.blocks,) * branches,
+            "num_channels": config.channels[:branches],
+            "fuse_method": "SUM",
+        }
+
+    branches = len(config.channels)
+    layout: dict[str, Any] = {
+        "stem_width": config.stem,
+        "stage1": {
+            "num_modules": 1,
+            "num_branches": 1,
+            "block_type": "BOTTLENECK",
+            "num_blocks": (config.bottlenecks,),
+            "num_channels": (config.bottleneck,),
+            "fuse_method": "SUM",
+        },
+    }
+    for number in (2, 3, 4):
+        here = number <= branches
+        layout[f"stage{number}"] = stage(min(number, branches), config.modules[number - 2] if here else 0)
+    trunk = HighResolutionNet(layout, head="", device=device, dtype=dtype)
+    for number in range(branches + 1, 5):
+        delattr(trunk, f"transition{number - 1}")
+        delattr(trunk, f"stage{number}")
+    # Only the finest branch of the last module is used, and the official weights hold nothing else.
+    last = getattr(trunk, f"stage{branches}")[-1]
+    last.fuse_layers = last.fuse_layers[:1]
+    return trunk
+
+
+def _basic_block(channels: int, device: Any = None, dtype: Any = None) -> nn.Module:
+    from timm.models.resnet import BasicBlock
+
+    return BasicBlock(channels, channels, device=device, dtype=dtype)
+
+
+def _adopt_operations(module: nn.Module, operations: Any) -> None:
+    """Rebuild every plain convolution of timm's in `module` with `operations.Conv2d`, weights kept."""
+    for name, child in module.named_children():
+        if type(child) is nn.Conv2d:
+            weight = child.weight
+            new = operations.Conv2d(
+                child.in_channels, child.out_channels, child.kernel_size, stride=child.stride,
+                padding=child.padding, bias=child.bias is not None, device=weight.device, dtype=weight.dtype,
+            )  # fmt: skip
+            new.load_state_dict(child.state_dict())
+            setattr(module, name, new)
+        else:
+            _adopt_operations(child, operations)
