@@ -4,5 +4,20 @@ from __future__ import annotations
 
 from .draw import draw_joints, draw_pose
 from .heatmaps import decode_heatmaps, render_heatmaps
+from .keypoints import Pose, coco_to_openpose, fit_to_frame, openpose_to_coco
+from .parsing import load_pose_file, load_pose_text, parse_keypoints, to_keypoints
 
-__all__ = ["decode_heatmaps", "draw_joints", "draw_pose", "render_heatmaps"]
+__all__ = [
+    "Pose",
+    "coco_to_openpose",
+    "decode_heatmaps",
+    "draw_joints",
+    "draw_pose",
+    "fit_to_frame",
+    "load_pose_file",
+    "load_pose_text",
+    "openpose_to_coco",
+    "parse_keypoints",
+    "render_heatmaps",
+    "to_keypoints",
+]

@@ -28,14 +28,14 @@ JOINT_RADIUS = 0.0148
 LIMB_BRIGHTNESS = 0.6
 _CHUNK = 32  # pictures painted together: their canvas stays in the processor's cache
 _HAND_COLOURS = tuple(
-    tuple(255 * channel for channel in colorsys.hsv_to_rgb(i / len(HAND_LIMBS), 1, 1)) for i in range(len(HAND_LIMBS))
+    tuple(255 * channel for channel in colorsys.hsv_to_rgb(i / 20, 1, 1)) for i in range(len(HAND_LIMBS))
 )
 
 
 def _paint_capsules(
     canvas: np.ndarray, start: np.ndarray, end: np.ndarray, present: np.ndarray, radius: float, colour: tuple
 ) -> None:
-    """Blend one capsule a picture into `canvas` (N, H, W, 3) float32; start, end (N, 2); present (N,) bool."""
+    """Blend one capsule a picture into `canvas` (N, H, W, 3) float32; ends (N, 2); present (N,) bool."""
     pictures = np.flatnonzero(present)
     if not len(pictures):
         return
@@ -74,18 +74,23 @@ def _paint_capsules(
 
 
 def _paint_parts(
-    canvas: np.ndarray, joints: np.ndarray, limbs: tuple, limb_colours: tuple, joint_colours: tuple, scale: float
+    canvas: np.ndarray,
+    joints: np.ndarray,
+    limbs: tuple,
+    limb_colours: tuple,
+    joint_colours: tuple,
+    scale: float,
 ) -> None:
-    """Limbs, then joints, of one body part a picture; joints (N, K, 3) float64."""
-    height = canvas.shape[1]
+    """Limbs, then joints, of one body part a picture; joints (N, K, 3) float64; scale of the line widths."""
+    width, radius = (scale * size * canvas.shape[1] for size in (LIMB_HALF_WIDTH, JOINT_RADIUS))
     points = joints[..., :2]
     present = (joints[..., 2] > 0) & np.isfinite(joints).all(-1)
     for (a, b), colour in zip(limbs, limb_colours, strict=False):
         colour = tuple(LIMB_BRIGHTNESS * channel for channel in colour)
         both = present[:, a] & present[:, b]
-        _paint_capsules(canvas, points[:, a], points[:, b], both, scale * LIMB_HALF_WIDTH * height, colour)
+        _paint_capsules(canvas, points[:, a], points[:, b], both, width, colour)
     for k, colour in enumerate(joint_colours):
-        _paint_capsules(canvas, points[:, k], points[:, k], present[:, k], scale * JOINT_RADIUS * height, colour)
+        _paint_capsules(canvas, points[:, k], points[:, k], present[:, k], radius, colour)
 
 
 def _paint_body(canvas: np.ndarray, joints: np.ndarray) -> None:
@@ -115,7 +120,7 @@ def draw_joints(joints: np.ndarray | torch.Tensor, height: int, width: int) -> t
         joints = joints.detach().to("cpu", torch.float64).numpy()
     joints = np.asarray(joints, np.float64)
     if joints.ndim != 3 or joints.shape[1:] != (18, 3):
-        raise InputError(f"The joints have shape {joints.shape}: drawing needs (pictures, 18, 3), OpenPose order.")
+        raise InputError(f"The joints have shape {joints.shape}: drawing needs (pictures, 18, 3).")
     _check_size(height, width)
     pictures = np.empty((len(joints), 3, height, width), np.uint8)
     for first in range(0, len(joints), _CHUNK):

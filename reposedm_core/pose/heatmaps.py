@@ -11,7 +11,9 @@ import torch
 from ..errors import InputError
 
 
-def render_heatmaps(joints: torch.Tensor, height: int, width: int, sigma: float = 2.0, stride: int = 4) -> torch.Tensor:
+def render_heatmaps(
+    joints: torch.Tensor, height: int, width: int, sigma: float = 2.0, stride: int = 4
+) -> torch.Tensor:
     """One Gaussian of height 1 a joint, centred on the joint's exact (sub-cell) position.
 
     Args:
@@ -30,7 +32,7 @@ def render_heatmaps(joints: torch.Tensor, height: int, width: int, sigma: float 
     if joints.ndim != 3 or joints.shape[-1] != 3:
         raise InputError(f"The joints have shape {tuple(joints.shape)}: heat maps need (batch, joints, 3).")
     if height % stride or width % stride:
-        raise InputError(f"The picture size {width}x{height} is not divisible by the heat-map stride {stride}.")
+        raise InputError(f"The picture size {width}x{height} is not divisible by the stride {stride}.")
     joints = joints if joints.is_floating_point() else joints.float()
     present = (joints[..., 2] > 0) & joints[..., :2].isfinite().all(-1)
     # An absent joint may hold any number, NaN included: it must not reach the exponential.
@@ -57,7 +59,9 @@ def decode_heatmaps(heatmaps: torch.Tensor, stride: int = 4) -> torch.Tensor:
         (B, K, 3) float32: x, y in picture pixels and the peak's value as score; all 0 where a map is empty.
     """
     if heatmaps.ndim != 4:
-        raise InputError(f"The heat maps have shape {tuple(heatmaps.shape)}: decoding needs (batch, joints, h, w).")
+        raise InputError(
+            f"The heat maps have shape {tuple(heatmaps.shape)}: (batch, joints, h, w) is needed."
+        )
     maps = torch.nan_to_num(heatmaps.detach().float()).clamp(min=0)
     rows, columns = maps.shape[-2:]
     score, index = maps.flatten(2).max(-1)

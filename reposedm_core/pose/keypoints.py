@@ -1,0 +1,135 @@
+"""Poses as arrays, their geometry, and the two joint orders.
+
+Coordinates are pixels of the canvas with pixel centres at +0.5; points outside the canvas are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from .skeleton import COCO17, COCO_TO_OPENPOSE, OPENPOSE_TO_COCO
+
+MAX_CANVAS = 32768
+_LEFT_SHOULDER, _RIGHT_SHOULDER = COCO17.index("left_shoulder"), COCO17.index("right_shoulder")
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """The people of one frame.
+
+    Attributes:
+        joints: (P, 18, 3) float32, OpenPose-18: x, y in pixels of the canvas, score. An absent point (score
+            of 0 or less, or a number that is not finite) is stored as three zeros.
+        height, width: of the canvas in pixels.
+        face, left_hand, right_hand: (P, 70, 3), (P, 21, 3), (P, 21, 3) float32 in the same form; zeros where
+            not given.
+
+    Raises:
+        InputError: an array of another shape, or a canvas without area.
+    """
+
+    joints: np.ndarray
+    height: int
+    width: int
+    face: np.ndarray | None = None
+    left_hand: np.ndarray | None = None
+    right_hand: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if not (0 < self.height <= MAX_CANVAS and 0 < self.width <= MAX_CANVAS):
+            raise InputError(
+                f"The canvas of the pose is {self.width}x{self.height}: use 1 to {MAX_CANVAS} pixels a side."
+            )
+        people = len(self.joints)
+        for name, points in (("joints", 18), ("face", 70), ("left_hand", 21), ("right_hand", 21)):
+            value = getattr(self, name)
+            value = np.zeros((people, points, 3)) if value is None else value
+            with np.errstate(over="ignore"):
+                value = np.array(value, dtype=np.float32)
+            if value.shape != (people, points, 3):
+                raise InputError(
+                    f"The {name} of a pose have shape {value.shape}, not ({people}, {points}, 3)."
+                )
+            value[~((value[..., 2] > 0) & np.isfinite(value).all(-1))] = 0
+            object.__setattr__(self, name, value)
+
+    def select(self, person: int) -> Pose:
+        """The same frame with one person, counted from 0; InputError if there is no such person."""
+        if not 0 <= person < len(self.joints):
+            people = len(self.joints)
+            raise InputError(f"There is no person {person} in the pose: it has {people}, counted from 0.")
+        parts = (part[[person]] for part in (self.face, self.left_hand, self.right_hand))
+        return Pose(self.joints[[person]], self.height, self.width, *parts)
+
+    def resized(self, height: int, width: int) -> Pose:
+        """Letterboxed to another canvas: aspect kept, the whole old canvas visible, centred."""
+        scale = min(height / self.height, width / self.width)
+        return self._moved(
+            scale, (width - scale * self.width) / 2, (height - scale * self.height) / 2, height, width
+        )
+
+    def _moved(self, scale: float, right: float, down: float, height: int, width: int) -> Pose:
+        def move(points: np.ndarray) -> np.ndarray:
+            moved = points.astype(np.float64)
+            moved[..., :2] = moved[..., :2] * scale + (right, down)
+            return np.where(points[..., 2:] > 0, moved, 0)
+
+        parts = (move(part) for part in (self.face, self.left_hand, self.right_hand))
+        return Pose(move(self.joints), height, width, *parts)
+
+
+def fit_to_frame(pose: Pose, height: int, width: int, fill: float = 0.8) -> Pose:
+    """Scale and centre the people so that the box of their body joints fills the frame.
+
+    Args:
+        pose: one person, or several that are kept together (`Pose.select` takes one).
+        height, width: of the new canvas in pixels.
+        fill: the part of the frame's height or width, whichever is reached first, that the box takes up.
+
+    Raises:
+        InputError: a pose without a body joint, or a fill that is not positive.
+    """
+    if not fill > 0:
+        raise InputError(f"The fill is {fill}: use a fraction of the frame such as 0.8.")
+    visible = pose.joints[pose.joints[..., 2] > 0][:, :2].astype(np.float64)
+    if not len(visible):
+        raise InputError("There is nobody in the pose: give one with at least one body joint.")
+    low, high = visible.min(0), visible.max(0)
+    # A single joint or a straight line has no extent on some axis, which then sets no limit.
+    limits = [
+        fill * side / extent
+        for side, extent in zip((width, height), high - low, strict=True)
+        if extent > 1e-3
+    ]
+    scale = min(limits, default=1.0)
+    right, down = np.array([width, height]) / 2 - scale * (low + high) / 2
+    return pose._moved(scale, right, down, height, width)
+
+
+def coco_to_openpose(joints: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+    """COCO-17 (..., 17, 3) to OpenPose-18 (..., 18, 3), array to array and tensor to tensor.
+
+    The neck is the middle of the shoulders with the lower of their scores; where one is absent, it is too.
+    """
+    _check_points(joints, 17, "COCO")
+    left, right = joints[..., _LEFT_SHOULDER, :], joints[..., _RIGHT_SHOULDER, :]
+    library = torch if isinstance(joints, torch.Tensor) else np
+    neck = (left + right) / 2
+    neck[..., 2] = library.minimum(left[..., 2], right[..., 2])
+    neck[~(neck[..., 2] > 0)] = 0
+    return library.stack([neck if i is None else joints[..., i, :] for i in COCO_TO_OPENPOSE], -2)
+
+
+def openpose_to_coco(joints: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+    """OpenPose-18 (..., 18, 3) to COCO-17 (..., 17, 3): another order, without the neck."""
+    _check_points(joints, 18, "OpenPose")
+    return joints[..., list(OPENPOSE_TO_COCO), :]
+
+
+def _check_points(joints: np.ndarray | torch.Tensor, points: int, name: str) -> None:
+    if joints.ndim < 2 or tuple(joints.shape[-2:]) != (points, 3):
+        raise InputError(f"The joints have shape {tuple(joints.shape)}: {name} needs (..., {points}, 3).")
