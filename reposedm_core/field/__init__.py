@@ -3,6 +3,7 @@
 from .config import ESTIMATORS, EstimatorConfig
 from .estimator import EstimatorOutput, HigherHRNet, merge_heatmaps, predict_pose
 from .field import PoseInteractionField, PoseTarget, heatmap_mask, masked_distance
+from .official import load_official
 
 __all__ = [
     "ESTIMATORS",
@@ -12,6 +13,7 @@ __all__ = [
     "PoseInteractionField",
     "PoseTarget",
     "heatmap_mask",
+    "load_official",
     "masked_distance",
     "merge_heatmaps",
     "predict_pose",

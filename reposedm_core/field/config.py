@@ -21,7 +21,7 @@ class EstimatorConfig:
         blocks: residual blocks of each branch in each module.
         deconv_channels: channels at 1/2 of the picture, after the one transposed convolution.
         deconv_blocks: residual blocks there.
-        normalise: "imagenet" maps [-1, 1] to ImageNet mean and deviation inside `forward`, "none" does nothing.
+        normalise: "imagenet" maps [-1, 1] to ImageNet's mean and deviation inside `forward`, "none" nothing.
         sigma: deviation in heat-map cells of the Gaussians that the network was trained on.
     """
 
@@ -40,13 +40,17 @@ class EstimatorConfig:
     def __post_init__(self) -> None:
         if not 2 <= len(self.channels) <= 4 or len(self.modules) != len(self.channels) - 1:
             raise InputError(
-                f"Estimator configuration: {len(self.channels)} branches with {len(self.modules)} stages of modules; "
-                "give 2 to 4 branches and one stage fewer than branches."
+                f"Estimator configuration: channels {self.channels} with modules {self.modules}; "
+                "give 2 to 4 branches, and modules for each but the first."
             )
         if min(self.modules) < 1:
-            raise InputError(f"Estimator configuration: modules {self.modules}; every stage needs at least one.")
+            raise InputError(
+                f"Estimator configuration: modules {self.modules}; every stage needs one or more."
+            )
         if self.normalise not in ("imagenet", "none"):
-            raise InputError(f'Estimator configuration: normalise is "{self.normalise}"; use "imagenet" or "none".')
+            raise InputError(
+                f'Estimator configuration: normalise "{self.normalise}"; use "imagenet" or "none".'
+            )
 
 
 def _official(width: int) -> EstimatorConfig:
@@ -64,5 +68,10 @@ def _official(width: int) -> EstimatorConfig:
     )
 
 
-ESTIMATORS: dict[str, EstimatorConfig] = {"mini": EstimatorConfig(), "w32": _official(32), "w48": _official(48)}
-"""`w32` loads pose_higher_hrnet_w32_512.pth, `w48` pose_higher_hrnet_w48_640.pth; `mini` is for 128 x 96 on a CPU."""
+ESTIMATORS: dict[str, EstimatorConfig] = {
+    "mini": EstimatorConfig(),
+    "w32": _official(32),
+    "w48": _official(48),
+}
+"""`mini` is for 128 x 96 pictures on a CPU; `w32` loads the official pose_higher_hrnet_w32_512.pth and `w48`
+pose_higher_hrnet_w48_640.pth."""

@@ -1,7 +1,7 @@
 """HigherHRNet: heat maps of the joints, associative tags and trunk features of a picture.
 
-Cheng et al., "HigherHRNet: Scale-Aware Representation Learning for Bottom-Up Human Pose Estimation", CVPR 2020.
-The trunk is timm's HighResolutionNet, the heads are here; `official.py` reads the public weights.
+Cheng et al., "HigherHRNet: Scale-Aware Representation Learning for Bottom-Up Human Pose Estimation",
+CVPR 2020. The trunk is timm's HighResolutionNet, the heads are here; `official.py` reads the public weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class EstimatorOutput(NamedTuple):
     """What the estimator sees in (B, 3, H, W) pictures.
 
     Attributes:
-        heatmaps_quarter: (B, K, H/4, W/4), about 1 where a joint is and 0 elsewhere (unbounded: no activation).
+        heatmaps_quarter: (B, K, H/4, W/4), about 1 where a joint is, else about 0 (no activation).
         tags_quarter: (B, K, H/4, W/4), associative embedding: joints of one person carry similar values.
         heatmaps_half: (B, K, H/2, W/2).
         features: (B, F, H/4, W/4), the trunk features P_φ of eq. 11.
@@ -36,20 +36,17 @@ class EstimatorOutput(NamedTuple):
     features: torch.Tensor
 
 
-def merge_heatmaps(quarter: torch.Tensor, half: torch.Tensor, stride: int = 2) -> torch.Tensor:
-    """Mean of both resolutions: HigherHRNet's multi-resolution aggregation.
+def merge_heatmaps(quarter: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
+    """Mean of both resolutions, HigherHRNet's multi-resolution aggregation; cell centres are kept.
 
     Args:
-        quarter: (B, K, H/4, W/4).
+        quarter: (B, K, H/4, W/4), enlarged bilinearly.
         half: (B, K, H/2, W/2).
-        stride: 2 enlarges the quarter maps (bilinear, cell centres kept), 4 averages the half maps down.
 
     Returns:
-        (B, K, H/stride, W/stride).
+        (B, K, H/2, W/2).
     """
-    if stride == 2:
-        return 0.5 * (F.interpolate(quarter, size=half.shape[-2:], mode="bilinear", align_corners=False) + half)
-    return 0.5 * (quarter + F.avg_pool2d(half, 2))
+    return 0.5 * (F.interpolate(quarter, size=half.shape[-2:], mode="bilinear", align_corners=False) + half)
 
 
 class HigherHRNet(nn.Module):
@@ -58,10 +55,10 @@ class HigherHRNet(nn.Module):
     Args:
         config: sizes; `ESTIMATORS` has "mini", "w32" and "w48".
         device, dtype: of the weights.
-        operations: namespace of the convolution layers (torch.nn, or a host's look-alike that casts and offloads).
+        operations: namespace of the convolution layers (torch.nn, or a host's look-alike that casts).
 
-    Calling it maps (B, 3, H, W) in [-1, 1] to an `EstimatorOutput`. H and W are multiples of 4; inside they are
-    filled up with the mean colour to whole cells of the coarsest branch, and the outputs are cropped.
+    Calling it maps (B, 3, H, W) in [-1, 1] to an `EstimatorOutput`. H and W are multiples of 4; inside they
+    are filled up with the mean colour to whole cells of the coarsest branch, and the outputs are cropped.
     """
 
     def __init__(
@@ -77,7 +74,10 @@ class HigherHRNet(nn.Module):
         self.trunk = _build_trunk(config, **place)
         trunk_channels, joints, wide = config.channels[0], config.joints, config.deconv_channels
         self.final_layers = nn.ModuleList(
-            [operations.Conv2d(trunk_channels, 2 * joints, 1, **place), operations.Conv2d(wide, joints, 1, **place)]
+            [
+                operations.Conv2d(trunk_channels, 2 * joints, 1, **place),
+                operations.Conv2d(wide, joints, 1, **place),
+            ]
         )
         enlarge = nn.Sequential(
             operations.ConvTranspose2d(
@@ -99,18 +99,20 @@ class HigherHRNet(nn.Module):
         branches = [trunk.layer1(x)]
         for stage in range(2, len(self.config.channels) + 1):
             transition = getattr(trunk, f"transition{stage - 1}")
-            # A branch that exists already passes on (or changes width, from stage 1); a new one grows from the last.
+            # A branch that exists passes on (or changes width, after stage 1); a new one grows from the last.
             branches = [enter(branches[min(i, len(branches) - 1)]) for i, enter in enumerate(transition)]
             branches = getattr(trunk, f"stage{stage}")(branches)
         return branches[0]
 
     def forward(self, x: torch.Tensor) -> EstimatorOutput:
-        """See the class. Raises InputError where the picture is not (B, 3, H, W) with H and W multiples of 4."""
+        """See the class. Raises InputError unless the picture is (B, 3, H, W), H and W multiples of 4."""
         if x.ndim != 4 or x.shape[1] != 3:
-            raise InputError(f"The pose estimator got a picture of shape {tuple(x.shape)}: it needs (batch, 3, H, W).")
+            raise InputError(
+                f"The pose estimator got a picture of shape {tuple(x.shape)}: give (batch, 3, H, W)."
+            )
         height, width = x.shape[-2:]
         if height % 4 or width % 4 or not height or not width:
-            raise InputError(f"The picture size {width}x{height} is not divisible by 4: crop, pad or resize it.")
+            raise InputError(f"The picture size {width}x{height} is not divisible by 4: crop or resize it.")
         if self.config.normalise == "imagenet":
             x = normalise_imagenet(x)
         cell = 2 ** (len(self.config.channels) + 1)
@@ -151,7 +153,7 @@ def predict_pose(estimator: HigherHRNet, images: torch.Tensor, threshold: float 
 
 
 def _build_trunk(config: EstimatorConfig, device: Any = None, dtype: Any = None) -> nn.Module:
-    """timm's HighResolutionNet without what HigherHRNet does not have: its head and the last coarse outputs."""
+    """timm's HighResolutionNet without what HigherHRNet lacks: its head and the last coarse outputs."""
     from timm.models.hrnet import HighResolutionNet
 
     def stage(branches: int, modules: int) -> dict[str, Any]:

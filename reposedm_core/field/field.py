@@ -40,12 +40,12 @@ class PoseTarget:
 
 
 def heatmap_mask(heatmaps: torch.Tensor, threshold: float = 0.1) -> torch.Tensor:
-    """W_h = 1[Σ_k H_k > threshold]: (B, K, h, w) to (B, 1, h, w) of 0 and 1, without gradient (paper, 3.3)."""
+    """W_h = 1[Σ_k H_k > threshold] (paper, 3.3): (B, K, h, w) to (B, 1, h, w) of 0 and 1, no gradient."""
     return (heatmaps.detach().sum(1, keepdim=True) > threshold).to(heatmaps.dtype)
 
 
 def masked_distance(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """eq. 11, Σ mask · (a − b)² over everything but the batch: (B, C, h, w) twice and a mask that broadcasts, to (B,)."""
+    """eq. 11, Σ mask · (a − b)²: (B, C, h, w) twice and a mask that broadcasts over them, to (B,)."""
     return (mask * (a - b).square()).sum((1, 2, 3))
 
 
@@ -53,7 +53,7 @@ class PoseInteractionField(nn.Module):
     """G of eq. 11 and its gradient, over a frozen estimator.
 
     Args:
-        estimator: put in eval mode and frozen here, for good: its weights never get a gradient.
+        estimator: put in eval mode and frozen here for good: its weights never get a gradient.
         space: what is compared. "features": trunk features of the picture and of a target picture, the paper's.
             "heatmaps" (**ours**): predicted heat maps, mean of both resolutions, and those rendered from the
             target joints; needs no picture of the target.
@@ -98,7 +98,8 @@ class PoseInteractionField(nn.Module):
         config, like = self.estimator.config, next(self.estimator.parameters())
         if joints.ndim != 3 or joints.shape[1:] != (config.joints, 3):
             raise InputError(
-                f"The target joints have shape {tuple(joints.shape)}: the estimator needs (batch, {config.joints}, 3)."
+                f"The target joints have shape {tuple(joints.shape)}: give (batch, {config.joints}, 3), "
+                "x, y and score in the COCO order."
             )
         joints = joints.to(like)
         quarter, half = (render_heatmaps(joints, height, width, config.sigma, stride) for stride in (4, 2))
@@ -116,7 +117,7 @@ class PoseInteractionField(nn.Module):
         return PoseTarget(heatmaps, known, output.features)
 
     def distance(self, image: torch.Tensor, target: PoseTarget) -> torch.Tensor:
-        """G of eq. 11: (B, 3, H, W) in [-1, 1] to (B,), 0 where the poses agree; summed, as printed.
+        """G of eq. 11: (B, 3, H, W) in [-1, 1] to (B,), 0 where the poses agree; summed over channels and cells.
 
         Raises:
             InputError: the target is of another size, batch or space.
@@ -126,13 +127,16 @@ class PoseInteractionField(nn.Module):
         wanted, known = target.heatmaps, target.known
         if wanted.shape[-2:] != predicted.shape[-2:] or wanted.shape[0] not in (1, len(predicted)):
             raise InputError(
-                f"The pose target is {len(wanted)} of {2 * wanted.shape[-1]}x{2 * wanted.shape[-2]} pixels, the "
-                f"pictures are {len(image)} of {image.shape[-1]}x{image.shape[-2]}: make the target at their size."
+                f"The pose target is {len(wanted)} of {2 * wanted.shape[-1]}x{2 * wanted.shape[-2]} pixels, "
+                f"the pictures are {len(image)} of {image.shape[-1]}x{image.shape[-2]}: "
+                "make the target at their size."
             )
         if self.space == "features":
             if target.features is None:
-                raise InputError('The pose target has no features: make it with target_from_image for space "features".')
-            # 2 x 2 means of the merged maps are exactly the quarter maps merged with the averaged half maps.
+                raise InputError(
+                    'The pose target has no features: for space "features" make it with target_from_image.'
+                )
+            # The mask at the resolution of the features.
             predicted, wanted = (nn.functional.avg_pool2d(t, 2) for t in (predicted, wanted))
             return masked_distance(output.features, target.features, self._mask(predicted, wanted))
         return masked_distance(predicted, wanted, known * self._mask(predicted, wanted))
@@ -142,10 +146,10 @@ class PoseInteractionField(nn.Module):
     def gradient(
         self, latent: torch.Tensor, decode: Callable[[torch.Tensor], torch.Tensor], target: PoseTarget
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """∇G with respect to the latent of the decoded estimate (eq. 12-15), through decoder and estimator only.
+        """∇G with respect to the latent of the decoded estimate (eq. 12-15), through decoder and estimator.
 
-        Works under `torch.inference_mode()`, as long as the weights of estimator and decoder were made and moved
-        outside it (`copy.deepcopy` of a module outside it makes such weights).
+        Works under `torch.inference_mode()`, as long as the weights of estimator and decoder were made and
+        moved outside it (`copy.deepcopy` of a module outside it makes such weights).
 
         Args:
             latent: (B, C, h, w), the estimate of the clean latent (Tweedie), or the ε − ε_θ of eq. 10.
@@ -157,8 +161,8 @@ class PoseInteractionField(nn.Module):
         """
         if any(tensor.is_inference() for tensor in self.estimator.state_dict(keep_vars=True).values()):
             raise InputError(
-                "Pose interaction field: the estimator's weights were made under torch.inference_mode(); build, load "
-                "and move it under torch.inference_mode(False)."
+                "Pose interaction field: the estimator's weights were made under torch.inference_mode(); "
+                "build, load and move it under torch.inference_mode(False)."
             )
         with torch.inference_mode(False), torch.enable_grad():
             # Clones made here are normal tensors, whatever mode the originals were made in.
@@ -166,8 +170,8 @@ class PoseInteractionField(nn.Module):
             image = decode(latent)
             if not image.requires_grad:
                 raise InputError(
-                    "Pose interaction field: the decoded picture carries no gradient; `decode` must not run under "
-                    "torch.no_grad() or detach its result."
+                    "Pose interaction field: the decoded picture carries no gradient; `decode` must not run "
+                    "under torch.no_grad() or detach its result."
                 )
             distance = self.distance(image, target.map(torch.clone))
             (gradient,) = torch.autograd.grad(distance.sum(), latent)

@@ -1,0 +1,137 @@
+"""Public HigherHRNet weights: layout, loading, and the official network's own numbers."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from reposedm_core.errors import InputError
+from reposedm_core.field import ESTIMATORS, EstimatorConfig, HigherHRNet, load_official
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "higherhrnet"
+MICRO = EstimatorConfig(stem=4, bottleneck=2, channels=(4, 6), modules=(1,), blocks=1, deconv_channels=4)
+
+
+def fill(key: str, shape: list[int]) -> torch.Tensor:
+    """The rule of the fixture's README."""
+    if key.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.long)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
+    if key.endswith("running_var"):
+        return 1 + 0.1 * noise.abs()
+    if "bn" in key.split(".")[-2] or noise.ndim == 1:
+        return 1 + 0.1 * noise if key.endswith("weight") else 0.1 * noise
+    return 0.5 * noise * (1 / (shape[1] * shape[2] * shape[3])) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def official_state() -> dict[str, torch.Tensor]:
+    layout = json.loads((FIXTURES / "w32_keys.json").read_text())
+    return {key: fill(key, shape) for key, shape in layout.items()}
+
+
+def flat_state(estimator: HigherHRNet) -> dict[str, torch.Tensor]:
+    """Weights of an estimator in the official, flat layout."""
+    return {key.removeprefix("trunk."): value for key, value in estimator.state_dict().items()}
+
+
+def mmpose_key(key: str) -> str:
+    return ("keypoint_head." if key.startswith(("final_layers", "deconv_layers")) else "backbone.") + key
+
+
+def micro_pair() -> tuple[HigherHRNet, HigherHRNet, torch.Tensor]:
+    torch.manual_seed(0)
+    return HigherHRNet(MICRO).eval(), HigherHRNet(MICRO).eval(), torch.randn(1, 3, 32, 32)
+
+
+def test_parity_with_the_official_network(official_state):
+    estimator = HigherHRNet(replace(ESTIMATORS["w32"], normalise="none")).eval()
+    load_official(estimator, official_state)
+    y, x = torch.linspace(0, 1, 128)[:, None], torch.linspace(0, 1, 96)[None]
+    channels = [torch.sin(7 * x + 3 * y), torch.cos(5 * x * y + 1), torch.sin(11 * y - 2 * x)]
+    picture = torch.stack(channels)[None]
+    with torch.no_grad():
+        output = estimator(picture)
+    expected = np.load(FIXTURES / "w32_outputs.npz")
+    quarter = torch.cat([output.heatmaps_quarter, output.tags_quarter], 1)[0].numpy()
+    half = output.heatmaps_half[0, :, ::2, ::2].numpy()
+    np.testing.assert_allclose(quarter, expected["heatmaps_tags_quarter"], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(half, expected["heatmaps_half"], atol=1e-4, rtol=0)
+
+
+def test_layout_is_the_official_one(official_state):
+    own = flat_state(HigherHRNet(ESTIMATORS["w32"], device="meta"))
+    assert {key: own[key].shape for key in own} == {key: value.shape for key, value in official_state.items()}
+
+
+def test_w48_layout(official_state):
+    """W48 differs from W32 in branch widths only."""
+    own = flat_state(HigherHRNet(ESTIMATORS["w48"], device="meta"))
+    assert own.keys() == official_state.keys()
+    assert own["stage4.2.branches.3.3.conv2.weight"].shape == (384, 384, 3, 3)
+    assert own["deconv_layers.0.0.0.weight"].shape == (82, 48, 4, 4)
+
+
+RENAMES = {"official": str, "parallel": lambda key: "module." + key, "mmpose": mmpose_key}
+
+
+@pytest.mark.parametrize("rename", RENAMES.values(), ids=RENAMES.keys())
+@pytest.mark.parametrize("form", ["dict", "pth", "nested", "safetensors"])
+def test_accepts_every_public_form(tmp_path, rename, form):
+    source, other, picture = micro_pair()
+    state = {rename(key): value for key, value in flat_state(source).items()}
+    given = state
+    if form in ("pth", "nested"):
+        given = tmp_path / "weights.pth"
+        torch.save({"state_dict": state, "epoch": 3} if form == "nested" else state, given)
+    elif form == "safetensors":
+        given = tmp_path / "weights.safetensors"
+        save_file(state, given)
+    assert not torch.equal(other(picture).heatmaps_half, source(picture).heatmaps_half)
+    assert load_official(other, given) is other
+    assert torch.equal(other(picture).heatmaps_half, source(picture).heatmaps_half)
+
+
+def test_mismatch_names_the_keys_and_changes_nothing():
+    source, other, _ = micro_pair()
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    state = flat_state(source)
+    del state["final_layers.1.bias"]
+    state["stage9.weight"] = torch.zeros(1)
+    state["conv1.weight"] = torch.zeros(5, 3, 3, 3)
+    with pytest.raises(InputError) as error:
+        load_official(other, state)
+    shapes = "conv1.weight [5, 3, 3, 3] instead of [4, 3, 3, 3]"
+    for part in ("final_layers.1.bias", "stage9.weight", shapes):
+        assert part in str(error.value)
+    assert all(torch.equal(before[key], value) for key, value in other.state_dict().items())
+
+
+def test_unreadable_files(tmp_path):
+    estimator = HigherHRNet(MICRO)
+    for name in ("noise.pth", "noise.safetensors"):
+        (tmp_path / name).write_bytes(b"this is no checkpoint")
+        with pytest.raises(InputError, match=f"{name}: not a readable weights file"):
+            load_official(estimator, tmp_path / name)
+    with pytest.raises(InputError, match="no file"):
+        load_official(estimator, tmp_path / "absent.pth")
+    with pytest.raises(InputError, match="not a state dict"):
+        load_official(estimator, {"epoch": 3})
+
+
+def test_pickled_code_is_never_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(InputError, match="trap.pth"):
+        load_official(HigherHRNet(MICRO), tmp_path / "trap.pth")
+    assert not (tmp_path / "ran").exists()
