@@ -51,7 +51,7 @@ def load_pose_file(path: str | PathLike, threshold: float = 0.1) -> list[Pose]:
 def load_pose_text(text: str, source: str = "pose", threshold: float = 0.1) -> list[Pose]:
     """Read JSON text, a Pose a frame; see `parse_keypoints`. InputError if it is no JSON."""
     try:
-        data = json.loads(text)
+        data = json.loads(text.removeprefix("\ufeff"))
     except RecursionError as error:
         raise InputError(f"{source}: this JSON is nested too deeply to be a pose: {_REMEDY}.") from error
     except ValueError as error:

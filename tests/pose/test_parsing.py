@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from reposedm_core.errors import InputError
+from reposedm_core.pose import (
+    Pose,
+    coco_to_openpose,
+    load_pose_file,
+    load_pose_text,
+    openpose_to_coco,
+    parse_keypoints,
+    to_keypoints,
+)
+
+CANVAS = {"canvas_height": 128, "canvas_width": 96}
+
+
+def _flat(points: np.ndarray) -> list[float]:
+    return points.reshape(-1).tolist()
+
+
+def _frame(person: np.ndarray, **parts: Any) -> dict[str, Any]:
+    return {"people": [{"pose_keypoints_2d": _flat(person), **parts}], **CANVAS}
+
+
+def _assert_person(poses: list[Pose], person: np.ndarray) -> None:
+    assert len(poses) == 1 and (poses[0].height, poses[0].width) == (128, 96)
+    np.testing.assert_allclose(poses[0].joints, person[None], atol=1e-4)
+
+
+# ---- variants that must be read
+
+
+def test_frame_list_and_text(person: np.ndarray) -> None:
+    frame = _frame(person)
+    for data in (frame, [frame], (frame,), [[frame]], json.dumps(frame), "\ufeff" + json.dumps([frame])):
+        _assert_person(parse_keypoints(data), person)
+    _assert_person(parse_keypoints(json.dumps(frame).encode()), person)
+
+
+def test_several_frames_keep_their_numbers(person: np.ndarray) -> None:
+    poses = parse_keypoints([{"people": [], **CANVAS}, _frame(person), {"people": None, **CANVAS}])
+    assert [len(pose.joints) for pose in poses] == [0, 1, 0]
+    assert poses[0].face.shape == (0, 70, 3)
+
+
+@pytest.mark.parametrize("absent", [None, [], [0.0] * 63, "missing"])
+def test_switched_off_parts(person: np.ndarray, absent: Any) -> None:
+    frame = _frame(person)
+    if absent != "missing":
+        frame["people"][0] |= {"hand_left_keypoints_2d": absent, "hand_right_keypoints_2d": absent}
+        frame["people"][0] |= {
+            "face_keypoints_2d": [0.0] * 204 if absent else absent,
+            "foot_keypoints_2d": absent,
+        }
+    (pose,) = parse_keypoints(frame)
+    assert not pose.left_hand.any() and not pose.right_hand.any() and not pose.face.any()
+
+
+@pytest.mark.parametrize("points", [68, 70])
+def test_faces_and_hands(person: np.ndarray, points: int) -> None:
+    face = np.stack([np.arange(points) + 3, np.arange(points) + 5, np.full(points, 0.5)], -1)
+    hand = np.stack([np.arange(21) + 9, np.arange(21) + 2, np.ones(21)], -1)
+    (pose,) = parse_keypoints(
+        _frame(person, face_keypoints_2d=_flat(face), hand_left_keypoints_2d=_flat(hand))
+    )
+    np.testing.assert_allclose(pose.face[0, :points], face)
+    assert pose.face.shape == (1, 70, 3) and not pose.face[0, points:].any()
+    np.testing.assert_allclose(pose.left_hand[0], hand)
+    assert not pose.right_hand.any()
+
+
+def test_body25_and_openpose_files_without_canvas(person: np.ndarray) -> None:
+    body25 = np.full((25, 3), 77.0)  # mid-hip and feet, to be left out
+    body25[:8], body25[9:19] = person[:8], person[8:]
+    file = {
+        "version": 1.3,
+        "people": [{"person_id": [-1], "pose_keypoints_2d": _flat(body25), "pose_keypoints_3d": []}],
+    }
+    (pose,) = parse_keypoints(file)
+    np.testing.assert_allclose(pose.joints[0], person)
+    # x from 30 to 66 and y from 15 to 112: the same margin on the far sides.
+    assert (pose.height, pose.width) == (112 + 15, 66 + 30)
+    old = {"people": [{"pose_keypoints": _flat(person)}]}
+    np.testing.assert_allclose(parse_keypoints(old)[0].joints[0], person)
+
+
+def test_inferred_canvas_holds_points_left_of_it(person: np.ndarray) -> None:
+    person[4, :2] = (-7, 60)
+    (pose,) = parse_keypoints({"people": [{"pose_keypoints_2d": _flat(person)}], "canvas_height": 0})
+    assert pose.width == 66 and pose.joints[0, 4, 0] == -7
+
+
+def test_coco_people(person: np.ndarray) -> None:
+    coco = openpose_to_coco(person).copy()
+    coco[5:, 2] = 2  # COCO's "labelled and visible"
+    expected = coco_to_openpose(np.minimum(coco, [np.inf, np.inf, 1]))
+    _assert_person(parse_keypoints(_frame(coco)), expected)
+    _assert_person(parse_keypoints({"people": [{"keypoints": _flat(coco)}], **CANVAS}), expected)
+    coco[6, 2] = 0
+    assert not parse_keypoints(_frame(coco))[0].joints[0, 1].any()  # one shoulder: no neck
+
+
+def test_normalised_coordinates(person: np.ndarray) -> None:
+    hand = np.stack([np.arange(21) + 40.0, np.arange(21) + 60.0, np.ones(21)], -1)
+    scaled = person / [96, 128, 1]
+    frame = _frame(scaled, hand_right_keypoints_2d=_flat(hand))  # some editors mix: a hand in pixels
+    (pose,) = parse_keypoints(frame)
+    _assert_person([pose], person)
+    np.testing.assert_allclose(pose.right_hand[0], hand)
+    scaled[10] = (0.4, 1.9, 1)  # a foot guessed far below the frame changes nothing
+    (pose,) = parse_keypoints(_frame(scaled))
+    np.testing.assert_allclose(pose.joints[0, 10], [0.4 * 96, 1.9 * 128, 1], rtol=1e-6)
+
+
+def test_pixels_near_the_corner_are_not_normalised(person: np.ndarray) -> None:
+    person[2] = (0.5, 0.9, 1)
+    _assert_person(parse_keypoints(_frame(person)), person)
+
+
+def test_points_outside_the_canvas_are_kept(person: np.ndarray) -> None:
+    person[10, :2], person[4, :2] = (38, 500), (-60, 40)
+    _assert_person(parse_keypoints(_frame(person)), person)
+
+
+def test_scores_and_absence(person: np.ndarray) -> None:
+    person[:, 2] = 0.8
+    person[3, 2], person[4, 2] = 0.05, 40
+    person[6], person[7] = (0, 0, 0.9), (-1, -1, 0.9)
+    (pose,) = parse_keypoints(_frame(person))
+    assert not pose.joints[0, [3, 6, 7]].any()
+    assert pose.joints[0, 4, 2] == 1 and pose.joints[0, 2, 2] == np.float32(0.8)
+    assert parse_keypoints(_frame(person), threshold=0)[0].joints[0, 3, 2] == np.float32(0.05)
+
+
+def test_none_and_nested_points(person: np.ndarray) -> None:
+    nested: list[Any] = person.tolist()
+    nested[4] = None
+    flat: list[Any] = _flat(person)
+    flat[12:15] = [None, None, None]
+    person[4] = 0
+    for body in (nested, flat, [point and tuple(point) for point in nested]):
+        _assert_person(parse_keypoints({"people": [{"pose_keypoints_2d": body}, None], **CANVAS}), person)
+
+
+def test_points_without_scores(person: np.ndarray) -> None:
+    person[4] = 0
+    for body in (_flat(person[:, :2]), person[:, :2].tolist()):
+        _assert_person(parse_keypoints({"people": [{"pose_keypoints_2d": body}], **CANVAS}), person)
+
+
+def test_arrays_and_tensors(person: np.ndarray) -> None:
+    size = {"canvas_height": np.int64(128), "canvas_width": torch.tensor(96)}
+    for body in (
+        person,
+        torch.tensor(person),
+        person.reshape(-1),
+        [np.float32(v) for v in person.reshape(-1)],
+    ):
+        _assert_person(parse_keypoints({"people": [{"pose_keypoints_2d": body}], **size}), person)
+    two = np.stack([person, person + [5, 0, 0]])
+    for data in (two, torch.tensor(two)):
+        np.testing.assert_allclose(parse_keypoints(data)[0].joints, two)
+    assert parse_keypoints(person)[0].joints.shape == (1, 18, 3)
+    pose = Pose(person[None], 128, 96)
+    assert parse_keypoints(pose) == [pose] and parse_keypoints([pose, pose]) == [pose, pose]
+
+
+def test_people_without_a_body_are_left_out(person: np.ndarray) -> None:
+    frame = _frame(person)
+    frame["people"].insert(0, {"pose_keypoints_2d": [0.0] * 54, "hand_left_keypoints_2d": [5.0] * 63})
+    (pose,) = parse_keypoints(frame)
+    assert len(pose.joints) == 1 and not pose.left_hand.any()
+
+
+# ---- what is written
+
+
+@settings(max_examples=50, deadline=None)
+@given(hnp.arrays(np.float32, (2, 18, 2), elements=st.floats(8, 2000, width=32)), st.integers(1, 3000))
+def test_round_trip(xy: np.ndarray, width: int) -> None:
+    joints = np.concatenate([xy, np.full((2, 18, 1), 0.75, np.float32)], -1)
+    joints[1, 3] = 0
+    hand = np.zeros((2, 21, 3), np.float32)
+    hand[0, 2] = (3, 1000, 1)
+    pose = Pose(joints, 640, width, right_hand=hand)
+    frames = to_keypoints([pose, pose])
+    people = frames[0]["people"]
+    lengths = {key: len(value) for key, value in people[1].items()}
+    assert lengths == {
+        "pose_keypoints_2d": 54,
+        "face_keypoints_2d": 210,
+        "hand_left_keypoints_2d": 63,
+        "hand_right_keypoints_2d": 63,
+    }
+    for data in (frames, json.loads(json.dumps(frames))):
+        for read in parse_keypoints(data):
+            assert (read.height, read.width) == (640, width)
+            np.testing.assert_array_equal(read.joints, pose.joints)
+            np.testing.assert_array_equal(read.right_hand, pose.right_hand)
+    assert to_keypoints(pose) == frames[:1]
+
+
+# ---- what must be refused, in one clear sentence
+
+
+BODY = [10.0, 20.0, 1.0] * 18
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"version": "ap10k", "animals": [], **CANVAS}, "animal pose"),
+        ({"version": "ap10k", "animals": [[[1.0, 2.0, 1.0]] * 17], **CANVAS}, "animal pose"),
+        ({"animals": [[10.0, 20.0, 1.0] * 17], "people": [], **CANVAS}, "animal pose"),
+        ({"version": "ap10k", "people": [{"pose_keypoints_2d": BODY}], **CANVAS}, "animal pose"),
+        ({"people": [], **CANVAS}, "nobody in this pose"),
+        ([], "nobody in this pose"),
+        ({"people": [{"pose_keypoints_2d": [0.0] * 54}], **CANVAS}, "nobody in this pose"),
+        ({"people": [{"face_keypoints_2d": [5.0] * 210}], **CANVAS}, "nobody in this pose"),
+        ({"nodes": [], "links": []}, "no 'people' list"),
+        ([[1, 2, 3]], "this is no pose"),
+        (7, "this is no pose"),
+        (None, "this is no pose"),
+        ({"people": 5}, "'people' is no list"),
+        ({"people": [5]}, "person 0 has no 'pose_keypoints_2d' list"),
+        ({"people": [{"pose_keypoints_2d": BODY[:-1]}]}, "body of 53 values, which is not 17 or 18 or 25"),
+        ({"people": [{"pose_keypoints_2d": BODY, "hand_left_keypoints_2d": [1.0] * 60}]}, "left hand of 60"),
+        ({"people": [{"pose_keypoints_2d": [[1.0, 2.0, 1.0]] * 17 + [[1.0]]}]}, "body of 18 values"),
+        ({"people": [{"pose_keypoints_2d": ["a"] * 54}]}, "something in it that is no number"),
+        ({"people": [{"pose_keypoints_2d": [10**400] * 54}]}, "number that is too large"),
+        ({"people": [{"pose_keypoints_2d": "12"}]}, "no list of numbers"),
+        ({"people": [{"pose_keypoints_2d": [0.3, 0.4, 1.0] * 18}]}, "add canvas_width and canvas_height"),
+        ({"people": [{"pose_keypoints_2d": [1e8, 4.0, 1.0] * 18}]}, "1 to 32768 pixels"),
+        ({"people": [{"pose_keypoints_2d": BODY}], "canvas_height": -5, "canvas_width": 5}, "canvas is 5x-5"),
+        ({"people": [{"pose_keypoints_2d": BODY}], "canvas_height": "x", "canvas_width": 5}, "must be"),
+        (np.zeros((18, 3, 1, 1)), "are no pose"),
+        ("not JSON at all", "this is no JSON"),
+        ("", "this is no JSON"),
+        ('"a text"', "JSON is a text"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)  # fmt: skip
+def test_refused(data: Any, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_keypoints(data, source="my input")
+    message = str(caught.value)
+    assert words in message and message.startswith("my input") and "\n" not in message
+
+
+def test_files(tmp_path: Path, person: np.ndarray) -> None:
+    good = tmp_path / "walk.json"
+    good.write_text(json.dumps(_frame(person)), encoding="utf-8-sig")
+    _assert_person(load_pose_file(good), person)
+    _assert_person(load_pose_file(str(good)), person)
+    (tmp_path / "picture.json").write_bytes(b"\xff\xd8\xff\xe0 JPEG")
+    (tmp_path / "cut.json").write_text('{"people": [')
+    for name, words in (
+        ("gone.json", "cannot be read"),
+        (".", "cannot be read"),
+        ("picture.json", "no text file"),
+        ("cut.json", "cut.json: this is no JSON"),
+    ):
+        with pytest.raises(InputError, match=words):
+            load_pose_file(tmp_path / name)
+
+
+# ---- whatever is thrown at it
+
+_NUMBERS = st.integers() | st.floats() | st.integers(-(10**400), 10**400)
+_JSON = st.recursive(
+    st.none() | st.booleans() | _NUMBERS | st.text(max_size=5),
+    lambda children: (
+        st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=5), children, max_size=3)
+    ),
+    max_leaves=12,
+)
+_PART = (
+    _JSON
+    | st.sampled_from([34, 36, 51, 54, 63, 75, 210]).flatmap(
+        lambda count: st.lists(st.none() | st.floats(-1e6, 1e6), min_size=count, max_size=count)
+    )
+    | st.lists(st.lists(_NUMBERS | st.none(), min_size=2, max_size=3) | st.none(), min_size=17, max_size=18)
+)
+_KEYS = st.sampled_from(["pose_keypoints_2d", "face_keypoints_2d", "hand_left_keypoints_2d", "keypoints"])
+_FRAME = st.fixed_dictionaries(
+    {},
+    optional={
+        "people": _JSON | st.lists(_JSON | st.dictionaries(_KEYS, _PART, max_size=3), max_size=3),
+        "canvas_height": _JSON | st.integers(1, 2000),
+        "canvas_width": _JSON | st.integers(1, 2000),
+        "version": _JSON,
+        "animals": _JSON,
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_JSON | _FRAME | st.lists(_FRAME, max_size=3))
+@example(
+    {"people": [{"pose_keypoints_2d": [1e308, -1e308, 1.0] * 18}], "canvas_height": 9, "canvas_width": 9}
+)
+@example(
+    {"people": [{"pose_keypoints_2d": [1e-320, 0.5, 1e-320] * 18}], "canvas_height": 9, "canvas_width": 9}
+)
+@example(
+    {"people": [{"pose_keypoints_2d": BODY}], "canvas_height": float("inf"), "canvas_width": float("nan")}
+)
+def test_any_json_is_a_pose_or_an_input_error(data: Any) -> None:
+    for given_data in (data, json.dumps(data) if not isinstance(data, str) else data):
+        try:
+            poses = parse_keypoints(given_data)
+        except InputError:
+            continue
+        assert any(len(pose.joints) for pose in poses)
+        for pose in poses:
+            assert all(
+                np.isfinite(part).all() for part in (pose.joints, pose.face, pose.left_hand, pose.right_hand)
+            )
+            assert pose.joints.any(axis=(1, 2)).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text() | st.binary())
+def test_any_text_is_an_input_error(text: str | bytes) -> None:
+    with pytest.raises(InputError):
+        parse_keypoints(text)
+    if isinstance(text, str):
+        with pytest.raises(InputError):
+            load_pose_text(text)
