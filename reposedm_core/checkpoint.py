@@ -1,0 +1,94 @@
+"""Self-describing checkpoints: safetensors with the configuration and the model card as JSON in the metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from .errors import InputError
+
+KEY = "reposedm"
+"""Metadata key under which the header lies."""
+
+
+def save_model(path: str | os.PathLike, modules: dict[str, nn.Module], config: dict[str, Any],
+               card: dict[str, Any] | None = None, dtype: torch.dtype = torch.float16) -> None:
+    """Write `modules` into one safetensors file, keys prefixed by their names, atomically.
+
+    Args:
+        path: file to write; a kill at any moment leaves the previous one whole.
+        modules: e.g. {"autoencoder": …, "aligner": …, "estimator": …, "denoiser": …}.
+        config: JSON form of the `ModelConfig` (or of the one part that the file holds).
+        card: what the weights were made of and their measured numbers (free JSON).
+        dtype: floating tensors are stored in it.
+    """
+    path = Path(path)
+    state = {}
+    for name, module in modules.items():
+        for key, value in module.state_dict().items():
+            value = value.detach().to("cpu", copy=True).contiguous()
+            state[f"{name}.{key}"] = value.to(dtype) if value.is_floating_point() else value
+    header = {"kind": "reposedm", "parts": sorted(modules), "config": config, "card": card or {}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    save_file(state, temporary, metadata={KEY: json.dumps(header), "format": "pt"})
+    os.replace(temporary, path)
+
+
+def read_header(path: str | os.PathLike) -> dict[str, Any]:
+    """Header of a checkpoint: {"kind", "parts", "config", "card"}; reads no weights.
+
+    Raises:
+        InputError: the file is missing, is no safetensors file or is a checkpoint of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"Checkpoint {path.name}: no such file ({path}). Put RePoseDM files in models/reposedm.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"Checkpoint {path.name}: not a readable safetensors file ({error}). "
+                         "Download it again, or export it with training/train.py.") from error
+    try:
+        header = json.loads(metadata[KEY])
+        if header["kind"] != "reposedm":
+            raise KeyError("kind")
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise InputError(f"Checkpoint {path.name} is not a RePoseDM model: it carries no RePoseDM header. "
+                         "Stable Diffusion and HumanSD files go into RePoseSD Loader or Load Checkpoint.") from None
+    return header
+
+
+def load_parts(path: str | os.PathLike) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """Weights of each part in float32, keyed by part then by key, and the header."""
+    header = read_header(path)
+    parts: dict[str, dict[str, torch.Tensor]] = {name: {} for name in header["parts"]}
+    with safe_open(path, framework="pt") as file:
+        for key in file.keys():
+            name, _, rest = key.partition(".")
+            value = file.get_tensor(key)
+            parts.setdefault(name, {})[rest] = value.float() if value.is_floating_point() else value
+    return parts, header
+
+
+def load_into(module: nn.Module, state: dict[str, torch.Tensor], what: str) -> None:
+    """Strict `load_state_dict`: a mismatch names the keys and shapes in one `InputError`."""
+    own = module.state_dict()
+    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    shapes = [f"{k}: file {tuple(state[k].shape)}, network {tuple(own[k].shape)}"
+              for k in sorted(set(own) & set(state)) if own[k].shape != state[k].shape]
+    if missing or extra or shapes:
+        def few(items: list[str]) -> str:
+            return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
+        problems = [f"{label}: {few(items)}" for label, items in
+                    (("missing", missing), ("unexpected", extra), ("of another shape", shapes)) if items]
+        raise InputError(f"{what} does not fit the network its header describes; " + "; ".join(problems) + ".")
+    module.load_state_dict(state)

@@ -1,0 +1,123 @@
+"""Make a RePoseDM checkpoint: python training/train.py [configs/mini.yaml] [key=value …]
+
+Runs the stages autoencoder, estimator, aligner and denoiser in turn and exports one self-describing safetensors
+file. Every stage keeps its state in `out` and goes on from there when the command is run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from reposedm_core.checkpoint import save_model
+from reposedm_core.config import PRESETS, ModelConfig, to_dict
+from reposedm_core.errors import InputError
+from training.settings import Settings, load_settings
+from training.stages import aligner, autoencoder, denoiser, estimator
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def run(settings: Settings) -> Path:
+    """Run the stages of `settings`; returns the exported file."""
+    if settings.preset not in PRESETS:
+        raise InputError(f"preset = {settings.preset!r}: known are {', '.join(PRESETS)}.")
+    config: ModelConfig = PRESETS[settings.preset]
+    out = Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=settings.device == "cpu")
+    networks: dict[str, torch.nn.Module] = {}
+    common = {"root": settings.data, "out": out, "resume": settings.resume, "accelerator": accelerator}
+    for number, stage in enumerate(("autoencoder", "estimator", "aligner", "denoiser")):
+        finished = out / f"{stage}.safetensors"
+        if stage not in settings.stages:
+            if finished.is_file():
+                networks[stage] = build(stage, config)
+                load_stage(networks[stage], finished, stage)
+            continue
+        set_seed(settings.seed + number)
+        own = getattr(settings, stage)
+        if stage == "denoiser":
+            missing = [name for name in ("autoencoder", "aligner") if name not in networks]
+            if missing:
+                raise InputError(f"The denoiser is trained on the latents of {' and '.join(missing)}: run those stages "
+                                 f"first (no {missing[0]}.safetensors in {out}).")
+            network, log = denoiser.train(config, own, seed=settings.seed, autoencoder=networks["autoencoder"],
+                                          aligner=networks["aligner"], **common)
+        else:
+            module = {"autoencoder": autoencoder, "estimator": estimator, "aligner": aligner}[stage]
+            network, log = module.train(getattr(config, stage), own, seed=settings.seed, **common)
+        networks[stage] = network.cpu()
+        if accelerator.is_main_process:
+            save_model(finished, {stage: network}, to_dict(getattr(config, stage)), {"log": log}, torch.float32)
+            (out / f"{stage}.json").write_text(json.dumps(log, indent=1))
+    path = out / f"{settings.name}.safetensors"
+    if accelerator.is_main_process and len(networks) == 4:
+        save_model(path, networks, to_dict(config), make_card(settings, out))
+        print(f"Exported {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return path
+
+
+def build(stage: str, config: ModelConfig) -> torch.nn.Module:
+    """The untrained network of a stage."""
+    from reposedm_core.alignment import RecurrentPoseAligner
+    from reposedm_core.diffusion.autoencoder import Autoencoder
+    from reposedm_core.diffusion.denoiser import Denoiser
+    from reposedm_core.field import HigherHRNet
+
+    kinds = {"autoencoder": Autoencoder, "estimator": HigherHRNet, "aligner": RecurrentPoseAligner,
+             "denoiser": Denoiser}
+    return kinds[stage](getattr(config, stage))
+
+
+def load_stage(network: torch.nn.Module, path: Path, stage: str) -> None:
+    from reposedm_core.checkpoint import load_into, load_parts
+
+    load_into(network, load_parts(path)[0][stage], f"{path.name}: {stage}")
+
+
+def make_card(settings: Settings, out: Path) -> dict:
+    """What the weights were made of: data, settings, hardware, examples, hours and validation of each stage."""
+    card = {"data": json.loads((Path(settings.data) / "dataset.json").read_text()), "preset": settings.preset,
+            "seed": settings.seed, "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
+            "hardware": f"{os.cpu_count()} CPU cores" if not torch.cuda.is_available() else torch.cuda.get_device_name()}
+    for stage in ("autoencoder", "estimator", "aligner", "denoiser"):
+        file = out / f"{stage}.json"
+        if file.is_file():
+            log = json.loads(file.read_text())
+            card[stage] = {"steps": log["step"], "examples": log["examples"], "hours": round(log["seconds"] / 3600, 3),
+                           "validation": log.get("validation", {})}
+    return card
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", default=str(CONFIGS / "mini.yaml"), help="YAML file (default: %(default)s)")
+    parser.add_argument("overrides", nargs="*", help="key=value, e.g. data=FOLDER out=FOLDER denoiser.steps=20000")
+    options = parser.parse_args(arguments)
+    if "=" in options.config:      # only overrides were given
+        options.overrides.insert(0, options.config)
+        options.config = str(CONFIGS / "mini.yaml")
+    try:
+        run(load_settings(options.config, options.overrides))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
