@@ -53,8 +53,8 @@ class PoseInteractionField(nn.Module):
     """G of eq. 11 and its gradient, over a frozen estimator.
 
     Args:
-        estimator: put in eval mode and frozen here for good: its weights never get a gradient.
-        space: what is compared. "features": trunk features of the picture and of a target picture, the paper's.
+        estimator: put in eval mode and frozen here for good; its weights get no gradient.
+        space: what is compared. "features": trunk features of the picture and of a target picture (paper).
             "heatmaps" (**ours**): predicted heat maps, mean of both resolutions, and those rendered from the
             target joints; needs no picture of the target.
         threshold: of the mask W_h.
@@ -117,7 +117,7 @@ class PoseInteractionField(nn.Module):
         return PoseTarget(heatmaps, known, output.features)
 
     def distance(self, image: torch.Tensor, target: PoseTarget) -> torch.Tensor:
-        """G of eq. 11: (B, 3, H, W) in [-1, 1] to (B,), 0 where the poses agree; summed over channels and cells.
+        """G of eq. 11: (B, 3, H, W) in [-1, 1] to (B,), a sum over channels and cells; 0 where poses agree.
 
         Raises:
             InputError: the target is of another size, batch or space.
@@ -165,7 +165,7 @@ class PoseInteractionField(nn.Module):
                 "build, load and move it under torch.inference_mode(False)."
             )
         with torch.inference_mode(False), torch.enable_grad():
-            # Clones made here are normal tensors, whatever mode the originals were made in.
+            # A clone made here is a normal tensor, whatever mode the original was made in.
             latent = latent.detach().clone().requires_grad_(True)
             image = decode(latent)
             if not image.requires_grad:
@@ -173,7 +173,7 @@ class PoseInteractionField(nn.Module):
                     "Pose interaction field: the decoded picture carries no gradient; `decode` must not run "
                     "under torch.no_grad() or detach its result."
                 )
-            distance = self.distance(image, target.map(torch.clone))
+            distance = self.distance(image, target)
             (gradient,) = torch.autograd.grad(distance.sum(), latent)
         return gradient.detach(), distance.detach()
 
