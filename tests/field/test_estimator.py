@@ -135,7 +135,7 @@ def test_predict_pose_reads_the_heatmaps_back():
 
 @pytest.mark.parametrize("shape", [(1, 4, 32, 32), (3, 32, 32), (1, 3, 30, 32), (1, 3, 32, 0)])
 def test_refuses_pictures_it_cannot_read(shape):
-    with pytest.raises(InputError, match="estimator got a picture of shape|not divisible by 4"):
+    with pytest.raises(InputError, match=r"estimator got a picture of shape|not divisible by 4"):
         estimator()(torch.zeros(shape))
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from reposedm_core.errors import InputError
 from reposedm_core.field import (
     EstimatorConfig,
+    EstimatorOutput,
     HigherHRNet,
     PoseInteractionField,
     PoseTarget,
@@ -119,7 +120,7 @@ class Quiet(nn.Module):
     def forward(self, x: torch.Tensor):
         maps = nn.functional.avg_pool2d(x.mean(1, keepdim=True), 2).expand(-1, 17, -1, -1) * 1e-3
         quarter = nn.functional.avg_pool2d(maps, 2)
-        return type("Output", (), dict(heatmaps_quarter=quarter, heatmaps_half=maps, features=quarter))
+        return EstimatorOutput(quarter, quarter, maps, quarter)
 
 
 def test_union_mask_calls_for_a_missing_limb_and_the_papers_does_not():

@@ -132,6 +132,6 @@ def test_pickled_code_is_never_run(tmp_path):
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(InputError, match="trap.pth"):
+    with pytest.raises(InputError, match=r"trap\.pth"):
         load_official(HigherHRNet(MICRO), tmp_path / "trap.pth")
     assert not (tmp_path / "ran").exists()
