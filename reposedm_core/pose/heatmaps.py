@@ -73,8 +73,9 @@ def decode_heatmaps(heatmaps: torch.Tensor, stride: int = 4) -> torch.Tensor:
         after = logs.gather(-1, (index + step).clamp(max=rows * columns - 1)[..., None])[..., 0]
         bend = 2 * logs.gather(-1, index[..., None])[..., 0] - before - after
         inside = (position > 0) & (position < size - 1) & (bend > 1e-6)
+        # Within half a cell, because the middle of the three is the highest.
         shift = 0.5 * (after - before) / torch.where(inside, bend, 1.0)
-        return torch.where(inside, shift.clamp(-0.5, 0.5), 0.0)
+        return torch.where(inside, shift, 0.0)
 
     x = (x + 0.5 + offset(x, columns, 1)) * stride
     y = (y + 0.5 + offset(y, rows, columns)) * stride

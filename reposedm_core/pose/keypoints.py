@@ -73,10 +73,11 @@ class Pose:
         )
 
     def _moved(self, scale: float, right: float, down: float, height: int, width: int) -> Pose:
+        # Absent points are moved too; the new pose zeroes them by their score.
         def move(points: np.ndarray) -> np.ndarray:
             moved = points.astype(np.float64)
             moved[..., :2] = moved[..., :2] * scale + (right, down)
-            return np.where(points[..., 2:] > 0, moved, 0)
+            return moved
 
         parts = (move(part) for part in (self.face, self.left_hand, self.right_hand))
         return Pose(move(self.joints), height, width, *parts)

@@ -38,7 +38,7 @@ def load_pose_file(path: str | PathLike, threshold: float = 0.1) -> list[Pose]:
     """Read a JSON file, a Pose a frame; see `parse_keypoints`. InputError if it cannot be read."""
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise InputError(
             f"{path.name}: the file cannot be read ({error.strerror}): check its path."

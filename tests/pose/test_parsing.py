@@ -123,6 +123,12 @@ def test_normalised_coordinates(person: np.ndarray) -> None:
     np.testing.assert_allclose(pose.joints[0, 10], [0.4 * 96, 1.9 * 128, 1], rtol=1e-6)
 
 
+def test_normalised_close_up_that_is_mostly_below_the_frame(person: np.ndarray) -> None:
+    person[:, 1] += 110
+    assert (person[:, 1] > 128).sum() > 9
+    _assert_person(parse_keypoints(_frame(person / [96, 128, 1])), person)
+
+
 def test_pixels_near_the_corner_are_not_normalised(person: np.ndarray) -> None:
     person[2] = (0.5, 0.9, 1)
     _assert_person(parse_keypoints(_frame(person)), person)
