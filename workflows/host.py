@@ -1,7 +1,8 @@
 """Start a real ComfyUI without a window, and talk to it through its HTTP and websocket API.
 
-`make host` obtains ComfyUI and records where it is in `.host/host.json`; `ComfyServer` starts it on a free port with
-its input, output, model and user folders in a temporary directory, and with no other custom nodes than this pack:
+`make host` obtains ComfyUI and records where it is in `.host/host.json`; `ComfyServer` starts it on a free
+port with its input, output, model and user folders in a temporary directory, and with no other custom nodes
+than this pack:
 
     with ComfyServer() as comfy:
         name = comfy.upload_image("person.png")
@@ -37,7 +38,7 @@ Progress = Callable[[int, int, str], None]
 
 
 class ComfyError(RuntimeError):
-    """ComfyUI did not start, refused a graph, or a node of the graph failed. The message is ready to be shown."""
+    """ComfyUI did not start, refused a graph, or a node failed. The message is ready to be shown."""
 
 
 class ComfyInterrupted(ComfyError):
@@ -52,7 +53,7 @@ def read_host() -> tuple[Path, str]:
     try:
         record = json.loads(HOST_RECORD.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ComfyError(f"No ComfyUI is prepared ({HOST_RECORD} is missing): run `make host` first.") from None
+        raise ComfyError(f"There is no {HOST_RECORD}: run `make host` first.") from None
     return Path(record["comfyui"]), record["pack"]
 
 
@@ -68,7 +69,9 @@ def describe_refusal(answer: dict[str, Any]) -> str:
     error = answer.get("error", "the graph was refused")
     lines = [error if isinstance(error, str) else _join(error)]
     for node, found in (answer.get("node_errors") or {}).items():
-        lines += [f"node {node} ({found.get('class_type')}): {_join(reason)}" for reason in found.get("errors", [])]
+        lines += [
+            f"node {node} ({found.get('class_type')}): {_join(reason)}" for reason in found.get("errors", [])
+        ]
     return "\n".join(lines)
 
 
@@ -117,7 +120,8 @@ class ComfyServer:
         )
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "main.py", "--port", str(port), "--disable-auto-launch", "--disable-api-nodes"]
+        command = [sys.executable, "main.py", "--port", str(port)]
+        command += ["--disable-auto-launch", "--disable-api-nodes"]
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", pack]
         command += [part for name, folder in folders.items() for part in (f"--{name}-directory", str(folder))]
         command += ["--database-url", f"sqlite:///{folders['user'] / 'comfyui.db'}", *self.arguments]
@@ -131,7 +135,9 @@ class ComfyServer:
                 stderr=subprocess.STDOUT,
             )
         self._wait_until_ready()
-        self._socket = websocket.create_connection(f"ws://127.0.0.1:{port}/ws?clientId={self.client_id}", timeout=10)
+        self._socket = websocket.create_connection(
+            f"ws://127.0.0.1:{port}/ws?clientId={self.client_id}", timeout=10
+        )
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.ready_timeout
@@ -142,7 +148,9 @@ class ComfyServer:
                 return
             except (OSError, ComfyError):
                 time.sleep(0.2)
-        raise ComfyError(f"ComfyUI was not ready after {self.ready_timeout:.0f} s. Its log ends:\n{self._log_tail()}")
+        raise ComfyError(
+            f"ComfyUI was not ready after {self.ready_timeout:.0f} s. Its log ends:\n{self._log_tail()}"
+        )
 
     def _check_alive(self) -> None:
         status = self._process.poll() if self._process else None
@@ -190,53 +198,52 @@ class ComfyServer:
 
     def object_info(self, node_id: str | None = None) -> dict[str, Any]:
         """The schema of every node as the page sees it, by node id; of one node when `node_id` is given."""
-        return self._call("/object_info" if node_id is None else f"/object_info/{urllib.parse.quote(node_id)}")
+        return self._call(
+            "/object_info" if node_id is None else f"/object_info/{urllib.parse.quote(node_id)}"
+        )
 
     def upload_image(self, path: str | Path, name: str | None = None) -> str:
-        """Upload a file to the input folder, as the page does; returns the name that Load Image takes for it."""
+        """Upload a file to the input folder, as the page does; returns its name for Load Image."""
         path = Path(path)
         boundary = uuid.uuid4().hex
         fields = b"".join(
             f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
             for key, value in {"type": "input", "overwrite": "true"}.items()
         )
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name or path.name}"\r\n'
-        body = fields + head.encode() + b"Content-Type: application/octet-stream\r\n\r\n"
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name or path.name}"'
+        body = fields + head.encode() + b"\r\nContent-Type: application/octet-stream\r\n\r\n"
         body += path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
         answer = json.loads(self._request("/upload/image", body, f"multipart/form-data; boundary={boundary}"))
         return "/".join(part for part in (answer.get("subfolder"), answer["name"]) if part)
 
     def queue(self, prompt: dict[str, Any]) -> str:
-        """Queue a graph in API format; returns its id. Raises ComfyError that names every refused node and input."""
+        """Queue a graph in API format; returns its id. A ComfyError names every refused node and input."""
         answer = self._call("/prompt", {"prompt": prompt, "client_id": self.client_id})
         if answer.get("node_errors"):
             raise ComfyError(describe_refusal({"error": "Part of the graph was refused", **answer}))
         return answer["prompt_id"]
 
-    def wait(self, prompt_id: str, on_progress: Progress | None = None, timeout: float = 300.0) -> dict[str, Any]:
+    def wait(
+        self, prompt_id: str, on_progress: Progress | None = None, timeout: float = 300.0
+    ) -> dict[str, Any]:
         """Wait for the end of a queued graph; returns its history entry.
 
-        `on_progress(value, maximum, node)` is called for every progress message of the run. Raises ComfyInterrupted
-        after an interruption, and ComfyError when a node failed, the server died, or `timeout` seconds are over.
+        `on_progress(value, maximum, node)` is called for every progress message of the run. Raises
+        ComfyInterrupted after an interruption, and ComfyError when a node failed, the server died, or
+        `timeout` seconds are over.
         """
         deadline = time.monotonic() + timeout
-        ended = False
         while time.monotonic() < deadline:
-            if not ended:
-                message = self._receive(timeout=1.0)
-                ended = message is not None and _ends(message, prompt_id)
-                if message and message["type"] == "progress" and message["data"].get("prompt_id") == prompt_id:
-                    data = message["data"]
-                    if on_progress is not None:
-                        on_progress(int(data["value"]), int(data["max"]), str(data["node"]))
-                if message is not None and not ended:
-                    continue
-            entry = self.history(prompt_id)
-            if entry is not None:
-                return _checked(entry)
-            if ended:
-                time.sleep(0.02)
-        raise ComfyError(f"The graph was not finished after {timeout:.0f} s. The log ends:\n{self._log_tail()}")
+            message = self._receive(timeout=0.2)
+            if message is None:  # a pause: perhaps another `wait` took the message that this run has ended
+                entry = self.history(prompt_id)
+                if entry is not None:
+                    return _checked(entry)
+            elif on_progress is not None and message["type"] == "progress":
+                data = message["data"]
+                if data["prompt_id"] == prompt_id:
+                    on_progress(int(data["value"]), int(data["max"]), str(data["node"]))
+        raise ComfyError(f"The graph has not ended after {timeout:.0f} s. Log:\n{self._log_tail()}")
 
     def _receive(self, timeout: float) -> dict[str, Any] | None:
         """The next text message of the websocket, or None when there is none in `timeout` seconds."""
@@ -255,7 +262,7 @@ class ComfyServer:
     def run(
         self, prompt: dict[str, Any], on_progress: Progress | None = None, timeout: float = 300.0
     ) -> list[bytes]:
-        """Queue a graph, wait for its end, and return its pictures: `queue`, `wait` and `images` in one call."""
+        """Queue a graph, wait for its end, return its pictures: `queue`, `wait` and `images` in one call."""
         prompt_id = self.queue(prompt)
         self.wait(prompt_id, on_progress, timeout)
         return self.images(prompt_id)
@@ -268,7 +275,10 @@ class ComfyServer:
         """The files (PNG) that a finished graph saved or previewed, of all nodes or of one node."""
         outputs = (self.history(prompt_id) or {}).get("outputs", {})
         found = [
-            image for key, output in outputs.items() if node in (None, key) for image in output.get("images", [])
+            image
+            for key, output in outputs.items()
+            if node in (None, key)
+            for image in output.get("images", [])
         ]
         return [self._request("/view?" + urllib.parse.urlencode(image)) for image in found]
 
@@ -277,20 +287,13 @@ class ComfyServer:
         self._call("/interrupt", {})
 
 
-def _ends(message: dict[str, Any], prompt_id: str) -> bool:
-    """Whether a websocket message is the last one about a graph."""
-    data = message.get("data") or {}
-    if data.get("prompt_id") != prompt_id:
-        return False
-    last = ("execution_success", "execution_error", "execution_interrupted")
-    return message["type"] in last or (message["type"] == "executing" and data.get("node") is None)
-
-
 def _checked(entry: dict[str, Any]) -> dict[str, Any]:
-    """The history entry itself, or the error that it tells of."""
+    """The history entry itself; raises the error that it tells of."""
     for kind, data in entry.get("status", {}).get("messages", []):
         if kind == "execution_interrupted":
-            raise ComfyInterrupted(f"The run was interrupted in node {data.get('node_id')} ({data.get('node_type')}).")
+            raise ComfyInterrupted(
+                f"The run was interrupted in node {data.get('node_id')} ({data.get('node_type')})."
+            )
         if kind == "execution_error":
             text = str(data.get("exception_message", "")).strip()
             raise ComfyError(f"node {data.get('node_id')} ({data.get('node_type')}): {text}")

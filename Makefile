@@ -1,0 +1,30 @@
+# PYTHON picks the interpreter (3.10 to 3.13) that .venv is made of; COMFYUI_PATH a ComfyUI to use instead of 0.30.0.
+# Without PYTHON, a .venv that is there is kept as it is.
+PY := .venv/bin/python
+PYTHON ?= $(or $(wildcard $(PY)),python3)
+
+.DEFAULT_GOAL := help
+.PHONY: help host demo test lint train clean
+
+help:   ## this list
+	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+host:   ## create .venv, obtain ComfyUI, install everything (the other targets do this first)
+	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON) here: set PYTHON to a Python from 3.10 to 3.13."; exit 1; }
+	@$(PYTHON) .ci/install.py
+	@.ci/system-packages.sh
+
+demo: host  ## pose transfer in a headless ComfyUI; SOURCE=picture POSE=keypoints.json take yours
+	@$(PY) workflows/demo.py
+
+test: host  ## the whole test suite; ARGS= goes to pytest
+	@$(PY) -m pytest $(ARGS)
+
+lint: host  ## ruff alone
+	@$(PY) -m ruff check .
+
+train: host  ## train the shipped weights anew; ARGS= goes to training/train.py
+	@$(PY) training/train.py $(ARGS)
+
+clean:  ## remove .venv, the downloaded ComfyUI and the caches
+	rm -rf .venv .host .pytest_cache .ruff_cache .hypothesis build *.egg-info
