@@ -1,4 +1,4 @@
-"""The synthetic-people generator: two identities in two poses each, made once and looked at from several sides."""
+"""The synthetic-people generator: two identities in two poses each, made once, then looked at."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 
 pytest.importorskip("anny", reason="the synthetic people need anny")
 
-from training.data import materials, synthetic  # noqa: E402
-from training.data.people import render_background, sample_person  # noqa: E402
+from reposedm_core.errors import InputError
+from training.data import materials, synthetic
+from training.data.people import render_background, sample_person
 
 SIZE = {"identities": 2, "poses": 2, "seed": 7, "height": 128, "width": 96}
 FILES = ("pictures", "joints", "masks", "garments", "flow", "visibility", "done")
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _bilinear(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Plain reference of grid_sample (align_corners=False, border padding): picture (H, W, 3), flow (..., 2)."""
+    """Plain grid_sample (align_corners=False, border padding): picture (H, W, 3), flow (..., 2)."""
     height, width, _ = picture.shape
     x = ((flow[..., 0] + 1) * width - 1) / 2
     y = ((flow[..., 1] + 1) * height - 1) / 2
@@ -78,7 +79,7 @@ def test_resumes_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_other_arguments_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="other arguments"):
+    with pytest.raises(InputError, match="other arguments"):
         synthetic.generate(folder, **{**SIZE, "seed": 8}, workers=1)
 
 
@@ -117,8 +118,8 @@ def test_background_of_flow_is_zero_and_matches_the_mask(folder: Path) -> None:
 
 
 def test_warping_by_flow_gives_the_target(folder: Path) -> None:
-    """Mean absolute colour error of visible cells: below 3 % within a picture (exact up to the outline), below 12 % between
-    pictures (light, foreshortened patterns) and clearly less than not moving anything."""
+    """Mean absolute colour error of visible cells, of the full range: below 3 % within a picture (outlines),
+    below 12 % between pictures (light, foreshortened patterns) and clearly below not moving anything."""
     data = _read(folder)
     pictures = data["pictures"].astype(np.float64) / 255
     moved, unmoved = [], []
@@ -131,7 +132,9 @@ def test_warping_by_flow_gives_the_target(folder: Path) -> None:
             assert error < 0.03
         else:
             moved.append(error)
-            unmoved.append(np.abs(pictures[i, s].reshape(64, 2, 48, 2, 3).mean((1, 3)) - target)[visible].mean())
+            unmoved.append(
+                np.abs(pictures[i, s].reshape(64, 2, 48, 2, 3).mean((1, 3)) - target)[visible].mean()
+            )
     assert np.mean(moved) < 0.12 and np.mean(moved) < 0.7 * np.mean(unmoved)
 
 

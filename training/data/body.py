@@ -1,11 +1,12 @@
 """The posed human mesh: Anny's body together with MakeHuman's clothing shells, as plain numpy arrays.
 
-Anny (Apache-2.0, data CC0) poses the body and the helper meshes of the same base mesh: the *tights* shell (a skin-tight
-layer from neck to feet, used for tops, trousers and shoes), the *skirt* shell and the *hair* shell. They share one
-vertex array, so a surface point is (triangle, barycentric weights) in every pose and the correspondence is exact.
+Anny (Apache-2.0, data CC0) poses the body and the helper meshes of the same base mesh: the *tights* shell (a
+skin-tight layer from neck to feet, used for tops, trousers and shoes), the *skirt* shell and the *hair*
+shell. They share one vertex array, so a surface point is (triangle, barycentric weights) in every pose and
+the correspondence is exact.
 
-Rest coordinates ("rest") are those of the template mesh in an A-pose: x to the person's left, y backwards (the face
-looks to -y), z up; one unit is about one metre, the template spans z = -0.84 … 0.85.
+Rest coordinates ("rest") are those of the template mesh in an A-pose: x to the person's left, y backwards
+(the face looks to -y), z up; one unit is about one metre, the template spans z = -0.84 … 0.85.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _ZONE_OF_BONE = (  # first matching prefix wins; everything else is torso
 class Mesh:
     """Topology and rest geometry, the same for every person.
 
-    rest (V, 3) float32; faces (F, 3) int32 into rest; part, zone (F,) int8, the PART_… and ZONE_… of a triangle;
-    joints (17, 3) float32, the COCO-17 joints of the template in rest coordinates.
+    rest (V, 3) float32; faces (F, 3) int32 into rest; part, zone (F,) int8, the PART_… and ZONE_… of a
+    triangle; joints (17, 3) float32, the COCO-17 joints of the template in rest coordinates.
     """
 
     rest: np.ndarray
@@ -51,7 +52,7 @@ class Mesh:
 
 
 class Body:
-    """Anny with its COCO-17 joint regressor. The first construction on a machine takes about a minute, then seconds."""
+    """Anny with its COCO-17 joint regressor: about a minute the first time on a machine, then seconds."""
 
     def __init__(self) -> None:
         anny = _import_anny()
@@ -61,13 +62,18 @@ class Body:
         self._model = anny.Anny(topology="anny-full").to(dtype=torch.float32)
         self._regressor = anny.KeypointsRegressor.coco(self._model)
         self.bones: dict[str, int] = {name: i for i, name in enumerate(self._model.bone_labels)}
-        self.mesh = self._build_mesh(Path(anny.paths.get_anny_root_dir()) / "data" / "mpfb2" / "3dobjs" / "base.obj")
+        self.mesh = self._build_mesh(
+            Path(anny.paths.get_anny_root_dir()) / "data" / "mpfb2" / "3dobjs" / "base.obj"
+        )
 
-    def pose(self, phenotype: dict[str, float], rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def pose(
+        self, phenotype: dict[str, float], rotations: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, float]:
         """One person in K poses.
 
-        phenotype: Anny's shape parameters, each in [0, 1]. rotations: (K, bones, 3, 3), each bone's rotation relative
-        to its parent. Returns vertices (K, V, 3) and COCO-17 joints (K, 17, 3), float32, and the standing height.
+        phenotype: Anny's shape parameters, each in [0, 1]. rotations: (K, bones, 3, 3), each bone's rotation
+        relative to its parent. Returns vertices (K, V, 3) and COCO-17 joints (K, 17, 3), float32, and the
+        standing height.
         """
         torch = self._torch
         pose = torch.eye(4).repeat(len(rotations), len(self.bones), 1, 1)
@@ -95,7 +101,11 @@ class Body:
         zone = weight[faces].sum(1).argmax(1).astype(np.int8)
 
         with torch.no_grad():
-            joints = self._regressor({"vertices": model.template_vertices[None]})[0, :17].numpy().astype(np.float32)
+            joints = (
+                self._regressor({"vertices": model.template_vertices[None]})[0, :17]
+                .numpy()
+                .astype(np.float32)
+            )
         return Mesh(rest, faces, part, zone, joints)
 
 

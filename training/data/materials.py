@@ -1,8 +1,9 @@
 """What colour every surface point of a dressed person has, as a function of its rest position.
 
-Colouring by rest position (not by texture coordinates) gives seamless cloth and exact waist, sleeve and hem lines, and
-it gives a body triangle that pokes through a shell the colour of the shell. A person's look is two small arrays,
-indexed by the constants below: a palette of colours and a list of style numbers (lengths in rest units).
+Colouring by rest position (not by texture coordinates) gives seamless cloth and exact waist, sleeve and hem
+lines, and it gives a body triangle that pokes through a shell the colour of the shell. A person's look is two
+small arrays, indexed by the constants below: a palette of colours and a list of style numbers (lengths in
+rest units).
 """
 
 from __future__ import annotations
@@ -12,19 +13,30 @@ import math
 import numba as nb
 import numpy as np
 
-from .body import PART_BODY, PART_EYE, PART_HAIR, PART_SKIRT, PART_TIGHTS, ZONE_ARM, ZONE_HAND, ZONE_HEAD, Mesh
+from training.data.body import (
+    PART_BODY,
+    PART_EYE,
+    PART_HAIR,
+    PART_SKIRT,
+    PART_TIGHTS,
+    ZONE_ARM,
+    ZONE_HAND,
+    ZONE_HEAD,
+    Mesh,
+)
 
 # Labels of garments.npy
 BACKGROUND, LABEL_SKIN, LABEL_HAIR, LABEL_TOP, LABEL_BOTTOM, LABEL_SHOES, LABEL_OTHER = range(7)
 
 # Palette rows
-(SKIN, HAIR, TOP_A, TOP_B, BOTTOM_A, BOTTOM_B, SHOE, SOLE, LIPS, EYE_WHITE, IRIS, BROW, LOGO, BELT_COLOUR, HAT_COLOUR,
- INNER) = range(16)  # fmt: skip
+(SKIN, HAIR, TOP_A, TOP_B, BOTTOM_A, BOTTOM_B, SHOE, SOLE, LIPS, EYE_WHITE, IRIS, BROW, LOGO, BELT_COLOUR,
+ HAT_COLOUR, INNER) = range(16)  # fmt: skip
 PALETTE_SIZE = 16
 
 # Style entries
-(TOP_PATTERN, TOP_PERIOD, BOTTOM_PATTERN, BOTTOM_PERIOD, WAIST, SLEEVE, COLLAR, NECKLINE, LEG_END, SHOE_TOP, SKIRT_HEM,
- LOGO_KIND, OPEN_FRONT, HAIRLINE, NAPE, HAIR_HEM, BEARD, HAT, BELT, LOOSE_TOP, LOOSE_BOTTOM) = range(21)  # fmt: skip
+(TOP_PATTERN, TOP_PERIOD, BOTTOM_PATTERN, BOTTOM_PERIOD, WAIST, SLEEVE, COLLAR, NECKLINE, LEG_END, SHOE_TOP,
+ SKIRT_HEM, LOGO_KIND, OPEN_FRONT, HAIRLINE, NAPE, HAIR_HEM, BEARD, HAT, BELT, LOOSE_TOP,
+ LOOSE_BOTTOM) = range(21)  # fmt: skip
 STYLE_SIZE = 21
 
 PLAIN, STRIPES, PINSTRIPES, CHECKS, DOTS, BAND, DIAGONAL, PLAID = range(8)
@@ -36,12 +48,17 @@ NO_HAIR_SHELL = 9.0
 _SHOULDER = (0.160, -0.017, 0.490)
 _ARM = (0.625, -0.300, -0.720)  # unit vector from shoulder to wrist
 _ARM_LENGTH = 0.45
-_TORSO_TURN, _SKIRT_TURN, _ARM_TURN, _LEG_TURN = 0.95, 1.3, 0.32, 0.50  # circumferences used to fit a whole number of pattern repeats
+_TORSO_TURN, _SKIRT_TURN, _ARM_TURN, _LEG_TURN = (
+    0.95,
+    1.3,
+    0.32,
+    0.50,
+)  # circumferences used to fit a whole number of pattern repeats
 
 
 @nb.njit(cache=True, fastmath=True)
 def pattern(kind, u, v):
-    """Blend weight of the second colour at (u, v), both in repeats of half a period: 0, 1, or between for plaid."""
+    """Blend weight of the second colour at (u, v), in stripe widths: 0 or 1, for plaid also 0.5."""
     column, row = math.floor(u), math.floor(v)
     if kind == STRIPES:
         return float(row % 2)
@@ -68,13 +85,13 @@ def _turns(angle, circumference, period):
 
 @nb.njit(cache=True, fastmath=True)
 def cloth(kind, period, zone, x, y, z):
-    """Blend weight of a garment's second colour at a rest position: cylindrical coordinates of torso, arm or leg."""
+    """Blend weight of a garment's second colour at a rest position, in cylinders round torso, arm or leg."""
     if kind == PLAIN:
         return 0.0
     if kind == BAND:
         return 1.0 if (0.27 < z < 0.37 or (-0.52 < z < -0.42)) else 0.0
     side = abs(x)
-    if zone == ZONE_ARM or zone == ZONE_HAND:
+    if zone in (ZONE_ARM, ZONE_HAND):
         dx, dy, dz = side - _SHOULDER[0], y - _SHOULDER[1], z - _SHOULDER[2]
         along = dx * _ARM[0] + dy * _ARM[1] + dz * _ARM[2]
         across = dx * 0.755 + dz * 0.655  # roughly perpendicular to the arm, outwards and up
@@ -90,7 +107,7 @@ def cloth(kind, period, zone, x, y, z):
 
 @nb.njit(cache=True, fastmath=True)
 def _hair_line(y, hairline, nape):
-    """Height above which the head is covered by hair, from forehead (y = -0.15) over the temple to the nape."""
+    """Height above which hair covers the head, from forehead (y = -0.15) over the temple to the nape."""
     if y < -0.11:
         return hairline
     if y < -0.075:
@@ -150,11 +167,15 @@ def material(part, zone, x, y, z, style):
         blend = pattern(int(style[BOTTOM_PATTERN]), u, z / style[BOTTOM_PERIOD])
         return LABEL_BOTTOM, BOTTOM_A, BOTTOM_B, blend
 
-    margin = 0.015 if part == PART_BODY else 0.0  # skin that pokes through at the edge of a garment takes its colour
+    margin = (
+        0.015 if part == PART_BODY else 0.0
+    )  # skin that pokes through at the edge of a garment takes its colour
     if zone == ZONE_HAND:
         return LABEL_SKIN, SKIN, SKIN, 0.0
     if zone == ZONE_ARM:
-        along = (abs(x) - _SHOULDER[0]) * _ARM[0] + (y - _SHOULDER[1]) * _ARM[1] + (z - _SHOULDER[2]) * _ARM[2]
+        along = (
+            (abs(x) - _SHOULDER[0]) * _ARM[0] + (y - _SHOULDER[1]) * _ARM[1] + (z - _SHOULDER[2]) * _ARM[2]
+        )
         if along > style[SLEEVE] * _ARM_LENGTH + margin:
             return LABEL_SKIN, SKIN, SKIN, 0.0
         return LABEL_TOP, TOP_A, TOP_B, cloth(int(style[TOP_PATTERN]), style[TOP_PERIOD], zone, x, y, z)
@@ -179,7 +200,12 @@ def material(part, zone, x, y, z, style):
         row = SOLE if z < -0.805 else SHOE
         return LABEL_SHOES, row, row, 0.0
     if z > style[LEG_END]:
-        return LABEL_BOTTOM, BOTTOM_A, BOTTOM_B, cloth(int(style[BOTTOM_PATTERN]), style[BOTTOM_PERIOD], zone, x, y, z)
+        return (
+            LABEL_BOTTOM,
+            BOTTOM_A,
+            BOTTOM_B,
+            cloth(int(style[BOTTOM_PATTERN]), style[BOTTOM_PERIOD], zone, x, y, z),
+        )
     return LABEL_SKIN, SKIN, SKIN, 0.0
 
 
@@ -187,9 +213,9 @@ def material(part, zone, x, y, z, style):
 def paint(picture, face, rest, normals, part, zone, palette, style, light, ambient):
     """Colour every pixel that shows the person.
 
-    picture (H, W, 3) float32 in [0, 1] holds the background and is painted in place; face (H, W); rest, normals
-    (H, W, 3) interpolated; light (3,) unit vector towards the light; Lambert shading `ambient + (1 - ambient) cos`.
-    Returns the garment labels (H, W) uint8.
+    picture (H, W, 3) float32 in [0, 1] holds the background and is painted in place; face (H, W); rest,
+    normals (H, W, 3) interpolated; light (3,) unit vector towards the light; Lambert shading `ambient + (1 -
+    ambient) cos`. Returns the garment labels (H, W) uint8.
     """
     height, width = face.shape
     labels = np.zeros((height, width), np.uint8)
@@ -212,7 +238,7 @@ def paint(picture, face, rest, normals, part, zone, palette, style, light, ambie
 
 
 def shell_clip(style: np.ndarray) -> np.ndarray:
-    """(parts, 3) float32 for `rasteriser.rasterise`: the skirt from waist to hem, the hair behind the face, to its hem."""
+    """(parts, 3) float32 for `rasteriser.rasterise`: skirt to its hem, hair behind the face to its hem."""
     clip = np.full((PART_EYE + 1, 3), -np.inf, np.float32)
     clip[PART_SKIRT] = style[SKIRT_HEM], style[WAIST], -9
     clip[PART_HAIR] = style[HAIR_HEM], 9, -0.075
@@ -220,7 +246,7 @@ def shell_clip(style: np.ndarray) -> np.ndarray:
 
 
 def shown_faces(mesh: Mesh, style: np.ndarray) -> np.ndarray:
-    """(F,) bool: the triangles this person has: skirt and hair shells only where some of them is left by the clip."""
+    """(F,) bool: the triangles this person has; of the skirt and hair shells, those that the clip leaves."""
     highest = mesh.rest[mesh.faces][..., 2].max(1)
     side = np.abs(mesh.rest[mesh.faces][..., 0]).min(1)
     skirt = highest > style[SKIRT_HEM]
@@ -229,7 +255,7 @@ def shown_faces(mesh: Mesh, style: np.ndarray) -> np.ndarray:
 
 
 def looseness(mesh: Mesh, style: np.ndarray) -> np.ndarray:
-    """(V,) float32: how far cloth stands off the body at each vertex of the tights shell, zero where skin shows."""
+    """(V,) float32: how far cloth stands off the body at vertices of the tights, zero where skin shows."""
     x, y, z = np.abs(mesh.rest[:, 0]), mesh.rest[:, 1], mesh.rest[:, 2]
     along = (x - _SHOULDER[0]) * _ARM[0] + (y - _SHOULDER[1]) * _ARM[1] + (z - _SHOULDER[2]) * _ARM[2]
     zone = np.full(len(mesh.rest), -1)
@@ -238,7 +264,11 @@ def looseness(mesh: Mesh, style: np.ndarray) -> np.ndarray:
     sleeve = ((style[SLEEVE] * _ARM_LENGTH - along) / 0.03).clip(0, 1)
     torso = ((z - style[WAIST]) / 0.03).clip(0, 1) * ((0.5 - z) / 0.08).clip(0, 1)
     flare = 0.4 + 0.6 * ((0.1 - z) / 0.6).clip(0, 1)
-    leg = ((z - max(style[LEG_END], style[SHOE_TOP])) / 0.03).clip(0, 1) * ((style[WAIST] - z) / 0.1).clip(0, 1) * flare
+    leg = (
+        ((z - max(style[LEG_END], style[SHOE_TOP])) / 0.03).clip(0, 1)
+        * ((style[WAIST] - z) / 0.1).clip(0, 1)
+        * flare
+    )
     arm = style[LOOSE_TOP] * 0.7 * sleeve
     body = style[LOOSE_TOP] * torso + style[LOOSE_BOTTOM] * leg
     return np.where(zone < 0, 0, np.where(zone == ZONE_ARM, arm, body)).astype(np.float32)

@@ -1,7 +1,8 @@
-"""Who a synthetic person is: body shape, colours, clothes, hair, background and light, drawn from one random generator.
+"""Who a synthetic person is: body, colours, clothes, hair, background and light, from one random generator.
 
-`sample_person(rng)` takes everything that all pictures of an identity share; poses, camera and light direction are
-drawn afterwards, picture by picture, so that an identity looks the same however many pictures are asked for.
+`sample_person(rng)` takes everything that all pictures of an identity share; poses, camera and light
+direction are drawn afterwards, picture by picture, so that an identity looks the same however many pictures
+are asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import materials as m
+from training.data import materials as m
 
 _SKIN = [(0.96, 0.80, 0.69), (0.90, 0.72, 0.58), (0.80, 0.60, 0.44), (0.65, 0.46, 0.33), (0.48, 0.32, 0.22),
          (0.33, 0.22, 0.16)]  # fmt: skip
@@ -23,7 +24,7 @@ _LABELS = ("gender", "age", "muscle", "weight", "height", "proportions")
 
 @dataclass(frozen=True)
 class Background:
-    """kind: "plain", "vertical", "horizontal", "radial" or "floor"; colours (2, 3); split in (0, 1); noise (7, 6)."""
+    """kind: plain, vertical, horizontal, radial or floor; colours (2, 3); split in (0, 1); noise (7, 6)."""
 
     kind: str
     colours: np.ndarray
@@ -33,8 +34,12 @@ class Background:
 
 @dataclass(frozen=True)
 class Person:
-    """phenotype: Anny's shape parameters in [0, 1]; palette (PALETTE_SIZE, 3) and style (STYLE_SIZE,), float32, as in
-    `materials`; stature: standing height as a fraction of the picture; light: (x, z) of the light; ambient in (0, 1)."""
+    """What all pictures of an identity share.
+
+    phenotype: Anny's shape parameters in [0, 1]; palette (PALETTE_SIZE, 3) and style (STYLE_SIZE,), float32,
+    as in `materials`; stature: standing height as a fraction of the picture; light: x and z of its direction;
+    ambient in (0, 1).
+    """
 
     phenotype: dict[str, float]
     palette: np.ndarray
@@ -142,7 +147,9 @@ def _sample_style(rng: np.random.Generator) -> np.ndarray:
 
 
 def _sample_background(rng: np.random.Generator, palette: np.ndarray) -> Background:
-    kind = str(rng.choice(["plain", "vertical", "horizontal", "radial", "floor"], p=[0.3, 0.22, 0.1, 0.13, 0.25]))
+    kind = str(
+        rng.choice(["plain", "vertical", "horizontal", "radial", "floor"], p=[0.3, 0.22, 0.1, 0.13, 0.25])
+    )
     colours = np.empty((2, 3))
     # Mostly pale, sometimes dark or strong; never hiding the top.
     for _ in range(20):

@@ -1,7 +1,7 @@
 """Joint-limited random poses for the Anny skeleton.
 
-Angles are degrees; a pose is one rotation matrix a bone, relative to the parent, in axes parallel to the model's rest
-axes (x left, y backwards, z up). The rest pose is an A-pose: arms hang about 45° from the body.
+Angles are degrees; a pose is one rotation matrix a bone, relative to the parent, in axes parallel to the
+model's rest axes (x left, y backwards, z up). The rest pose is an A-pose: arms hang about 45° from the body.
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ def sample_pose(rng: np.random.Generator, bones: Mapping[str, int]) -> np.ndarra
     stride = rng.uniform(12, 32) * rng.choice([-1, 1])  # walking: opposite arm and leg swing together
     for side, sign in (("L", 1), ("R", -1)):
         if kind == "walking":
-            lift, swing, elbow = rng.uniform(-42, -28), -sign * stride + rng.uniform(-8, 8), rng.uniform(5, 60)
+            lift, swing, elbow = (
+                rng.uniform(-42, -28),
+                -sign * stride + rng.uniform(-8, 8),
+                rng.uniform(5, 60),
+            )
             thigh, splay = sign * stride, rng.uniform(-2, 5)
             knee = rng.uniform(5, 25) if thigh < 0 else rng.uniform(10, 55)
         else:

@@ -1,7 +1,7 @@
 """A small software rasteriser: pinhole projection, z-buffer, visibility and exact dense correspondence.
 
-Everything is compiled with numba and works on one picture; a process is one worker, so there are no threads in here.
-Screen coordinates are pixels, pixel (row y, column x) has its centre at (x + 0.5, y + 0.5).
+Everything is compiled with numba and works on one picture; a process is one worker, so there are no threads
+in here. Screen coordinates are pixels, pixel (row y, column x) has its centre at (x + 0.5, y + 0.5).
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ def inflate(points, normals, amount):
 def rasterise(screen, faces, keep, part, clip, rest, height, width):
     """Which triangle each pixel shows.
 
-    screen (N, 3) from `project`; keep (F,) bool; part (F,) numbers the mesh's parts. clip (parts, 3) float32 cuts an
-    open shell along exact lines: of part p only rest points with clip[p, 0] < z < clip[p, 1] and y > clip[p, 2] are
-    drawn; clip[p, 0] = -inf leaves the part uncut. Returns face (height, width) int32 (EMPTY where none), the barycentric
-    weights of the triangle's second and third corner (height, width, 2) and the depth (height, width), float32.
-    Both sides of a triangle are drawn: the shells are open surfaces.
+    screen (N, 3) from `project`; keep (F,) bool; part (F,) numbers the mesh's parts. clip (parts, 3) float32
+    cuts an open shell along exact lines: of part p only rest points with clip[p, 0] < z < clip[p, 1] and y >
+    clip[p, 2] are drawn; clip[p, 0] = -inf leaves the part uncut. Returns face (height, width) int32 (EMPTY
+    where none), the barycentric weights of the triangle's second and third corner (height, width, 2) and the
+    depth (height, width), float32. Both sides of a triangle are drawn: the shells are open surfaces.
     """
     face = np.full((height, width), EMPTY, np.int32)
     bary = np.zeros((height, width, 2), np.float32)
@@ -130,23 +130,34 @@ def interpolate(values, faces, face, bary):
             w1, w2 = bary[y, x, 0], bary[y, x, 1]
             for c in range(3):
                 out[y, x, c] = (
-                    (1 - w1 - w2) * values[faces[f, 0], c] + w1 * values[faces[f, 1], c] + w2 * values[faces[f, 2], c]
+                    (1 - w1 - w2) * values[faces[f, 0], c]
+                    + w1 * values[faces[f, 1], c]
+                    + w2 * values[faces[f, 2], c]
                 )
     return out
 
 
 @nb.njit(cache=True, fastmath=True)
 def correspondence(
-    target_face, target_bary, faces, rest, source_screen, source_face, source_rest, source_depth, rest_slack, depth_slack
+    target_face,
+    target_bary,
+    faces,
+    rest,
+    source_screen,
+    source_face,
+    source_rest,
+    source_depth,
+    rest_slack,
+    depth_slack,
 ):
     """Where each target cell's surface point lies in the source picture, and whether it can be seen there.
 
-    target_face (h, w), target_bary (h, w, 2): the target rasterised at cell resolution. source_screen (N, 3): the
-    source's projected vertices at the resolution of source_face (H, W), source_rest (H, W, 3), source_depth (H, W).
-    Returns flow (h, w, 2) float32, absolute sampling positions (x, y) in grid_sample's coordinates with
-    align_corners=False (-1 … 1 across the picture, clipped to ±2), zero on the background, and visibility (h, w)
-    uint8: 0 background, 1 hidden in (or outside) the source, 2 visible.
-    A point is visible when the source pixel it falls on shows nearly the same rest position at nearly the same depth.
+    target_face (h, w), target_bary (h, w, 2): the target rasterised at cell resolution. source_screen (N, 3):
+    the source's projected vertices at the resolution of source_face (H, W), source_rest (H, W, 3),
+    source_depth (H, W). Returns flow (h, w, 2) float32, absolute sampling positions (x, y) in grid_sample's
+    coordinates with align_corners=False (-1 … 1 across the picture, clipped to ±2), zero on the background,
+    and visibility (h, w) uint8: 0 background, 1 hidden in (or outside) the source, 2 visible. A point is
+    visible when the source pixel it falls on shows nearly the same rest position at nearly the same depth.
     """
     h, w = target_face.shape
     height, width = source_face.shape
@@ -180,10 +191,10 @@ def correspondence(
 
 @nb.njit(cache=True, fastmath=True)
 def joint_visibility(joints, screen, rest_joints, radius, face, rest):
-    """COCO-style joints of one picture: (J, 3) float32 of x, y in pixels of `face` and 0 outside / 1 hidden / 2 visible.
+    """COCO-style joints of one picture: (J, 3) of x, y in pixels of `face` and 0 outside, 1 hidden, 2 seen.
 
-    screen (J, 3) projected joints, rest_joints (J, 3), radius (J,): a joint is visible when the surface seen at it lies
-    within `radius` of the joint in rest coordinates (its own limb), or when nothing covers it.
+    screen (J, 3) projected joints, rest_joints (J, 3), radius (J,): a joint is visible when the surface seen
+    at it lies within `radius` of the joint in rest coordinates (its own limb), or when nothing covers it.
     """
     height, width = face.shape
     for n in range(screen.shape[0]):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import materials, rasteriser
-from .body import Body
-from .people import Person, render_background, sample_person
-from .poses import X, rotation, sample_pose
+from training.data import materials, rasteriser
+from training.data.body import Body
+from training.data.people import Person, render_background, sample_person
+from training.data.poses import X, rotation, sample_pose
 
 SUPERSAMPLING = 2
 _BODY_VERTICES = 13380  # the skin itself; the shells must not decide the framing
-# How near (rest units) the surface seen at a joint must be for the joint to count as visible: about a limb's radius.
-_JOINT_RADIUS = np.array([0.05, 0.05, 0.05, 0.05, 0.05, 0.15, 0.15, 0.09, 0.09, 0.07, 0.07, 0.17, 0.17, 0.13, 0.13, 0.1,
-                          0.1], np.float32)  # fmt: skip
+# How near (rest units) the surface seen at a joint must be for it to be visible: about a limb's radius.
+# Five points of the face, then shoulders, elbows, wrists, hips, knees, ankles.
+_JOINT_RADIUS = np.array(
+    [0.05] * 5 + [0.15] * 2 + [0.09] * 2 + [0.07] * 2 + [0.17] * 2 + [0.13] * 2 + [0.1] * 2, "f4"
+)
 _REST_SLACK, _DEPTH_SLACK = 0.06, 0.04  # rest units: a few source pixels
 
 
@@ -33,7 +35,14 @@ def render_identity(
         cameras.append(rng.uniform(-1, 1, 6))
     vertices, joints, stature = body.pose(person.phenotype, np.stack(rotations))
     views = [
-        _frame(vertices[k], joints[k], person.stature * rasteriser.CAMERA_DISTANCE / stature, cameras[k], height, width)
+        _frame(
+            vertices[k],
+            joints[k],
+            person.stature * rasteriser.CAMERA_DISTANCE / stature,
+            cameras[k],
+            height,
+            width,
+        )
         for k in range(poses)
     ]
     return _draw(body, person, views, cameras, height, width)
@@ -52,7 +61,9 @@ def _frame(
     extent = 2 * np.abs(vertices[:_BODY_VERTICES, [0, 2]] / near).max(0)
     scale *= 1 + 0.05 * camera[1]
     scale = min(scale, 0.95 / extent[1], 1.05 * width / height / extent[0])
-    spare = np.maximum(np.array([width / height, 1.0]) - scale * extent, 0)  # picture heights left beside the person
+    spare = np.maximum(
+        np.array([width / height, 1.0]) - scale * extent, 0
+    )  # picture heights left beside the person
     offset = camera[2:4] * np.minimum(0.4 * spare, 0.05) * rasteriser.CAMERA_DISTANCE / scale
     offset = np.array([offset[0], 0, offset[1]], np.float32)
     return (vertices + offset).astype(np.float32), (joints + offset).astype(np.float32), np.float32(scale)
@@ -86,8 +97,8 @@ def _draw(
         light = (light / np.linalg.norm(light)).astype(np.float32)
         picture = background.copy()
         labels = materials.paint(
-            picture, face, rest, rasteriser.interpolate(normals, mesh.faces, face, bary), mesh.part, mesh.zone,
-            person.palette, person.style, light, person.ambient,
+            picture, face, rest, rasteriser.interpolate(normals, mesh.faces, face, bary),
+            mesh.part, mesh.zone, person.palette, person.style, light, person.ambient,
         )  # fmt: skip
         smooth = picture.reshape(height, s, width, s, 3).mean((1, 3))
         result["pictures"][k] = (smooth * 255 + 0.5).clip(0, 255).astype(np.uint8)
@@ -101,7 +112,9 @@ def _draw(
         result["joints"][k] = found / np.array([s, s, 1], np.float32)
         sources.append((screen, face, rest, depth))
         coarse = rasteriser.project(vertices, scale, *cells)
-        targets.append(rasteriser.rasterise(coarse, mesh.faces, shown, mesh.part, clip, mesh.rest, *cells)[:2])
+        targets.append(
+            rasteriser.rasterise(coarse, mesh.faces, shown, mesh.part, clip, mesh.rest, *cells)[:2]
+        )
 
     for i, source in enumerate(sources):
         for j, target in enumerate(targets):
@@ -112,7 +125,7 @@ def _draw(
 
 
 def majority_label(labels: np.ndarray, factor: int) -> np.ndarray:
-    """Downsample labels (H·f, W·f) → (H, W): background where it fills more than half, else the commonest other label."""
+    """Downsample labels (H·f, W·f) → (H, W): background where that is over half, else the commonest."""
     height, width = labels.shape[0] // factor, labels.shape[1] // factor
     blocks = labels.reshape(height, factor, width, factor)
     counts = np.stack([(blocks == value).sum((1, 3)) for value in range(materials.LABEL_OTHER + 1)])

@@ -1,4 +1,4 @@
-"""Generate the synthetic-people data set: dressed people in random poses with exact joints and correspondences.
+"""Generate the synthetic-people data set: dressed people in random poses, with joints and correspondences.
 
     python training/data/synthetic.py --identities 4000 --poses 6 --seed 1 --out data/synthetic --workers 2
 
@@ -8,8 +8,9 @@ writes a folder of plain .npy arrays, I identities, K pictures each, H × W pixe
     joints      (I, K, 17, 3) float32    COCO-17: x, y in pixels, 0 outside / 1 hidden / 2 visible
     masks       (I, K, H, W) uint8       1 on the person
     garments    (I, K, H, W) uint8       0 background 1 skin 2 hair 3 top 4 bottom 5 shoes 6 other
-    flow        (I, K, K, h, w, 2) float16   [identity, source, target]: where each target cell's surface point lies in
-                                         the source, in grid_sample coordinates (align_corners=False); 0 off the person
+    flow        (I, K, K, h, w, 2) float16   [identity, source, target]: where a target cell's surface point
+                                         lies in the source, in grid_sample coordinates (align_corners=False);
+                                         0 off the person
     visibility  (I, K, K, h, w) uint8    0 background, 1 hidden in the source, 2 visible in the source
     done        (I,) uint8               1 once the identity is on disk; a stopped run resumes from here
 
@@ -33,6 +34,7 @@ if not __package__:  # run as a script: make `training` importable from the proj
 import numpy as np
 from tqdm import tqdm
 
+from reposedm_core.errors import InputError
 from training.data.body import load_body
 from training.data.contact_sheet import save_contact_sheet
 from training.data.render import render_identity
@@ -58,7 +60,8 @@ def layout(identities: int, poses: int, height: int, width: int) -> dict[str, tu
 def open_arrays(folder: Path, identities: int, poses: int, height: int, width: int) -> dict[str, np.memmap]:
     """Open the arrays of a data set for writing, creating those that are missing.
 
-    Raises ValueError when a file there has another shape or type: the folder holds a data set of other arguments.
+    Raises InputError when a file there has another shape or type: the folder holds a data set of other
+    arguments.
     """
     arrays = {}
     for name, (shape, dtype) in layout(identities, poses, height, width).items():
@@ -69,8 +72,9 @@ def open_arrays(folder: Path, identities: int, poses: int, height: int, width: i
             os.replace(fresh, path)
         array = np.lib.format.open_memmap(path, mode="r+")
         if array.shape != shape or array.dtype != dtype:
-            raise ValueError(
-                f"{path} holds {array.dtype} {array.shape}, not {dtype} {shape}: give another --out or the same arguments"
+            raise InputError(
+                f"{path} holds {array.dtype} {array.shape}, not {dtype} {shape}: "
+                "give another --out or the same arguments"
             )
         arrays[name] = array
     return arrays
@@ -85,13 +89,16 @@ def describe(folder: Path, arguments: dict[str, int]) -> None:
         "arrays": {name: {"shape": s, "dtype": t} for name, (s, t) in layout(
             arguments["identities"], arguments["poses"], arguments["height"], arguments["width"]).items()},
         "split": "by identity i: i % 25 == 0 test, i % 25 == 1 val, otherwise train",
-        "licence": "Rendered from Anny (code Apache-2.0) and MakeHuman assets (CC0); the pictures show no real person.",
+        "licence": "Rendered from Anny (code Apache-2.0) and MakeHuman assets (CC0); "
+        "the pictures show no real person.",
     }  # fmt: skip
     description = json.loads(json.dumps(description))
     path = folder / "dataset.json"
     if path.exists():
         if json.loads(path.read_text()) != description:
-            raise ValueError(f"{path} describes data made with other arguments: give another --out or the same arguments")
+            raise InputError(
+                f"{path} describes data made with other arguments: give another --out or the same arguments"
+            )
         return
     fresh = path.with_suffix(".part")
     fresh.write_text(json.dumps(description, indent=1) + "\n")
@@ -99,11 +106,19 @@ def describe(folder: Path, arguments: dict[str, int]) -> None:
 
 
 def generate(
-    out: Path, identities: int, poses: int, seed: int = 1, workers: int = 2, height: int = 128, width: int = 96
+    out: Path,
+    identities: int,
+    poses: int,
+    seed: int = 1,
+    workers: int = 2,
+    height: int = 128,
+    width: int = 96,
 ) -> None:
-    """Make the data set, or finish it. height and width must be even; with workers = 1 everything runs in-process."""
+    """Make the data set, or finish it; height and width are even, and one worker means in this process."""
     if min(identities, poses, workers) < 1 or height < 16 or width < 16 or height % 2 or width % 2:
-        raise ValueError("identities, poses and workers must be positive, height and width even and at least 16")
+        raise InputError(
+            "identities, poses and workers must be positive, height and width even and at least 16"
+        )
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     arguments = {"identities": identities, "poses": poses, "seed": seed, "height": height, "width": width}
@@ -175,7 +190,7 @@ def main() -> None:
         generate(args.out, args.identities, args.poses, args.seed, args.workers, args.height, args.width)
         if args.sheet:
             save_contact_sheet(args.out, args.sheet)
-    except ValueError as error:
+    except InputError as error:
         parser.error(str(error))
 
 
