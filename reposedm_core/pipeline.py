@@ -24,7 +24,7 @@ from .diffusion.sampler import SAMPLERS, initial_latent, simple_sigmas
 from .diffusion.schedule import DiffusionSchedule
 from .errors import InputError
 from .field import HigherHRNet, PoseInteractionField, predict_pose
-from .pose import Pose, coco_to_openpose, draw_pose, load_pose_file, openpose_to_coco, parse_keypoints
+from .pose import Pose, coco_to_openpose, draw_joints, load_pose_file, openpose_to_coco, parse_keypoints
 
 SHIPPED = Path(__file__).parent / "weights" / "reposedm-mini.safetensors"
 """The weights that come with the package."""
@@ -117,6 +117,18 @@ def one_pose(pose: Any, name: str = "pose") -> Pose:
     return frames[0]
 
 
+def condition_image(pose: Pose, height: int, width: int) -> Tensor:
+    """The skeleton as the networks were trained on it: the first person's body joints, (1, 3, H, W) in [-1, 1]."""
+    return draw_joints(pose.resized(height, width).joints[:1], height, width).float() / 127.5 - 1
+
+
+def check_size(height: int, width: int, stride: int) -> None:
+    """Raise an `InputError` that proposes the nearest size unless both sides are divisible by `stride`."""
+    if height < stride or width < stride or height % stride or width % stride:
+        raise InputError(f"width × height = {width} × {height}: both must be divisible by {stride}; "
+                         f"the nearest is {round_to(width, stride)} × {round_to(height, stride)}.")
+
+
 @dataclass
 class PoseTransferResult:
     """Pictures are (B, 3, H, W) in 0..1.
@@ -163,15 +175,11 @@ class RePoseDMPipeline:
               width: int | None = None) -> tuple[Condition, Alignment, Tensor, Tensor]:
         """Condition for the denoiser, the alignment, and source and skeleton as (B, 3, H, W) in [-1, 1]."""
         height, width = height or self.config.height, width or self.config.width
-        stride = self.autoencoder.stride
-        if height % stride or width % stride:
-            raise InputError(f"Size {height}×{width} (height×width): both must be divisible by {stride}; "
-                             f"the nearest is {round_to(height, stride)}×{round_to(width, stride)}.")
+        check_size(height, width, self.autoencoder.stride)
         image = fit_image(to_image(source), height, width).to(self.device)
-        skeleton = draw_pose(one_pose(pose).resized(height, width), height, width)[None] * 2 - 1
-        skeleton = skeleton.to(self.device).expand(len(image), -1, -1, -1)
+        skeleton = condition_image(one_pose(pose), height, width).to(self.device).expand(len(image), -1, -1, -1)
         alignment = self.aligner(image, skeleton)
-        visibility = self.aligner.latent_visibility(alignment, stride)
+        visibility = self.aligner.latent_visibility(alignment, self.autoencoder.stride)
         condition = Condition.of(self.denoiser, self.autoencoder.encode(skeleton), self.autoencoder.encode(image),
                                  self.autoencoder.encode(alignment.image), visibility)
         return condition, alignment, image, skeleton
