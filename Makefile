@@ -10,7 +10,7 @@ help:   ## this list
 	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
 host:   ## create .venv, obtain ComfyUI, install everything (the other targets do this first)
-	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON) here: set PYTHON to a Python from 3.10 to 3.13."; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON) here: set PYTHON to a Python from 3.10 to 3.13." >&2; exit 1; }
 	@$(PYTHON) .ci/install.py
 	@.ci/system-packages.sh
 

@@ -54,7 +54,10 @@ def read_host() -> tuple[Path, str]:
         record = json.loads(HOST_RECORD.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ComfyError(f"There is no {HOST_RECORD}: run `make host` first.") from None
-    return Path(record["comfyui"]), record["pack"]
+    comfyui = Path(record["comfyui"])
+    if not (comfyui / "main.py").is_file():
+        raise ComfyError(f"The ComfyUI in {comfyui} is gone: run `make host` again.")
+    return comfyui, record["pack"]
 
 
 def free_port() -> int:

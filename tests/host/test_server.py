@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import urllib.request
 
 import numpy as np
@@ -66,6 +67,30 @@ def test_server_that_dies_shows_its_log():
 
 
 def test_missing_host_says_what_to_run(monkeypatch, tmp_path):
-    monkeypatch.setattr(host, "HOST_RECORD", tmp_path / "host.json")
+    record = tmp_path / "host.json"
+    monkeypatch.setattr(host, "HOST_RECORD", record)
     with pytest.raises(ComfyError, match="make host"):
         host.read_host()
+    record.write_text(json.dumps({"comfyui": str(tmp_path / "gone"), "pack": "pack"}))
+    with pytest.raises(ComfyError, match=r"gone.*make host"):
+        host.read_host()
+
+
+def test_interrupting_an_idle_server_does_no_harm(comfy):
+    comfy.interrupt()
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 2, "color": 255}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    assert len(comfy.run(prompt, timeout=60)) == 2
+
+
+@pytest.mark.browser
+def test_page_opens_in_a_browser(comfy, browser):
+    page = browser.new_page()
+    try:
+        page.goto(comfy.url)
+        page.wait_for_selector("canvas", timeout=60_000)
+        assert "ComfyUI" in page.title()
+    finally:
+        page.close()
