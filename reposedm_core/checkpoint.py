@@ -72,7 +72,7 @@ def load_parts(path: str | os.PathLike) -> tuple[dict[str, dict[str, torch.Tenso
     header = read_header(path)
     parts: dict[str, dict[str, torch.Tensor]] = {name: {} for name in header["parts"]}
     with safe_open(path, framework="pt") as file:
-        for key in file.keys():
+        for key in sorted(file.keys()):
             name, _, rest = key.partition(".")
             value = file.get_tensor(key)
             parts.setdefault(name, {})[rest] = value.float() if value.is_floating_point() else value

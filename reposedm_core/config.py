@@ -73,9 +73,9 @@ class DenoiserConfig:
     """
 
     latent_channels: int = 16
-    block_channels: tuple[int, ...] = (96, 192)
-    layers: int = 2
-    heads_dim: int = 32
+    block_channels: tuple[int, ...] = (80, 160)
+    layers: int = 1
+    heads_dim: int = 40
     context_dim: int = 96
     texture: str = "aligned"
     channel_condition: bool = True

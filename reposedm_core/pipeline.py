@@ -166,7 +166,8 @@ class RePoseDMPipeline:
         self.field = PoseInteractionField(self.estimator)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike | None = None, device: str | torch.device = "cpu") -> RePoseDMPipeline:
+    def from_pretrained(cls, path: str | os.PathLike | None = None,
+                        device: str | torch.device = "cpu") -> RePoseDMPipeline:
         """Load a checkpoint exported by training/train.py; without a path, the shipped `mini` weights."""
         return cls(load_networks(path or SHIPPED), device)
 
@@ -235,7 +236,7 @@ class RePoseDMPipeline:
         height, width = picture.shape[-2:]
         joints = predict_pose(self.estimator, fit_image(picture, self.config.height, self.config.width).to(self.device))
         points = coco_to_openpose(joints[:1].cpu().numpy())
-        return Pose(points, self.config.height, self.config.width).resized(height, width)
+        return Pose(points, self.config.height, self.config.width).unfitted(height, width)
 
 
 def round_to(size: int, stride: int) -> int:

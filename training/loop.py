@@ -83,8 +83,8 @@ def optimise(name: str, network: nn.Module, settings: StageSettings, step_fn: St
         values = step_fn(network, step, rng, generator)
         loss = values["loss"]
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"{name}: the loss is {loss.item()} at step {step}; the last checkpoint is {path}. "
-                                     f"Lower {name}.lr, or look for corrupt pictures.")
+            raise FloatingPointError(f"{name}: the loss is {loss.item()} at step {step}; the last checkpoint is "
+                                     f"{path}. Lower {name}.lr, or look for corrupt pictures.")
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()

@@ -91,9 +91,10 @@ def load_stage(network: torch.nn.Module, path: Path, stage: str) -> None:
 
 def make_card(settings: Settings, out: Path) -> dict:
     """What the weights were made of: data, settings, hardware, examples, hours and validation of each stage."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     card = {"data": json.loads((Path(settings.data) / "dataset.json").read_text()), "preset": settings.preset,
             "seed": settings.seed, "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
-            "hardware": f"{os.cpu_count()} CPU cores" if not torch.cuda.is_available() else torch.cuda.get_device_name()}
+            "hardware": gpu or f"{os.cpu_count()} CPU cores"}
     for stage in ("autoencoder", "estimator", "aligner", "denoiser"):
         file = out / f"{stage}.json"
         if file.is_file():
@@ -105,7 +106,8 @@ def make_card(settings: Settings, out: Path) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", nargs="?", default=str(CONFIGS / "mini.yaml"), help="YAML file (default: %(default)s)")
+    parser.add_argument("config", nargs="?", default=str(CONFIGS / "mini.yaml"),
+                        help="YAML file (default: configs/mini.yaml)")
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. data=FOLDER out=FOLDER denoiser.steps=20000")
     options = parser.parse_args(arguments)
     if "=" in options.config:      # only overrides were given

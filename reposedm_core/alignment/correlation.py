@@ -17,7 +17,7 @@ def local_correlation(target: Tensor, source: Tensor, radius: int) -> Tensor:
     Returns:
         (B, (2R+1)², h, w), offsets in row-major order (r_y outer, r_x inner). Memory is O(h·w·(2R+1)²).
     """
-    b, c, h, w = target.shape
+    _, c, h, w = target.shape
     side, width = 2 * radius + 1, w + 2 * radius
     padded = F.pad(source, (radius,) * 4).movedim(1, -1)                      # b, h + 2R, width, c
     query = target.movedim(1, -1) * c**-0.5                                   # b, h, w, c

@@ -49,8 +49,10 @@ class MapFormer(nn.Module):
 
     def __init__(self, channels: int, dim: int, heads: int, kernel: int, blocks: int, operations=nn):
         super().__init__()
-        self.self_attention = nn.ModuleList(NeighbourhoodAttention(dim, heads, kernel, operations) for _ in range(blocks))
-        self.cross_attention = nn.ModuleList(NeighbourhoodAttention(dim, heads, kernel, operations) for _ in range(blocks))
+        def attention() -> nn.ModuleList:
+            return nn.ModuleList(NeighbourhoodAttention(dim, heads, kernel, operations) for _ in range(blocks))
+
+        self.self_attention, self.cross_attention = attention(), attention()
         self.merge_source = operations.Conv2d(channels + dim, channels, 1)
         self.merge_pose = operations.Conv2d(channels + dim, channels, 1)
 

@@ -36,33 +36,18 @@ def resized(position: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(position, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-class Denoiser(nn.Module):
-    """Predicts v (or ε) and the variance logits from [z_t, E(P)], the context tokens and, in `mini`, the aligned latent.
+class Conditioner(nn.Module):
+    """The part of a denoiser that reads the pictures: it makes the context tokens, once a picture.
 
-    The aligned latent also offers the network a first estimate of ŷ_0: a learned gate lets it through, scaled as
-    ŷ_0 enters v. The U-Net then only has to say what is different.
+    Its weights are the ones of the same names in `Denoiser`, so that it can be built and used without the U-Net.
     """
 
     def __init__(self, config: DenoiserConfig, operations=nn):
         super().__init__()
-        from diffusers import UNet2DConditionModel
-
         self.config = config
-        c, dim = config.latent_channels, config.context_dim
-        aligned = c + 1 if config.channel_condition else 0
-        self.texture = TextureEncoder(c + 1, dim, config.height, config.width, operations)
+        dim = config.context_dim
+        self.texture = TextureEncoder(config.latent_channels + 1, dim, config.height, config.width, operations)
         self.null_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
-        self.position = nn.Parameter(torch.zeros(1, c, config.height, config.width))
-        kinds = len(config.block_channels)
-        self.unet = UNet2DConditionModel(
-            sample_size=(config.height, config.width), in_channels=2 * c + aligned + c, out_channels=2 * c,
-            block_out_channels=config.block_channels, layers_per_block=config.layers, cross_attention_dim=dim,
-            attention_head_dim=tuple(n // config.heads_dim for n in config.block_channels),
-            down_block_types=("CrossAttnDownBlock2D",) * kinds, up_block_types=("CrossAttnUpBlock2D",) * kinds,
-            norm_num_groups=16)
-        nn.init.zeros_(self.unet.conv_out.weight)
-        nn.init.zeros_(self.unet.conv_out.bias)
-        self.gate = operations.Conv2d(2 * c + 1, c, 3, padding=1) if config.channel_condition else None
 
     def context(self, latent: Tensor, visibility: Tensor, drop: Tensor | None = None) -> Tensor:
         """Context tokens (B, h·w, D).
@@ -81,6 +66,32 @@ class Denoiser(nn.Module):
         """Learned null tokens (B, count, D) of the joint null condition (P, I_S = ∅ in eq. 16)."""
         return self.null_token.expand(batch, count, -1)
 
+
+class Denoiser(Conditioner):
+    """Predicts v (or ε) and the variance logits from [z_t, E(P)], context tokens and, in `mini`, the aligned latent.
+
+    The aligned latent also offers the network a first estimate of ŷ_0: a learned gate lets it through, scaled as
+    ŷ_0 enters v. The U-Net then only has to say what is different.
+    """
+
+    def __init__(self, config: DenoiserConfig, operations=nn):
+        super().__init__(config, operations)
+        from diffusers import UNet2DConditionModel
+
+        c, dim = config.latent_channels, config.context_dim
+        aligned = c + 1 if config.channel_condition else 0
+        self.position = nn.Parameter(torch.zeros(1, c, config.height, config.width))
+        kinds = len(config.block_channels)
+        self.unet = UNet2DConditionModel(
+            sample_size=(config.height, config.width), in_channels=2 * c + aligned + c, out_channels=2 * c,
+            block_out_channels=config.block_channels, layers_per_block=config.layers, cross_attention_dim=dim,
+            attention_head_dim=tuple(n // config.heads_dim for n in config.block_channels),
+            down_block_types=("CrossAttnDownBlock2D",) * kinds, up_block_types=("CrossAttnUpBlock2D",) * kinds,
+            norm_num_groups=16)
+        nn.init.zeros_(self.unet.conv_out.weight)
+        nn.init.zeros_(self.unet.conv_out.bias)
+        self.gate = operations.Conv2d(2 * c + 1, c, 3, padding=1) if config.channel_condition else None
+
     def forward(self, z: Tensor, t: Tensor, pose_latent: Tensor, tokens: Tensor, aligned: Tensor,
                 visibility: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Prediction and variance logits, each (B, C, h, w).
@@ -93,7 +104,7 @@ class Denoiser(nn.Module):
             aligned, visibility: (B, C, h, w), (B, 1, h, w); zero when dropped; unused without `channel_condition`.
             sigma: √(1-ᾱ_t), (B, 1, 1, 1).
         """
-        position = resized(self.position, z.shape[-2:]).to(z.dtype).expand(len(z), -1, -1, -1)
+        position = resized(self.position, z.shape[-2:]).to(z).expand(len(z), -1, -1, -1)
         inputs = [z, pose_latent, position]
         if self.gate is not None:
             inputs += [aligned, visibility]

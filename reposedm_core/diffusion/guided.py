@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..field import PoseInteractionField, PoseTarget
-from .denoiser import Denoiser
+from .denoiser import Conditioner, Denoiser
 from .guidance import classifier_free, guide_x0
 from .sampler import Denoised, timestep_of
 from .schedule import DiffusionSchedule
@@ -25,7 +25,7 @@ class Condition:
     visibility: Tensor
 
     @staticmethod
-    def of(denoiser: Denoiser, pose: Tensor, source: Tensor, aligned: Tensor, visibility: Tensor) -> Condition:
+    def of(denoiser: Conditioner, pose: Tensor, source: Tensor, aligned: Tensor, visibility: Tensor) -> Condition:
         """Condition from latents (B, C, h, w); B1 reads the unaligned source."""
         if denoiser.config.texture == "source":
             visibility = torch.ones_like(visibility)
@@ -33,7 +33,7 @@ class Condition:
         return Condition(pose, denoiser.context(aligned, visibility), aligned, visibility)
 
     @staticmethod
-    def null(denoiser: Denoiser, like: Condition) -> Condition:
+    def null(denoiser: Conditioner, like: Condition) -> Condition:
         """The joint null condition P, I_S = ∅: null tokens and zeros."""
         return Condition(torch.zeros_like(like.pose), denoiser.null_context(*like.tokens.shape[:2]).to(like.tokens),
                          torch.zeros_like(like.aligned), torch.zeros_like(like.visibility))
@@ -96,8 +96,8 @@ class GuidedDenoiser:
         if self.scale == 1:
             prediction, variance = self.predict(z, t, self.condition)
         else:
-            both = Condition(*(torch.cat([a, b]) for a, b in zip(
-                vars(self.condition.repeated(len(z))).values(), vars(self.null.repeated(len(z))).values(), strict=True)))
+            conditions = (vars(c.repeated(len(z))).values() for c in (self.condition, self.null))
+            both = Condition(*(torch.cat(pair) for pair in zip(*conditions, strict=True)))
             predictions, variances = self.predict(torch.cat([z, z]), torch.cat([t, t]), both)
             conditional, unconditional = predictions.chunk(2)
             prediction = classifier_free(conditional, unconditional, self.scale)

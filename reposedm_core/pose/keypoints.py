@@ -72,6 +72,13 @@ class Pose:
             scale, (width - scale * self.width) / 2, (height - scale * self.height) / 2, height, width
         )
 
+    def unfitted(self, height: int, width: int) -> Pose:
+        """The inverse of `resized`: from the canvas that height x width was letterboxed to, back to that size."""
+        scale = max(height / self.height, width / self.width)
+        return self._moved(
+            scale, (width - scale * self.width) / 2, (height - scale * self.height) / 2, height, width
+        )
+
     def _moved(self, scale: float, right: float, down: float, height: int, width: int) -> Pose:
         # Absent points are moved too; the new pose zeroes them by their score.
         def move(points: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
 from reposedm_core.diffusion.sampler import initial_latent, sample_ancestral, sample_ddim, simple_sigmas
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 
-TINY = DenoiserConfig(latent_channels=4, block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16, height=8, width=8)
+TINY = DenoiserConfig(latent_channels=4, block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
+                      height=8, width=8)
 
 
 def make(config=TINY):

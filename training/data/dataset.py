@@ -59,8 +59,8 @@ class SyntheticPeople:
             raise InputError(f"split = {split!r}: known are {', '.join(SPLITS)}.")
         missing = [name for name in ARRAYS if not (self.root / f"{name}.npy").is_file()]
         if missing:
-            raise InputError(f"{self.root} is no synthetic people set ({', '.join(missing)}.npy missing); make one with "
-                             "python training/data/synthetic.py --out FOLDER.")
+            raise InputError(f"{self.root} is no synthetic people set ({', '.join(missing)}.npy missing); make one "
+                             "with python training/data/synthetic.py --out FOLDER.")
         self.description = json.loads((self.root / "dataset.json").read_text())
         self.arrays = {name: np.load(self.root / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
         done = np.flatnonzero(self.arrays["done"][:])
