@@ -23,7 +23,7 @@ from .diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
 from .diffusion.sampler import SAMPLERS, initial_latent, simple_sigmas
 from .diffusion.schedule import DiffusionSchedule
 from .errors import InputError
-from .field import HigherHRNet, PoseInteractionField, predict_pose
+from .field import HigherHRNet, PoseInteractionField, PoseTarget, predict_pose
 from .pose import Pose, coco_to_openpose, draw_joints, load_pose_file, openpose_to_coco, parse_keypoints
 
 SHIPPED = Path(__file__).parent / "weights" / "reposedm-mini.safetensors"
@@ -122,6 +122,23 @@ def condition_image(pose: Pose, height: int, width: int) -> Tensor:
     return draw_joints(pose.resized(height, width).joints[:1], height, width).float() / 127.5 - 1
 
 
+def pose_target(field: PoseInteractionField, poses: list[Pose], size: tuple[int, int],
+                native: tuple[int, int]) -> PoseTarget:
+    """What the field compares pictures with: the first person of each pose.
+
+    Args:
+        field: in space "features" the drawn skeleton is the picture of the target.
+        poses: one for all pictures, or one a picture.
+        size: height and width of the pictures.
+        native: height and width that the estimator was trained at; the pictures are to be fitted to it (`fit_image`).
+    """
+    poses = [pose.resized(*size) for pose in poses]
+    if field.space == "features":
+        return field.target_from_image(torch.cat([condition_image(pose, *native) for pose in poses]))
+    joints = [openpose_to_coco(pose.resized(*native).joints[:1]) for pose in poses]
+    return field.target_from_joints(torch.from_numpy(np.concatenate(joints)), *native)
+
+
 def check_size(height: int, width: int, stride: int) -> None:
     """Raise an `InputError` that proposes the nearest size unless both sides are divisible by `stride`."""
     if height < stride or width < stride or height % stride or width % stride:
@@ -211,9 +228,10 @@ class RePoseDMPipeline:
         sigmas = simple_sigmas(self.schedule, steps or self.config.steps)
         field = None
         if field_strength:
-            joints = torch.from_numpy(openpose_to_coco(pose.resized(*image.shape[-2:]).joints[:1])).to(self.device)
-            target = self.field.target_from_joints(joints, *image.shape[-2:])
-            field = FieldGuidance(self.field, target, self.autoencoder.decode, field_strength, field_start, field_end)
+            native = self.config.height, self.config.width
+            target = pose_target(self.field, [pose], image.shape[-2:], native)
+            field = FieldGuidance(self.field, target, lambda z: fit_image(self.autoencoder.decode(z), *native),
+                                  field_strength, field_start, field_end)
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         model = GuidedDenoiser(self.denoiser, self.schedule, condition, scale, field)
         generator = torch.Generator().manual_seed(seed)

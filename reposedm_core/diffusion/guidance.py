@@ -25,6 +25,19 @@ def classifier_free(conditional: torch.Tensor, unconditional: torch.Tensor, scal
     return unconditional + scale * (conditional - unconditional)
 
 
+def alpha_bar_of(sigma: torch.Tensor, flow: bool = False) -> torch.Tensor:
+    """ᾱ of a noise level: 1 / (1 + σ²) where x = y_0 + σ ε, and with `flow` that of x = (1 − σ) y_0 + σ ε.
+
+    At least `LEAST_ALPHA_BAR`: at pure noise eq. 15 written on x̂₀ has no finite step.
+    """
+    signal = 1 - sigma if flow else torch.ones_like(sigma)
+    return (signal**2 / (signal**2 + sigma**2)).clamp(min=LEAST_ALPHA_BAR)
+
+
+LEAST_ALPHA_BAR = 4e-5
+"""About ᾱ_T of the linear schedule."""
+
+
 def guide_epsilon(
     epsilon: torch.Tensor, gradient: torch.Tensor, alpha_bar: torch.Tensor | float, weight: float = 1.0
 ) -> torch.Tensor:

@@ -1,0 +1,36 @@
+"""ComfyUI nodes of RePoseDM: the extension that ComfyUI loads, a list of nodes."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .align import RecurrentPoseAlignerNode
+from .folders import register_folders
+from .guidance import PoseInteractionFieldGuidance
+from .loaders import RePoseDMExample, RePoseDMLoader
+from .pose import DrawPose, EstimatePose, LoadPose
+from .reposesd import RePoseSDLoader
+from .sample import RePoseDMKSampler
+
+WEB_DIRECTORY = "./nodes/web"
+"""Where the help pages lie, as ComfyUI wants it: from the root of the pack."""
+
+NODES: list[type[io.ComfyNode]] = [
+    RePoseDMLoader, LoadPose, EstimatePose, DrawPose, RecurrentPoseAlignerNode, PoseInteractionFieldGuidance,
+    RePoseDMKSampler, RePoseSDLoader, RePoseDMExample,
+]
+
+
+class RePoseDMExtension(ComfyExtension):
+    """All nodes of the pack."""
+
+    async def on_load(self) -> None:
+        register_folders()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> RePoseDMExtension:
+    """What ComfyUI calls to get the extension."""
+    return RePoseDMExtension()

@@ -1,0 +1,92 @@
+"""Between ComfyUI's conventions and core's: pictures, masks, and networks in patchers."""
+
+from __future__ import annotations
+
+import copy
+
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
+from torch import Tensor, nn
+
+from ..reposedm_core.pipeline import to_image
+
+BYTES_A_PIXEL = 2048
+"""Generous for the activations of aligner and estimator: 128 float32 channels at full resolution, four times."""
+
+
+def from_comfy(image: Tensor, name: str) -> Tensor:
+    """IMAGE (B, H, W, 3) in 0..1 → (B, 3, H, W) in [-1, 1]; `name` is the input that an `InputError` speaks of."""
+    return to_image(image, name)
+
+
+def to_comfy(image: Tensor) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] → IMAGE (B, H, W, 3) in 0..1."""
+    return to_mask((image + 1) / 2).movedim(1, -1)
+
+
+def to_mask(values: Tensor) -> Tensor:
+    """Values clamped to 0..1 where ComfyUI keeps intermediate results."""
+    return values.clamp(0, 1).to(device=management.intermediate_device(), dtype=management.intermediate_dtype())
+
+
+def host_layers(network: nn.Module) -> nn.Module:
+    """Turn the plain layers of `network` into ComfyUI's classes of the same kind, in place.
+
+    They compute the same; in addition the host can leave their weights in main memory, and an interruption takes
+    effect between two layers.
+    """
+    classes = {kind: getattr(comfy.ops.disable_weight_init, kind.__name__)
+               for kind in (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)}
+    for layer in network.modules():
+        if type(layer) in classes:
+            layer.__class__ = classes[type(layer)]
+    management.archive_model_dtypes(network)
+    return network
+
+
+def in_patcher(network: nn.Module, plain: bool = False) -> ModelPatcher:
+    """A patcher, so that ComfyUI decides when the network is on the device; a `plain` one never streams weights."""
+    kind = ModelPatcher if plain else comfy.model_patcher.CoreModelPatcher
+    return kind(network, load_device=management.get_torch_device(), offload_device=management.unet_offload_device())
+
+
+def own_copy(patcher: ModelPatcher) -> nn.Module:
+    """The network of a patcher again, with weights that gradients can pass through and that nobody else moves."""
+    with torch.inference_mode(False):
+        if getattr(patcher, "is_dynamic", bool)():   # its weights are not tensors of their own: read them again
+            return patcher.clone(disable_dynamic=True).model
+        return copy.deepcopy(patcher.model)
+
+
+def differentiable(network: nn.Module) -> ModelPatcher:
+    """A patcher for a network from `own_copy`, which stays differentiable when the host moves it.
+
+    ComfyUI moves weights under `torch.inference_mode()`. What it moved is made anew as normal tensors.
+    """
+    patcher = in_patcher(network, plain=True)
+    patcher.add_callback(CallbacksMP.ON_LOAD, lambda loaded, *_: leave_inference_mode(loaded.model))
+    return patcher
+
+
+def leave_inference_mode(network: nn.Module) -> None:
+    """Replace the inference tensors among weights and buffers by normal ones, in place."""
+    with torch.inference_mode(False):
+        for layer in network.modules():
+            for name, value in layer.named_parameters(recurse=False):
+                if value.is_inference():
+                    setattr(layer, name, nn.Parameter(value.clone(), requires_grad=False))
+            for name, value in layer.named_buffers(recurse=False):
+                if value.is_inference():
+                    setattr(layer, name, value.clone())
+
+
+def load(*patchers: ModelPatcher, pixels: int = 0) -> torch.device:
+    """Bring networks onto their device, with room for the activations of `pixels` pixels; returns the device."""
+    management.load_models_gpu(list(patchers), memory_required=pixels * BYTES_A_PIXEL, force_full_load=True)
+    return patchers[0].load_device
+
+

@@ -1,0 +1,77 @@
+"""Where files lie: checkpoints, the shipped examples, and poses in ComfyUI's input folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import folder_paths
+
+from ..reposedm_core import InputError
+from ..reposedm_core.pipeline import SHIPPED
+
+MODELS = "reposedm"
+"""Name of the model folder: models/reposedm, and the weights that come with the pack."""
+
+EXAMPLES = Path(__file__).parent.parent / "workflows" / "examples"
+
+
+def register_folders() -> None:
+    """Make ComfyUI search models/reposedm, then the shipped weights, for .safetensors files."""
+    folder_paths.add_model_folder_path(MODELS, os.path.join(folder_paths.models_dir, MODELS), is_default=True)
+    folder_paths.add_model_folder_path(MODELS, str(SHIPPED.parent))
+    folder_paths.folder_names_and_paths[MODELS][1].add(".safetensors")
+
+
+def checkpoint_names() -> list[str]:
+    """Files of the model folder, the shipped ones too."""
+    return folder_paths.get_filename_list(MODELS)
+
+
+def checkpoint_path(name: str, *folders: str) -> Path:
+    """Path of a file of the model folder (or of the first of `folders` that lists it).
+
+    Raises:
+        InputError: the folders do not list it; a path that leads out of them is never in the list.
+    """
+    for folder in folders or (MODELS,):
+        if name in folder_paths.get_filename_list(folder):
+            return Path(folder_paths.get_full_path_or_raise(folder, name))
+    places = " or ".join(f"models/{folder}" for folder in folders or (MODELS,))
+    raise InputError(f"checkpoint: there is no file {name!r} in {places}; put it there, press R to refresh, and "
+                     "choose it from the list.")
+
+
+def pose_files() -> list[str]:
+    """JSON files in ComfyUI's input folder and below it, by name."""
+    root = Path(folder_paths.get_input_directory())
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.json") if path.is_file())
+
+
+def pose_path(name: str) -> Path:
+    """Path of a JSON file of the input folder.
+
+    Raises:
+        InputError: there is none of that name, or the name leads out of the folder.
+    """
+    if name not in pose_files():
+        raise InputError(f"file: there is no pose file {name!r} in ComfyUI's input folder; copy the JSON file there "
+                         "and choose it from the list, or paste its text.")
+    return Path(folder_paths.get_input_directory()) / name
+
+
+def example_names() -> list[str]:
+    """Examples that have all of name.png, name_target.png and name_pose.json."""
+    return sorted(path.name.removesuffix("_pose.json") for path in EXAMPLES.glob("*_pose.json"))
+
+
+def problem(resolve: Callable[[str], Path], name: str | None) -> bool | str:
+    """For a node's `validate_inputs`: True if `resolve(name)` finds the file, else what is wrong.
+
+    A name that another node supplies (None here) is resolved when the node runs.
+    """
+    try:
+        return name is None or bool(resolve(name))
+    except InputError as error:
+        return str(error).partition(": ")[2]   # ComfyUI puts the input's name in front itself

@@ -1,0 +1,110 @@
+"""RePoseDM Loader and RePoseDM Example."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from ..reposedm_core import InputError, load_networks
+from ..reposedm_core.pipeline import SHIPPED, to_image
+from ..reposedm_core.pose import load_pose_file, to_keypoints
+from . import folders
+from .bridge import in_patcher, to_comfy
+from .model import ConditioningNetworks, RePoseDMModel, RePoseDMVAE
+from .sockets import AlignerSocket, EstimatorSocket, LoadedAligner, LoadedEstimator, PoseKeypoint
+
+
+def load_checkpoint(path: str | PathLike, plain: bool = False) -> tuple[ModelPatcher, RePoseDMVAE, LoadedAligner,
+                                                                        LoadedEstimator]:
+    """MODEL, VAE, REPOSEDM_ALIGNER and POSE_ESTIMATOR of a checkpoint; `plain` is `bridge.in_patcher`'s.
+
+    Raises:
+        InputError: it is no RePoseDM checkpoint.
+    """
+    # Weights made under ComfyUI's inference mode could not be back-propagated through by the guidance.
+    with torch.inference_mode(False):
+        networks = load_networks(path)
+        config = networks.config
+        model = in_patcher(RePoseDMModel(config, networks.autoencoder, networks.denoiser), plain)
+        aligner = in_patcher(ConditioningNetworks(networks.aligner, networks.denoiser), plain)
+        estimator = in_patcher(networks.estimator, plain)
+        vae = RePoseDMVAE(networks.autoencoder, plain)
+    for index, patcher in enumerate((model, vae.patcher, aligner, estimator)):
+        patcher.cached_patcher_init = (load_patchers, (path,), index)
+    return model, vae, LoadedAligner(aligner, config), LoadedEstimator(estimator, config.height, config.width)
+
+
+def load_patchers(path: str | PathLike, disable_dynamic: bool = False) -> list[ModelPatcher]:
+    """The patchers of `load_checkpoint`, for the host, which reads a model again where it needs a second one."""
+    model, vae, aligner, estimator = load_checkpoint(path, plain=disable_dynamic)
+    return [model, vae.patcher, aligner.patcher, estimator.patcher]
+
+
+class RePoseDMLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        names = folders.checkpoint_names()
+        return io.Schema(
+            node_id="RePoseDMLoader",
+            display_name="RePoseDM Loader",
+            category="RePoseDM",
+            description="Loads a RePoseDM checkpoint: the diffusion model, its VAE, the recurrent pose aligner and the "
+                        "pose estimator. The small one that comes with the pack runs on a CPU.",
+            search_aliases=["pose transfer", "load reposedm", "person image", "checkpoint"],
+            inputs=[io.Combo.Input(
+                "checkpoint", options=names, default=SHIPPED.name if SHIPPED.name in names else None,
+                tooltip="A RePoseDM file in models/reposedm, or the one that comes with the pack (reposedm-mini).")],
+            outputs=[
+                io.Model.Output("model", tooltip="The diffusion model, for RePoseDM KSampler or any other sampler."),
+                io.Vae.Output("vae", tooltip="Its VAE (16 channels), for VAE Decode and the other RePoseDM nodes."),
+                AlignerSocket.Output("aligner", tooltip="For Recurrent Pose Aligner."),
+                EstimatorSocket.Output("pose_estimator", tooltip="For Estimate Pose and pose field guidance."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: str | None) -> bool | str:
+        return folders.problem(folders.checkpoint_path, checkpoint)
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str) -> float:
+        return folders.checkpoint_path(checkpoint).stat().st_mtime
+
+    @classmethod
+    def execute(cls, checkpoint: str) -> io.NodeOutput:
+        return io.NodeOutput(*load_checkpoint(folders.checkpoint_path(checkpoint)))
+
+
+class RePoseDMExample(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RePoseDMExample",
+            display_name="RePoseDM Example",
+            category="RePoseDM",
+            description="A synthetic person the shipped model has never seen, a pose for them, and how they really "
+                        "look in it: to try the pack without a file of your own.",
+            search_aliases=["sample picture", "test person", "demo"],
+            inputs=[io.Combo.Input("example", options=folders.example_names(), tooltip="Which person.")],
+            outputs=[
+                io.Image.Output("source", tooltip="The person, for Recurrent Pose Aligner."),
+                PoseKeypoint.Output("pose", tooltip="The target pose."),
+                io.Image.Output("target", tooltip="The same person in the target pose: the true answer."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, example: str | None) -> bool | str:
+        if example is None or example in folders.example_names():
+            return True
+        return f"there is no example {example!r}; choose one of the list."
+
+    @classmethod
+    def execute(cls, example: str) -> io.NodeOutput:
+        if example not in folders.example_names():
+            raise InputError(f"example: there is no example {example!r}; choose one of the list.")
+        source, target = (to_comfy(to_image(folders.EXAMPLES / f"{example}{end}.png")) for end in ("", "_target"))
+        return io.NodeOutput(source, to_keypoints(load_pose_file(folders.EXAMPLES / f"{example}_pose.json")), target)

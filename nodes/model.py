@@ -1,0 +1,151 @@
+"""RePoseDM's networks as ComfyUI sees them: a MODEL, a VAE, and the networks that make the conditioning."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as management
+import comfy.sd
+import comfy.supported_models_base
+import torch
+from torch import Tensor, nn
+
+from ..reposedm_core import InputError, ModelConfig
+from ..reposedm_core.alignment import RecurrentPoseAligner
+from ..reposedm_core.diffusion.autoencoder import Autoencoder
+from ..reposedm_core.diffusion.denoiser import Conditioner, Denoiser
+from ..reposedm_core.diffusion.guided import Condition
+from ..reposedm_core.diffusion.schedule import DiffusionSchedule
+from .bridge import host_layers, in_patcher
+
+EXTRAS = {"pose": "reposedm_pose", "aligned": "reposedm_aligned", "visibility": "reposedm_visibility"}
+"""Fields of a `Condition` beside the tokens, and their keys in a CONDITIONING."""
+
+
+def to_conditioning(condition: Condition) -> list:
+    """A `Condition` as a CONDITIONING: the tokens, and the rest under the keys of `EXTRAS`."""
+    device = management.intermediate_device()
+    extras = {key: getattr(condition, field).to(device) for field, key in EXTRAS.items()}
+    return [[condition.tokens.to(device), extras]]
+
+
+class ConditioningNetworks(nn.Module):
+    """What reads the pictures, once a run: the aligner, and the denoiser's part that makes the context tokens."""
+
+    def __init__(self, aligner: RecurrentPoseAligner, denoiser: Denoiser):
+        super().__init__()
+        self.aligner, self.conditioner = aligner, Conditioner(denoiser.config)
+        own = self.conditioner.state_dict()
+        self.conditioner.load_state_dict({key: denoiser.state_dict()[key] for key in own})
+        self.requires_grad_(False).eval()
+
+
+class RePoseDMLatent(comfy.latent_formats.LatentFormat):
+    """Latents of the pack's autoencoder: already scaled; previews use its linear decoder."""
+
+    def __init__(self, autoencoder: Autoencoder):
+        self.latent_channels, self.spacial_downscale_ratio = autoencoder.channels, autoencoder.stride
+        unit = torch.eye(autoencoder.channels)[:, :, None, None]
+        black = autoencoder.decode_linear(torch.zeros_like(unit[:1])).mean((2, 3))
+        self.latent_rgb_factors = (autoencoder.decode_linear(unit).mean((2, 3)) - black).tolist()
+        self.latent_rgb_factors_bias = black[0].tolist()
+
+
+class RePoseDMHostConfig(comfy.supported_models_base.BASE):
+    """What ComfyUI asks of a model's configuration."""
+
+    unet_extra_config: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, config: ModelConfig, latent_format: RePoseDMLatent):
+        super().__init__({"disable_unet_model_creation": True})
+        self.latent_format = latent_format
+        # ComfyUI calls Stable Diffusion's schedule "linear" and the linear one "sqrt_linear".
+        names = {"linear": "sqrt_linear", "scaled_linear": "linear"}
+        schedule = config.schedule
+        self.sampling_settings = {"beta_schedule": names[schedule.beta_schedule], "timesteps": schedule.timesteps,
+                                  "linear_start": schedule.beta_start, "linear_end": schedule.beta_end}
+
+
+class HostDenoiser(nn.Module):
+    """A `Denoiser` with the call that ComfyUI makes; hands back the prediction without the variance."""
+
+    dtype = torch.float32
+
+    def __init__(self, denoiser: Denoiser, schedule: DiffusionSchedule):
+        super().__init__()
+        self.denoiser, self.schedule = host_layers(denoiser), schedule
+
+    def forward(self, z: Tensor, timesteps: Tensor, context: Tensor, pose: Tensor, aligned: Tensor,
+                visibility: Tensor, **host: Any) -> Tensor:
+        """v or ε at y_t = z (B, C, h, w); `host` are options for ComfyUI's own networks."""
+        alpha_bar = self.schedule.at(self.schedule.alpha_bar, timesteps.long(), z)
+        return self.denoiser(z, timesteps, pose, context, aligned, visibility, (1 - alpha_bar).sqrt())[0]
+
+
+class RePoseDMModel(comfy.model_base.BaseModel):
+    """RePoseDM as a diffusion model of ComfyUI's, for any of its samplers and schedulers."""
+
+    def __init__(self, config: ModelConfig, autoencoder: Autoencoder, denoiser: Denoiser):
+        kinds = {"v_prediction": comfy.model_base.ModelType.V_PREDICTION, "epsilon": comfy.model_base.ModelType.EPS}
+        host = RePoseDMHostConfig(config, RePoseDMLatent(autoencoder))
+        super().__init__(host, kinds[config.schedule.prediction])
+        self.diffusion_model = HostDenoiser(denoiser, DiffusionSchedule(config.schedule))
+        self.diffusion_model.requires_grad_(False).eval()
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Pose latent, aligned latent and visibility of a CONDITIONING, beside its tokens."""
+        noise, conds = kwargs["noise"], super().extra_conds(**kwargs)
+        for field, key in EXTRAS.items():
+            value = kwargs.get(key)
+            if value is None:
+                raise InputError("positive / negative: this conditioning has no pose; connect the conditioning outputs "
+                                 "of Recurrent Pose Aligner, text prompts do not steer RePoseDM.")
+            if value.shape[-2:] != noise.shape[-2:]:
+                stride = self.latent_format.spacial_downscale_ratio
+                raise InputError(f"latent: it is for {_size(noise, stride)} pixels and the conditioning for "
+                                 f"{_size(value, stride)}; connect the latent output of Recurrent Pose Aligner.")
+            conds[field] = comfy.conds.CONDNoiseShape(value.to(kwargs["device"]))
+        return conds
+
+
+def _size(latent: Tensor, stride: int) -> str:
+    return f"{latent.shape[-1] * stride} × {latent.shape[-2] * stride}"
+
+
+class RePoseDMVAE(comfy.sd.VAE):
+    """The pack's autoencoder as a VAE of ComfyUI's."""
+
+    def __init__(self, autoencoder: Autoencoder, plain: bool = False):
+        with _quiet():
+            # Without weights the host's constructor sets its defaults, whatever they are in this version, and stops.
+            super().__init__(sd={})
+        self.first_stage_model = autoencoder
+        self.downscale_ratio = self.upscale_ratio = autoencoder.stride
+        self.latent_channels = autoencoder.channels
+        # Widest are the decoder's channels at half the picture's size.
+        width = autoencoder.config.widths[0]
+        self.memory_used_encode = lambda shape, dtype: 32 * shape[2] * shape[3] * dtype.itemsize
+        self.memory_used_decode = lambda shape, dtype: (
+            2 * width * shape[2] * shape[3] * autoencoder.stride**2 * dtype.itemsize)
+        self.working_dtypes = [torch.float32]
+        self.device, self.vae_dtype = management.vae_device(), torch.float32
+        self.output_device = management.intermediate_device()
+        self.disable_offload = True
+        self.patcher = in_patcher(autoencoder, plain)
+        self.patcher.load_device, self.patcher.offload_device = self.device, management.vae_offload_device()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(previous)

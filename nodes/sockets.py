@@ -1,0 +1,36 @@
+"""Types of the sockets that ComfyUI does not bring, and what travels through them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+    from ..reposedm_core import ModelConfig
+
+PoseKeypoint = io.Custom("POSE_KEYPOINT")
+"""OpenPose frames, the type that ControlNet and DWPose nodes use: a list, a dict a frame."""
+
+AlignerSocket = io.Custom("REPOSEDM_ALIGNER")
+EstimatorSocket = io.Custom("POSE_ESTIMATOR")
+
+
+@dataclass
+class LoadedAligner:
+    """REPOSEDM_ALIGNER: a patcher around `model.ConditioningNetworks`, and the configuration of its checkpoint."""
+
+    patcher: ModelPatcher
+    config: ModelConfig
+
+
+@dataclass
+class LoadedEstimator:
+    """POSE_ESTIMATOR: a patcher around a `HigherHRNet`, and the picture size that it was trained at."""
+
+    patcher: ModelPatcher
+    height: int
+    width: int
