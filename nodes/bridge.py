@@ -30,7 +30,7 @@ def to_comfy(image: Tensor) -> Tensor:
 
 def to_mask(values: Tensor) -> Tensor:
     """Values clamped to 0..1 where ComfyUI keeps intermediate results."""
-    return values.clamp(0, 1).to(device=management.intermediate_device(), dtype=management.intermediate_dtype())
+    return values.clamp(0, 1).to(device=management.intermediate_device(), dtype=torch.float32)
 
 
 def host_layers(network: nn.Module) -> nn.Module:

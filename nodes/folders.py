@@ -24,16 +24,16 @@ def register_folders() -> None:
     folder_paths.folder_names_and_paths[MODELS][1].add(".safetensors")
 
 
-def checkpoint_names() -> list[str]:
-    """Files of the model folder, the shipped ones too."""
-    return folder_paths.get_filename_list(MODELS)
+def checkpoint_names(*folders: str) -> list[str]:
+    """Files of these model folders, or of models/reposedm with the shipped ones."""
+    return [name for folder in folders or (MODELS,) for name in folder_paths.get_filename_list(folder)]
 
 
 def checkpoint_path(name: str, *folders: str) -> Path:
-    """Path of a file of the model folder (or of the first of `folders` that lists it).
+    """Path of a file in the first of these model folders (or in models/reposedm) that lists it.
 
     Raises:
-        InputError: the folders do not list it; a path that leads out of them is never in the list.
+        InputError: they do not list it; a path that leads out of them is never in the list.
     """
     for folder in folders or (MODELS,):
         if name in folder_paths.get_filename_list(folder):
@@ -66,12 +66,12 @@ def example_names() -> list[str]:
     return sorted(path.name.removesuffix("_pose.json") for path in EXAMPLES.glob("*_pose.json"))
 
 
-def problem(resolve: Callable[[str], Path], name: str | None) -> bool | str:
-    """For a node's `validate_inputs`: True if `resolve(name)` finds the file, else what is wrong.
+def problem(resolve: Callable[..., Path], name: str | None, *folders: str) -> bool | str:
+    """For a node's `validate_inputs`: True if `resolve(name, *folders)` finds the file, else what is wrong.
 
     A name that another node supplies (None here) is resolved when the node runs.
     """
     try:
-        return name is None or bool(resolve(name))
+        return name is None or bool(resolve(name, *folders))
     except InputError as error:
         return str(error).partition(": ")[2]   # ComfyUI puts the input's name in front itself
