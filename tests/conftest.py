@@ -41,6 +41,4 @@ def pytest_terminal_summary(terminalreporter):
     skipped = sum("no Chromium here" in str(report.longrepr) for report in reports)
     if skipped:
         terminalreporter.section("NO BROWSER", sep="!", red=True, bold=True)
-        terminalreporter.line(
-            f"{skipped} browser tests were SKIPPED: install chromium (Debian) and run again."
-        )
+        terminalreporter.line(f"{skipped} browser tests were SKIPPED: install chromium (Debian) and run again.")

@@ -72,9 +72,7 @@ def describe_refusal(answer: dict[str, Any]) -> str:
     error = answer.get("error", "the graph was refused")
     lines = [error if isinstance(error, str) else _join(error)]
     for node, found in (answer.get("node_errors") or {}).items():
-        lines += [
-            f"node {node} ({found.get('class_type')}): {_join(reason)}" for reason in found.get("errors", [])
-        ]
+        lines += [f"node {node} ({found.get('class_type')}): {_join(reason)}" for reason in found.get("errors", [])]
     return "\n".join(lines)
 
 
@@ -138,9 +136,7 @@ class ComfyServer:
                 stderr=subprocess.STDOUT,
             )
         self._wait_until_ready()
-        self._socket = websocket.create_connection(
-            f"ws://127.0.0.1:{port}/ws?clientId={self.client_id}", timeout=10
-        )
+        self._socket = websocket.create_connection(f"ws://127.0.0.1:{port}/ws?clientId={self.client_id}", timeout=10)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.ready_timeout
@@ -151,9 +147,7 @@ class ComfyServer:
                 return
             except (OSError, ComfyError):
                 time.sleep(0.2)
-        raise ComfyError(
-            f"ComfyUI was not ready after {self.ready_timeout:.0f} s. Its log ends:\n{self._log_tail()}"
-        )
+        raise ComfyError(f"ComfyUI was not ready after {self.ready_timeout:.0f} s. Its log ends:\n{self._log_tail()}")
 
     def _check_alive(self) -> None:
         status = self._process.poll() if self._process else None
@@ -201,9 +195,7 @@ class ComfyServer:
 
     def object_info(self, node_id: str | None = None) -> dict[str, Any]:
         """The schema of every node as the page sees it, by node id; of one node when `node_id` is given."""
-        return self._call(
-            "/object_info" if node_id is None else f"/object_info/{urllib.parse.quote(node_id)}"
-        )
+        return self._call("/object_info" if node_id is None else f"/object_info/{urllib.parse.quote(node_id)}")
 
     def upload_image(self, path: str | Path, name: str | None = None) -> str:
         """Upload a file to the input folder, as the page does; returns its name for Load Image."""
@@ -226,9 +218,7 @@ class ComfyServer:
             raise ComfyError(describe_refusal({"error": "Part of the graph was refused", **answer}))
         return answer["prompt_id"]
 
-    def wait(
-        self, prompt_id: str, on_progress: Progress | None = None, timeout: float = 300.0
-    ) -> dict[str, Any]:
+    def wait(self, prompt_id: str, on_progress: Progress | None = None, timeout: float = 300.0) -> dict[str, Any]:
         """Wait for the end of a queued graph; returns its history entry.
 
         `on_progress(value, maximum, node)` is called for every progress message of the run. Raises
@@ -262,9 +252,7 @@ class ComfyServer:
             raise ComfyError(f"The connection to ComfyUI broke: {error}") from None
         return json.loads(message) if isinstance(message, str) and message else None
 
-    def run(
-        self, prompt: dict[str, Any], on_progress: Progress | None = None, timeout: float = 300.0
-    ) -> list[bytes]:
+    def run(self, prompt: dict[str, Any], on_progress: Progress | None = None, timeout: float = 300.0) -> list[bytes]:
         """Queue a graph, wait for its end, return its pictures: `queue`, `wait` and `images` in one call."""
         prompt_id = self.queue(prompt)
         self.wait(prompt_id, on_progress, timeout)
@@ -277,12 +265,7 @@ class ComfyServer:
     def images(self, prompt_id: str, node: str | None = None) -> list[bytes]:
         """The files (PNG) that a finished graph saved or previewed, of all nodes or of one node."""
         outputs = (self.history(prompt_id) or {}).get("outputs", {})
-        found = [
-            image
-            for key, output in outputs.items()
-            if node in (None, key)
-            for image in output.get("images", [])
-        ]
+        found = [image for key, output in outputs.items() if node in (None, key) for image in output.get("images", [])]
         return [self._request("/view?" + urllib.parse.urlencode(image)) for image in found]
 
     def interrupt(self) -> None:
@@ -294,9 +277,7 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     """The history entry itself; raises the error that it tells of."""
     for kind, data in entry.get("status", {}).get("messages", []):
         if kind == "execution_interrupted":
-            raise ComfyInterrupted(
-                f"The run was interrupted in node {data.get('node_id')} ({data.get('node_type')})."
-            )
+            raise ComfyInterrupted(f"The run was interrupted in node {data.get('node_id')} ({data.get('node_type')}).")
         if kind == "execution_error":
             text = str(data.get("exception_message", "")).strip()
             raise ComfyError(f"node {data.get('node_id')} ({data.get('node_type')}): {text}")

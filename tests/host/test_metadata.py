@@ -85,9 +85,7 @@ def test_core_imports_neither_comfy_nor_its_users(path):
         "training",
         "workflows",
     }
-    assert not roots(path) & (forbidden | {"reposedm_core"}), (
-        "core imports itself relatively, and no user of it"
-    )
+    assert not roots(path) & (forbidden | {"reposedm_core"}), "core imports itself relatively, and no user of it"
     depth = len(path.relative_to(ROOT / "reposedm_core").parts)
     assert all(level <= depth for level, _, _ in imports(path)), "a relative import leaves the package"
 

@@ -114,8 +114,6 @@ def test_unfit_python_is_named_with_the_remedy():
 
 
 def test_missing_python_is_named_by_make():
-    done = subprocess.run(
-        ["make", "host", "PYTHON=python0"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["make", "host", "PYTHON=python0"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "there is no python0 here" in done.stderr
