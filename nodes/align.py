@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.model_management as management
+import comfy.utils
 import torch
 from comfy_api.latest import io
 
@@ -73,6 +74,7 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
         positive = Condition.of(networks.conditioner, encode(skeleton), encode(image), encode(alignment.image),
                                 visibility)
         latent = torch.zeros(positive.pose.shape, device=management.intermediate_device())
+        seen = comfy.utils.common_upscale(alignment.visibility[-1].sigmoid(), width, height, "bilinear", "disabled")
         return io.NodeOutput(
             to_conditioning(positive), to_conditioning(Condition.null(networks.conditioner, positive)),
-            {"samples": latent}, to_comfy(alignment.image), to_mask(alignment.visibility[-1][:, 0].sigmoid()))
+            {"samples": latent}, to_comfy(alignment.image), to_mask(seen[:, 0]))
