@@ -1,0 +1,272 @@
+"""Measure a checkpoint: python training/evaluate.py --weights FILE --data FOLDER --out FOLDER
+
+Pairs of people never trained on: the person of one picture is put into the pose of another picture of the same person,
+and the result is compared with that picture. Writes results.json, results.md and sheet.jpg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from reposedm_core.diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
+from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas
+from reposedm_core.errors import InputError
+from reposedm_core.field import predict_pose
+from reposedm_core.pipeline import RePoseDMPipeline
+from training import metrics
+from training.data.dataset import SPLITS, Pairs, SyntheticPeople, to_unit
+from training.perceptual import NETWORK, PerceptualDistance
+from training.report import captions, summarise, write_report
+from training.sheet import comparison_sheet
+
+REGIONS = {"top": 3, "bottom": 4}
+"""Garments whose colour is judged, and their labels in garments.npy."""
+RIGHT_COLOUR, LEAST_SHARE = 20.0, 0.005
+"""Largest ΔE of a right colour, and the share of the picture that a garment must cover to be judged."""
+COPY, WARP, UPPER, OURS = "copy the source", "warp only", "autoencoder of the truth", "RePoseDM"
+TRUTH = "the truth itself"
+
+
+@torch.no_grad()
+def transfer(pipe: RePoseDMPipeline, source: Tensor, skeleton: Tensor, seeds: list[int], steps: int, scale: float,
+             field_strength: float = 0.0, joints: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What `RePoseDMPipeline` does with one picture and one pose, for a batch of both.
+
+    Args:
+        source, skeleton: (B, 3, H, W) in [-1, 1].
+        seeds: one a picture: a picture's result depends on its own seed only.
+        steps, scale: sampling steps and w_c of eq. 16.
+        field_strength, joints: gradient guidance towards the COCO joints (B, 17, 3); 0 is off.
+
+    Returns:
+        The aligned pictures and the results, (B, 3, H, W), about [-1, 1].
+    """
+    source, skeleton = source.to(pipe.device), skeleton.to(pipe.device)
+    coder = pipe.autoencoder
+    alignment = pipe.aligner(source, skeleton)
+    condition = Condition.of(pipe.denoiser, coder.encode(skeleton), coder.encode(source), coder.encode(alignment.image),
+                             pipe.aligner.latent_visibility(alignment, coder.stride))
+    field = None
+    if field_strength:
+        target = pipe.field.target_from_joints(joints.to(pipe.device), *source.shape[-2:])
+        field = FieldGuidance(pipe.field, target, coder.decode, field_strength)
+    shape = condition.pose.shape[1:]
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    sigmas = simple_sigmas(pipe.schedule, steps).to(pipe.device)
+    model = GuidedDenoiser(pipe.denoiser, pipe.schedule, condition, scale, field)
+    latent = sample_ddim(model, initial_latent(noise.to(pipe.device), sigmas[0]), sigmas)
+    return alignment.image, coder.decode(latent)
+
+
+def to_pictures(images: Tensor) -> np.ndarray:
+    """(B, 3, H, W) in [-1, 1] → uint8 (B, H, W, 3), as the pictures would be saved."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
+
+
+@torch.no_grad()
+def generate(pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, steps: int, scale: float,
+             field_strength: float = 0.0, seed: int = 0, batch: int = 16) -> dict[str, np.ndarray]:
+    """The pictures of every row of the table, uint8 (n, H, W, 3), and "pose", the skeletons."""
+    columns: dict[str, list[np.ndarray]] = {}
+    with tqdm(total=len(pairs), desc="generating", unit="picture") as bar:
+        for first in range(0, len(pairs), batch):
+            part = pairs[slice(first, first + batch)]
+            source, target = (people.pictures(part.identity, index) for index in (part.source, part.target))
+            skeleton = people.skeletons(part.identity, part.target)
+            seeds = [seed + first + i for i in range(len(part))]
+            aligned, result = transfer(pipe, source, skeleton, seeds, steps, scale)
+            upper = pipe.autoencoder.decode(pipe.autoencoder.encode(target.to(pipe.device)))
+            rows = {COPY: source, WARP: aligned, UPPER: upper, OURS: result, TRUTH: target, "pose": skeleton}
+            if field_strength:
+                joints = torch.from_numpy(people.joints(part.identity, part.target))
+                rows[with_field(field_strength)] = transfer(pipe, source, skeleton, seeds, steps, scale, field_strength,
+                                                            joints)[1]
+            for name, images in rows.items():
+                columns.setdefault(name, []).append(to_pictures(images))
+            bar.update(len(part))
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def with_field(strength: float) -> str:
+    """Name of the row with gradient guidance."""
+    return f"{OURS} + field {strength:g}"
+
+
+class Judge:
+    """Measures pictures against the true ones of the same pairs; a measure is (n,), NaN where it says nothing."""
+
+    def __init__(self, pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, batch: int = 16):
+        self.pipe, self.batch = pipe, batch
+        self.perceptual = PerceptualDistance().to(pipe.device)
+        self.truth = to_pictures(people.pictures(pairs.identity, pairs.target))
+        self.masks = people.masks(pairs.identity, pairs.target)[:, 0].numpy()
+        self.joints = people.joints(pairs.identity, pairs.target)
+        self.garments = read_garments(people, pairs)
+
+    def measure(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        """All columns of uint8 pictures (n, H, W, 3); the colour columns only where the set labels garments."""
+        values = {"perceptual": self._batched(lambda a, b: self.perceptual(a, b), pictures, self.truth),
+                  "psnr": metrics.psnr(pictures, self.truth), "ssim": metrics.ssim(pictures, self.truth),
+                  "foreground_l1": metrics.foreground_l1(pictures, self.truth, self.masks)}
+        if self.garments is not None:
+            values.update(colour_measures(pictures, self.truth, self.garments))
+        return {**values, **self.measure_pose(pictures)}
+
+    def measure_pose(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of the checkpoint's own estimator: each joint at the highest peak of its heat map."""
+        predicted = self._batched(lambda a: predict_pose(self.pipe.estimator, a, threshold=0.0), pictures)
+        return pose_measures(predicted, self.joints, pictures.shape[1])
+
+    def _batched(self, function, *pictures: np.ndarray) -> np.ndarray:
+        parts = []
+        for first in range(0, len(pictures[0]), self.batch):
+            images = [to_unit(p[first:first + self.batch]).to(self.pipe.device) for p in pictures]
+            parts.append(function(*images).cpu().numpy())
+        return np.concatenate(parts)
+
+
+def read_garments(people: SyntheticPeople, pairs: Pairs) -> np.ndarray | None:
+    """Garment labels (n, H, W) uint8 of the targets; None for a set without them."""
+    file = people.root / "garments.npy"
+    if not file.is_file():
+        return None
+    labels = np.load(file, mmap_mode="r")
+    return np.stack([labels[i, k] for i, k in zip(pairs.identity, pairs.target, strict=True)])
+
+
+def colour_measures(pictures: np.ndarray, truth: np.ndarray, garments: np.ndarray) -> dict[str, np.ndarray]:
+    """ΔE averaged over a pair's judged garments, and 1 where the colours of all of them are right, else 0."""
+    least = math.ceil(LEAST_SHARE * garments[0].size)
+    found = np.stack([metrics.colour_difference(pictures, truth, garments == label, least)
+                      for label in REGIONS.values()])
+    judged = np.isfinite(found)
+    count = judged.sum(0)
+    mean = np.where(count > 0, np.where(judged, found, 0).sum(0) / np.maximum(count, 1), np.nan)
+    right = (~judged | (found <= RIGHT_COLOUR)).all(0)
+    return {"colour_right": np.where(count > 0, right, np.nan), "colour_difference": mean}
+
+
+def pose_measures(predicted: np.ndarray, truth: np.ndarray, height: int) -> dict[str, np.ndarray]:
+    """Share of a picture's visible joints within 0.05·H and 0.1·H, and their mean distance in pixels; (n,) each."""
+    distances = metrics.joint_distances(predicted, truth)
+    count = np.isfinite(distances).sum(1)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.where(count > 0, np.where(np.isfinite(distances), values, 0).sum(1) / np.maximum(count, 1), np.nan)
+
+    return {"pck@0.05": mean(distances <= 0.05 * height), "pck@0.1": mean(distances <= 0.1 * height),
+            "joint_error": mean(distances)}
+
+
+def notes(colours: bool, field: bool) -> list[str]:
+    """How each column is measured, and what it must not be taken for."""
+    lines = [
+        "All pictures are rounded to 8 bits first. Every column is the mean over pairs.",
+        "perceptual: LPIPS's formula (unit-normalised features, all weights 1, mean over 5 layers, 0..2) on the "
+        f"ImageNet features of {NETWORK}; not comparable with LPIPS on AlexNet or VGG.",
+        "PSNR (dB) and SSIM (scikit-image, Gaussian window σ 1.5, range 1) of the whole picture with its background.",
+        "foreground L1: mean absolute difference, range 0..1, inside the true person's mask.",
+        "PCK@a: share of the target's visible joints found within a·height; joints px: their mean distance. The judge "
+        "is the checkpoint's own pose estimator, trained on people of the same generator: what it gets wrong on the "
+        f"true pictures is the row “{TRUTH}”."]
+    if colours:
+        lines.append(
+            f"colours right: pairs whose {' and '.join(REGIONS)} (each where it covers {LEAST_SHARE:.1%} or more of "
+            f"the true picture) have a mean CIELAB colour within ΔE {RIGHT_COLOUR:g} (CIE76) of the true one, measured "
+            "where the true picture shows the garment; ΔE: its mean.")
+    if field:
+        lines.append("The field follows the gradient of the very estimator that judges: that flatters the joint "
+                     "columns of its row.")
+    return lines
+
+
+def evaluate(weights: str | Path, data: str | Path, out: str | Path, split: str = "test", pairs: int = 128,
+             steps: int | None = None, guidance_scale: float | None = None, field_strength: float = 0.0, seed: int = 0,
+             device: str = "cpu", batch: int = 16, shown: int = 24) -> dict:
+    """Measure a checkpoint and write results.json, results.md and sheet.jpg into `out`; returns the results.
+
+    Args:
+        weights, data: a checkpoint of training/train.py and a folder of training/data/synthetic.py.
+        pairs: how many pairs of `SyntheticPeople.fixed_pairs`.
+        steps, guidance_scale: the checkpoint's defaults when None.
+        field_strength: above 0 adds a row with gradient guidance.
+        shown: pairs on the sheet, the first ones.
+
+    Raises:
+        InputError: no such checkpoint or set, pictures of another size than the checkpoint's, or a number out of range.
+    """
+    if pairs < 1 or batch < 1 or shown < 1:
+        raise InputError(f"pairs = {pairs}, batch = {batch}, shown = {shown}: all must be at least 1.")
+    people = SyntheticPeople(data, split)
+    pipe = RePoseDMPipeline.from_pretrained(weights, device)
+    config = pipe.config
+    if (people.height, people.width) != (config.height, config.width):
+        raise InputError(f"The set {data} has pictures of {people.width}×{people.height}, {Path(weights).name} makes "
+                         f"{config.width}×{config.height}: generate a set with --height {config.height} --width "
+                         f"{config.width}.")
+    chosen = people.fixed_pairs(pairs)
+    steps = config.steps if steps is None else steps
+    scale = config.guidance_scale if guidance_scale is None else guidance_scale
+    pictures = generate(pipe, people, chosen, steps, scale, field_strength, seed, batch)
+    judge = Judge(pipe, people, chosen, batch)
+    ours = [OURS, with_field(field_strength)] if field_strength else [OURS]
+    names = tqdm([COPY, WARP, *ours, UPPER], desc="measuring", unit="row")
+    rows = {name: judge.measure(pictures[name]) for name in names}
+    rows[TRUTH] = judge.measure_pose(pictures[TRUTH])
+    differences = {f"{name} − {base}": {k: rows[name][k] - rows[base][k] for k in rows[base]}
+                   for name in ours for base in (COPY, WARP)}
+    results = {
+        "protocol": {"weights": Path(weights).name, "preset": config.name, "split": split, "pairs": pairs,
+                     "identities": len(np.unique(chosen.identity)), "width": people.width, "height": people.height,
+                     "steps": steps, "guidance_scale": scale, "field_strength": field_strength, "seed": seed,
+                     "perceptual_network": NETWORK, "right_colour": RIGHT_COLOUR,
+                     "notes": notes(judge.garments is not None, bool(field_strength))},
+        "rows": summarise(rows, chosen.identity), "differences": summarise(differences, chosen.identity)}
+    write_report(results, out)
+    best = ours[-1]
+    columns = {"source": COPY, "pose": "pose", "aligned": WARP, "result": best, "target": TRUTH}
+    sheet = comparison_sheet({label: pictures[name][:shown] for label, name in columns.items()},
+                             captions(rows[best], chosen[:shown]))
+    sheet.save(Path(out) / "sheet.jpg", quality=90)
+    return results
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, help="checkpoint exported by training/train.py")
+    parser.add_argument("--data", required=True, help="folder written by training/data/synthetic.py")
+    parser.add_argument("--out", required=True, help="folder for results.json, results.md and sheet.jpg")
+    parser.add_argument("--split", default="test", choices=SPLITS)
+    parser.add_argument("--pairs", type=int, default=128)
+    parser.add_argument("--steps", type=int, help="DDIM steps (default: the checkpoint's)")
+    parser.add_argument("--guidance-scale", type=float, help="w_c of eq. 16 (default: the checkpoint's)")
+    parser.add_argument("--field-strength", type=float, default=0.0, help="adds a row with gradient guidance")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=16)
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+    try:
+        evaluate(**vars(options))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print((Path(options.out) / "results.md").read_text(encoding="utf-8"))
+    print(f"Wrote results.json, results.md and sheet.jpg to {options.out} in {time.monotonic() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
