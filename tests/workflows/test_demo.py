@@ -1,0 +1,162 @@
+"""The demo: what it takes as input, what it measures, and a whole run on a real ComfyUI."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reposedm_core import InputError, Pose
+from reposedm_core.pose import load_pose_file
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCRIPT = ROOT / "workflows" / "demo.py"
+VIDEO = ROOT / ".host" / "vtest.avi"
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """workflows/demo.py as a module; it imports its neighbours by their plain names, as a script does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))
+        yield importlib.import_module("demo")
+
+
+@pytest.fixture
+def person(tmp_path):
+    """A picture and a pose in 0..1 as OpenPose of controlnet_aux writes it, without face and hands."""
+    source = next(path for path in sorted(SCRIPT.parent.glob("examples/*_target.png")))
+    pose = load_pose_file(source.with_name(source.name.replace("_target.png", "_pose.json")))[0]
+    points = pose.joints[0] / (pose.width, pose.height, 1)
+    data = {"people": [{"pose_keypoints_2d": points.flatten().tolist(), "face_keypoints_2d": None}]}
+    (tmp_path / "pose.json").write_text(json.dumps([{**data, "canvas_width": 96, "canvas_height": 128}]))
+    Image.open(source).convert("RGB").save(tmp_path / "me & you.JPEG", quality=95)
+    return {"SOURCE": str(tmp_path / "me & you.JPEG"), "POSE": str(tmp_path / "pose.json")}
+
+
+class Sees:
+    """Stands for the pipeline: finds one given pose in any picture."""
+
+    def __init__(self, pose: Pose) -> None:
+        self.pose = pose
+
+    def estimate(self, picture: Image.Image) -> Pose:
+        return self.pose.resized(picture.height, picture.width)
+
+
+def test_measure(demo):
+    joints = np.ones((1, 18, 3), np.float32)
+    joints[..., :2] = np.random.default_rng(0).uniform(20, 70, (1, 18, 2))
+    target, picture = Pose(joints, 128, 96), Image.new("RGB", (192, 256))
+    exact = demo.measure(Sees(target), picture, target)
+    assert exact.pck == 1 and exact.distance == pytest.approx(0, abs=1e-4)
+    moved = joints.copy()
+    moved[..., 0] += 5
+    moved[:, 4, 0] += 5  # the right wrist is off by 10 pixels of 128, more than 5 %
+    moved[:, 7, 2] = 0  # the left one is not found
+    found = demo.measure(Sees(Pose(moved, 128, 96)), picture, target)
+    assert found.pck == pytest.approx(15 / 17)
+    assert found.distance == pytest.approx((15 * 5 + 10) / 16, rel=1e-4)
+    nobody = demo.measure(Sees(Pose(np.zeros((0, 18, 3)), 128, 96)), picture, target)
+    assert nobody.pck == 0 and "no joint found" in str(nobody)
+
+
+def test_input_of_ones_own(demo, person, tmp_path):
+    real = demo.real_input(person, tmp_path)
+    assert real.picture == Path(person["SOURCE"])
+    assert "me & you.JPEG" in real.title and "pose.json" in real.title
+    assert (real.pose.height, real.pose.width) == (128, 96)
+    ys = real.pose.joints[0, real.pose.joints[0, :, 2] > 0, 1]
+    assert 0.3 * 128 < np.ptp(ys) <= 0.69 * 128, "the pose fills the frame, and no more"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("SOURCE", b"no picture", r"SOURCE=.*cannot be read.*give a JPEG or PNG"),
+        ("SOURCE", None, r"SOURCE=.*cannot be read.*give a JPEG or PNG"),
+        ("POSE", b"no json", r"JSON"),
+        ("POSE", b'[{"animals": [[[1, 2, 1]]], "canvas_width": 9, "canvas_height": 9}]', r"animal"),
+        ("POSE", b'[{"people": [], "canvas_width": 9, "canvas_height": 9}]', r"nobody|no person"),
+    ],
+)
+def test_bad_input_is_named(demo, person, tmp_path, name, content, message):
+    file = tmp_path / "bad"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        demo.real_input({**person, name: str(file)}, tmp_path)
+
+
+def test_without_the_video_it_says_so(demo, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(demo, "VIDEO", tmp_path / "none.avi")
+    assert demo.real_input({}, tmp_path) is None
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1 and "SOURCE=picture POSE=keypoints.json" in printed
+
+
+def test_pedestrian_of_the_video(demo, tmp_path):
+    if not VIDEO.is_file():
+        pytest.skip("no .host/vtest.avi here (Debian's opencv-doc): no photograph was seen")
+    real = demo.real_input({}, tmp_path)
+    pixels = np.asarray(Image.open(real.picture).convert("RGB")).astype(int)
+    assert pixels.shape == (124, 93, 3)
+    jacket = pixels[38:52, 40:52].reshape(-1, 3)  # she wears red
+    assert (jacket[:, 0] > 100).mean() > 0.9 and (jacket[:, 0] > 2 * jacket[:, 2]).mean() > 0.9
+    assert (real.pose.joints[0, :, 2] > 0).all()
+
+
+def test_both_runs(demo, comfy, person, tmp_path, capsys):
+    paths = demo.transfer(comfy, demo.real_input(person, tmp_path), tmp_path / "out")
+    assert [path.name for path in paths] == ["pose_transfer_synthetic.png", "pose_transfer_photograph.png"]
+    five, four = (Image.open(path) for path in paths)
+    assert five.width - four.width == 300, "the synthetic person's sheet also has the true target"
+    printed = capsys.readouterr().out
+    for path in paths:
+        assert str(path) in printed
+    assert printed.count("s a step") == 2 and printed.count("PCK: share of") == 2
+    assert "trained on synthetic people only and are weak on photographs" in printed
+
+
+def run_script(**environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT)],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_script_refuses_bad_input_in_one_line(tmp_path):
+    script = run_script(SOURCE=str(tmp_path / "none.png"), OUT=str(tmp_path))
+    _, errors = script.communicate(timeout=120)
+    assert script.returncode == 1
+    assert errors.startswith("error: SOURCE=") and errors.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_interrupt_ends_the_server(person, tmp_path):
+    script = run_script(**person, OUT=str(tmp_path))
+    assert script.stdout.readline() == "Starting ComfyUI ...\n"
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            script.wait(3)  # by now the server is importing torch
+        script.send_signal(signal.SIGINT)
+        _, errors = script.communicate(timeout=60)
+        assert script.returncode == 130
+        assert errors == "interrupted\n"
+        with pytest.raises(ProcessLookupError):
+            os.killpg(script.pid, 0)  # nobody of its session is left
+    finally:
+        if script.poll() is None:
+            os.killpg(script.pid, signal.SIGKILL)
