@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..reposedm_core import InputError
 from ..reposedm_core.field import predict_pose
 from ..reposedm_core.pipeline import fit_image
 from ..reposedm_core.pose import (
@@ -56,8 +57,10 @@ class LoadPose(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str, text: str) -> io.NodeOutput:
-        if text.strip() or file == NO_FILE:
+        if text.strip():
             return io.NodeOutput(to_keypoints(load_pose_text(text, "text")))
+        if file == NO_FILE:
+            raise InputError("text: it is empty and no file is chosen; choose a file or paste a pose.")
         return io.NodeOutput(to_keypoints(load_pose_file(folders.pose_path(file))))
 
 

@@ -50,18 +50,8 @@ def load_checkpoint(path: Path, plain: bool = False) -> tuple[ModelPatcher, comf
         InputError: it is a checkpoint of another kind, or cannot be read, or weights of its U-Net are missing.
     """
     state = read_weights(path)
-    channels = check_kind(state, path.name)
-    parameters = comfy.utils.calculate_parameters(state, UNET)
-    config = comfy.supported_models.SD20(comfy.model_detection.detect_unet_config(state, UNET))
-    device, kinds = management.get_torch_device(), config.supported_inference_dtypes
-    dtype = management.unet_dtype(model_params=parameters, supported_dtypes=kinds,
-                                  weight_dtype=comfy.utils.weight_dtype(state, UNET))
-    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, kinds))
-    network = RePoseSDModel(config, device=management.unet_inital_load_device(parameters, dtype))
-    missing = sorted(key for key in network.diffusion_model.state_dict() if UNET + key not in state)
-    if missing:
-        raise InputError(f"checkpoint: {path.name} has {channels} input channels but lacks {len(missing)} weights of a "
-                         f"Stable Diffusion U-Net, {missing[0]} for one; download it again.")
+    check_kind(state, path.name)
+    network = build_model(state, path.name)
     model = in_patcher(network, plain)
     # On a device with streamed weights the host wants its tensors taken over as they are, not copied.
     network.load_model_weights(state, UNET, **({"assign": True} if getattr(model, "is_dynamic", bool)() else {}))
@@ -70,6 +60,29 @@ def load_checkpoint(path: Path, plain: bool = False) -> tuple[ModelPatcher, comf
     clip = comfy.sd.load_text_encoder_state_dicts(
         [text], embedding_directory=folder_paths.get_folder_paths("embeddings")) if text else None
     return model, clip, comfy.sd.VAE(sd=comfy.utils.state_dict_prefix_replace(state, {VAE: ""}, filter_keys=True))
+
+
+def build_model(state: dict[str, torch.Tensor], name: str) -> RePoseSDModel:
+    """The model whose sizes the weights tell, on the device the host wants it on, still without the weights.
+
+    Raises:
+        InputError: the weights are not those of a whole U-Net.
+    """
+    try:
+        config = comfy.supported_models.SD20(comfy.model_detection.detect_unet_config(state, UNET))
+        parameters = comfy.utils.calculate_parameters(state, UNET)
+        device, kinds = management.get_torch_device(), config.supported_inference_dtypes
+        dtype = management.unet_dtype(model_params=parameters, supported_dtypes=kinds,
+                                      weight_dtype=comfy.utils.weight_dtype(state, UNET))
+        config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, kinds))
+        network = RePoseSDModel(config, device=management.unet_inital_load_device(parameters, dtype))
+        problem = min((key for key in network.diffusion_model.state_dict() if UNET + key not in state), default=None)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:   # sizes that make no network
+        problem = str(error)
+    if problem:
+        raise InputError(f"checkpoint: {name} lacks weights of its Stable Diffusion U-Net ({problem}); download it "
+                         "again.")
+    return network
 
 
 def load_model(path: Path, disable_dynamic: bool = False) -> ModelPatcher:
@@ -90,17 +103,15 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def check_kind(state: dict[str, torch.Tensor], name: str) -> int:
-    """Number of input channels, 8; an `InputError` names the loader for a checkpoint of another kind."""
+def check_kind(state: dict[str, torch.Tensor], name: str) -> None:
+    """Raise an `InputError` that names the right loader unless the U-Net has 8 input channels."""
     first = state.get(UNET + "input_blocks.0.0.weight")
-    channels = None if first is None else first.shape[1]
-    if channels == 8:
-        return channels
-    if channels is None:
+    if first is None:
         raise InputError(f"checkpoint: {name} is no Stable Diffusion checkpoint in LDM layout; RePoseSD Loader takes "
                          "HumanSD-like files: Stable Diffusion 2.1 with 8 input channels.")
-    raise InputError(f"checkpoint: {name} has {channels} input channels, RePoseSD has 8 (noise and pose latent); use "
-                     "Load Checkpoint for this file.")
+    if first.shape[1] != 8:
+        raise InputError(f"checkpoint: {name} has {first.shape[1]} input channels, RePoseSD has 8 (noise and pose "
+                         "latent); use Load Checkpoint for this file.")
 
 
 class RePoseSDLoader(io.ComfyNode):

@@ -1,0 +1,127 @@
+"""Bad input: one clear message that names the input and the remedy, and a server that goes on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from workflows.host import ComfyError
+
+BODY = {"people": [{"pose_keypoints_2d": [10.0, 10.0, 1.0] * 18}], "canvas_width": 96, "canvas_height": 128}
+UNET = "model.diffusion_model.input_blocks.0.0.weight"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files(comfy):
+    """Files that are not what they seem, in the server's folders."""
+    for folder in ("reposedm", "checkpoints"):
+        (comfy.models / folder).mkdir(exist_ok=True)
+    save_file({UNET: torch.zeros(8, 8, 3, 3)}, comfy.models / "reposedm" / "humansd.safetensors")
+    (comfy.models / "reposedm" / "torn.safetensors").write_bytes(b"\0" * 100)
+    save_file({UNET: torch.zeros(8, 4, 3, 3)}, comfy.models / "checkpoints" / "sd15.safetensors")
+    save_file({UNET: torch.zeros(8, 8, 3, 3)}, comfy.models / "checkpoints" / "half.safetensors")
+    save_file({"weight": torch.zeros(2)}, comfy.models / "checkpoints" / "lora.safetensors")
+    (comfy.models / "checkpoints" / "torn.ckpt").write_bytes(b"no checkpoint")
+    save_file({UNET: torch.zeros(8, 8, 3, 3)}, comfy.models / "outside.safetensors")
+    (comfy.input / "broken.png").write_bytes(b"no picture")
+    (comfy.input / "picture.json").write_bytes(b"\x89PNG\r\n\xff")
+    (comfy.input.parent / "outside.json").write_text(json.dumps(BODY))
+
+
+def load_pose(text="", file="none"):
+    return {
+        "pose": {"class_type": "RePoseDMLoadPose", "inputs": {"file": file, "text": text}},
+        "draw": {"class_type": "RePoseDMDrawPose", "inputs": {"pose": ["pose", 0], "width": 0, "height": 0}},
+        "show": {"class_type": "PreviewImage", "inputs": {"images": ["draw", 0]}},
+    }
+
+
+def load_model(checkpoint, loader="RePoseDMLoader", vae=1):
+    return {
+        "load": {"class_type": loader, "inputs": {"checkpoint": checkpoint}},
+        "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 96, "height": 128, "batch_size": 1}},
+        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["empty", 0], "vae": ["load", vae]}},
+        "show": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
+    }
+
+
+def load_sd(checkpoint):
+    return load_model(checkpoint, "RePoseDMSDLoader", 2)
+
+
+def align(width=0, height=0, source=None, pose=None):
+    return {
+        "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
+        "example": {"class_type": "RePoseDMExample", "inputs": {"example": "check_shirt"}},
+        "picture": {"class_type": "LoadImage", "inputs": {"image": "broken.png"}},
+        "align": {"class_type": "RePoseDMRecurrentPoseAligner", "inputs": {
+            "aligner": ["load", 2], "vae": ["load", 1], "source": source or ["example", 0], "pose": ["example", 1],
+            "width": width, "height": height}},
+        "show": {"class_type": "PreviewImage", "inputs": {"images": ["align", 3]}},
+    }
+
+
+def sample(**latent):
+    graph = align()
+    graph["empty"] = {"class_type": "EmptyLatentImage", "inputs": {"batch_size": 1, **latent}}
+    graph["sample"] = {"class_type": "RePoseDMKSampler", "inputs": {
+        "model": ["load", 0], "positive": ["align", 0], "negative": ["align", 1], "latent": ["empty", 0], "seed": 0,
+        "steps": 1, "cfg": 1.5, "sampler_name": "ddim", "scheduler": "simple", "denoise": 1.0}}
+    graph["save"] = {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "bad"}}
+    return graph
+
+
+ANIMAL = json.dumps([{"version": "ap10k", "animals": [[[1, 1, 1]] * 17], "canvas_width": 96, "canvas_height": 128}])
+CASES = {
+    "no JSON": (load_pose("not a pose"), "RePoseDMLoadPose", "text: this is no JSON", "give a pose"),
+    "JSON that is no pose": (load_pose('{"a": 1}'), "RePoseDMLoadPose", "text: this JSON is no pose", "give a pose"),
+    "empty text, no file": (load_pose(), "RePoseDMLoadPose", "text: it is empty", "choose a file or paste"),
+    "nobody": (load_pose(json.dumps({**BODY, "people": []})), "RePoseDMLoadPose", "text: there is nobody", "give one"),
+    "animal": (load_pose(ANIMAL), "RePoseDMLoadPose", "text: this is an animal pose", "only people"),
+    "file that is no text": (load_pose(file="picture.json"), "RePoseDMLoadPose", "picture.json: this is no text",
+                             "saved as JSON"),
+    "pose outside": (load_pose(file="../outside.json"), "RePoseDMLoadPose", "file - there is no", "input folder"),
+    "missing pose": (load_pose(file="gone.json"), "RePoseDMLoadPose", "file - there is no", "input folder"),
+    "no picture": (align(source=["picture", 0]), "LoadImage", "cannot identify image file", "broken.png"),
+    "size": (align(100, 128), "RePoseDMRecurrentPoseAligner", "width × height = 100 × 128", "nearest is 96 × 128"),
+    "latent of another size": (sample(width=64, height=64), "RePoseDMKSampler", "latent: it is for 64 × 64",
+                               "connect the latent output"),
+    "checkpoint of another kind": (load_model("humansd.safetensors"), "RePoseDMLoader", "not a RePoseDM model",
+                                   "RePoseSD Loader"),
+    "torn checkpoint": (load_model("torn.safetensors"), "RePoseDMLoader", "torn.safetensors: not a readable",
+                        "again"),
+    "checkpoint outside": (load_model("../outside.safetensors"), "RePoseDMLoader", "checkpoint - there is no file",
+                           "models/reposedm"),
+    "missing checkpoint": (load_model("gone.safetensors"), "RePoseDMLoader", "checkpoint - there is no file",
+                           "models/reposedm"),
+    "RePoseDM file for RePoseSD": (load_sd("reposedm-mini.safetensors"), "RePoseDMSDLoader", "is a RePoseDM model",
+                                   "use RePoseDM Loader"),
+    "4 channels for RePoseSD": (load_sd("sd15.safetensors"), "RePoseDMSDLoader", "has 4 input channels",
+                                "use Load Checkpoint"),
+    "no checkpoint for RePoseSD": (load_sd("lora.safetensors"), "RePoseDMSDLoader", "lora.safetensors is no Stable",
+                                   "HumanSD"),
+    "torn checkpoint for RePoseSD": (load_sd("torn.ckpt"), "RePoseDMSDLoader", "torn.ckpt is no readable", "again"),
+    "outside for RePoseSD": (load_sd("../outside.safetensors"), "RePoseDMSDLoader", "checkpoint - there is no file",
+                             "models/checkpoints or models/reposedm"),
+    "incomplete for RePoseSD": (load_sd("half.safetensors"), "RePoseDMSDLoader", "half.safetensors lacks weights",
+                                 "again"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_message_names_input_and_remedy(comfy, case):
+    graph, node, problem, remedy = CASES[case]
+    with pytest.raises(ComfyError) as error:
+        comfy.wait(comfy.queue(graph), timeout=120)
+    message = str(error.value)
+    assert f"({node})" in message and problem in message and remedy in message, message
+    assert message.count(problem) == 1, message
+    assert "Traceback" not in message and len(message.split(node)[-1].splitlines()) <= 1, message
+
+
+def test_server_goes_on(comfy):
+    assert comfy.run(load_pose(json.dumps(BODY)))
+    assert comfy.run(align())

@@ -1,0 +1,186 @@
+"""Both example graphs, and what must hold between runs, through the HTTP interface of a real ComfyUI."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from reposedm_core import RePoseDMPipeline
+from workflows.host import ROOT, ComfyInterrupted
+
+EXAMPLES = ROOT / "workflows" / "examples"
+
+
+def read_graph(name):
+    return json.loads((ROOT / "tests" / "fixtures" / f"{name}.api.json").read_text(encoding="utf-8"))
+
+
+def find(graph, kind):
+    """Id of the first node of a type."""
+    return next(key for key, node in graph.items() if node["class_type"] == kind)
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+@pytest.fixture(scope="module")
+def transfer(comfy):
+    """The pose-transfer graph as it is, run once: the graph, its progress messages, and its pictures by title."""
+    graph, steps = read_graph("pose_transfer"), []
+    prompt_id = comfy.queue(graph)
+    comfy.wait(prompt_id, lambda value, maximum, node: steps.append((value, maximum, node)))
+    return graph, steps, {node["_meta"]["title"]: pixels(comfy.images(prompt_id, key)[0])
+                          for key, node in graph.items() if node["class_type"] in ("SaveImage", "PreviewImage")}
+
+
+def test_pose_transfer_is_the_pipeline_s_picture(transfer):
+    graph, _, pictures = transfer
+    sampler = graph[find(graph, "RePoseDMKSampler")]["inputs"]
+    name = graph[find(graph, "RePoseDMExample")]["inputs"]["example"]
+    pipeline = RePoseDMPipeline.from_pretrained()
+    result = pipeline(EXAMPLES / f"{name}.png", EXAMPLES / f"{name}_pose.json", seed=sampler["seed"],
+                      steps=sampler["steps"], guidance_scale=sampler["cfg"])
+    # Save Image and Preview Image cut off fractions of 1/255.
+    for shown, expected in (("Result", result.image), ("Aligned source", result.aligned)):
+        expected = expected[0].movedim(0, -1).numpy() * 255
+        assert np.abs(pictures[shown] - np.floor(expected)).max() <= 1, shown
+        assert (pictures[shown] != np.floor(expected)).mean() < 0.01, shown
+
+
+def test_pose_transfer_shows_its_progress(transfer):
+    graph, steps, _ = transfer
+    key = find(graph, "RePoseDMKSampler")
+    count = graph[key]["inputs"]["steps"]
+    assert [value for value, maximum, node in steps if (maximum, node) == (count, key)] == list(range(1, count + 1))
+
+
+def test_pose_guidance_changes_the_picture(comfy):
+    graph = read_graph("pose_guidance")
+    prompt_id = comfy.queue(graph)
+    comfy.wait(prompt_id)
+    keys = {node["_meta"]["title"]: key for key, node in graph.items()}
+    guided, unguided = (pixels(comfy.images(prompt_id, keys[title])[0]) for title in ("Result", "Without guidance"))
+    assert guided.shape == unguided.shape == (128, 96, 3)
+    assert np.abs(guided - unguided).max() > 1
+
+
+@pytest.fixture(scope="module")
+def latents(comfy):
+    """Latents of variations of one graph, in one run, two steps each."""
+    graph = {key: node for key, node in read_graph("pose_transfer").items()
+             if node["class_type"] in ("RePoseDMLoader", "RePoseDMExample", "RePoseDMRecurrentPoseAligner",
+                                       "RePoseDMKSampler")}
+    base, loader, example = (find(graph, f"RePoseDM{kind}") for kind in ("KSampler", "Loader", "Example"))
+    graph[base]["inputs"].update(seed=5, steps=2)
+    # Without it ComfyUI would answer the second node with the first one's result.
+    graph["again"] = {"class_type": "RepeatLatentBatch", "inputs": {
+        "samples": graph[base]["inputs"]["latent"], "amount": 1}}
+
+    def variation(name, **inputs):
+        graph[name] = copy.deepcopy(graph[base])
+        graph[name]["inputs"].update(inputs)
+
+    def guidance(name, **inputs):
+        settings = {"strength": 0.01, "start_percent": 0.0, "end_percent": 1.0, "space": "heatmaps", **inputs}
+        graph[f"guidance {name}"] = {"class_type": "RePoseDMPoseFieldGuidance", "inputs": {
+            "model": [loader, 0], "vae": [loader, 1], "pose_estimator": [loader, 3], "pose": [example, 1], **settings}}
+        variation(name, model=[f"guidance {name}", 0])
+
+    names = ["first", "again_latent", "other seed", "stock", "strength 0", "empty range", "heatmaps", "features"]
+    variation("first")
+    variation("again_latent", latent=["again", 0])
+    variation("other seed", seed=6)
+    stock = {("latent_image" if name == "latent" else name): value for name, value in graph[base]["inputs"].items()}
+    graph["stock"] = {"class_type": "KSampler", "inputs": stock}
+    guidance("strength 0", strength=0.0)
+    guidance("empty range", start_percent=0.5, end_percent=0.5)
+    guidance("heatmaps")
+    guidance("features", space="features")
+    for name in names:
+        graph[f"save {name}"] = {"class_type": "SaveLatent", "inputs": {
+            "samples": [name, 0], "filename_prefix": "test/" + name.replace(" ", "_")}}
+    prompt_id = comfy.queue(graph)
+    comfy.wait(prompt_id)
+    outputs = comfy.history(prompt_id)["outputs"]
+    files = {name: outputs[f"save {name}"]["latents"][0] for name in names}
+    return {name: load_file(comfy.output / file["subfolder"] / file["filename"])["latent_tensor"]
+            for name, file in files.items()}
+
+
+@pytest.mark.parametrize("same", ["again_latent", "stock", "strength 0", "empty range"])
+def test_bit_identical_to_the_first(latents, same):
+    """The same seed again, stock KSampler in place of ours, guidance of strength 0, guidance that never acts."""
+    assert latents["first"].shape[1] == 16 and latents["first"].abs().max() > 0
+    assert latents[same].equal(latents["first"])
+
+
+@pytest.mark.parametrize("other", ["other seed", "heatmaps", "features"])
+def test_different_from_the_first(latents, other):
+    assert latents[other].isfinite().all()
+    assert (latents[other] - latents["first"]).abs().max() > 1e-3
+
+
+def test_interrupted_run_leaves_the_server_able_to_run(comfy, transfer):
+    graph, _, _ = transfer
+    long = copy.deepcopy(graph)
+    long[find(long, "RePoseDMKSampler")]["inputs"].update(steps=500, seed=7)
+    prompt_id = comfy.queue(long)
+    with pytest.raises(ComfyInterrupted, match="RePoseDMKSampler"):
+        comfy.wait(prompt_id, lambda value, maximum, node: comfy.interrupt() if value == 1 else None, timeout=120)
+    short = copy.deepcopy(graph)
+    short[find(short, "RePoseDMKSampler")]["inputs"].update(steps=1, seed=8)
+    assert comfy.run(short)
+
+
+def test_own_picture_and_pose_of_any_size(comfy, tmp_path):
+    """Load Image and Load Pose in place of the example; a batch of two frames gives two pictures of that size."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (150, 200, 3), dtype=np.uint8)).save(tmp_path / "noise.png")
+    frames = [json.loads((EXAMPLES / f"{name}_pose.json").read_text()) for name in
+              sorted(path.name.removesuffix("_pose.json") for path in EXAMPLES.glob("*_pose.json"))[:2]]
+    (comfy.input / "poses").mkdir(exist_ok=True)
+    (comfy.input / "poses" / "two.json").write_text(json.dumps(frames))
+    graph = read_graph("pose_transfer")
+    example, aligner = find(graph, "RePoseDMExample"), find(graph, "RePoseDMRecurrentPoseAligner")
+    graph = {key: node for key, node in graph.items() if [example, 2] not in node["inputs"].values()}
+    graph[example] = {"class_type": "LoadImage", "inputs": {"image": comfy.upload_image(tmp_path / "noise.png")}}
+    graph["pose"] = {"class_type": "RePoseDMLoadPose", "inputs": {"file": "poses/two.json", "text": ""}}
+    graph["mask"] = {"class_type": "MaskPreview", "inputs": {"mask": [aligner, 4]}}
+    for node in graph.values():
+        for name, value in node["inputs"].items():
+            if value == [example, 1]:
+                node["inputs"][name] = ["pose", 0]
+    graph[aligner]["inputs"].update(width=80, height=112)
+    graph[find(graph, "RePoseDMKSampler")]["inputs"].update(steps=1)
+    prompt_id = comfy.queue(graph)
+    comfy.wait(prompt_id)
+    for key in (find(graph, "SaveImage"), "mask"):
+        pictures = [pixels(png) for png in comfy.images(prompt_id, key)]
+        assert [picture.shape for picture in pictures] == [(112, 80, 3)] * 2, key
+        assert (pictures[0] != pictures[1]).any()
+
+
+def test_pose_goes_round(comfy):
+    """Estimate Pose → Draw Pose: what the estimator finds is drawn in a picture of the photograph's size."""
+    graph = {
+        "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
+        "example": {"class_type": "RePoseDMExample", "inputs": {"example": "check_shirt"}},
+        "find": {"class_type": "RePoseDMEstimatePose", "inputs": {
+            "pose_estimator": ["load", 3], "image": ["example", 2], "threshold": 0.0}},
+        "draw": {"class_type": "RePoseDMDrawPose", "inputs": {"pose": ["find", 0], "width": 0, "height": 0}},
+        "truth": {"class_type": "RePoseDMDrawPose", "inputs": {"pose": ["example", 1], "width": 0, "height": 0}},
+        "show": {"class_type": "PreviewImage", "inputs": {"images": ["draw", 0]}},
+        "show truth": {"class_type": "PreviewImage", "inputs": {"images": ["truth", 0]}},
+    }
+    prompt_id = comfy.queue(graph)
+    comfy.wait(prompt_id)
+    found, truth = (pixels(comfy.images(prompt_id, key)[0]) for key in ("show", "show truth"))
+    assert found.shape == truth.shape == (128, 96, 3)
+    assert found.max() > 0 and truth.max() > 0

@@ -1,0 +1,145 @@
+"""RePoseSD Loader on checkpoints in HumanSD's layout."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from workflows.host import ROOT
+
+LAYOUT = ROOT / "tests" / "fixtures" / "humansd" / "keys.json"
+UNET = "model.diffusion_model."
+
+
+@pytest.fixture(scope="module")
+def small(pack):
+    """State dict of a small U-Net in LDM layout, 8 channels in, 4 out, 32 channels of context."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    network = UNetModel(
+        image_size=32, in_channels=8, out_channels=4, model_channels=64, num_res_blocks=[1, 1], channel_mult=[1, 2],
+        transformer_depth=[1, 1], transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1, context_dim=32,
+        num_head_channels=64, use_spatial_transformer=True, use_linear_in_transformer=True, legacy=False,
+        operations=comfy.ops.disable_weight_init)
+    generator = torch.Generator().manual_seed(0)
+    return {UNET + key: torch.ones(value.shape) if key.endswith("norm.weight") else
+            0.05 * torch.randn(value.shape, generator=generator) for key, value in network.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(small, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoints") / "small.safetensors"
+    save_file(small, path)
+    return path
+
+
+def sample(pack, model, pose=None, cfg=2.0):
+    extra = {} if pose is None else {pack.nodes.reposesd.POSE_LATENT: pose}
+    generator = torch.Generator().manual_seed(1)
+    positive, negative = ([[torch.randn(1, 77, 32, generator=generator), {**extra}]] for _ in range(2))
+    with torch.inference_mode():
+        latent = {"samples": torch.zeros(1, 4, 8, 6)}
+        return pack.nodes.sample.RePoseDMKSampler.execute(model, positive, negative, latent, 0, 2, cfg, "euler",
+                                                          "normal", 1.0).args[0]["samples"]
+
+
+def test_pose_latent_of_the_conditioning_reaches_the_network(pack, checkpoint):
+    model, clip, vae = pack.nodes.reposesd.load_checkpoint(checkpoint)
+    assert clip is None and vae.first_stage_model is None, "this file has neither"
+    without, zero, one = (sample(pack, model, pose) for pose in
+                          (None, torch.zeros(1, 4, 8, 6), torch.ones(1, 4, 8, 6)))
+    assert without.shape == (1, 4, 8, 6) and without.isfinite().all()
+    assert torch.equal(without, zero)
+    assert (one - zero).abs().max() > 1e-3
+    assert sample(pack, model, torch.ones(1, 4, 16, 12)).equal(one), "another size is fitted"
+
+
+def test_input_is_noise_then_scaled_pose(pack, checkpoint, monkeypatch):
+    model = pack.nodes.reposesd.load_checkpoint(checkpoint)[0]
+    seen = []
+    network = model.model.diffusion_model
+    forward = network.forward
+    monkeypatch.setattr(network, "forward",
+                        lambda x, *args, **kwargs: seen.append(x.clone()) or forward(x, *args, **kwargs))
+    sample(pack, model, torch.full((1, 4, 8, 6), 2.0), cfg=1.0)
+    assert seen[0].shape == (1, 8, 8, 6)
+    assert torch.allclose(seen[0][:, 4:], torch.full((1, 4, 8, 6), 2 * 0.18215))
+    assert seen[0][:, :4].std() > 0.5
+
+
+def test_ckpt_file_of_a_trainer_is_read_without_running_it(pack, small, tmp_path):
+    path = tmp_path / "small.ckpt"
+    torch.save({"state_dict": small, "global_step": 3}, path)
+    network = pack.nodes.reposesd.load_checkpoint(path)[0].model.diffusion_model
+    first = network.state_dict()["input_blocks.0.0.weight"]
+    assert torch.equal(first, small[UNET + "input_blocks.0.0.weight"])
+
+
+def test_missing_weight_is_named(pack, small, tmp_path):
+    path = tmp_path / "torn.safetensors"
+    save_file({key: value for key, value in small.items() if not key.endswith("time_embed.2.bias")}, path)
+    with pytest.raises(pack.reposedm_core.InputError, match=r"torn.*lacks weights.*time_embed\.2\.bias"):
+        pack.nodes.reposesd.load_checkpoint(path)
+
+
+def test_published_layout_builds_exactly_that_network(pack):
+    """Every key and shape of HumanSD-v1's U-Net, without its 3.5 GB: on the meta device."""
+    import comfy.model_detection
+    import comfy.supported_models
+
+    shapes = json.loads(LAYOUT.read_text(encoding="utf-8"))
+    state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    reposesd = pack.nodes.reposesd
+    reposesd.check_kind(state, "humansd")
+    config = comfy.supported_models.SD20(comfy.model_detection.detect_unet_config(state, UNET))
+    config.set_inference_dtype(torch.float16, None)
+    model = reposesd.RePoseSDModel(config, device="meta")
+    own = {UNET + key: list(value.shape) for key, value in model.diffusion_model.state_dict().items()}
+    assert own == {key: shape for key, shape in shapes.items() if key.startswith(UNET)}
+    assert model.model_type.name == "EPS"
+
+
+def test_published_layout_has_a_text_encoder_and_a_vae_that_the_host_knows(pack, caplog):
+    import comfy.sd
+    import comfy.utils
+
+    shapes = json.loads(LAYOUT.read_text(encoding="utf-8"))
+    reposesd = pack.nodes.reposesd
+    text = {key.removeprefix(reposesd.TEXT): torch.empty(shape, device="meta")
+            for key, shape in shapes.items() if key.startswith(reposesd.TEXT)}
+    assert comfy.sd.detect_te_model(comfy.utils.clip_text_transformers_convert(text, "", "")) == comfy.sd.TEModel.CLIP_H
+    # One number, seen as a tensor of each shape, takes no memory.
+    vae = {key.removeprefix(reposesd.VAE): torch.zeros(1).expand(shape)
+           for key, shape in shapes.items() if key.startswith(reposesd.VAE)}
+    with caplog.at_level(logging.DEBUG):
+        loaded = comfy.sd.VAE(sd=vae)
+    assert loaded.latent_channels == 4
+    assert not [record for record in caplog.records if "VAE keys" in record.message]
+
+
+def test_guidance_bends_it_as_well(pack, tiny, small, checkpoint):
+    """Pose field guidance on a model that is not RePoseDM, through a stock VAE with weights made in inference mode."""
+    import comfy.sd
+    from comfy.taesd.taesd import TAESD
+
+    from reposedm_core.pose import load_pose_file, to_keypoints
+
+    model = pack.nodes.reposesd.load_checkpoint(checkpoint)[0]
+    estimator = pack.nodes.loaders.load_checkpoint(tiny)[3]
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        vae = comfy.sd.VAE(sd={key: torch.ones(()) if key.startswith("vae_") else
+                               0.1 * torch.randn(value.shape, generator=generator)
+                               for key, value in TAESD().state_dict().items()})
+    assert any(weight.is_inference() for weight in vae.first_stage_model.parameters())
+    pose = to_keypoints(load_pose_file(sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0]))
+    with torch.inference_mode():
+        guided = pack.nodes.guidance.PoseInteractionFieldGuidance.execute(
+            model, vae, estimator, pose, 1.0, 0.0, 1.0, "heatmaps").args[0]
+    plain, bent = sample(pack, model), sample(pack, guided)
+    assert bent.isfinite().all() and not torch.equal(plain, bent)

@@ -1,0 +1,87 @@
+"""What ComfyUI's page shows of the nodes: every one is there, and explains itself."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+import pytest
+
+from workflows.host import ROOT, read_host
+
+NAMES = {
+    "RePoseDMLoader": "RePoseDM Loader",
+    "RePoseDMLoadPose": "Load Pose",
+    "RePoseDMEstimatePose": "Estimate Pose",
+    "RePoseDMDrawPose": "Draw Pose",
+    "RePoseDMRecurrentPoseAligner": "Recurrent Pose Aligner",
+    "RePoseDMPoseFieldGuidance": "Pose Interaction Field Guidance",
+    "RePoseDMKSampler": "RePoseDM KSampler",
+    "RePoseDMSDLoader": "RePoseSD Loader",
+    "RePoseDMExample": "RePoseDM Example",
+}
+
+
+@pytest.fixture(scope="module")
+def schemas(comfy):
+    module = f"custom_nodes.{read_host()[1]}"
+    return {node: info for node, info in comfy.object_info().items() if info["python_module"] == module}
+
+
+def inputs_of(schema):
+    """(name, type, options) of every input."""
+    for section in ("required", "optional"):
+        for name, (kind, *rest) in schema["input"].get(section, {}).items():
+            yield name, kind, rest[0] if rest else {}
+
+
+def test_every_node_of_the_pack_is_there_and_no_other(schemas):
+    assert {node: schema["display_name"] for node, schema in schemas.items()} == NAMES
+
+
+@pytest.mark.parametrize("node", NAMES)
+def test_every_input_and_output_has_a_tooltip(schemas, node):
+    schema = schemas[node]
+    assert schema["category"] == "RePoseDM" and schema["description"].endswith(".") and schema["search_aliases"]
+    for name, _, options in inputs_of(schema):
+        assert len(options.get("tooltip", "")) > 10, f"{node}.{name}"
+    assert len(schema["output_tooltips"]) == len(schema["output"])
+    for name, tooltip in zip(schema["output_name"], schema["output_tooltips"], strict=True):
+        assert tooltip, f"{node}.{name}"
+
+
+@pytest.mark.parametrize("node", NAMES)
+def test_help_page_is_served_and_names_inputs_and_outputs(comfy, schemas, node):
+    url = f"{comfy.url}/extensions/{read_host()[1]}/docs/{node}.md"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        page = answer.read().decode()
+    schema = schemas[node]
+    assert page.startswith(f"# {schema['display_name']}\n")
+    shown = [options.get("display_name", name) for name, _, options in inputs_of(schema)]
+    for name in [*shown, *schema["output_name"]]:
+        assert f"**{name}**" in page, f"{node}: the page does not explain {name}"
+
+
+def test_every_help_page_belongs_to_a_node():
+    assert {page.stem for page in (ROOT / "nodes" / "web" / "docs").iterdir()} == set(NAMES)
+
+
+def test_stock_types_on_the_sockets(schemas):
+    loader, aligner = schemas["RePoseDMLoader"], schemas["RePoseDMRecurrentPoseAligner"]
+    assert loader["output"] == ["MODEL", "VAE", "REPOSEDM_ALIGNER", "POSE_ESTIMATOR"]
+    assert aligner["output"] == ["CONDITIONING", "CONDITIONING", "LATENT", "IMAGE", "MASK"]
+    assert schemas["RePoseDMLoadPose"]["output"] == ["POSE_KEYPOINT"]
+    assert schemas["RePoseDMSDLoader"]["output"] == ["MODEL", "CLIP", "VAE"]
+
+
+def test_sampler_defaults_are_those_of_the_shipped_preset(schemas):
+    from reposedm_core import PRESETS
+
+    defaults = {name: options.get("default") for name, _, options in inputs_of(schemas["RePoseDMKSampler"])}
+    assert (defaults["steps"], defaults["cfg"]) == (PRESETS["mini"].steps, PRESETS["mini"].guidance_scale)
+    assert (defaults["sampler_name"], defaults["scheduler"], defaults["denoise"]) == ("ddim", "simple", 1.0)
+
+
+def test_unknown_help_page_is_not_served(comfy):
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{comfy.url}/extensions/{read_host()[1]}/docs/Nothing.md", timeout=30)
