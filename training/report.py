@@ -67,7 +67,7 @@ def captions(measures: Measures, pairs: Pairs) -> list[str]:
         line = (f"{n}: person {pairs.identity[n]}, picture {pairs.source[n]} to {pairs.target[n]} · perceptual "
                 f"{measures['perceptual'][n]:.3f} · PCK@0.05 {measures['pck@0.05'][n]:.0%}")
         if "colour_difference" in measures:
-            line += f" · ΔE {measures['colour_difference'][n]:.0f}"
+            line += f" · colours off by {measures['colour_difference'][n]:.0f}"   # Pillow's font has no Δ
         lines.append(line)
     return lines
 
