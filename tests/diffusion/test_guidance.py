@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reposedm_core.diffusion.guidance import classifier_free, guide_epsilon, guide_x0, normalise_gradient
+from reposedm_core.diffusion.guidance import (
+    alpha_bar_of,
+    classifier_free,
+    guide_epsilon,
+    guide_x0,
+    normalise_gradient,
+)
 
 
 def tensors(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
@@ -78,3 +84,13 @@ def test_normalised_gradient_survives_half_precision():
     result = normalise_gradient(gradient * 1e-4, reference)
     assert result.dtype == torch.float16
     torch.testing.assert_close(result.float().std(), reference.float().std(), rtol=0.05, atol=0)
+
+
+def test_alpha_bar_of_a_noise_level():
+    alpha_bar = torch.tensor([0.9999, 0.5, 0.01], dtype=torch.float64)
+    torch.testing.assert_close(alpha_bar_of(((1 - alpha_bar) / alpha_bar).sqrt()), alpha_bar)
+    # x = (1 - σ) y_0 + σ ε is (1 - σ) times y_0 + σ / (1 - σ) ε.
+    sigma = torch.tensor([0.0, 0.2, 0.9], dtype=torch.float64)
+    torch.testing.assert_close(alpha_bar_of(sigma, flow=True), alpha_bar_of(sigma / (1 - sigma)))
+    at_pure_noise = guide_x0(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), alpha_bar_of(torch.ones(1), flow=True))
+    assert at_pure_noise.isfinite().all()

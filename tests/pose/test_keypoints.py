@@ -92,6 +92,14 @@ def test_resized_letterboxes(person: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 96), (512, 100), (64, 500)])
+def test_unfitted_undoes_resized(person: np.ndarray, height: int, width: int) -> None:
+    pose = Pose(person[None], height, width)
+    back = pose.resized(128, 96).unfitted(height, width)
+    assert (back.height, back.width) == (height, width)
+    np.testing.assert_allclose(back.joints, pose.joints, atol=1e-3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(128, 96), (512, 100), (64, 500)])
 def test_fit_to_frame(person: np.ndarray, height: int, width: int) -> None:
     person[:, :2] = person[:, :2] * 3.7 + (400, -900)
     fitted = fit_to_frame(Pose(person[None], 200, 2000), height, width, fill=0.8)
