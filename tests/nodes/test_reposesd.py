@@ -7,25 +7,27 @@ import logging
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from reposedm_core import PRESETS
 from workflows.host import ROOT
 
 LAYOUT = ROOT / "tests" / "fixtures" / "humansd" / "keys.json"
 UNET = "model.diffusion_model."
+CONTEXT = PRESETS["mini"].denoiser.context_dim
 
 
 @pytest.fixture(scope="module")
 def small(pack):
-    """State dict of a small U-Net in LDM layout, 8 channels in, 4 out, 32 channels of context."""
+    """State dict of a small U-Net in LDM layout, 8 channels in, 4 out, as many of context as RePoseDM's tokens have."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     network = UNetModel(
         image_size=32, in_channels=8, out_channels=4, model_channels=64, num_res_blocks=[1, 1], channel_mult=[1, 2],
-        transformer_depth=[1, 1], transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1, context_dim=32,
-        num_head_channels=64, use_spatial_transformer=True, use_linear_in_transformer=True, legacy=False,
-        operations=comfy.ops.disable_weight_init)
+        transformer_depth=[1, 1], transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1,
+        context_dim=CONTEXT, num_head_channels=64, use_spatial_transformer=True, use_linear_in_transformer=True,
+        legacy=False, operations=comfy.ops.disable_weight_init)
     generator = torch.Generator().manual_seed(0)
     return {UNET + key: torch.ones(value.shape) if key.endswith("norm.weight") else
             0.05 * torch.randn(value.shape, generator=generator) for key, value in network.state_dict().items()}
@@ -41,7 +43,7 @@ def checkpoint(small, tmp_path_factory):
 def sample(pack, model, pose=None, cfg=2.0):
     extra = {} if pose is None else {pack.nodes.reposesd.POSE_LATENT: pose}
     generator = torch.Generator().manual_seed(1)
-    positive, negative = ([[torch.randn(1, 77, 32, generator=generator), {**extra}]] for _ in range(2))
+    positive, negative = ([[torch.randn(1, 77, CONTEXT, generator=generator), {**extra}]] for _ in range(2))
     with torch.inference_mode():
         latent = {"samples": torch.zeros(1, 4, 8, 6)}
         return pack.nodes.sample.RePoseDMKSampler.execute(model, positive, negative, latent, 0, 2, cfg, "euler",
@@ -57,6 +59,30 @@ def test_pose_latent_of_the_conditioning_reaches_the_network(pack, checkpoint):
     assert torch.equal(without, zero)
     assert (one - zero).abs().max() > 1e-3
     assert sample(pack, model, torch.ones(1, 4, 16, 12)).equal(one), "another size is fitted"
+
+
+def test_stock_sampler_runs_it_in_the_server(comfy, small):
+    (comfy.models / "checkpoints").mkdir(exist_ok=True)
+    save_file(small, comfy.models / "checkpoints" / "small8.safetensors")
+    # RePoseDM's tokens stand for a text: a text encoder for so small a network does not exist.
+    graph = {
+        "load": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": "small8.safetensors"}},
+        "mini": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
+        "example": {"class_type": "RePoseDMExample", "inputs": {"example": "check_shirt"}},
+        "align": {"class_type": "RePoseDMRecurrentPoseAligner", "inputs": {
+            "aligner": ["mini", 2], "vae": ["mini", 1], "source": ["example", 0], "pose": ["example", 1], "width": 0,
+            "height": 0}},
+        "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 48, "height": 64, "batch_size": 2}},
+        "sample": {"class_type": "KSampler", "inputs": {
+            "model": ["load", 0], "positive": ["align", 0], "negative": ["align", 1], "latent_image": ["empty", 0],
+            "seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0}},
+        "save": {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "reposesd"}},
+    }
+    prompt_id = comfy.queue(graph)
+    comfy.wait(prompt_id)
+    (file,) = comfy.history(prompt_id)["outputs"]["save"]["latents"]
+    latent = load_file(comfy.output / file["subfolder"] / file["filename"])["latent_tensor"]
+    assert latent.shape == (2, 4, 8, 6) and latent.isfinite().all() and latent.std() > 0.1
 
 
 def test_input_is_noise_then_scaled_pose(pack, checkpoint, monkeypatch):
