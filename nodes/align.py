@@ -12,8 +12,7 @@ from comfy_api.latest import io
 from ..reposedm_core import InputError
 from ..reposedm_core.diffusion.guided import Condition
 from ..reposedm_core.pipeline import check_size, condition_image, fit_image
-from ..reposedm_core.pose import parse_keypoints
-from .bridge import from_comfy, load, to_comfy, to_mask
+from .bridge import from_comfy, load, target_poses, to_comfy, to_mask
 from .model import RePoseDMVAE, to_conditioning
 from .sockets import AlignerSocket, LoadedAligner, PoseKeypoint
 
@@ -61,14 +60,18 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
         height, width = height or aligner.config.height, width or aligner.config.width
         check_size(height, width, vae.downscale_ratio)
         image = fit_image(from_comfy(source, "source"), height, width)
-        skeleton = torch.cat([condition_image(frame, height, width) for frame in parse_keypoints(pose, "pose")])
+        skeleton = torch.cat([condition_image(frame, height, width) for frame in target_poses(pose)])
         batch = max(len(image), len(skeleton))
         if min(len(image), len(skeleton)) not in (1, batch):
             raise InputError(f"pose: it has {len(skeleton)} frames and source {len(image)} pictures; give one pose for "
                              "all, one picture for all, or as many of both.")
         device = load(aligner.patcher, vae.patcher, pixels=batch * height * width)
         image, skeleton = (t.to(device).expand(batch, -1, -1, -1) for t in (image, skeleton))
-        networks, encode = aligner.patcher.model, vae.first_stage_model.encode
+        networks = aligner.patcher.model
+
+        def encode(picture: torch.Tensor) -> torch.Tensor:
+            return vae.first_stage_model.encode(picture.to(vae.device)).to(device)
+
         alignment = networks.aligner(image, skeleton)
         visibility = networks.aligner.latent_visibility(alignment, vae.downscale_ratio)
         positive = Condition.of(networks.conditioner, encode(skeleton), encode(image), encode(alignment.image),

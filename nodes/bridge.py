@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import comfy.model_management as management
 import comfy.model_patcher
@@ -12,6 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
+from ..reposedm_core import InputError, Pose, parse_keypoints
 from ..reposedm_core.pipeline import to_image
 
 BYTES_A_PIXEL = 2048
@@ -21,6 +23,15 @@ BYTES_A_PIXEL = 2048
 def from_comfy(image: Tensor, name: str) -> Tensor:
     """IMAGE (B, H, W, 3) in 0..1 → (B, 3, H, W) in [-1, 1]; `name` is the input that an `InputError` speaks of."""
     return to_image(image, name)
+
+
+def target_poses(data: Any) -> list[Pose]:
+    """POSE_KEYPOINT as poses with somebody in every frame; an `InputError` names the input "pose" and empty frames."""
+    poses = parse_keypoints(data, "pose")
+    empty = [str(number) for number, pose in enumerate(poses) if not len(pose.joints)]
+    if empty:
+        raise InputError(f"pose: nobody is in frame {', '.join(empty)} (counted from 0); leave out such frames.")
+    return poses
 
 
 def to_comfy(image: Tensor) -> Tensor:
@@ -48,10 +59,12 @@ def host_layers(network: nn.Module) -> nn.Module:
     return network
 
 
-def in_patcher(network: nn.Module, plain: bool = False) -> ModelPatcher:
+def in_patcher(network: nn.Module, plain: bool = False, load_device: torch.device | None = None,
+               offload_device: torch.device | None = None) -> ModelPatcher:
     """A patcher, so that ComfyUI decides when the network is on the device; a `plain` one never streams weights."""
     kind = ModelPatcher if plain else comfy.model_patcher.CoreModelPatcher
-    return kind(network, load_device=management.get_torch_device(), offload_device=management.unet_offload_device())
+    return kind(network, load_device=load_device or management.get_torch_device(),
+                offload_device=offload_device or management.unet_offload_device())
 
 
 def own_copy(patcher: ModelPatcher) -> nn.Module:

@@ -15,8 +15,8 @@ from ..reposedm_core.diffusion.guidance import alpha_bar_of
 from ..reposedm_core.diffusion.guided import FieldGuidance
 from ..reposedm_core.field import PoseInteractionField, PoseTarget
 from ..reposedm_core.pipeline import fit_image, pose_target
-from ..reposedm_core.pose import Pose, parse_keypoints
-from .bridge import differentiable, own_copy
+from ..reposedm_core.pose import Pose
+from .bridge import differentiable, own_copy, target_poses
 from .model import RePoseDMModel
 from .sockets import EstimatorSocket, LoadedEstimator, PoseKeypoint
 
@@ -55,7 +55,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, vae: Any, pose_estimator: LoadedEstimator, pose: Any, strength: float,
                 start_percent: float, end_percent: float, space: str) -> io.NodeOutput:
-        poses = parse_keypoints(pose, "pose")
+        poses = target_poses(pose)
         if strength == 0 or start_percent >= end_percent:
             return io.NodeOutput(model)
         if vae.latent_dim != 2:

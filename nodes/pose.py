@@ -111,7 +111,7 @@ class DrawPose(io.ComfyNode):
                 io.Int.Input("height", default=0, min=0, max=16384,
                              tooltip="Height of the pictures in pixels; 0 is the height of the pose's own canvas."),
             ],
-            outputs=[io.Image.Output("image", tooltip="White, red, green … on black, one picture a frame.")],
+            outputs=[io.Image.Output("image", tooltip="Skeletons on black, one picture a frame.")],
         )
 
     @classmethod

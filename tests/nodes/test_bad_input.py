@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from workflows.host import ComfyError
+from workflows.host import ROOT, ComfyError
 
 BODY = {"people": [{"pose_keypoints_2d": [10.0, 10.0, 1.0] * 18}], "canvas_width": 96, "canvas_height": 128}
+EXAMPLE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0].name.removesuffix("_pose.json")
 UNET = "model.diffusion_model.input_blocks.0.0.weight"
 
 
@@ -55,7 +56,7 @@ def load_sd(checkpoint):
 def align(width=0, height=0, source=None, pose=None):
     return {
         "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
-        "example": {"class_type": "RePoseDMExample", "inputs": {"example": "check_shirt"}},
+        "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
         "picture": {"class_type": "LoadImage", "inputs": {"image": "broken.png"}},
         "align": {"class_type": "RePoseDMRecurrentPoseAligner", "inputs": {
             "aligner": ["load", 2], "vae": ["load", 1], "source": source or ["example", 0], "pose": ["example", 1],

@@ -12,9 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from reposedm_core import RePoseDMPipeline
+from workflows.graph import load_workflow, to_api
 from workflows.host import ROOT, ComfyInterrupted
 
 EXAMPLES = ROOT / "workflows" / "examples"
+EXAMPLE = sorted(EXAMPLES.glob("*_pose.json"))[0].name.removesuffix("_pose.json")
 
 
 def read_graph(name):
@@ -28,6 +30,11 @@ def find(graph, kind):
 
 def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("name", ["pose_transfer", "pose_guidance"])
+def test_graph_is_the_workflow_that_users_open(comfy, name):
+    assert to_api(load_workflow(ROOT / "workflows" / f"{name}.json"), comfy.object_info()) == read_graph(name)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +180,7 @@ def test_pose_goes_round(comfy):
     """Estimate Pose → Draw Pose: what the estimator finds is drawn in a picture of the photograph's size."""
     graph = {
         "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
-        "example": {"class_type": "RePoseDMExample", "inputs": {"example": "check_shirt"}},
+        "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
         "find": {"class_type": "RePoseDMEstimatePose", "inputs": {
             "pose_estimator": ["load", 3], "image": ["example", 2], "threshold": 0.0}},
         "draw": {"class_type": "RePoseDMDrawPose", "inputs": {"pose": ["find", 0], "width": 0, "height": 0}},

@@ -219,3 +219,26 @@ def test_model_read_again_has_the_same_weights(pack, host):
         assert again is not patcher.model
         for key, value in patcher.model.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), key
+
+
+def test_lora_on_the_denoiser(pack, host, source, pose):
+    import comfy.sd
+
+    aligned = align(pack, host, source, pose)
+    key = "denoiser.unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
+    rows, columns = host[0].model.diffusion_model.get_submodule(key).weight.shape
+    lora = {f"diffusion_model.{key}.lora_up.weight": torch.ones(rows, 2),
+            f"diffusion_model.{key}.lora_down.weight": torch.ones(2, columns)}
+    with torch.inference_mode():
+        patched = comfy.sd.load_lora_for_models(host[0], None, lora, 1.0, 0.0)[0]
+    before = sample(pack, host[0], aligned)
+    assert not torch.equal(sample(pack, patched, aligned), before)
+    assert torch.equal(sample(pack, host[0], aligned), before), "taken off again"
+
+
+def test_frame_without_a_person_is_named(pack, host, source, pose):
+    frames = [*pose, {**pose[0], "people": []}]
+    with pytest.raises(pack.reposedm_core.InputError, match="nobody is in frame 1"):
+        align(pack, host, source, frames)
+    with pytest.raises(pack.reposedm_core.InputError, match="nobody is in frame 1"):
+        guide(pack, host, frames)

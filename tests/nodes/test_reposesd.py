@@ -13,6 +13,7 @@ from reposedm_core import PRESETS
 from workflows.host import ROOT
 
 LAYOUT = ROOT / "tests" / "fixtures" / "humansd" / "keys.json"
+EXAMPLE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0].name.removesuffix("_pose.json")
 UNET = "model.diffusion_model."
 CONTEXT = PRESETS["mini"].denoiser.context_dim
 
@@ -68,7 +69,7 @@ def test_stock_sampler_runs_it_in_the_server(comfy, small):
     graph = {
         "load": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": "small8.safetensors"}},
         "mini": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
-        "example": {"class_type": "RePoseDMExample", "inputs": {"example": "check_shirt"}},
+        "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
         "align": {"class_type": "RePoseDMRecurrentPoseAligner", "inputs": {
             "aligner": ["mini", 2], "vae": ["mini", 1], "source": ["example", 0], "pose": ["example", 1], "width": 0,
             "height": 0}},
