@@ -80,7 +80,8 @@ def optimise(name: str, network: nn.Module, settings: StageSettings, step_fn: St
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(settings, step)
-        values = step_fn(network, step, rng, generator)
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16):
+            values = step_fn(network, step, rng, generator)
         loss = values["loss"]
         if not torch.isfinite(loss):
             raise FloatingPointError(f"{name}: the loss is {loss.item()} at step {step}; the last checkpoint is "

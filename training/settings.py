@@ -24,6 +24,8 @@ class StageSettings:
         minutes: stop a session after so long and keep the state (0: no limit). The schedule follows steps alone.
         save_every: steps between checkpoints.
         ema: decay of the weight average.
+        bf16: compute in bfloat16 where torch's autocast does (weights stay float32). On CPUs with AVX512-BF16 it is
+            a third faster; on others it may be slower.
     """
 
     steps: int = 1000
@@ -35,6 +37,7 @@ class StageSettings:
     minutes: float = 0.0
     save_every: int = 200
     ema: float = 0.998
+    bf16: bool = False
 
 
 @dataclass
@@ -85,7 +88,6 @@ class Settings:
     resume: bool = True
     threads: int = 0
     device: str = "auto"
-    mixed_precision: str = "no"
     name: str = "reposedm-mini"
     autoencoder: StageSettings = field(default_factory=StageSettings)
     estimator: StageSettings = field(default_factory=StageSettings)

@@ -38,7 +38,7 @@ def run(settings: Settings) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=settings.device == "cpu")
+    accelerator = Accelerator(cpu=settings.device == "cpu")
     networks: dict[str, torch.nn.Module] = {}
     common = {"root": settings.data, "out": out, "resume": settings.resume, "accelerator": accelerator}
     for number, stage in enumerate(("autoencoder", "estimator", "aligner", "denoiser")):

@@ -104,7 +104,7 @@ def train(config: ModelConfig, settings: DenoiserSettings, root: str, out: Path,
         noise = torch.randn(x0.shape, generator=generator).to(device)
         drop = (torch.rand(len(x0), generator=generator) < settings.dropout).to(device)
         z = schedule.add_noise(x0, noise, t)
-        prediction, variance = model(batch, z, t, drop)
+        prediction, variance = (out.float() for out in model(batch, z, t, drop))
         mse = F.mse_loss(prediction, schedule.target(x0, noise, t))
         values = {"loss": mse, "mse": mse}
         if settings.vlb_weight > 0:
