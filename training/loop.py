@@ -66,15 +66,15 @@ def optimise(name: str, network: nn.Module, settings: StageSettings, step_fn: St
         start, log = state["step"], state["log"]
 
     def save(step: int) -> None:
+        log["seconds"] = spent + time.monotonic() - began
         if accelerator.is_main_process:
             save_atomically({"network": inner.state_dict(), "average": average.state_dict(), "step": step,
                              "optimiser": optimiser.state_dict(), "log": log}, path)
 
-    began, totals, since = time.monotonic(), {}, 0
+    began, spent, totals, since = time.monotonic(), log["seconds"], {}, 0
     progress = tqdm(range(start, settings.steps), initial=start, total=settings.steps, desc=name, mininterval=5,
                     unit="step", disable=not accelerator.is_main_process)
     step = start
-    spent = log["seconds"]
     for step in progress:
         rng = np.random.default_rng([seed, step, accelerator.process_index])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))

@@ -30,7 +30,7 @@ def export(data: SyntheticPeople, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, (identity, source, target) in EXAMPLES.items():
         if identity not in data.identities:
-            raise SystemExit(f"{data.root} has no test identity {identity}: generate it with --identities 4000 --seed 1.")
+            raise SystemExit(f"{data.root} has no test identity {identity}: make it with --identities 4000 --seed 1.")
         for suffix, index in (("", source), ("_target", target)):
             picture = np.asarray(data.arrays["pictures"][identity, index])
             Image.fromarray(picture).save(folder / f"{name}{suffix}.png", optimize=True)

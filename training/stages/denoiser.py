@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +37,25 @@ class Latents:
         return {name: values[rows].float().to(device) for name, values in self.tensors.items()}
 
 
+def fingerprint(pairs: Pairs, *networks: torch.nn.Module) -> int:
+    """A number that changes when the pairs or any weight does."""
+    arrays = [pairs.identity, pairs.source, pairs.target]
+    arrays += [value.cpu().numpy() for network in networks for value in network.state_dict().values()]
+    total = 0
+    for array in arrays:
+        total = zlib.crc32(np.ascontiguousarray(array), total)
+    return total
+
+
 @torch.no_grad()
 def cache_latents(people: SyntheticPeople, pairs: Pairs, autoencoder: Autoencoder, aligner: RecurrentPoseAligner,
                   device: torch.device, file: Path | None = None, chunk: int = 32) -> Latents:
-    """Encode and align every pair once; kept in `file` and read back from it when it has as many pairs."""
+    """Encode and align every pair once; kept in `file` and read back while pairs and networks are the same."""
+    made_of = fingerprint(pairs, autoencoder, aligner)
     if file is not None and file.is_file():
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-        if len(tensors["target"]) == len(pairs):
-            return Latents(tensors)
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+        if stored.pop("made_of", None) == made_of:
+            return Latents(stored)
     autoencoder, aligner = autoencoder.to(device).eval(), aligner.to(device).eval()
     columns: dict[str, list[Tensor]] = {}
     for first in tqdm(range(0, len(pairs), chunk), desc="aligning", unit="batch", mininterval=5):
@@ -59,7 +71,7 @@ def cache_latents(people: SyntheticPeople, pairs: Pairs, autoencoder: Autoencode
             columns.setdefault(name, []).append(value.half().cpu())
     tensors = {name: torch.cat(values) for name, values in columns.items()}
     if file is not None:
-        save_atomically(tensors, file)
+        save_atomically({**tensors, "made_of": made_of}, file)
     return Latents(tensors)
 
 
