@@ -69,6 +69,22 @@ def guide_x0(
     return x0 - _coefficient(weight * (1 - alpha_bar) / alpha_bar.sqrt(), x0) * gradient
 
 
+def limit_step(x0: torch.Tensor, guided: torch.Tensor, limit: float) -> torch.Tensor:
+    """Shorten the step x̂₀ → guided, per picture, to at most `limit` times the root mean square of x̂₀ (**ours**).
+
+    On x̂₀ the step of eq. 15 grows with σ, which is over a hundred at the first step, where x̂₀ says least about the
+    pose. A bound keeps the direction, leaves the small steps of the later sampling as they are, and makes one strength
+    serve every model.
+
+    Args:
+        x0, guided: (B, ...). limit: above 0.
+    """
+    step = (guided - x0).float()
+    size, scale = (t.square().flatten(1).mean(1).sqrt() for t in (step, x0.float()))
+    factor = (limit * scale / size.clamp(min=1e-12)).clamp(max=1).reshape(-1, *[1] * (x0.ndim - 1))
+    return x0 + (step * factor).to(x0.dtype)
+
+
 def normalise_gradient(gradient: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Each picture's gradient scaled to the root mean square of its reference (**ours**); zero stays zero.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..field import PoseInteractionField, PoseTarget
 from .denoiser import Conditioner, Denoiser
-from .guidance import classifier_free, guide_x0
+from .guidance import classifier_free, guide_x0, limit_step
 from .sampler import Denoised, timestep_of
 from .schedule import DiffusionSchedule
 
@@ -53,6 +53,7 @@ class FieldGuidance:
         decode: latent → pictures in [-1, 1], differentiable.
         strength: w of eq. 15's gradient; 0 is exactly neutral.
         start, end: the share of the sampling in which it acts, 0 (first step) to 1 (last), as fractions of t.
+        limit: largest step, relative to the root mean square of ŷ_0 (see `limit_step`).
     """
 
     field: PoseInteractionField
@@ -61,6 +62,7 @@ class FieldGuidance:
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    limit: float = 0.1
 
     def active(self, fraction: float) -> bool:
         """Does it act at this share of the sampling?"""
@@ -71,7 +73,7 @@ class FieldGuidance:
         if self.strength == 0 or weight == 0:
             return x0
         gradient, _ = self.field.gradient(x0, self.decode, self.target)
-        return guide_x0(x0, gradient, alpha_bar, self.strength * weight)
+        return limit_step(x0, guide_x0(x0, gradient, alpha_bar, self.strength * weight), self.limit)
 
 
 class GuidedDenoiser:

@@ -10,6 +10,7 @@ from reposedm_core.diffusion.guidance import (
     classifier_free,
     guide_epsilon,
     guide_x0,
+    limit_step,
     normalise_gradient,
 )
 
@@ -94,3 +95,16 @@ def test_alpha_bar_of_a_noise_level():
     torch.testing.assert_close(alpha_bar_of(sigma, flow=True), alpha_bar_of(sigma / (1 - sigma)))
     at_pure_noise = guide_x0(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), alpha_bar_of(torch.ones(1), flow=True))
     assert at_pure_noise.isfinite().all()
+
+
+def test_a_limited_step_keeps_its_direction_and_leaves_small_steps_alone():
+    torch.manual_seed(0)
+    x0 = torch.randn(2, 3, 4, 4)
+    step = torch.randn(2, 3, 4, 4)
+    small, large = x0 + 1e-3 * step, x0 + 50 * step
+    torch.testing.assert_close(limit_step(x0, small, 0.1), small)
+    taken = limit_step(x0, large, 0.1) - x0
+    size, scale = (t.square().flatten(1).mean(1).sqrt() for t in (taken, x0))
+    torch.testing.assert_close(size, 0.1 * scale)
+    torch.testing.assert_close(torch.nn.functional.cosine_similarity(taken.flatten(1), step.flatten(1)), torch.ones(2))
+    assert torch.equal(limit_step(x0, x0.clone(), 0.1), x0)
