@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -13,19 +14,20 @@ from workflows.host import ROOT, read_host
 
 
 @pytest.fixture(scope="session")
-def pack() -> ModuleType:
+def pack() -> Iterator[ModuleType]:
     """The pack, imported as ComfyUI imports it: by path, under a name of the host's choice, on the CPU."""
     comfyui, _ = read_host()
-    sys.path.append(str(comfyui))
-    import comfy.cli_args
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(comfyui)
+        import comfy.cli_args
 
-    comfy.cli_args.args.cpu = True
-    spec = importlib.util.spec_from_file_location("a-pack", ROOT / "__init__.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    module.nodes.folders.register_folders()
-    return module
+        patch.setattr(comfy.cli_args.args, "cpu", True)
+        spec = importlib.util.spec_from_file_location("a-pack", ROOT / "__init__.py")
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        module.nodes.folders.register_folders()
+        yield module
 
 
 @pytest.fixture(scope="session")
