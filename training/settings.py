@@ -49,13 +49,16 @@ class DenoiserSettings(StageSettings):
         noise_power: t = T·u**noise_power for uniform u; below 1 there are more noisy examples.
         vlb_weight: factor of L_vlb (eq. 4); 0 trains without it.
         pairs: how many aligned pairs are cached.
+        colour_shuffle: share of examples whose red, green and blue change places, in source and target alike: clothes
+            then come in more colours than the set has, and copying them pays more than remembering them.
         field_weight: weight of the field's gradient in training (eq. 13-15); 0 leaves it to sampling.
     """
 
     dropout: float = 0.1
     noise_power: float = 0.6
     vlb_weight: float = 0.001
-    pairs: int = 24000
+    pairs: int = 20000
+    colour_shuffle: float = 0.5
     field_weight: float = 0.0
 
 

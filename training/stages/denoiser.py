@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
@@ -75,6 +77,30 @@ def cache_latents(people: SyntheticPeople, pairs: Pairs, autoencoder: Autoencode
     return Latents(tensors)
 
 
+class ColourShuffle:
+    """Permute the colour channels of latents of the linear encoder: z → A z + b, exact within the kept components."""
+
+    def __init__(self, autoencoder: Autoencoder, device: torch.device):
+        matrices, offsets = [], []
+        for order in itertools.permutations(range(3)):
+            def permute(patches: Tensor, order: tuple[int, ...] = order) -> Tensor:
+                return rearrange(patches, "... (c n) -> ... c n", c=3)[..., order, :].flatten(-2)
+
+            basis, scale = autoencoder.basis.cpu(), autoencoder.scale.cpu()
+            matrices.append((basis @ permute(basis).T) * scale / scale[:, None])
+            offsets.append(basis @ (permute(autoencoder.mean.cpu()) - autoencoder.mean.cpu()) / scale)
+        self.matrices, self.offsets = torch.stack(matrices).to(device), torch.stack(offsets).to(device)
+
+    def __call__(self, batch: dict[str, Tensor], rng: np.random.Generator, share: float) -> dict[str, Tensor]:
+        """`batch` with `share` of its examples recoloured, each by one permutation; the pose keeps its colours."""
+        count = len(batch["target"])
+        choice = np.where(rng.random(count) < share, rng.integers(1, len(self.matrices), count), 0)
+        matrix, offset = self.matrices[choice], self.offsets[choice]
+        shuffled = {name: torch.einsum("bij,bjhw->bihw", matrix, batch[name]) + offset[..., None, None]
+                    for name in ("target", "source", "aligned")}
+        return {**batch, **shuffled}
+
+
 def denoise(model: Denoiser, batch: dict[str, Tensor], z: Tensor, t: Tensor, schedule: DiffusionSchedule,
             drop: Tensor) -> tuple[Tensor, Tensor]:
     """Run the denoiser on a batch of latents; `drop` (B,) bool marks the examples with the joint null condition."""
@@ -108,8 +134,12 @@ def train(config: ModelConfig, settings: DenoiserSettings, root: str, out: Path,
     check = cache_latents(held_out, held_out.fixed_pairs(min(256, settings.pairs)), autoencoder, aligner, device,
                           out / "latents.val.pt")
 
+    shuffle = ColourShuffle(autoencoder, device)
+
     def step(model, _, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         batch = cache.batch(rng.integers(0, len(cache), settings.batch), device)
+        if settings.colour_shuffle > 0:
+            batch = shuffle(batch, rng, settings.colour_shuffle)
         x0 = batch["target"]
         uniform = torch.rand(len(x0), generator=generator)
         t = (schedule.timesteps * uniform**settings.noise_power).long().clamp(max=schedule.timesteps - 1).to(device)
