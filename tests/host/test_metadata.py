@@ -49,6 +49,13 @@ def test_requirements_equal_the_dependencies():
     assert lines(ROOT / "requirements.txt") == PROJECT["project"]["dependencies"]
 
 
+def test_nothing_is_named_twice():
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    requirements = [*PROJECT["project"]["dependencies"], *(line for extra in extras for line in extra)]
+    names = [re.match(r"[\w-]+", line).group().lower() for line in requirements]
+    assert len(names) == len(set(names))
+
+
 def test_torch_is_named_without_a_version():
     assert "torch" in PROJECT["project"]["dependencies"]
     named = [re.match(r"[\w-]+", line).group() for line in PROJECT["project"]["dependencies"]]
