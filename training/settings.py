@@ -46,7 +46,7 @@ class DenoiserSettings(StageSettings):
 
     Attributes:
         dropout: share of examples whose pose and source are dropped together (eq. 16).
-        noise_power: t = T·u**noise_power for uniform u; below 1 there are more noisy examples.
+        noise_power: t = T·u**noise_power for uniform u: 1 is uniform, below 1 there are more noisy examples.
         vlb_weight: factor of L_vlb (eq. 4); 0 trains without it.
         pairs: how many aligned pairs are cached.
         colour_shuffle: share of examples whose red, green and blue change places, in source and target alike: clothes
@@ -55,7 +55,7 @@ class DenoiserSettings(StageSettings):
     """
 
     dropout: float = 0.1
-    noise_power: float = 0.6
+    noise_power: float = 1.0
     vlb_weight: float = 0.001
     pairs: int = 20000
     colour_shuffle: float = 0.5

@@ -145,13 +145,13 @@ class Outcome:
 def run(comfy: ComfyServer, prompt: Prompt, label: str) -> Outcome:
     """Queue a graph and show the sampler's steps as they are done."""
     steps = prompt[find(prompt, "RePoseDMKSampler")]["inputs"]["steps"]
-    times: list[float] = []
+    times: list[tuple[int, float]] = []      # the host drops messages that come too fast: steps done, and when
     started = time.monotonic()
     with tqdm(total=steps, desc=label, unit="step") as bar:
 
         def on_progress(value: int, maximum: int, _node: str) -> None:
             if maximum == steps:
-                times.append(time.monotonic())
+                times.append((value, time.monotonic()))
                 bar.update(value - bar.n)
 
         prompt_id = comfy.queue(prompt)
@@ -162,7 +162,8 @@ def run(comfy: ComfyServer, prompt: Prompt, label: str) -> Outcome:
         for key, node in prompt.items()
         if node["class_type"] in ("PreviewImage", "SaveImage")
     }
-    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else total
+    done = times[-1][0] - times[0][0] if times else 0
+    step = (times[-1][1] - times[0][1]) / done if done else total / steps
     return Outcome(pictures, step, total)
 
 
