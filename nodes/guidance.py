@@ -38,9 +38,11 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                 EstimatorSocket.Input("pose_estimator", tooltip="From RePoseDM Loader."),
                 PoseKeypoint.Input("pose", tooltip="The pose to reach; its first person counts. One frame serves all "
                                                    "pictures of a batch, or give a frame a picture."),
-                io.Float.Input("strength", default=1.0, min=0.0, max=1000.0, step=0.05,
+                io.Float.Input("strength", default=1.0, min=0.0, max=100.0, step=0.05,
                                tooltip="Weight of the gradient; with RePoseDM it is multiplied by w_c as in eq. 16. "
-                                       "0 is exactly the unguided model."),
+                                       "A step changes the latent by a tenth of its size at most, so that a strength "
+                                       "suits every model; beyond that, more changes little. 0 is exactly the "
+                                       "unguided model."),
                 io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001,
                                tooltip="Where in the sampling guidance begins; 0 is the first step."),
                 io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001,
@@ -58,6 +60,8 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
         poses = target_poses(pose)
         if strength == 0 or start_percent >= end_percent:
             return io.NodeOutput(model)
+        if getattr(vae, "patcher", None) is None:
+            raise InputError("vae: the loaded file holds no VAE; load one with Load VAE and connect that.")
         if vae.latent_dim != 2:
             raise InputError("vae: this is a VAE of videos or sounds; the guidance needs one of pictures.")
         networks = FieldNetworks(PoseInteractionField(own_copy(pose_estimator.patcher), space), own_copy(vae.patcher))

@@ -70,7 +70,9 @@ class RePoseDMLoader(io.ComfyNode):
         return folders.problem(folders.checkpoint_path, checkpoint)
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str) -> float:
+    def fingerprint_inputs(cls, checkpoint: str | None = None) -> float | str:
+        if checkpoint is None:   # another node supplies it
+            return "linked"
         return folders.checkpoint_path(checkpoint).stat().st_mtime
 
     @classmethod

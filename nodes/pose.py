@@ -51,7 +51,9 @@ class LoadPose(io.ComfyNode):
         return file == NO_FILE or folders.problem(folders.pose_path, file)
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, text: str) -> str:
+    def fingerprint_inputs(cls, file: str | None = None, text: str | None = None) -> str:
+        if file is None or text is None:   # another node supplies it
+            return "linked"
         content = text.encode() if text.strip() or file == NO_FILE else folders.pose_path(file).read_bytes()
         return hashlib.sha256(content).hexdigest()
 
@@ -77,8 +79,9 @@ class EstimatePose(io.ComfyNode):
             inputs=[
                 EstimatorSocket.Input("pose_estimator", tooltip="From RePoseDM Loader."),
                 io.Image.Input("image", tooltip="Pictures that show one person each; a batch gives a frame a picture."),
-                io.Float.Input("threshold", default=0.1, min=0.0, max=1.0, step=0.01,
-                               tooltip="Joints that the estimator is less sure of than this are left out."),
+                io.Float.Input("threshold", default=0.1, min=0.1, max=1.0, step=0.01,
+                               tooltip="Joints that the estimator is less sure of than this are left out; below 0.1 "
+                                       "no node counts a joint."),
             ],
             outputs=[PoseKeypoint.Output("pose", tooltip="The poses, in pixels of the pictures.")],
         )

@@ -59,7 +59,15 @@ def load_checkpoint(path: Path, plain: bool = False) -> tuple[ModelPatcher, comf
     text = comfy.utils.state_dict_prefix_replace(state, {TEXT: ""}, filter_keys=True)
     clip = comfy.sd.load_text_encoder_state_dicts(
         [text], embedding_directory=folder_paths.get_folder_paths("embeddings")) if text else None
-    return model, clip, comfy.sd.VAE(sd=comfy.utils.state_dict_prefix_replace(state, {VAE: ""}, filter_keys=True))
+    vae = build_vae(state)
+    if getattr(vae, "patcher", None) is not None:   # a file of the U-Net alone has none
+        vae.patcher.cached_patcher_init = (load_vae, (path,))
+    return model, clip, vae
+
+
+def build_vae(state: dict[str, torch.Tensor]) -> comfy.sd.VAE:
+    """The VAE of an LDM checkpoint; without a patcher where the checkpoint holds none."""
+    return comfy.sd.VAE(sd=comfy.utils.state_dict_prefix_replace(state, {VAE: ""}, filter_keys=True))
 
 
 def build_model(state: dict[str, torch.Tensor], name: str) -> RePoseSDModel:
@@ -88,6 +96,11 @@ def build_model(state: dict[str, torch.Tensor], name: str) -> RePoseSDModel:
 def load_model(path: Path, disable_dynamic: bool = False) -> ModelPatcher:
     """The MODEL alone, for the host, which reads a model again where it needs a second one."""
     return load_checkpoint(path, plain=disable_dynamic)[0]
+
+
+def load_vae(path: Path, disable_dynamic: bool = False) -> ModelPatcher:
+    """The patcher of the VAE alone, for the host; it takes over the network and does not need a plain patcher."""
+    return build_vae(read_weights(path)).patcher
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -242,3 +242,11 @@ def test_frame_without_a_person_is_named(pack, host, source, pose):
         align(pack, host, source, frames)
     with pytest.raises(pack.reposedm_core.InputError, match="nobody is in frame 1"):
         guide(pack, host, frames)
+
+
+def test_fingerprint_of_a_linked_input_is_a_constant(pack):
+    """The host asks for it before the node that supplies the input has run, and gives None."""
+    loader, load_pose = pack.nodes.loaders.RePoseDMLoader, pack.nodes.pose.LoadPose
+    assert loader.fingerprint_inputs(checkpoint=None) == loader.fingerprint_inputs(checkpoint=None)
+    assert load_pose.fingerprint_inputs(file="none", text=None) == load_pose.fingerprint_inputs(file=None, text="")
+    assert load_pose.fingerprint_inputs(file="none", text="a") != load_pose.fingerprint_inputs(file="none", text="b")

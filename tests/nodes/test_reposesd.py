@@ -170,3 +170,47 @@ def test_guidance_bends_it_as_well(pack, tiny, small, checkpoint):
             model, vae, estimator, pose, 1.0, 0.0, 1.0, "heatmaps").args[0]
     plain, bent = sample(pack, model), sample(pack, guided)
     assert bent.isfinite().all() and not torch.equal(plain, bent)
+
+
+@pytest.fixture(scope="module")
+def with_vae(small, tmp_path_factory):
+    """A checkpoint with a VAE, the host's smallest one."""
+    from comfy.taesd.taesd import TAESD
+
+    generator = torch.Generator().manual_seed(0)
+    vae = {"first_stage_model." + key: torch.ones(()) if key.startswith("vae_") else
+           0.02 * torch.randn(value.shape, generator=generator) for key, value in TAESD().state_dict().items()}
+    path = tmp_path_factory.mktemp("checkpoints") / "with_vae.safetensors"
+    save_file({**small, **vae}, path)
+    return path
+
+
+def test_own_vae_serves_guidance_where_weights_are_streamed(pack, with_vae, monkeypatch):
+    """On a device with streamed weights the host reads a network again for a copy that gradients pass through."""
+    import comfy.model_patcher
+
+    class Streamed(comfy.model_patcher.ModelPatcher):
+        def is_dynamic(self):
+            return True
+
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Streamed)
+    vae = pack.nodes.reposesd.load_checkpoint(with_vae)[2]
+    assert vae.patcher.is_dynamic()
+    with torch.inference_mode():
+        copy = pack.nodes.bridge.own_copy(vae.patcher)
+    weights = vae.first_stage_model.state_dict()
+    assert copy is not vae.first_stage_model and weights
+    assert all(torch.equal(value, weights[key]) for key, value in copy.state_dict().items())
+    latent = torch.zeros(1, 4, 4, 4, requires_grad=True)
+    copy.decode(latent).square().sum().backward()
+    assert latent.grad.abs().max() > 0
+
+
+def test_guidance_refuses_a_file_without_a_vae(pack, tiny, checkpoint):
+    from reposedm_core.pose import load_pose_file, to_keypoints
+
+    model, _, vae = pack.nodes.reposesd.load_checkpoint(checkpoint)
+    estimator = pack.nodes.loaders.load_checkpoint(tiny)[3]
+    pose = to_keypoints(load_pose_file(ROOT / "workflows" / "examples" / f"{EXAMPLE}_pose.json"))
+    with pytest.raises(pack.reposedm_core.InputError, match="vae: the loaded file holds no VAE; load one"):
+        pack.nodes.guidance.PoseInteractionFieldGuidance.execute(model, vae, estimator, pose, 1.0, 0.0, 1.0, "heatmaps")
