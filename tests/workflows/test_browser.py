@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from workflows.host import read_host
+
 pytestmark = pytest.mark.browser
 
-PACK = "ComfyUI-RePoseDM"
 # The page asks, in vain and at any time, for the models of the graph that it opens with itself.
 OWN_GRAPH = "missingModelDownload"
 READY = "() => window.app?.graph && window.app.extensionManager?.workflow?.activeWorkflow"
@@ -114,7 +115,7 @@ def test_page_sends_the_prompt_that_the_demo_sends(tab, workflow_path, schemas):
 def test_template_browser_offers_the_workflows(tab, workflow_path, tmp_path):
     page = tab.page
     page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text(PACK).first.click()
+    page.get_by_text(read_host()[1]).first.click()
     card = page.get_by_test_id(f"template-workflow-{workflow_path.stem}")
     card.wait_for(timeout=30_000)
     thumbnail = "(name) => document.querySelector(`img[alt=${name}]`)?.naturalWidth === 512"
