@@ -39,6 +39,9 @@ def save_model(path: str | os.PathLike, modules: dict[str, nn.Module], config: d
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     save_file(state, temporary, metadata={KEY: json.dumps(header), "format": "pt"})
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)      # safetensors writes files that only their owner may read
     os.replace(temporary, path)
 
 
@@ -59,8 +62,9 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
                          "Download it again, or export it with training/train.py.") from error
     try:
         header = json.loads(metadata[KEY])
-        if header["kind"] != "reposedm":
+        if header["kind"] != "reposedm" or not isinstance(header["config"], dict):
             raise KeyError("kind")
+        header["parts"] = list(header["parts"])
     except (KeyError, TypeError, json.JSONDecodeError):
         raise InputError(f"Checkpoint {path.name} is not a RePoseDM model: it carries no RePoseDM header. "
                          "Stable Diffusion and HumanSD files go into RePoseSD Loader or Load Checkpoint.") from None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
 from .alignment import Alignment, RecurrentPoseAligner
@@ -77,14 +77,14 @@ def to_image(source: ImageLike, name: str = "source") -> Tensor:
     """
     if isinstance(source, (str, os.PathLike)):
         try:
-            source = Image.open(source).convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
+            source = ImageOps.exif_transpose(Image.open(source)).convert("RGB")
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise InputError(f"{name}: cannot read the picture {source} ({error}). Give a PNG or JPEG file.") from error
     if isinstance(source, Image.Image):
         source = np.asarray(source.convert("RGB"))
-    if isinstance(source, np.ndarray) and source.dtype == np.uint8:
-        source = source.astype(np.float32) / 255
     image = torch.as_tensor(source)
+    if image.dtype == torch.uint8:
+        image = image.float() / 255
     if image.ndim == 3:
         image = image[None]
     if image.ndim == 4 and image.shape[1] not in (3, 4) and image.shape[-1] in (1, 3, 4):
@@ -110,11 +110,19 @@ def fit_image(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def one_pose(pose: Any, name: str = "pose") -> Pose:
-    """A `Pose` from a Pose, POSE_KEYPOINT data or the path of a JSON file; its first frame."""
+    """A `Pose` from a Pose, POSE_KEYPOINT data or the path of a JSON file: its first frame with somebody in it.
+
+    Raises:
+        InputError: nobody is in it.
+    """
     if isinstance(pose, Pose):
-        return pose
-    frames = load_pose_file(pose) if isinstance(pose, (str, os.PathLike)) else parse_keypoints(pose, name)
-    return frames[0]
+        frames = [pose]
+    else:
+        frames = load_pose_file(pose) if isinstance(pose, (str, os.PathLike)) else parse_keypoints(pose, name)
+    for frame in frames:
+        if len(frame.joints) and (frame.joints[0, :, 2] > 0).any():
+            return frame
+    raise InputError(f"{name}: nobody is in it (no body joint was found); give a pose with at least one person.")
 
 
 def condition_image(pose: Pose, height: int, width: int) -> Tensor:
@@ -225,7 +233,7 @@ class RePoseDMPipeline:
             raise InputError(f"sampler = {sampler!r}: known are {', '.join(SAMPLERS)}.")
         pose = one_pose(pose)
         condition, alignment, image, skeleton = self.align(source, pose, height, width)
-        sigmas = simple_sigmas(self.schedule, steps or self.config.steps)
+        sigmas = simple_sigmas(self.schedule, self.config.steps if steps is None else steps)
         field = None
         if field_strength:
             native = self.config.height, self.config.width
@@ -249,11 +257,12 @@ class RePoseDMPipeline:
 
     @torch.no_grad()
     def estimate(self, image: ImageLike) -> Pose:
-        """The pose of the one person in a picture, in the picture's own pixels."""
+        """The pose of the one person in a picture, in the picture's own pixels; nobody in it where none is found."""
         picture = to_image(image, "image")
         height, width = picture.shape[-2:]
         joints = predict_pose(self.estimator, fit_image(picture, self.config.height, self.config.width).to(self.device))
         points = coco_to_openpose(joints[:1].cpu().numpy())
+        points = points[(points[..., 2] > 0).any(1)]
         return Pose(points, self.config.height, self.config.width).unfitted(height, width)
 
 

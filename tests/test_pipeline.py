@@ -1,12 +1,17 @@
 """The standalone pipeline: what goes in, what comes out, and what it says about input it cannot use."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from reposedm_core import InputError, Pose, RePoseDMPipeline
-from reposedm_core.pipeline import SHIPPED, fit_image, to_image
+from reposedm_core.pipeline import SHIPPED, fit_image, pose_target, to_image
+from reposedm_core.pose import load_pose_file
+
+EXAMPLES = Path(__file__).parents[1] / "workflows" / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +44,20 @@ def test_a_seed_gives_one_picture(pipeline, picture, pose):
     assert runs[0].to_pil().size == (pipeline.config.width, pipeline.config.height)
 
 
-def test_field_guidance_of_strength_zero_is_exactly_neutral_and_lowers_the_field(pipeline, picture, pose):
+def test_field_guidance_of_strength_zero_or_an_empty_range_is_exactly_neutral(pipeline, picture, pose):
     plain = pipeline(picture, pose, seed=1, steps=4)
     assert torch.equal(plain.image, pipeline(picture, pose, seed=1, steps=4, field_strength=0.0).image)
     assert torch.equal(plain.image,
                        pipeline(picture, pose, seed=1, steps=4, field_strength=1.0, field_start=1.0).image)
-    guided = pipeline(picture, pose, seed=1, steps=4, field_strength=0.01)
-    assert not torch.equal(plain.image, guided.image)
+
+
+def test_field_guidance_lowers_the_field(pipeline):
+    for name in ("black_shirt", "lime_top"):
+        _, pose = example(name)
+        target = pose_target(pipeline.field, [pose], (128, 96), (128, 96))
+        results = [pipeline(EXAMPLES / f"{name}.png", pose, seed=1, field_strength=s).image for s in (0.0, 1.0)]
+        plain, guided = (float(pipeline.field.distance(image * 2 - 1, target)) for image in results)
+        assert guided < plain
 
 
 def test_callback_sees_every_step_and_can_stop(pipeline, picture, pose):
@@ -65,9 +77,46 @@ def test_both_samplers_and_another_size(pipeline, picture, pose):
     assert out.image.shape == (1, 3, 64, 48)
 
 
-def test_estimated_pose_is_in_the_pictures_own_pixels(pipeline, picture):
-    pose = pipeline.estimate(picture)
-    assert (pose.height, pose.width) == (160, 120)
+def example(name):
+    return EXAMPLES / f"{name}_target.png", load_pose_file(EXAMPLES / f"{name}_pose.json")[0]
+
+
+@pytest.mark.parametrize("name", ["black_shirt", "lime_top", "pink_top"])
+def test_estimated_pose_is_in_the_pictures_own_pixels(pipeline, name):
+    """On a canvas of another aspect, the joints are still found where they are."""
+    file, truth = example(name)
+    canvas = Image.new("RGB", (160, 140), (120, 120, 120))
+    canvas.paste(Image.open(file), (40, 6))
+    found = pipeline.estimate(canvas)
+    assert (found.height, found.width) == (140, 160)
+    distance = np.linalg.norm(found.joints[0, :, :2] - truth.joints[0, :, :2] - (40, 6), axis=1)
+    assert np.median(distance[found.joints[0, :, 2] > 0]) < 4
+
+
+def test_the_result_is_nearer_to_the_target_than_the_source_is(pipeline):
+    for name in ("black_shirt", "lime_top"):
+        file, pose = example(name)
+        true = to_image(file)
+        source = to_image(EXAMPLES / f"{name}.png")
+        result = pipeline(EXAMPLES / f"{name}.png", pose, seed=1).image * 2 - 1
+        assert (result - true).abs().mean() < 0.8 * (source - true).abs().mean()
+
+
+def test_nobody_is_refused(pipeline, picture):
+    with pytest.raises(InputError, match="nobody is in it"):
+        pipeline(picture, Pose(np.zeros((0, 18, 3), np.float32), 128, 96))
+    empty = {"people": [], "canvas_height": 256, "canvas_width": 192}
+    with pytest.raises(InputError, match=r"[Nn]obody"):
+        pipeline(picture, [empty])
+
+
+def test_a_turned_photograph_is_turned_back(tmp_path):
+    upright = Image.new("RGB", (20, 30), (255, 0, 0))
+    upright.paste((0, 0, 255), (0, 15, 20, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6      # the camera was turned: rotate by 90 degrees to see it upright
+    upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    assert torch.equal(to_image(tmp_path / "turned.png"), to_image(upright))
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -15,10 +15,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from reposedm_core.checkpoint import load_into
 from training.settings import StageSettings
 
 Step = Callable[[nn.Module, int, np.random.Generator, torch.Generator], dict[str, Tensor]]
 """(network, step, numpy generator, torch generator) → {"loss": scalar to minimise, other names: scalars to log}."""
+
+
+class OutOfTime(Exception):
+    """A stage used up its minutes; its state is saved."""
 
 
 def learning_rate(settings: StageSettings, step: int) -> float:
@@ -50,6 +55,8 @@ def optimise(name: str, network: nn.Module, settings: StageSettings, step_fn: St
 
     Raises:
         FloatingPointError: the loss is not finite; the last checkpoint is kept.
+        OutOfTime: `settings.minutes` are over; the state is saved.
+        InputError: the state in `out` belongs to another network.
     """
     path = out / f"{name}.state.pt"
     average = copy.deepcopy(network).eval().requires_grad_(False).to(accelerator.device)
@@ -60,7 +67,7 @@ def optimise(name: str, network: nn.Module, settings: StageSettings, step_fn: St
     start, log = 0, {"examples": 0, "seconds": 0.0, "history": []}
     if resume and path.is_file():
         state = torch.load(path, map_location="cpu", weights_only=True)
-        inner.load_state_dict(state["network"])
+        load_into(inner, state["network"], f"{path} (give another out=, or resume=false)")
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
         start, log = state["step"], state["log"]
@@ -108,12 +115,12 @@ def optimise(name: str, network: nn.Module, settings: StageSettings, step_fn: St
             progress.write(f"{name} {step + 1}/{settings.steps} {rate:.1f} examples/s "
                            + " ".join(f"{key} {value:.4f}" for key, value in means.items()))
             totals, since = {}, 0
-        out_of_time = settings.minutes > 0 and time.monotonic() - began > 60 * settings.minutes
+        out_of_time = not last and settings.minutes > 0 and time.monotonic() - began > 60 * settings.minutes
         if (step + 1) % settings.save_every == 0 or last or out_of_time:
             save(step + 1)
         if out_of_time:
-            progress.write(f"{name}: stopped after {settings.minutes} minutes at step {step + 1}; run again to go on.")
-            break
+            progress.close()
+            raise OutOfTime(f"{name}: stopped after {settings.minutes} minutes at step {step + 1}; run again to go on.")
     progress.close()
     log["step"] = min(settings.steps, step + 1)
     if validate is not None:

@@ -21,7 +21,7 @@ class StageSettings:
         steps: optimiser steps; the learning rate decays over them.
         batch: examples a step (a process).
         lr: peak learning rate, after `warmup` steps; it falls along a cosine to `lr_end` times the peak.
-        minutes: stop a session after so long and keep the state (0: no limit). The schedule follows steps alone.
+        minutes: stop a run after so long and keep the state (0: no limit). The schedule follows steps alone.
         save_every: steps between checkpoints.
         ema: decay of the weight average.
         bf16: compute in bfloat16 where torch's autocast does (weights stay float32). On CPUs with AVX512-BF16 it is
@@ -51,7 +51,6 @@ class DenoiserSettings(StageSettings):
         pairs: how many aligned pairs are cached.
         colour_shuffle: share of examples whose red, green and blue change places, in source and target alike: clothes
             then come in more colours than the set has, and copying them pays more than remembering them.
-        field_weight: weight of the field's gradient in training (eq. 13-15); 0 leaves it to sampling.
     """
 
     dropout: float = 0.1
@@ -59,7 +58,6 @@ class DenoiserSettings(StageSettings):
     vlb_weight: float = 0.001
     pairs: int = 20000
     colour_shuffle: float = 0.5
-    field_weight: float = 0.0
 
 
 @dataclass
@@ -77,7 +75,7 @@ class Settings:
         preset: name in `reposedm_core.PRESETS`.
         data: folder of the training set.
         out: folder for checkpoints, logs and the exported model.
-        stages: which stages to run, in this order.
+        stages: which stages to run, always in the order of `STAGES`; results of the others are read from `out`.
         resume: go on from the state in `out`, where there is one.
         threads: torch's CPU threads, 0 = its own choice.
         name: file name of the exported model.

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
@@ -23,7 +24,8 @@ from accelerate.utils import set_seed
 from reposedm_core.checkpoint import save_model
 from reposedm_core.config import PRESETS, ModelConfig, to_dict
 from reposedm_core.errors import InputError
-from training.settings import Settings, load_settings
+from training.loop import OutOfTime
+from training.settings import STAGES, Settings, load_settings
 from training.stages import aligner, autoencoder, denoiser, estimator
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -39,9 +41,16 @@ def run(settings: Settings) -> Path:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     accelerator = Accelerator(cpu=settings.device == "cpu")
+    if accelerator.num_processes > 1:
+        raise InputError("Training runs in one process; start it with python training/train.py, not accelerate launch.")
     networks: dict[str, torch.nn.Module] = {}
     common = {"root": settings.data, "out": out, "resume": settings.resume, "accelerator": accelerator}
-    for number, stage in enumerate(("autoencoder", "estimator", "aligner", "denoiser")):
+    absent = [stage for stage in STAGES
+              if stage not in settings.stages and not (out / f"{stage}.safetensors").is_file()]
+    if absent and "denoiser" in settings.stages:
+        raise InputError(f"stages leaves out {', '.join(absent)}, and {out} has no result of an earlier run: run those "
+                         f"stages first, or copy {absent[0]}.safetensors there.")
+    for number, stage in enumerate(STAGES):
         finished = out / f"{stage}.safetensors"
         if stage not in settings.stages:
             if finished.is_file():
@@ -51,10 +60,6 @@ def run(settings: Settings) -> Path:
         set_seed(settings.seed + number)
         own = getattr(settings, stage)
         if stage == "denoiser":
-            missing = [name for name in ("autoencoder", "aligner") if name not in networks]
-            if missing:
-                raise InputError(f"The denoiser is trained on the latents of {' and '.join(missing)}: run those stages "
-                                 f"first (no {missing[0]}.safetensors in {out}).")
             network, log = denoiser.train(config, own, seed=settings.seed, autoencoder=networks["autoencoder"],
                                           aligner=networks["aligner"], **common)
         else:
@@ -66,7 +71,7 @@ def run(settings: Settings) -> Path:
             (out / f"{stage}.json").write_text(json.dumps(log, indent=1))
     path = out / f"{settings.name}.safetensors"
     if accelerator.is_main_process and len(networks) == 4:
-        save_model(path, networks, to_dict(config), make_card(settings, out))
+        save_model(path, networks, to_dict(config), make_card(settings, out, accelerator))
         print(f"Exported {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return path
 
@@ -89,13 +94,14 @@ def load_stage(network: torch.nn.Module, path: Path, stage: str) -> None:
     load_into(network, load_parts(path)[0][stage], f"{path.name}: {stage}")
 
 
-def make_card(settings: Settings, out: Path) -> dict:
+def make_card(settings: Settings, out: Path, accelerator: Accelerator) -> dict:
     """What the weights were made of: data, settings, hardware, examples, hours and validation of each stage."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    hardware = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else f"{cores} CPU cores"
     card = {"data": json.loads((Path(settings.data) / "dataset.json").read_text()), "preset": settings.preset,
             "seed": settings.seed, "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
-            "hardware": gpu or f"{os.cpu_count()} CPU cores"}
-    for stage in ("autoencoder", "estimator", "aligner", "denoiser"):
+            "hardware": hardware, "settings": asdict(settings)}
+    for stage in STAGES:
         file = out / f"{stage}.json"
         if file.is_file():
             log = json.loads(file.read_text())
@@ -118,6 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OutOfTime as stopped:
+        print(stopped)
     return 0
 
 

@@ -32,6 +32,7 @@ from sheet import make_sheet, make_thumbnail
 from tqdm import tqdm
 
 from reposedm_core import InputError, Pose, RePoseDMPipeline
+from reposedm_core.pipeline import one_pose
 from reposedm_core.pose import fit_to_frame, load_pose_file, openpose_to_coco, to_keypoints
 
 WORKFLOWS = ROOT / "workflows"
@@ -111,8 +112,8 @@ def real_input(environment: Mapping[str, str], out: Path) -> RealInput | None:
         InputError: SOURCE or POSE cannot be read, or the pose shows nobody.
     """
     source, pose = environment.get("SOURCE"), environment.get("POSE")
-    frames = load_pose_file(Path(pose) if pose else PEDESTRIAN)
-    person = fit_to_frame(frames[0].select(0), POSE_HEIGHT, POSE_WIDTH, POSE_FILL)
+    frame = one_pose(Path(pose) if pose else PEDESTRIAN)
+    person = fit_to_frame(frame.select(0), POSE_HEIGHT, POSE_WIDTH, POSE_FILL)
     if source:
         picture = Path(source)
         try:

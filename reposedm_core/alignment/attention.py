@@ -38,9 +38,9 @@ def neighbourhood_attention(query: Tensor, key: Tensor, value: Tensor, size: tup
     height, width = size
     if kernel == 0 or (kernel >= 2 * height - 1 and kernel >= 2 * width - 1):
         return F.scaled_dot_product_attention(query, key, value)
-    mask = _window_mask(height, width, kernel)
     if height * width <= 4 * kernel * kernel:      # a small grid: masked dense attention costs less than gathering
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask.to(query.device))
+        mask = _window_mask(height, width, kernel).to(query.device)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     b, heads, n, d = query.shape
     flat = [rearrange(t, "b a n d -> (b a) d n") for t in (key, value)]
     keys, values = (_gather(t, height, width, kernel) for t in flat)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..config import AlignerConfig
 from ..errors import InputError
 from .mapformer import Encoder, MapFormer, PoseMappingAggregator
-from .warp import compose, identity_map, resize_map, warp
+from .warp import compose, identity_map, warp
 
 
 @dataclass
@@ -87,8 +87,3 @@ class RecurrentPoseAligner(nn.Module):
         """Probability (B, 1, H/stride, W/stride) that a latent cell shows what the source shows."""
         height, width = alignment.image.shape[-2:]
         return F.adaptive_avg_pool2d(alignment.visibility[-1].sigmoid(), (height // stride, width // stride))
-
-    @staticmethod
-    def full_map(alignment: Alignment) -> Tensor:
-        """φᴺ at picture resolution, (B, 2, H, W)."""
-        return resize_map(alignment.maps[-1], *alignment.image.shape[-2:])

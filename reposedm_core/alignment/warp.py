@@ -13,10 +13,11 @@ from torch import Tensor
 
 def identity_map(height: int, width: int, device=None, dtype=None) -> Tensor:
     """The map that samples every cell at its own centre, shape (1, 2, height, width)."""
-    y = (torch.arange(height, device=device, dtype=torch.float64) + 0.5) * (2 / height) - 1
-    x = (torch.arange(width, device=device, dtype=torch.float64) + 0.5) * (2 / width) - 1
+    # In float64 on the CPU first: not every accelerator has it.
+    y = (torch.arange(height, dtype=torch.float64) + 0.5) * (2 / height) - 1
+    x = (torch.arange(width, dtype=torch.float64) + 0.5) * (2 / width) - 1
     grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])[None]
-    return grid.to(dtype or torch.get_default_dtype())
+    return grid.to(dtype or torch.get_default_dtype()).to(device)
 
 
 def resize_map(sampling: Tensor, height: int, width: int) -> Tensor:

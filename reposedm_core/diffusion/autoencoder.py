@@ -2,7 +2,7 @@
 
 The encoder E projects each `stride`×`stride` patch on the leading principal components of training patches.
 Latents are therefore linear in the picture: an error of colour costs in the latent what it costs in the picture,
-and fitting takes seconds. The decoder starts from the linear inverse and adds what the components lost.
+and fitting takes seconds. The decoder adds to the linear inverse what the components lost.
 """
 
 from __future__ import annotations

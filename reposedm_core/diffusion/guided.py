@@ -107,5 +107,5 @@ class GuidedDenoiser:
         x0 = self.schedule.predict_x0(z, prediction, t)
         if self.field is not None and self.field.active(1 - (int(t[0]) + 1) / self.schedule.timesteps):
             weight = self.scale if self.scale > 0 else 1.0
-            x0 = self.field(x0, self.schedule.alpha_bar.to(x)[t], weight)
+            x0 = self.field(x0, self.schedule.at(self.schedule.alpha_bar, t, x).flatten(), weight)
         return Denoised(x0, variance)

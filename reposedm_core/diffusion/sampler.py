@@ -81,7 +81,7 @@ def sample_ancestral(model: Model, x: Tensor, sigmas: Tensor, callback: Callback
     steps = len(sigmas) - 1
     for i in range(steps):
         out = model(x, sigmas[i].expand(len(x)))
-        alpha_t, alpha_s = (1 / (1 + sigmas[j].double() ** 2) for j in (i, i + 1))
+        alpha_t, alpha_s = (1 / (1 + sigmas[j].cpu().double() ** 2) for j in (i, i + 1))
         beta = 1 - alpha_t / alpha_s
         y = x * alpha_t.sqrt().to(x)
         mean = ((beta * alpha_s.sqrt() / (1 - alpha_t)).to(x) * out.x0

@@ -35,7 +35,7 @@ class DiffusionSchedule:
 
     def at(self, values: Tensor, t: Tensor, like: Tensor) -> Tensor:
         """values[t] as (B, 1, 1, 1) in the dtype and on the device of `like`; t (B,) int64."""
-        return values.to(like.device)[t.to(like.device)].to(like.dtype)[:, None, None, None]
+        return values[t.to(values.device)].to(like.dtype).to(like.device)[:, None, None, None]
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """y_t = √ᾱ_t y_0 + √(1-ᾱ_t) ε."""
@@ -55,11 +55,6 @@ class DiffusionSchedule:
         if self.config.prediction == "epsilon":
             return (z - (1 - alpha_bar).sqrt() * prediction) / alpha_bar.sqrt()
         return alpha_bar.sqrt() * z - (1 - alpha_bar).sqrt() * prediction
-
-    def predict_epsilon(self, z: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-        """ε that takes x0 to z."""
-        alpha_bar = self.at(self.alpha_bar, t, z)
-        return (z - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
 
     def posterior_mean(self, x0: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """Mean of q(y_{t-1} | y_t, y_0)."""

@@ -34,9 +34,11 @@ def test_latents_have_unit_variance_overall_and_keep_the_order_of_components(fit
     assert (latents.std(0).diff() < 0).all(), "a large component stays larger than a small one"
 
 
-def test_untrained_decoder_is_near_the_linear_inverse(fitted):
+def test_the_decoder_adds_to_the_linear_inverse(fitted):
     model, _, _ = fitted
-    latents = torch.zeros(1, 4, 2, 3)
+    latents = torch.randn(1, 4, 2, 3)
+    expected = model.decode_linear(latents) + model.decoder(latents)
+    torch.testing.assert_close(model.decode(latents), expected)
     assert model.decode(latents).shape == (1, 3, 16, 24)
 
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from reposedm_core.errors import InputError
-from training.loop import learning_rate, optimise, save_atomically
+from training.loop import OutOfTime, learning_rate, optimise, save_atomically
 from training.settings import Settings, StageSettings, load_settings
 
 STEPS = 12
@@ -88,12 +88,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, whole, killed_at):
 
 
 def test_a_run_stopped_by_the_clock_again_and_again_reaches_the_same_weights(tmp_path, whole):
-    sessions = 0
-    while sessions < STEPS + 1 and (not sessions or state(tmp_path)["step"] < STEPS):
-        _, log = train(tmp_path, minutes=1e-9, save_every=1000)
-        sessions += 1
-        assert log["step"] == state(tmp_path)["step"] == sessions
-    assert sessions == STEPS
+    for number in range(1, STEPS):
+        with pytest.raises(OutOfTime, match=f"at step {number}; run again"):
+            train(tmp_path, minutes=1e-9, save_every=1000)
+        assert state(tmp_path)["step"] == number
+    _, log = train(tmp_path, minutes=1e-9, save_every=1000)
+    assert log["step"] == STEPS, "the last step ends the stage, whatever the clock says"
     assert_same_training(state(tmp_path), state(whole[0]))
 
 
@@ -158,7 +158,8 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 def test_a_torn_file_of_a_killed_write_is_ignored(tmp_path, whole):
-    train(tmp_path, minutes=1e-9)
+    with pytest.raises(OutOfTime):
+        train(tmp_path, minutes=1e-9)
     torn = (tmp_path / "toy.state.pt").read_bytes()[:1000]
     (tmp_path / "toy.state.part").write_bytes(torn)
     train(tmp_path)

@@ -139,7 +139,8 @@ def train(config: ModelConfig, settings: DenoiserSettings, root: str, out: Path,
     def step(model, _, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         batch = cache.batch(rng.integers(0, len(cache), settings.batch), device)
         if settings.colour_shuffle > 0:
-            batch = shuffle(batch, rng, settings.colour_shuffle)
+            with torch.autocast(device.type, enabled=False):     # targets keep their precision
+                batch = shuffle(batch, rng, settings.colour_shuffle)
         x0 = batch["target"]
         uniform = torch.rand(len(x0), generator=generator)
         t = (schedule.timesteps * uniform**settings.noise_power).long().clamp(max=schedule.timesteps - 1).to(device)
