@@ -7,17 +7,18 @@ PYTHON ?= $(or $(wildcard $(PY)),python3)
 .PHONY: help host demo test lint train clean
 
 help:   ## this list
-	@grep -hE '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 host:   ## create .venv, obtain ComfyUI, install everything (the other targets do this first)
 	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON) here: set PYTHON to a Python from 3.10 to 3.13." >&2; exit 1; }
 	@$(PYTHON) .ci/install.py
-	@.ci/system-packages.sh
 
 demo: host  ## pose transfer in a headless ComfyUI; SOURCE=picture POSE=keypoints.json take yours
+	@.ci/system-packages.sh video
 	@$(PY) workflows/demo.py
 
 test: host  ## the whole test suite; ARGS= goes to pytest
+	@.ci/system-packages.sh video chromium
 	@$(PY) -m pytest $(ARGS)
 
 lint: host  ## ruff alone

@@ -25,7 +25,7 @@ def make_environment() -> str:
     """Create .venv unless it is there for this version of Python; returns its interpreter."""
     python = ENVIRONMENT / "bin" / "python"
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    if python.exists() and (ENVIRONMENT / "lib" / f"python{version}").is_dir():
+    if (ENVIRONMENT / "lib" / f"python{version}").is_dir() and has_pip(python):
         return str(python)
     print(f"Creating .venv with Python {version} ...", flush=True)
     shutil.rmtree(ENVIRONMENT, ignore_errors=True)
@@ -36,6 +36,15 @@ def make_environment() -> str:
             f"{sys.executable} cannot make a virtual environment (Debian: apt install python{version}-venv)."
         )
     return str(python)
+
+
+def has_pip(python: Path) -> bool:
+    """Does this interpreter run, with pip? Both lack while a virtual environment is only half made."""
+    try:
+        done = subprocess.run([str(python), "-m", "pip", "--version"], capture_output=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0
 
 
 def fingerprint(python: str, requirements: Path) -> str:
