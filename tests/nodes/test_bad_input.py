@@ -84,16 +84,17 @@ CASES = {
     "animal": (load_pose(ANIMAL), "RePoseDMLoadPose", "text: this is an animal pose", "only people"),
     "file that is no text": (load_pose(file="picture.json"), "RePoseDMLoadPose", "picture.json: this is no text",
                              "saved as JSON"),
-    "pose outside": (load_pose(file="../outside.json"), "RePoseDMLoadPose", "file - there is no", "input folder"),
-    "missing pose": (load_pose(file="gone.json"), "RePoseDMLoadPose", "file - there is no", "input folder"),
-    "no picture": (align(source=["picture", 0]), "LoadImage", "cannot identify image file", "broken.png"),
+    "pose outside": (load_pose(file="../outside.json"), "RePoseDMLoadPose", "file - there is no",
+                     "copy the JSON file there"),
+    "missing pose": (load_pose(file="gone.json"), "RePoseDMLoadPose", "file - there is no",
+                     "copy the JSON file there"),
     "size": (align(100, 128), "RePoseDMRecurrentPoseAligner", "width × height = 100 × 128", "nearest is 96 × 128"),
     "latent of another size": (sample(width=64, height=64), "RePoseDMKSampler", "latent: it is for 64 × 64",
                                "connect the latent output"),
     "checkpoint of another kind": (load_model("humansd.safetensors"), "RePoseDMLoader", "not a RePoseDM model",
                                    "RePoseSD Loader"),
     "torn checkpoint": (load_model("torn.safetensors"), "RePoseDMLoader", "torn.safetensors: not a readable",
-                        "again"),
+                        "Download it again"),
     "checkpoint outside": (load_model("../outside.safetensors"), "RePoseDMLoader", "checkpoint - there is no file",
                            "models/reposedm"),
     "missing checkpoint": (load_model("gone.safetensors"), "RePoseDMLoader", "checkpoint - there is no file",
@@ -104,11 +105,12 @@ CASES = {
                                 "use Load Checkpoint"),
     "no checkpoint for RePoseSD": (load_sd("lora.safetensors"), "RePoseDMSDLoader", "lora.safetensors is no Stable",
                                    "HumanSD"),
-    "torn checkpoint for RePoseSD": (load_sd("torn.ckpt"), "RePoseDMSDLoader", "torn.ckpt is no readable", "again"),
+    "torn checkpoint for RePoseSD": (load_sd("torn.ckpt"), "RePoseDMSDLoader", "torn.ckpt is no readable",
+                                     "download it again"),
     "outside for RePoseSD": (load_sd("../outside.safetensors"), "RePoseDMSDLoader", "checkpoint - there is no file",
                              "models/checkpoints or models/reposedm"),
     "incomplete for RePoseSD": (load_sd("half.safetensors"), "RePoseDMSDLoader", "half.safetensors lacks weights",
-                                 "again"),
+                                 "download it again"),
 }
 
 
@@ -121,6 +123,12 @@ def test_one_message_names_input_and_remedy(comfy, case):
     assert f"({node})" in message and problem in message and remedy in message, message
     assert message.count(problem) == 1, message
     assert "Traceback" not in message and len(message.split(node)[-1].splitlines()) <= 1, message
+
+
+def test_broken_picture_is_named(comfy):
+    """Load Image is the host's: it names the file, and no node of the pack runs after it."""
+    with pytest.raises(ComfyError, match=r"\(LoadImage\): .*cannot identify image file.*broken\.png"):
+        comfy.wait(comfy.queue(align(source=["picture", 0])), timeout=120)
 
 
 def test_server_goes_on(comfy):

@@ -8,15 +8,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 from reposedm_core import RePoseDMPipeline
+from reposedm_core.pipeline import pose_target
+from reposedm_core.pose import draw_pose, load_pose_file, parse_keypoints
 from workflows.graph import load_workflow, to_api
 from workflows.host import ROOT, ComfyInterrupted
 
 EXAMPLES = ROOT / "workflows" / "examples"
-EXAMPLE = sorted(EXAMPLES.glob("*_pose.json"))[0].name.removesuffix("_pose.json")
+NAMES = sorted(path.name.removesuffix("_pose.json") for path in EXAMPLES.glob("*_pose.json"))
 
 
 def read_graph(name):
@@ -70,14 +73,21 @@ def test_pose_transfer_shows_its_progress(transfer):
     assert shown == sorted(set(shown)) and shown[0] < count and shown[-1] == count
 
 
-def test_pose_guidance_changes_the_picture(comfy):
+def test_pose_guidance_brings_the_picture_nearer_to_the_pose(comfy):
     graph = read_graph("pose_guidance")
     prompt_id = comfy.queue(graph)
     comfy.wait(prompt_id)
     keys = {node["_meta"]["title"]: key for key, node in graph.items()}
     guided, unguided = (pixels(comfy.images(prompt_id, keys[title])[0]) for title in ("Result", "Without guidance"))
     assert guided.shape == unguided.shape == (128, 96, 3)
-    assert np.abs(guided - unguided).max() > 1
+    field = RePoseDMPipeline.from_pretrained().field
+    poses = load_pose_file(EXAMPLES / f"{graph[find(graph, 'RePoseDMExample')]['inputs']['example']}_pose.json")
+    target = pose_target(field, poses, (128, 96), (128, 96))
+    pictures = [torch.tensor(picture / 127.5 - 1, dtype=torch.float32).movedim(-1, 0)[None]
+                for picture in (guided, unguided)]
+    with torch.no_grad():
+        near, far = (float(field.distance(picture, target)) for picture in pictures)
+    assert near < 0.95 * far, (near, far)
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +162,7 @@ def test_own_picture_and_pose_of_any_size(comfy, tmp_path):
     """Load Image and Load Pose in place of the example; a batch of two frames gives two pictures of that size."""
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (150, 200, 3), dtype=np.uint8)).save(tmp_path / "noise.png")
-    frames = [json.loads((EXAMPLES / f"{name}_pose.json").read_text()) for name in
-              sorted(path.name.removesuffix("_pose.json") for path in EXAMPLES.glob("*_pose.json"))[:2]]
+    frames = [json.loads((EXAMPLES / f"{name}_pose.json").read_text()) for name in NAMES[:2]]
     (comfy.input / "poses").mkdir(exist_ok=True)
     (comfy.input / "poses" / "two.json").write_text(json.dumps(frames))
     graph = read_graph("pose_transfer")
@@ -176,20 +185,34 @@ def test_own_picture_and_pose_of_any_size(comfy, tmp_path):
         assert (pictures[0] != pictures[1]).any()
 
 
+def true_joints(name):
+    """Joints (18, 3) of an example's pose in pixels of its picture, and that picture's height."""
+    (pose,) = load_pose_file(EXAMPLES / f"{name}_pose.json")
+    return pose.joints[0], pose.height
+
+
 def test_pose_goes_round(comfy):
-    """Estimate Pose → Draw Pose: what the estimator finds is drawn in a picture of the photograph's size."""
-    graph = {
-        "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
-        "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
-        "find": {"class_type": "RePoseDMEstimatePose", "inputs": {
-            "pose_estimator": ["load", 3], "image": ["example", 2], "threshold": 0.0}},
-        "draw": {"class_type": "RePoseDMDrawPose", "inputs": {"pose": ["find", 0], "width": 0, "height": 0}},
-        "truth": {"class_type": "RePoseDMDrawPose", "inputs": {"pose": ["example", 1], "width": 0, "height": 0}},
-        "show": {"class_type": "PreviewImage", "inputs": {"images": ["draw", 0]}},
-        "show truth": {"class_type": "PreviewImage", "inputs": {"images": ["truth", 0]}},
-    }
+    """Estimate Pose → Draw Pose: the estimator finds the true joints, and they are drawn where they are."""
+    graph = {"load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}}}
+    for name in NAMES:
+        graph |= {
+            f"example {name}": {"class_type": "RePoseDMExample", "inputs": {"example": name}},
+            f"find {name}": {"class_type": "RePoseDMEstimatePose", "inputs": {
+                "pose_estimator": ["load", 3], "image": [f"example {name}", 2], "threshold": 0.1}},
+            f"draw {name}": {"class_type": "RePoseDMDrawPose", "inputs": {
+                "pose": [f"find {name}", 0], "width": 0, "height": 0}},
+            f"show {name}": {"class_type": "PreviewImage", "inputs": {"images": [f"draw {name}", 0]}},
+            f"text {name}": {"class_type": "PreviewAny", "inputs": {"source": [f"find {name}", 0]}},
+        }
     prompt_id = comfy.queue(graph)
     comfy.wait(prompt_id)
-    found, truth = (pixels(comfy.images(prompt_id, key)[0]) for key in ("show", "show truth"))
-    assert found.shape == truth.shape == (128, 96, 3)
-    assert found.max() > 0 and truth.max() > 0
+    outputs, right = comfy.history(prompt_id)["outputs"], []
+    for name in NAMES:
+        (pose,) = parse_keypoints(json.loads(outputs[f"text {name}"]["text"][0]))
+        drawn = np.floor(draw_pose(pose).movedim(0, -1).numpy() * 255)
+        shown = pixels(comfy.images(prompt_id, f"show {name}")[0])
+        assert shown.shape == (128, 96, 3) and np.abs(shown - drawn).max() <= 1
+        found, (truth, height) = pose.joints[0], true_joints(name)
+        near = np.linalg.norm(found[:, :2] - truth[:, :2], axis=1) < 0.05 * height
+        right += list((near & (found[:, 2] > 0))[truth[:, 2] > 0])
+    assert np.mean(right) >= 0.8, f"{sum(right)} of {len(right)} joints are found"
