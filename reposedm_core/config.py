@@ -111,8 +111,8 @@ class ModelConfig:
     name: str = "mini"
     height: int = 128
     width: int = 96
-    steps: int = 10
-    guidance_scale: float = 1.5
+    steps: int = 4
+    guidance_scale: float = 1.25
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     aligner: AlignerConfig = field(default_factory=AlignerConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)

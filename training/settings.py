@@ -79,6 +79,7 @@ class Settings:
         resume: go on from the state in `out`, where there is one.
         threads: torch's CPU threads, 0 = its own choice.
         name: file name of the exported model.
+        notes: what else the model card should say.
     """
 
     preset: str = "mini"
@@ -90,6 +91,7 @@ class Settings:
     threads: int = 0
     device: str = "auto"
     name: str = "reposedm-mini"
+    notes: str = ""
     autoencoder: StageSettings = field(default_factory=StageSettings)
     estimator: StageSettings = field(default_factory=StageSettings)
     aligner: AlignerSettings = field(default_factory=AlignerSettings)

@@ -98,9 +98,10 @@ def make_card(settings: Settings, out: Path, accelerator: Accelerator) -> dict:
     """What the weights were made of: data, settings, hardware, examples, hours and validation of each stage."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     hardware = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else f"{cores} CPU cores"
+    kept = {key: value for key, value in asdict(settings).items() if key not in ("data", "out", "notes")}
     card = {"data": json.loads((Path(settings.data) / "dataset.json").read_text()), "preset": settings.preset,
             "seed": settings.seed, "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
-            "hardware": hardware, "settings": asdict(settings)}
+            "hardware": hardware, "settings": kept, "notes": settings.notes}
     for stage in STAGES:
         file = out / f"{stage}.json"
         if file.is_file():
