@@ -81,7 +81,7 @@ def to_image(source: ImageLike, name: str = "source") -> Tensor:
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise InputError(f"{name}: cannot read the picture {source} ({error}). Give a PNG or JPEG file.") from error
     if isinstance(source, Image.Image):
-        source = np.asarray(source.convert("RGB"))
+        source = np.array(source.convert("RGB"))
     image = torch.as_tensor(source)
     if image.dtype == torch.uint8:
         image = image.float() / 255
