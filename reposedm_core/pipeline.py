@@ -82,7 +82,7 @@ def to_image(source: ImageLike, name: str = "source") -> Tensor:
             raise InputError(f"{name}: cannot read the picture {source} ({error}). Give a PNG or JPEG file.") from error
     if isinstance(source, Image.Image):
         source = np.array(source.convert("RGB"))
-    image = torch.as_tensor(source)
+    image = torch.tensor(source) if isinstance(source, np.ndarray) else torch.as_tensor(source)
     if image.dtype == torch.uint8:
         image = image.float() / 255
     if image.ndim == 3:
