@@ -62,7 +62,7 @@ def pose_path(name: str) -> Path:
 
 
 def example_names() -> list[str]:
-    """Examples that have all of name.png, name_target.png and name_pose.json."""
+    """Names of the examples, by their name_pose.json; name.png and name_target.png lie beside it."""
     return sorted(path.name.removesuffix("_pose.json") for path in EXAMPLES.glob("*_pose.json"))
 
 

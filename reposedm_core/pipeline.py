@@ -29,6 +29,10 @@ from .pose import Pose, coco_to_openpose, draw_joints, load_pose_file, openpose_
 SHIPPED = Path(__file__).parent / "weights" / "reposedm-mini.safetensors"
 """The weights that come with the package."""
 
+NETWORKS: dict[str, type[nn.Module]] = {"autoencoder": Autoencoder, "estimator": HigherHRNet,
+                                        "aligner": RecurrentPoseAligner, "denoiser": Denoiser}
+"""The parts of a RePoseDM by name: each is built from the field of that name in a `ModelConfig`."""
+
 ImageLike = Image.Image | np.ndarray | Tensor | str | os.PathLike
 
 
@@ -51,15 +55,13 @@ def load_networks(path: str | os.PathLike) -> Networks:
     """
     parts, header = load_parts(path)
     name = Path(path).name
-    kinds: dict[str, type[nn.Module]] = {"autoencoder": Autoencoder, "estimator": HigherHRNet,
-                                         "aligner": RecurrentPoseAligner, "denoiser": Denoiser}
-    missing = sorted(set(kinds) - set(parts))
+    missing = sorted(set(NETWORKS) - set(parts))
     if missing:
         raise InputError(f"Checkpoint {name} holds only {', '.join(sorted(parts))}; a whole RePoseDM model also has "
                          f"{', '.join(missing)}. Export it with training/train.py.")
     config: ModelConfig = from_dict(ModelConfig, header["config"], name)
     networks = {}
-    for part, kind in kinds.items():
+    for part, kind in NETWORKS.items():
         network = kind(getattr(config, part))
         load_into(network, parts[part], f"{name}: {part}")
         networks[part] = network.eval().requires_grad_(False)
@@ -204,11 +206,15 @@ class RePoseDMPipeline:
         check_size(height, width, self.autoencoder.stride)
         image = fit_image(to_image(source), height, width).to(self.device)
         skeleton = condition_image(one_pose(pose), height, width).to(self.device).expand(len(image), -1, -1, -1)
+        return *self.condition(image, skeleton), image, skeleton
+
+    @torch.no_grad()
+    def condition(self, image: Tensor, skeleton: Tensor) -> tuple[Condition, Alignment]:
+        """Condition for the denoiser and the alignment, of source and skeleton (B, 3, H, W) in [-1, 1]."""
         alignment = self.aligner(image, skeleton)
         visibility = self.aligner.latent_visibility(alignment, self.autoencoder.stride)
-        condition = Condition.of(self.denoiser, self.autoencoder.encode(skeleton), self.autoencoder.encode(image),
-                                 self.autoencoder.encode(alignment.image), visibility)
-        return condition, alignment, image, skeleton
+        pose, source, aligned = (self.autoencoder.encode(x) for x in (skeleton, image, alignment.image))
+        return Condition.of(self.denoiser, pose, source, aligned, visibility), alignment
 
     def __call__(self, source: ImageLike, pose: Any, seed: int = 0, steps: int | None = None,
                  guidance_scale: float | None = None, field_strength: float = 0.0, field_start: float = 0.0,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from reposedm_core.diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
+from reposedm_core.diffusion.guided import FieldGuidance, GuidedDenoiser
 from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas
 from reposedm_core.errors import InputError
 from reposedm_core.field import predict_pose
@@ -55,9 +55,7 @@ def transfer(pipe: RePoseDMPipeline, source: Tensor, skeleton: Tensor, seeds: li
     """
     source, skeleton = source.to(pipe.device), skeleton.to(pipe.device)
     coder = pipe.autoencoder
-    alignment = pipe.aligner(source, skeleton)
-    condition = Condition.of(pipe.denoiser, coder.encode(skeleton), coder.encode(source), coder.encode(alignment.image),
-                             pipe.aligner.latent_visibility(alignment, coder.stride))
+    condition, alignment = pipe.condition(source, skeleton)
     field = None
     if field_strength:
         target = pipe.field.target_from_joints(joints.to(pipe.device), *source.shape[-2:])

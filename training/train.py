@@ -21,9 +21,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from reposedm_core.checkpoint import save_model
+from reposedm_core.checkpoint import load_into, load_parts, save_model
 from reposedm_core.config import PRESETS, ModelConfig, to_dict
 from reposedm_core.errors import InputError
+from reposedm_core.pipeline import NETWORKS
 from training.loop import OutOfTime
 from training.settings import STAGES, Settings, load_settings
 from training.stages import aligner, autoencoder, denoiser, estimator
@@ -54,8 +55,8 @@ def run(settings: Settings) -> Path:
         finished = out / f"{stage}.safetensors"
         if stage not in settings.stages:
             if finished.is_file():
-                networks[stage] = build(stage, config)
-                load_stage(networks[stage], finished, stage)
+                networks[stage] = NETWORKS[stage](getattr(config, stage))
+                load_into(networks[stage], load_parts(finished)[0][stage], f"{finished.name}: {stage}")
             continue
         set_seed(settings.seed + number)
         own = getattr(settings, stage)
@@ -74,24 +75,6 @@ def run(settings: Settings) -> Path:
         save_model(path, networks, to_dict(config), make_card(settings, out, accelerator))
         print(f"Exported {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return path
-
-
-def build(stage: str, config: ModelConfig) -> torch.nn.Module:
-    """The untrained network of a stage."""
-    from reposedm_core.alignment import RecurrentPoseAligner
-    from reposedm_core.diffusion.autoencoder import Autoencoder
-    from reposedm_core.diffusion.denoiser import Denoiser
-    from reposedm_core.field import HigherHRNet
-
-    kinds = {"autoencoder": Autoencoder, "estimator": HigherHRNet, "aligner": RecurrentPoseAligner,
-             "denoiser": Denoiser}
-    return kinds[stage](getattr(config, stage))
-
-
-def load_stage(network: torch.nn.Module, path: Path, stage: str) -> None:
-    from reposedm_core.checkpoint import load_into, load_parts
-
-    load_into(network, load_parts(path)[0][stage], f"{path.name}: {stage}")
 
 
 def make_card(settings: Settings, out: Path, accelerator: Accelerator) -> dict:

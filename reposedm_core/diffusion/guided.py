@@ -25,12 +25,13 @@ class Condition:
     visibility: Tensor
 
     @staticmethod
-    def of(denoiser: Conditioner, pose: Tensor, source: Tensor, aligned: Tensor, visibility: Tensor) -> Condition:
-        """Condition from latents (B, C, h, w); B1 reads the unaligned source."""
+    def of(denoiser: Conditioner, pose: Tensor, source: Tensor, aligned: Tensor, visibility: Tensor,
+           drop: Tensor | None = None) -> Condition:
+        """Condition from latents (B, C, h, w); B1 reads the unaligned source. `drop`: see `Conditioner.context`."""
+        texture = aligned
         if denoiser.config.texture == "source":
-            visibility = torch.ones_like(visibility)
-            return Condition(pose, denoiser.context(source, visibility), aligned, visibility)
-        return Condition(pose, denoiser.context(aligned, visibility), aligned, visibility)
+            texture, visibility = source, torch.ones_like(visibility)
+        return Condition(pose, denoiser.context(texture, visibility, drop), aligned, visibility)
 
     @staticmethod
     def null(denoiser: Conditioner, like: Condition) -> Condition:

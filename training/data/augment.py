@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reposedm_core.pose.skeleton import COCO_FLIP
+
 
 def random_backgrounds(rng: np.random.Generator, count: int, height: int, width: int) -> Tensor:
     """(n, 3, H, W) in [-1, 1]: noise of several scales, from nearly plain to cluttered."""
@@ -38,7 +40,7 @@ def random_affine(rng: np.random.Generator, images: Tensor, joints: np.ndarray) 
     moved = joints.copy()
     moved[..., :2] = np.einsum("nij,nkj->nki", forward, joints[..., :2] - centre) + centre + shift[:, None]
     flipped = mirror < 0
-    order = np.array([0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15])        # left and right change sides
+    order = list(COCO_FLIP)                            # left and right change sides
     moved[flipped] = moved[flipped][:, order]
     outside = (moved[..., 0] < 0) | (moved[..., 0] >= width) | (moved[..., 1] < 0) | (moved[..., 1] >= height)
     moved[..., 2] = np.where(outside, 0, moved[..., 2])

@@ -18,6 +18,7 @@ from reposedm_core.alignment import RecurrentPoseAligner
 from reposedm_core.config import ModelConfig
 from reposedm_core.diffusion.autoencoder import Autoencoder
 from reposedm_core.diffusion.denoiser import Denoiser
+from reposedm_core.diffusion.guided import Condition
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from training.data.dataset import Pairs, SyntheticPeople
 from training.loop import optimise, save_atomically
@@ -105,11 +106,9 @@ def denoise(model: Denoiser, batch: dict[str, Tensor], z: Tensor, t: Tensor, sch
             drop: Tensor) -> tuple[Tensor, Tensor]:
     """Run the denoiser on a batch of latents; `drop` (B,) bool marks the examples with the joint null condition."""
     keep = (~drop).to(z.dtype)[:, None, None, None]
-    aligned = model.config.texture == "aligned"
-    visibility = batch["visibility"] if aligned else torch.ones_like(batch["visibility"])
-    tokens = model.context(batch["aligned"] if aligned else batch["source"], visibility, drop)
+    told = Condition.of(model, batch["pose"], batch["source"], batch["aligned"], batch["visibility"], drop)
     sigma = (1 - schedule.at(schedule.alpha_bar, t, z)).sqrt()
-    return model(z, t, batch["pose"] * keep, tokens, batch["aligned"] * keep, visibility * keep, sigma)
+    return model(z, t, told.pose * keep, told.tokens, told.aligned * keep, told.visibility * keep, sigma)
 
 
 class WithContext(torch.nn.Module):
