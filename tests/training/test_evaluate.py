@@ -15,8 +15,9 @@ from PIL import Image
 from reposedm_core import Pose, RePoseDMPipeline
 from reposedm_core.checkpoint import save_model
 from reposedm_core.config import AlignerConfig, AutoencoderConfig, DenoiserConfig, ModelConfig, to_dict
+from reposedm_core.pipeline import NETWORKS
 from reposedm_core.pose import coco_to_openpose
-from training import evaluate, metrics, train
+from training import evaluate, metrics
 from training.data import synthetic
 from training.data.dataset import SyntheticPeople
 from training.perceptual import PerceptualDistance, load_network
@@ -201,7 +202,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
                          denoiser=DenoiserConfig(block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
                                                  height=HEIGHT // 8, width=WIDTH // 8))
     torch.manual_seed(0)
-    networks = {stage: train.build(stage, config) for stage in ("autoencoder", "estimator", "aligner", "denoiser")}
+    networks = {name: kind(getattr(config, name)) for name, kind in NETWORKS.items()}
     for network in networks.values():
         for parameter in network.parameters():
             parameter.data.add_(0.03 * torch.randn_like(parameter))
