@@ -4,10 +4,11 @@
     RePoseDMPipeline.from_pretrained()("person.png", "pose.json", seed=1).to_pil().save("result.png")
 """
 
-from .config import PRESETS, ModelConfig
+from .config import ModelConfig
 from .errors import InputError
 from .pipeline import PoseTransferResult, RePoseDMPipeline, load_networks
 from .pose import Pose, draw_pose, parse_keypoints
+from .presets import PRESETS
 
 __all__ = ["PRESETS", "InputError", "ModelConfig", "Pose", "PoseTransferResult", "RePoseDMPipeline", "draw_pose",
            "load_networks", "parse_keypoints"]

@@ -1,7 +1,8 @@
-"""Typed configurations and the named presets.
+"""Typed configurations.
 
 Every network of RePoseDM is described by a frozen dataclass of plain JSON types. A checkpoint carries its own
-configuration, so that a file describes itself; `PRESETS` holds the configurations this project has names for.
+configuration, so that a file describes itself; `presets.PRESETS` holds the configurations this project has names for.
+The defaults are those of `mini`.
 """
 
 from __future__ import annotations
@@ -12,26 +13,31 @@ from typing import Any
 from .errors import InputError
 from .field.config import EstimatorConfig
 
-__all__ = ["PRESETS", "AlignerConfig", "AutoencoderConfig", "DenoiserConfig", "EstimatorConfig", "ModelConfig",
+__all__ = ["AlignerConfig", "AutoencoderConfig", "DenoiserConfig", "EstimatorConfig", "FieldConfig", "ModelConfig",
            "ScheduleConfig", "from_dict", "to_dict"]
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Linear (principal component) encoder of non-overlapping patches and a small convolutional decoder.
+    """The encoder E and decoder of the latents.
 
     Attributes:
-        channels: latent channels C, the number of principal components kept.
-        stride: pixels of a patch side, H/h; a multiple of 8 or exactly 8.
-        widths: decoder channels at 1/2, 1/4 and 1/8 of the picture.
-        whitening: exponent e in scale_i = std_i**e; 0 keeps the pixel metric (large colours, tiny edges), 1 gives
-            every component unit variance. In between, an error of colour still costs more than one of texture.
+        kind: "pca", a linear encoder of non-overlapping patches with a small convolutional decoder (**ours**, `mini`);
+            "kl", Stable Diffusion's variational autoencoder (diffusers' AutoencoderKL), whose public weights fit.
+        channels: latent channels C (of "pca": the number of principal components kept).
+        stride: pixels of a latent cell's side, H/h; 8.
+        widths: of "pca", decoder channels at 1/2, 1/4 and 1/8 of the picture; of "kl", channels per resolution.
+        whitening: exponent e in scale_i = std_i**e of "pca"; 0 keeps the pixel metric (large colours, tiny edges), 1
+            gives every component unit variance. In between, an error of colour still costs more than one of texture.
+        scaling: factor that brings "kl" latents to unit variance (0.18215 for Stable Diffusion).
     """
 
+    kind: str = "pca"
     channels: int = 16
     stride: int = 8
-    widths: tuple[int, int, int] = (32, 64, 128)
+    widths: tuple[int, ...] = (32, 64, 128)
     whitening: float = 0.5
+    scaling: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,16 +46,27 @@ class AlignerConfig:
 
     Attributes:
         kernels: neighbourhood side of MapFormer's attention per iteration, 0 = global (Fig. 1, kernels **ours**).
-        radius: R of the local correlation of eq. 6 in the iterations after the first, which searches everywhere.
-        channels: feature channels at 1/4 of the picture.
-        dim: D, token channels at 1/8 of the picture.
+        radius: R of the local correlation of eq. 6, in cells, in the iterations after the first.
+        first_radius: R of the first iteration; 0 reads the expected match in the whole source instead (**ours**).
+        blocks: self- and cross-attention blocks of the first iteration; the others have 1, as the paper all have.
+        encoder: what the features F come from. "picture": a small encoder of its own, features at 1/4 and 1/8
+            (**ours**); "latent": E of the autoencoder, as in the paper, features at the latent's cells.
+        warp: "image" warps the picture and encodes it again in every iteration (eq. 9); "latent" warps the features.
+        channels: feature channels at 1/4 of the picture; unused with encoder="latent".
+        latent_channels: C of the autoencoder; used with encoder="latent".
+        dim: D, channels of a token.
         heads: attention heads.
         height, width: picture size the learned token positions belong to; other sizes interpolate them.
     """
 
     kernels: tuple[int, ...] = (0, 9, 5)
     radius: int = 4
+    first_radius: int = 0
+    blocks: int = 2
+    encoder: str = "picture"
+    warp: str = "image"
     channels: int = 48
+    latent_channels: int = 16
     dim: int = 96
     heads: int = 4
     height: int = 128
@@ -63,24 +80,30 @@ class DenoiserConfig:
     Attributes:
         latent_channels: C of the autoencoder; the pose latent has as many.
         block_channels: U-Net channels per resolution.
+        attention: per resolution, whether it attends to the context.
         layers: residual blocks per resolution.
         heads_dim: channels of one attention head.
-        context_dim: D, channels of a context token.
-        texture: "aligned": tokens of F_S^N, the latent of the aligned picture (the paper, and B2);
-            "source": tokens of the unaligned source through a simple CNN (B1).
+        context_dim: channels of a context token.
+        texture: what the context tokens are. "aligned": F_S^N, the latent of the aligned picture (the paper, and B2);
+            "source": the unaligned source through a simple CNN (B1); "text": a text encoder's (RePoseSD).
         channel_condition: also feed the aligned latent and its visibility on the channel axis (**ours**, `mini`).
-        height, width: latent size the learned positions belong to; other sizes interpolate them.
+        learned_variance: the output has 2C channels, the second half being the variance logits (eq. 4).
+        height, width: latent size the learned positions belong to; other sizes interpolate them. 0: no positions.
+        norm_groups: groups of the U-Net's group norms.
     """
 
     latent_channels: int = 16
     block_channels: tuple[int, ...] = (80, 160)
+    attention: tuple[bool, ...] = (True, True)
     layers: int = 1
     heads_dim: int = 40
     context_dim: int = 96
     texture: str = "aligned"
     channel_condition: bool = True
+    learned_variance: bool = True
     height: int = 16
     width: int = 12
+    norm_groups: int = 16
 
 
 @dataclass(frozen=True)
@@ -102,6 +125,27 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class FieldConfig:
+    """Pose interaction field guidance: the defaults in sampling, and its part in training.
+
+    Attributes:
+        strength: w of the gradient in sampling.
+        start, end: the share of the sampling in which it acts, 0 (first step) to 1 (last).
+        space: what is compared, "heatmaps" (**ours**) or "features" (the paper).
+        training: factor of √(1-ᾱ_t) ∇G in the training loss (eq. 3, 15); 0 trains without the field.
+        estimate: the picture it is computed on in training: "noise", VAE_dec(ε - ε_θ) as in eq. 10, or "x0", the
+            decoded ŷ_0.
+    """
+
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    space: str = "heatmaps"
+    training: float = 0.0
+    estimate: str = "x0"
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A whole RePoseDM: picture size and the configuration of each network.
 
@@ -118,13 +162,7 @@ class ModelConfig:
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
-
-
-PRESETS: dict[str, ModelConfig] = {
-    "mini": ModelConfig(),
-    "mini-b1": ModelConfig(name="mini-b1", denoiser=DenoiserConfig(texture="source", channel_condition=False)),
-    "mini-b2": ModelConfig(name="mini-b2", denoiser=DenoiserConfig(channel_condition=False)),
-}
+    field: FieldConfig = field(default_factory=FieldConfig)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -22,9 +22,10 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from reposedm_core.checkpoint import load_into, load_parts, save_model
-from reposedm_core.config import PRESETS, ModelConfig, to_dict
+from reposedm_core.config import ModelConfig, to_dict
 from reposedm_core.errors import InputError
 from reposedm_core.pipeline import NETWORKS
+from reposedm_core.presets import PRESETS
 from training.loop import OutOfTime
 from training.settings import STAGES, Settings, load_settings
 from training.stages import aligner, autoencoder, denoiser, estimator

@@ -1,0 +1,61 @@
+"""Checks of the tensors that users hand in: what is wrong with which argument, and what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_tensor(value: Tensor, name: str, shape: str, sizes: dict[str, int] | None = None, *,
+                 multiples: Mapping[str, int] | None = None, like: Tensor | None = None,
+                 finite: bool = False) -> dict[str, int]:
+    """Raise an `InputError` that names the argument and its shape unless `value` is as described.
+
+    Args:
+        value, name: the argument, and what its caller calls it.
+        shape: axes parted by spaces, numbers or names: "B 3 H W". Every axis is 1 or more.
+        sizes: named axes that are known already, from the arguments before; new ones are added to it.
+        multiples: axes that must be a multiple of a number, {"H": 8}.
+        like: a tensor whose dtype and device `value` must share.
+        finite: also refuse NaN and infinity (reads every value once).
+
+    Returns:
+        the size of every named axis.
+    """
+    sizes = {} if sizes is None else sizes
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} is a {type(value).__name__}; expected a tensor of shape ({_spelt(shape)}).")
+    axes = shape.split()
+    here = f"{name} has shape {tuple(value.shape)}"
+    if value.ndim != len(axes):
+        raise InputError(f"{here}; expected {len(axes)} axes, ({_spelt(shape)}).")
+    for axis, size in zip(axes, value.shape, strict=True):
+        if size < 1:
+            raise InputError(f"{here}: axis {axis} of ({_spelt(shape)}) is empty; give one element or more.")
+        wanted = int(axis) if axis.isdigit() else sizes.setdefault(axis, size)
+        if size != wanted:
+            raise InputError(f"{here}; expected ({_spelt(shape)}) with {axis} = {wanted}."
+                             if not axis.isdigit() else f"{here}; expected ({_spelt(shape)}).")
+        factor = (multiples or {}).get(axis, 1)
+        if size % factor:
+            raise InputError(f"{here}: {axis} = {size} must be divisible by {factor}; crop, pad or resize it to "
+                             f"{max(factor, round(size / factor) * factor)}.")
+    if value.dtype not in FLOATS:
+        raise InputError(f"{here} and dtype {value.dtype}; expected one of "
+                         f"{', '.join(str(kind).removeprefix('torch.') for kind in FLOATS)}.")
+    if like is not None and (value.dtype, value.device) != (like.dtype, like.device):
+        raise InputError(f"{here}, dtype {value.dtype} on {value.device}; expected {like.dtype} on {like.device}.")
+    if finite and not torch.isfinite(value).all():
+        count = int((~torch.isfinite(value)).sum())
+        raise InputError(f"{here} and {count} values that are not finite (NaN or infinity); mend them first.")
+    return sizes
+
+
+def _spelt(shape: str) -> str:
+    return ", ".join(shape.split())

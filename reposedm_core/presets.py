@@ -1,0 +1,75 @@
+"""The configurations that have names, and the paper's ablations B1 and B2 as switches of any of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .config import (
+    AlignerConfig,
+    AutoencoderConfig,
+    DenoiserConfig,
+    FieldConfig,
+    ModelConfig,
+    ScheduleConfig,
+)
+from .errors import InputError
+from .field.config import ESTIMATORS
+
+STABLE_DIFFUSION_VAE = AutoencoderConfig(kind="kl", channels=4, widths=(128, 256, 512, 512), scaling=0.18215)
+"""Stable Diffusion's autoencoder, whose public weights load unchanged."""
+
+VARIANTS = ("b1", "b2")
+
+
+def variant(config: ModelConfig, name: str) -> ModelConfig:
+    """`config` as an ablation of Table 2.
+
+    "b1" has no alignment and no gradient guidance: the source goes through a simple CNN to the cross-attention.
+    "b2" has alignment, and no gradient guidance. Neither has the extension on the channel axis.
+
+    Raises:
+        InputError: another name, or a text-conditioned model, which has no source picture.
+    """
+    if name not in VARIANTS:
+        raise InputError(f"variant = {name!r}: known are {', '.join(VARIANTS)}.")
+    if config.denoiser.texture == "text":
+        raise InputError(f"variant = {name!r}: {config.name} is conditioned on text and has no alignment to leave out.")
+    texture = "source" if name == "b1" else "aligned"
+    return replace(config, name=f"{config.name}-{name}",
+                   denoiser=replace(config.denoiser, texture=texture, channel_condition=False),
+                   field=replace(config.field, strength=0.0, training=0.0))
+
+
+def _paper(name: str, height: int, width: int, block_channels: tuple[int, ...]) -> ModelConfig:
+    """The paper's model at one size: 6 iterations on Stable Diffusion's latents, ε-prediction, guidance in training."""
+    return ModelConfig(
+        name, height, width, steps=100, guidance_scale=2.0, autoencoder=STABLE_DIFFUSION_VAE,
+        aligner=AlignerConfig(kernels=(0, 9, 5, 3, 3, 3), first_radius=8, blocks=1, encoder="latent", latent_channels=4,
+                              height=height, width=width),
+        denoiser=DenoiserConfig(latent_channels=4, block_channels=block_channels,
+                                attention=(True,) * len(block_channels), layers=2, heads_dim=64, context_dim=256,
+                                channel_condition=False, height=height // 8, width=width // 8, norm_groups=32),
+        schedule=ScheduleConfig(prediction="epsilon"), estimator=ESTIMATORS["w48"],
+        field=FieldConfig(space="features", training=1.0, estimate="noise"))
+
+
+_MODELS = (
+    ModelConfig(),
+    _paper("market-128x64", 128, 64, (192, 384, 576)),
+    _paper("deepfashion-256x176", 256, 176, (192, 384, 576, 768)),
+    _paper("deepfashion-512x352", 512, 352, (192, 384, 576, 768)),
+)
+
+PRESETS: dict[str, ModelConfig] = {
+    **{config.name: config for model in _MODELS for config in (model, *(variant(model, name) for name in VARIANTS))},
+    "sd21": ModelConfig(
+        "sd21", 512, 512, steps=50, guidance_scale=7.5, autoencoder=STABLE_DIFFUSION_VAE,
+        denoiser=DenoiserConfig(latent_channels=4, block_channels=(320, 640, 1280, 1280),
+                                attention=(True, True, True, False), layers=2, heads_dim=64, context_dim=1024,
+                                texture="text", channel_condition=False, learned_variance=False, height=0, width=0,
+                                norm_groups=32),
+        schedule=ScheduleConfig(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+                                prediction="epsilon"),
+        estimator=ESTIMATORS["w48"], field=FieldConfig(space="features", training=1.0)),
+}
+"""Every named model and, as NAME-b1 and NAME-b2, its ablations; `sd21` is RePoseSD (eq. 17)."""
