@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from reposedm_core.checkpoint import load_into
+from reposedm_core.checkpoint import load_into, load_parts
+from reposedm_core.errors import InputError
 from training.settings import StageSettings
 
 Step = Callable[[nn.Module, int, np.random.Generator, torch.Generator], dict[str, Tensor]]
@@ -45,6 +46,19 @@ def save_atomically(state: dict, path: Path) -> None:
     os.replace(temporary, path)
 
 
+def start_from(checkpoint: str, stage: str, network: nn.Module) -> None:
+    """Fill the network of a stage with its weights in an exported checkpoint, strictly.
+
+    Raises:
+        InputError: no such checkpoint, without this stage, or with another network.
+    """
+    parts, _ = load_parts(checkpoint)
+    if stage not in parts:
+        raise InputError(f"{stage}.init: {checkpoint} holds {', '.join(sorted(parts))}, and no {stage}.")
+    # The trained module may wrap the network, under the stage's name.
+    load_into(getattr(network, stage, network), parts[stage], f"{stage}.init: {checkpoint}")
+
+
 def optimise(name: str, network: nn.Module, settings: StageSettings, step_fn: Step, out: Path, seed: int,
              resume: bool, accelerator: Accelerator, validate: Callable[[nn.Module], dict[str, float]] | None = None,
              ) -> tuple[nn.Module, dict]:
@@ -59,6 +73,8 @@ def optimise(name: str, network: nn.Module, settings: StageSettings, step_fn: St
         InputError: the state in `out` belongs to another network.
     """
     path = out / f"{name}.state.pt"
+    if settings.init:
+        start_from(settings.init, name, network)
     average = copy.deepcopy(network).eval().requires_grad_(False).to(accelerator.device)
     optimiser = torch.optim.AdamW(network.parameters(), settings.lr, betas=(0.9, 0.99),
                                   weight_decay=settings.weight_decay)

@@ -24,6 +24,7 @@ class StageSettings:
         minutes: stop a run after so long and keep the state (0: no limit). The schedule follows steps alone.
         save_every: steps between checkpoints.
         ema: decay of the weight average.
+        init: exported checkpoint whose weights of this stage training starts from; a state in `out` comes first.
         bf16: compute in bfloat16 where torch's autocast does (weights stay float32). On CPUs with AVX512-BF16 it is
             a third faster; on others it may be slower.
     """
@@ -37,6 +38,7 @@ class StageSettings:
     minutes: float = 0.0
     save_every: int = 200
     ema: float = 0.998
+    init: str = ""
     bf16: bool = False
 
 

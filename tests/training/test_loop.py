@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from reposedm_core.checkpoint import save_model
 from reposedm_core.errors import InputError
 from training.loop import OutOfTime, learning_rate, optimise, save_atomically
 from training.settings import Settings, StageSettings, load_settings
@@ -104,6 +105,19 @@ def test_a_finished_run_is_not_trained_further_and_a_fresh_one_starts_over(tmp_p
     assert_same_training(state(tmp_path), state(whole[0]))
     train(tmp_path, resume=False, steps=5)
     assert state(tmp_path)["step"] == 5
+
+
+def test_training_starts_from_the_weights_of_an_exported_checkpoint(tmp_path):
+    file, given = tmp_path / "given.safetensors", network()
+    nn.init.ones_(given[0].weight)
+    save_model(file, {"toy": given}, {}, dtype=torch.float32)
+    # One step at a learning rate of nothing: what comes out is what went in.
+    trained, _ = train(tmp_path / "run", steps=1, lr=0.0, warmup=0, init=str(file))
+    assert torch.equal(trained[0].weight, given[0].weight)
+    assert torch.equal(trained[3].weight, given[3].weight)
+    save_model(file, {"other": given}, {})
+    with pytest.raises(InputError, match=r"toy\.init.*other"):
+        train(tmp_path / "second", init=str(file))
 
 
 def test_training_lowers_the_loss_and_validation_sees_the_average(tmp_path):
