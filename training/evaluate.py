@@ -10,6 +10,7 @@ import argparse
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
@@ -20,10 +21,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from reposedm_core.checkpoint import load_into, load_parts
+from reposedm_core.config import EstimatorConfig, FieldConfig, from_dict
 from reposedm_core.diffusion.guided import FieldGuidance, GuidedDenoiser
 from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas
 from reposedm_core.errors import InputError
-from reposedm_core.field import predict_pose
+from reposedm_core.field import HigherHRNet, PoseInteractionField, predict_pose
 from reposedm_core.pipeline import RePoseDMPipeline
 from training import metrics
 from training.data.dataset import SPLITS, Pairs, SyntheticPeople, to_unit
@@ -41,14 +44,15 @@ TRUTH = "the truth itself"
 
 @torch.no_grad()
 def transfer(pipe: RePoseDMPipeline, source: Tensor, skeleton: Tensor, seeds: list[int], steps: int, scale: float,
-             field_strength: float = 0.0, joints: Tensor | None = None) -> tuple[Tensor, Tensor]:
+             guide: FieldConfig | None = None, joints: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """What `RePoseDMPipeline` does with one picture and one pose, for a batch of both.
 
     Args:
         source, skeleton: (B, 3, H, W) in [-1, 1].
         seeds: one a picture: a picture's result depends on its own seed only.
         steps, scale: sampling steps and w_c of eq. 16.
-        field_strength, joints: gradient guidance towards the COCO joints (B, 17, 3); 0 is off.
+        guide, joints: gradient guidance towards the COCO joints (B, 17, 3), or in space "features" the skeleton;
+            None or a strength of 0 is off.
 
     Returns:
         The aligned pictures and the results, (B, 3, H, W), about [-1, 1].
@@ -57,9 +61,11 @@ def transfer(pipe: RePoseDMPipeline, source: Tensor, skeleton: Tensor, seeds: li
     coder = pipe.autoencoder
     condition, alignment = pipe.condition(source, skeleton)
     field = None
-    if field_strength:
-        target = pipe.field.target_from_joints(joints.to(pipe.device), *source.shape[-2:])
-        field = FieldGuidance(pipe.field, target, coder.decode, field_strength)
+    if guide is not None and guide.strength:
+        compare = PoseInteractionField(pipe.estimator, guide.space)
+        target = (compare.target_from_image(skeleton) if guide.space == "features"
+                  else compare.target_from_joints(joints.to(pipe.device), *source.shape[-2:]))
+        field = FieldGuidance(compare, target, coder.decode, guide.strength, guide.start, guide.end)
     shape = condition.pose.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     sigmas = simple_sigmas(pipe.schedule, steps).to(pipe.device)
@@ -89,8 +95,9 @@ def generate(pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, step
             rows = {COPY: source, WARP: aligned, UPPER: upper, OURS: result, TRUTH: target, "pose": skeleton}
             if field_strength:
                 joints = torch.from_numpy(people.joints(part.identity, part.target))
-                rows[with_field(field_strength)] = transfer(pipe, source, skeleton, seeds, steps, scale, field_strength,
-                                                            joints)[1]
+                guide = replace(pipe.config.field, strength=field_strength)
+                guided = transfer(pipe, source, skeleton, seeds, steps, scale, guide, joints)[1]
+                rows[with_field(field_strength)] = guided
             for name, images in rows.items():
                 columns.setdefault(name, []).append(to_pictures(images))
             bar.update(len(part))
@@ -103,10 +110,14 @@ def with_field(strength: float) -> str:
 
 
 class Judge:
-    """Measures pictures against the true ones of the same pairs; a measure is (n,), NaN where it says nothing."""
+    """Measures pictures against the true ones of the same pairs; a measure is (n,), NaN where it says nothing.
 
-    def __init__(self, pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, batch: int = 16):
-        self.pipe, self.batch = pipe, batch
+    The joints are found by `estimator`, the checkpoint's own unless another is given.
+    """
+
+    def __init__(self, pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, batch: int = 16,
+                 estimator: HigherHRNet | None = None):
+        self.pipe, self.batch, self.estimator = pipe, batch, estimator or pipe.estimator
         self.perceptual = PerceptualDistance().to(pipe.device)
         self.truth = to_pictures(people.pictures(pairs.identity, pairs.target))
         self.masks = people.masks(pairs.identity, pairs.target)[:, 0].numpy()
@@ -123,8 +134,8 @@ class Judge:
         return {**values, **self.measure_pose(pictures)}
 
     def measure_pose(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
-        """The columns of the checkpoint's own estimator: each joint at the highest peak of its heat map."""
-        predicted = self._batched(lambda a: predict_pose(self.pipe.estimator, a, threshold=0.0), pictures)
+        """The columns of the estimator: each joint at the highest peak of its heat map."""
+        predicted = self._batched(lambda a: predict_pose(self.estimator, a, threshold=0.0), pictures)
         return pose_measures(predicted, self.joints, pictures.shape[1])
 
     def _batched(self, function, *pictures: np.ndarray) -> np.ndarray:
@@ -133,6 +144,21 @@ class Judge:
             images = [to_unit(p[first:first + self.batch]).to(self.pipe.device) for p in pictures]
             parts.append(function(*images).cpu().numpy())
         return np.concatenate(parts)
+
+
+def load_judge(path: str | Path, device: str) -> HigherHRNet:
+    """A pose estimator of its own to judge with: estimator.safetensors of training/train.py.
+
+    Raises:
+        InputError: no such checkpoint, or one of other networks.
+    """
+    parts, header = load_parts(path)
+    if set(parts) != {"estimator"}:
+        raise InputError(f"judge: {Path(path).name} holds {', '.join(sorted(parts))}; give the estimator.safetensors "
+                         "of a run of training/train.py.")
+    estimator = HigherHRNet(from_dict(EstimatorConfig, header["config"], Path(path).name))
+    load_into(estimator, parts["estimator"], f"judge: {Path(path).name}")
+    return estimator.eval().requires_grad_(False).to(device)
 
 
 def read_garments(people: SyntheticPeople, pairs: Pairs) -> np.ndarray | None:
@@ -168,8 +194,9 @@ def pose_measures(predicted: np.ndarray, truth: np.ndarray, height: int) -> dict
             "joint_error": mean(distances)}
 
 
-def notes(colours: bool, field: bool) -> list[str]:
+def notes(colours: bool, field: bool, judge: str | None = None) -> list[str]:
     """How each column is measured, and what it must not be taken for."""
+    finder = "a pose estimator of another run than the checkpoint" if judge else "the checkpoint's own pose estimator"
     lines = [
         "All pictures are rounded to 8 bits first. Every column is the mean over pairs.",
         "perceptual: LPIPS's formula (unit-normalised features, all weights 1, mean over 5 layers, 0..2) on the "
@@ -177,14 +204,14 @@ def notes(colours: bool, field: bool) -> list[str]:
         "PSNR (dB) and SSIM (scikit-image, Gaussian window σ 1.5, range 1) of the whole picture with its background.",
         "foreground L1: mean absolute difference, range 0..1, inside the true person's mask.",
         "PCK@a: share of the target's visible joints found within a·height; joints px: their mean distance. The judge "
-        "is the checkpoint's own pose estimator, trained on people of the same generator: what it gets wrong on the "
-        f"true pictures is the row “{TRUTH}”."]
+        f"is {finder}, trained on people of the same generator: what it gets wrong on the true pictures is the row "
+        f"“{TRUTH}”."]
     if colours:
         lines.append(
             f"colours right: pairs whose {' and '.join(REGIONS)} (each where it covers {LEAST_SHARE:.1%} or more of "
             f"the true picture) have a mean CIELAB colour within ΔE {RIGHT_COLOUR:g} (CIE76) of the true one, measured "
             "where the true picture shows the garment; ΔE: its mean.")
-    if field:
+    if field and not judge:
         lines.append("The field follows the gradient of the very estimator that judges: that flatters the joint "
                      "columns of its row.")
     return lines
@@ -192,7 +219,7 @@ def notes(colours: bool, field: bool) -> list[str]:
 
 def evaluate(weights: str | Path, data: str | Path, out: str | Path, split: str = "test", pairs: int = 128,
              steps: int | None = None, guidance_scale: float | None = None, field_strength: float = 0.0, seed: int = 0,
-             device: str = "cpu", batch: int = 16, shown: int = 24) -> dict:
+             device: str = "cpu", batch: int = 16, shown: int = 24, judge: str | Path | None = None) -> dict:
     """Measure a checkpoint and write results.json, results.md and sheet.jpg into `out`; returns the results.
 
     Args:
@@ -201,6 +228,7 @@ def evaluate(weights: str | Path, data: str | Path, out: str | Path, split: str 
         steps, guidance_scale: the checkpoint's defaults when None.
         field_strength: above 0 adds a row with gradient guidance.
         shown: pairs on the sheet, the first ones.
+        judge: estimator.safetensors of another training run that finds the joints instead of the checkpoint's own.
 
     Raises:
         InputError: no such checkpoint or set, pictures of another size than the checkpoint's, or a number out of range.
@@ -218,11 +246,11 @@ def evaluate(weights: str | Path, data: str | Path, out: str | Path, split: str 
     steps = config.steps if steps is None else steps
     scale = config.guidance_scale if guidance_scale is None else guidance_scale
     pictures = generate(pipe, people, chosen, steps, scale, field_strength, seed, batch)
-    judge = Judge(pipe, people, chosen, batch)
+    measured = Judge(pipe, people, chosen, batch, load_judge(judge, device) if judge else None)
     ours = [OURS, with_field(field_strength)] if field_strength else [OURS]
     names = tqdm([COPY, WARP, *ours, UPPER], desc="measuring", unit="row")
-    rows = {name: judge.measure(pictures[name]) for name in names}
-    rows[TRUTH] = judge.measure_pose(pictures[TRUTH])
+    rows = {name: measured.measure(pictures[name]) for name in names}
+    rows[TRUTH] = measured.measure_pose(pictures[TRUTH])
     differences = {f"{name} − {base}": {k: rows[name][k] - rows[base][k] for k in rows[base]}
                    for name in ours for base in (COPY, WARP)}
     results = {
@@ -230,7 +258,8 @@ def evaluate(weights: str | Path, data: str | Path, out: str | Path, split: str 
                      "identities": len(np.unique(chosen.identity)), "width": people.width, "height": people.height,
                      "steps": steps, "guidance_scale": scale, "field_strength": field_strength, "seed": seed,
                      "perceptual_network": NETWORK, "right_colour": RIGHT_COLOUR,
-                     "notes": notes(judge.garments is not None, bool(field_strength))},
+                     "judge": Path(judge).name if judge else None,
+                     "notes": notes(measured.garments is not None, bool(field_strength), judge)},
         "rows": summarise(rows, chosen.identity), "differences": summarise(differences, chosen.identity)}
     write_report(results, out)
     best = ours[-1]
@@ -251,6 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="DDIM steps (default: the checkpoint's)")
     parser.add_argument("--guidance-scale", type=float, help="w_c of eq. 16 (default: the checkpoint's)")
     parser.add_argument("--field-strength", type=float, default=0.0, help="adds a row with gradient guidance")
+    parser.add_argument("--judge", help="estimator.safetensors of another training run, to find the joints with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=16)

@@ -13,17 +13,14 @@ import torch.nn.functional as F
 from PIL import Image
 
 from reposedm_core import Pose, RePoseDMPipeline
-from reposedm_core.checkpoint import save_model
-from reposedm_core.config import AlignerConfig, AutoencoderConfig, DenoiserConfig, ModelConfig, to_dict
-from reposedm_core.pipeline import NETWORKS
+from reposedm_core.config import FieldConfig
 from reposedm_core.pose import coco_to_openpose
 from training import evaluate, metrics
-from training.data import synthetic
 from training.data.dataset import SyntheticPeople
 from training.perceptual import PerceptualDistance, load_network
 from training.sheet import comparison_sheet
 
-HEIGHT, WIDTH = 64, 48
+HEIGHT, WIDTH = 64, 48    # of the set in conftest.py
 FIELD = 3e-6
 """A field strength that does not throw an untrained network off the scale."""
 
@@ -184,34 +181,6 @@ def test_sheet_has_the_pictures_where_they_belong():
 # a whole run
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two people, one of them in the test split."""
-    pytest.importorskip("anny", reason="the synthetic people need anny")
-    out = tmp_path_factory.mktemp("people")
-    synthetic.generate(out, identities=2, poses=3, seed=1, workers=1, height=HEIGHT, width=WIDTH)
-    return out
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained tiny checkpoint; every weight is random, so that every condition has an influence."""
-    config = ModelConfig(name="tiny", height=HEIGHT, width=WIDTH, steps=2,
-                         autoencoder=AutoencoderConfig(widths=(8, 8, 16)),
-                         aligner=AlignerConfig(kernels=(0, 3), radius=1, channels=16, dim=16, heads=2, height=HEIGHT,
-                                               width=WIDTH),
-                         denoiser=DenoiserConfig(block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
-                                                 height=HEIGHT // 8, width=WIDTH // 8))
-    torch.manual_seed(0)
-    networks = {name: kind(getattr(config, name)) for name, kind in NETWORKS.items()}
-    for network in networks.values():
-        for parameter in network.parameters():
-            parameter.data.add_(0.03 * torch.randn_like(parameter))
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_model(path, networks, to_dict(config))
-    return path
-
-
-@pytest.fixture(scope="module")
 def results(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     out = tmp_path_factory.mktemp("results")
     return evaluate.evaluate(weights, data, out, pairs=3, batch=2, field_strength=FIELD, seed=5), out
@@ -223,7 +192,7 @@ def test_a_batch_gives_what_the_pipeline_gives_one_by_one(data, weights, strengt
     pairs = people.fixed_pairs(3)
     source, joints = people.pictures(pairs.identity, pairs.source), people.joints(pairs.identity, pairs.target)
     aligned, batch = evaluate.transfer(pipe, source, people.skeletons(pairs.identity, pairs.target), [7, 8, 9], 3, 1.5,
-                                       strength, torch.from_numpy(joints))
+                                       FieldConfig(strength=strength), torch.from_numpy(joints))
     for i in range(3):
         single = pipe(people.arrays["pictures"][pairs.identity[i], pairs.source[i]],
                       Pose(coco_to_openpose(joints[i:i + 1]), HEIGHT, WIDTH), seed=7 + i, steps=3, guidance_scale=1.5,

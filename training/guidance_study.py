@@ -1,0 +1,145 @@
+"""What pose field guidance does: python training/guidance_study.py --weights FILE --data FOLDER --out FOLDER
+
+The same pairs and seeds with guidance off and on. The settings are compared on validation people; the ones that the
+checkpoint has as defaults are then measured on test people. Writes guidance.json, guidance.md and guidance.jpg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from reposedm_core.config import FieldConfig
+from reposedm_core.errors import InputError
+from reposedm_core.pipeline import RePoseDMPipeline
+from training.data.dataset import Pairs, SyntheticPeople
+from training.evaluate import Judge, load_judge, to_pictures, transfer
+from training.report import Measures, markdown_table, summarise
+from training.sheet import comparison_sheet
+
+OFF = FieldConfig(strength=0.0)
+STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+WINDOWS = ((0.0, 1.0), (0.0, 0.5), (0.5, 1.0), (0.25, 0.75))
+SHOWN = ("joint_error", "pck@0.05", "perceptual", "ssim", "colour_right")
+
+
+def settings_to_compare(default: FieldConfig) -> list[FieldConfig]:
+    """Every strength in both spaces over the whole sampling, and the default's strength in every window."""
+    whole = [FieldConfig(strength, space=space) for space in ("heatmaps", "features") for strength in STRENGTHS]
+    windows = [replace(default, start=start, end=end) for start, end in WINDOWS]
+    return list(dict.fromkeys(replace(kind, training=0.0, estimate="x0") for kind in (OFF, *whole, *windows)))
+
+
+def label(kind: FieldConfig) -> str:
+    """How a table names a setting."""
+    return f"{kind.space}, strength {kind.strength:g}, {kind.start:g} to {kind.end:g}" if kind.strength else "off"
+
+
+def generate(pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, kind: FieldConfig, seed: int,
+             batch: int = 16) -> np.ndarray:
+    """Results of every pair under one setting, uint8 (n, H, W, 3)."""
+    parts = []
+    for first in range(0, len(pairs), batch):
+        part = pairs[slice(first, first + batch)]
+        source, skeleton = people.pictures(part.identity, part.source), people.skeletons(part.identity, part.target)
+        joints = torch.from_numpy(people.joints(part.identity, part.target))
+        seeds = [seed + first + i for i in range(len(part))]
+        parts.append(to_pictures(transfer(pipe, source, skeleton, seeds, pipe.config.steps, pipe.config.guidance_scale,
+                                          kind, joints)[1]))
+    return np.concatenate(parts)
+
+
+def measure(pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, kinds: list[FieldConfig], seed: int,
+            judge: str | None) -> tuple[dict[str, Measures], dict[str, np.ndarray]]:
+    """Measures and pictures of every setting."""
+    judged = Judge(pipe, people, pairs, estimator=load_judge(judge, str(pipe.device)) if judge else None)
+    pictures = {label(kind): generate(pipe, people, pairs, kind, seed)
+                for kind in tqdm(kinds, desc=f"{people.split}: settings", unit="setting")}
+    return {name: judged.measure(images) for name, images in pictures.items()}, pictures
+
+
+def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None = None, seed: int = 0,
+          device: str = "cpu", shown: int = 12) -> dict:
+    """Compare settings on validation people, measure the default on test people, and write the report into `out`.
+
+    Raises:
+        InputError: no such checkpoint, set or judge, or fewer than 1 pair.
+    """
+    if pairs < 1:
+        raise InputError(f"pairs = {pairs}: must be at least 1.")
+    pipe = RePoseDMPipeline.from_pretrained(weights, device)
+    default = replace(pipe.config.field, training=0.0, estimate="x0")
+    validation, test = (SyntheticPeople(data, split) for split in ("val", "test"))
+    chosen = validation.fixed_pairs(pairs)
+    rows, _ = measure(pipe, validation, chosen, settings_to_compare(default), seed, judge)
+    compared = summarise(rows, chosen.identity)
+    held_out = test.fixed_pairs(pairs)
+    rows, pictures = measure(pipe, test, held_out, [OFF, default], seed, judge)
+    off, on = (rows[label(kind)] for kind in (OFF, default))
+    difference = {"on − off": {name: on[name] - off[name] for name in on}}
+    results = {"protocol": {"weights": Path(weights).name, "pairs": pairs, "seed": seed, "steps": pipe.config.steps,
+                            "guidance_scale": pipe.config.guidance_scale, "default": asdict(default),
+                            "judge": Path(judge).name if judge else None},
+               "validation": compared, "test": summarise(rows, held_out.identity),
+               "difference": summarise(difference, held_out.identity)}
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "guidance.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "guidance.md").write_text(markdown(results), encoding="utf-8")
+    # The pairs that guidance moves most, in either direction: there is something to see in them.
+    order = np.argsort(-np.abs(np.nan_to_num(on["joint_error"] - off["joint_error"])))[:shown]
+    columns = {"source": to_pictures(test.pictures(held_out.identity, held_out.source)),
+               "pose": to_pictures(test.skeletons(held_out.identity, held_out.target)),
+               "off": pictures[label(OFF)], "on": pictures[label(default)],
+               "target": to_pictures(test.pictures(held_out.identity, held_out.target))}
+    captions = [f"{n}: joints off by {off['joint_error'][n]:.1f} px without and {on['joint_error'][n]:.1f} px with "
+                "guidance" for n in order]
+    sheet = comparison_sheet({name: images[order] for name, images in columns.items()}, captions, across=2)
+    sheet.save(folder / "guidance.jpg", quality=90)
+    return results
+
+
+def markdown(results: dict) -> str:
+    """guidance.md: what was measured, both tables, and who judged."""
+    p = results["protocol"]
+    judge = f"another estimator than the guiding one ({p['judge']})" if p["judge"] else "the guiding estimator itself"
+    return "\n\n".join([
+        f"# Pose field guidance off and on: {p['weights']}",
+        f"{p['pairs']} pairs, {p['steps']} DDIM steps, w_c {p['guidance_scale']:g}, seed {p['seed']} + number of the "
+        f"pair, the same for every row. Joints are found by {judge}. In brackets: 95 % bootstrap interval.",
+        "## Test people, the default", markdown_table(results["test"], list(SHOWN), "guidance"),
+        markdown_table(results["difference"], list(SHOWN), "pair by pair", signed=True),
+        "## Validation people, every setting", markdown_table(results["validation"], list(SHOWN), "guidance")]) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, help="checkpoint exported by training/train.py")
+    parser.add_argument("--data", required=True, help="folder written by training/data/synthetic.py")
+    parser.add_argument("--out", required=True, help="folder for guidance.json, guidance.md and guidance.jpg")
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--judge", help="estimator.safetensors of another training run, to find the joints with")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(arguments)
+    try:
+        study(**vars(options))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print((Path(options.out) / "guidance.md").read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
