@@ -10,10 +10,11 @@ import comfy.model_sampling
 from comfy_api.latest import io
 from torch import Tensor, nn
 
-from ..reposedm_core import InputError
+from ..reposedm_core import PRESETS, InputError
 from ..reposedm_core.diffusion.guidance import alpha_bar_of
 from ..reposedm_core.diffusion.guided import FieldGuidance
 from ..reposedm_core.field import PoseInteractionField, PoseTarget
+from ..reposedm_core.field.field import SPACES
 from ..reposedm_core.pipeline import fit_image, pose_target
 from ..reposedm_core.pose import Pose
 from .bridge import differentiable, own_copy, target_poses
@@ -24,6 +25,7 @@ from .sockets import EstimatorSocket, LoadedEstimator, PoseKeypoint
 class PoseInteractionFieldGuidance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        default = PRESETS["mini"].field
         return io.Schema(
             node_id="RePoseDMPoseFieldGuidance",
             display_name="Pose Interaction Field Guidance",
@@ -38,16 +40,18 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                 EstimatorSocket.Input("pose_estimator", tooltip="From RePoseDM Loader."),
                 PoseKeypoint.Input("pose", tooltip="The pose to reach; its first person counts. One frame serves all "
                                                    "pictures of a batch, or give a frame a picture."),
-                io.Float.Input("strength", default=1.0, min=0.0, max=100.0, step=0.05,
+                io.Float.Input("strength", default=default.strength, min=0.0, max=100.0, step=0.05,
                                tooltip="Weight of the gradient; with RePoseDM it is multiplied by w_c as in eq. 16. "
                                        "A step changes the latent by a tenth of its size at most, so that a strength "
                                        "suits every model; beyond that, more changes little. 0 is exactly the "
                                        "unguided model."),
-                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001,
-                               tooltip="Where in the sampling guidance begins; 0 is the first step."),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001,
-                               tooltip="Where in the sampling guidance ends; 1 is the last step. Sooner is quicker."),
-                io.Combo.Input("space", options=["heatmaps", "features"], default="heatmaps",
+                io.Float.Input("start_percent", default=default.start, min=0.0, max=1.0, step=0.001,
+                               tooltip="Where in the sampling guidance begins; 0 is the first step, which knows little "
+                                       "of the pose yet."),
+                io.Float.Input("end_percent", default=default.end, min=0.0, max=1.0, step=0.001,
+                               tooltip="Where in the sampling guidance ends; 1 is after the last step, in which it "
+                                       "moves the joints a little more and leaves traces. Sooner is quicker."),
+                io.Combo.Input("space", options=list(SPACES), default=default.space,
                                tooltip="What is compared: heatmaps of the joints with those of the pose, or (the "
                                        "paper's) features of the picture with those of the drawn skeleton."),
             ],

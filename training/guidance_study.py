@@ -28,16 +28,17 @@ from training.report import Measures, markdown_table, summarise
 from training.sheet import comparison_sheet
 
 OFF = FieldConfig(strength=0.0)
-STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
-WINDOWS = ((0.0, 1.0), (0.0, 0.5), (0.5, 1.0), (0.25, 0.75))
+STRENGTHS = {"heatmaps": (0.1, 0.25, 0.5, 1.0, 2.0), "features": (0.001, 0.01, 0.1, 1.0)}
+"""∇G has the unit of what is compared: features are larger numbers, and many more, than heat maps."""
+WINDOWS = ((0.0, 1.0), (0.0, 0.75), (0.25, 0.75), (0.5, 1.0))
 SHOWN = ("joint_error", "pck@0.05", "perceptual", "ssim", "colour_right")
 
 
 def settings_to_compare(default: FieldConfig) -> list[FieldConfig]:
-    """Every strength in both spaces over the whole sampling, and the default's strength in every window."""
-    whole = [FieldConfig(strength, space=space) for space in ("heatmaps", "features") for strength in STRENGTHS]
-    windows = [replace(default, start=start, end=end) for start, end in WINDOWS]
-    return list(dict.fromkeys(replace(kind, training=0.0, estimate="x0") for kind in (OFF, *whole, *windows)))
+    """No guidance, the default, and every space, strength and window, each once."""
+    grid = [FieldConfig(strength, start, end, space) for space, strengths in STRENGTHS.items()
+            for start, end in WINDOWS for strength in strengths]
+    return list(dict.fromkeys((OFF, replace(default, training=0.0, estimate="x0"), *grid)))
 
 
 def label(kind: FieldConfig) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reposedm_core.checkpoint import save_model
-from reposedm_core.config import AlignerConfig, AutoencoderConfig, DenoiserConfig, ModelConfig, to_dict
+from reposedm_core.config import AlignerConfig, AutoencoderConfig, DenoiserConfig, FieldConfig, ModelConfig, to_dict
 from reposedm_core.pipeline import NETWORKS
 from training.data import synthetic
 
@@ -32,7 +32,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
                          aligner=AlignerConfig(kernels=(0, 3), radius=1, channels=16, dim=16, heads=2, height=HEIGHT,
                                                width=WIDTH),
                          denoiser=DenoiserConfig(block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
-                                                 height=HEIGHT // 8, width=WIDTH // 8))
+                                                 height=HEIGHT // 8, width=WIDTH // 8),
+                         field=FieldConfig(1.0, 0.0, 1.0))
     torch.manual_seed(0)
     networks = {name: kind(getattr(config, name)) for name, kind in NETWORKS.items()}
     for network in networks.values():

@@ -35,15 +35,16 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_settings_cover_strength_space_and_window_once():
-    kinds = guidance_study.settings_to_compare(FieldConfig(strength=1.0, start=0.0, end=0.5, training=1.0))
-    names = [guidance_study.label(kind) for kind in kinds]
-    assert len(set(names)) == len(names) == 1 + 2 * 5 + 3, "the default's strength over the whole run is there already"
-    assert names[0] == "off" and "heatmaps, strength 1, 0 to 0.5" in names and "features, strength 4, 0 to 1" in names
+    new, known = (guidance_study.settings_to_compare(FieldConfig(strength, 0.0, 1.0, training=1.0))
+                  for strength in (7.0, 1.0))
+    names = [guidance_study.label(kind) for kind in new]
+    assert len(set(names)) == len(names) == len(known) + 1 == 2 + (5 + 4) * 4
+    assert names[0] == "off" and "heatmaps, strength 7, 0 to 1" in names and "features, strength 0.1, 0.5 to 1" in names
 
 
 def test_study_measures_the_default_on_test_people_with_another_judge(both_splits, weights, judge, tmp_path, capsys,
                                                                       monkeypatch):
-    monkeypatch.setattr(guidance_study, "STRENGTHS", (1.0,))
+    monkeypatch.setattr(guidance_study, "STRENGTHS", {"heatmaps": (1.0,), "features": (1.0,)})
     monkeypatch.setattr(guidance_study, "WINDOWS", ((0.0, 1.0),))
     arguments = ["--weights", str(weights), "--data", str(both_splits), "--out", str(tmp_path), "--pairs", "2",
                  "--judge", str(judge)]
