@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .errors import InputError
@@ -81,6 +82,36 @@ def load_parts(path: str | os.PathLike) -> tuple[dict[str, dict[str, torch.Tenso
             value = file.get_tensor(key)
             parts.setdefault(name, {})[rest] = value.float() if value.is_floating_point() else value
     return parts, header
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """State dict of somebody else's .safetensors, .ckpt, .pth, .pt or .bin file, on the CPU, as it lies in the file.
+
+    Pickles are read with `weights_only=True`: nothing in them is executed. The inner "state_dict" of a training
+    checkpoint is taken; what is no tensor is left out.
+
+    Raises:
+        InputError: no such file, unreadable, or no named tensors in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"Weights {path.name}: no such file ({path}).")
+    try:
+        if path.suffix.lower() == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, KeyError, UnpicklingError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"Weights {path.name}: not a readable weights file ({reason}). Download it again; a file that "
+                         "holds more than weights must be converted to safetensors first.") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)
+               } if isinstance(state, dict) else {}
+    if not tensors:
+        raise InputError(f"Weights {path.name}: it holds no named weights; choose another file.")
+    return tensors
 
 
 def load_into(module: nn.Module, state: dict[str, torch.Tensor], what: str) -> None:

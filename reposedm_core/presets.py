@@ -40,14 +40,18 @@ def variant(config: ModelConfig, name: str) -> ModelConfig:
                    field=replace(config.field, strength=0.0, training=0.0))
 
 
-def _paper(name: str, height: int, width: int, block_channels: tuple[int, ...]) -> ModelConfig:
-    """The paper's model at one size: 6 iterations on Stable Diffusion's latents, ε-prediction, guidance in training."""
+def _paper(name: str, height: int, width: int, block_channels: tuple[int, ...], heads_dim: int) -> ModelConfig:
+    """The paper's model at one size: 6 iterations on Stable Diffusion's latents, ε-prediction, guidance in training.
+
+    The sizes of the U-Net are **ours**: at 256×176 one pass costs a fourteenth of the multiplications of a pixel-space
+    U-Net of 182 M parameters at 256×256, such as PIDM's, and a twelfth of its time.
+    """
     return ModelConfig(
         name, height, width, steps=100, guidance_scale=2.0, autoencoder=STABLE_DIFFUSION_VAE,
         aligner=AlignerConfig(kernels=(0, 9, 5, 3, 3, 3), first_radius=8, blocks=1, encoder="latent", latent_channels=4,
                               height=height, width=width),
         denoiser=DenoiserConfig(latent_channels=4, block_channels=block_channels,
-                                attention=(True,) * len(block_channels), layers=2, heads_dim=64, context_dim=256,
+                                attention=(True,) * len(block_channels), layers=2, heads_dim=heads_dim, context_dim=256,
                                 channel_condition=False, height=height // 8, width=width // 8, norm_groups=32),
         schedule=ScheduleConfig(prediction="epsilon"), estimator=ESTIMATORS["w48"],
         field=FieldConfig(space="features", training=1.0, estimate="noise"))
@@ -55,9 +59,9 @@ def _paper(name: str, height: int, width: int, block_channels: tuple[int, ...]) 
 
 _MODELS = (
     ModelConfig(),
-    _paper("market-128x64", 128, 64, (192, 384, 576)),
-    _paper("deepfashion-256x176", 256, 176, (192, 384, 576, 768)),
-    _paper("deepfashion-512x352", 512, 352, (192, 384, 576, 768)),
+    _paper("market-128x64", 128, 64, (192, 384, 576), 64),
+    _paper("deepfashion-256x176", 256, 176, (160, 320, 480, 640), 32),
+    _paper("deepfashion-512x352", 512, 352, (160, 320, 480, 640), 32),
 )
 
 PRESETS: dict[str, ModelConfig] = {

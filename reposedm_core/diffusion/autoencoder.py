@@ -1,19 +1,45 @@
-"""The `mini` autoencoder: a linear encoder fitted in closed form and a small learned decoder (**ours**).
+"""The encoder E of section 3.1 and its decoder: Stable Diffusion's, or the small one of `mini`.
 
-The encoder E projects each `stride`×`stride` patch on the leading principal components of training patches.
-Latents are therefore linear in the picture: an error of colour costs in the latent what it costs in the picture,
-and fitting takes seconds. The decoder adds to the linear inverse what the components lost.
+`KLAutoencoder` is the paper's: Stable Diffusion's variational autoencoder, whose public weights load unchanged.
+
+`Autoencoder` is `mini`'s (**ours**): a linear encoder fitted in closed form and a small learned decoder. The encoder
+projects each `stride`×`stride` patch on the leading principal components of training patches. Latents are therefore
+linear in the picture: an error of colour costs in the latent what it costs in the picture, and fitting takes seconds.
+The decoder adds to the linear inverse what the components lost.
+
+Both have `encode`, `decode`, `decode_linear`, `stride`, `channels` and `config`.
 """
 
 from __future__ import annotations
+
+import os
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..checkpoint import load_into, read_weights
+from ..checks import check_tensor
 from ..config import AutoencoderConfig
 from ..errors import InputError
+
+OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""Names of the attention layers in diffusers' files of 2022 and 2023, and today's."""
+
+
+def build_autoencoder(config: AutoencoderConfig, operations=nn) -> Autoencoder | KLAutoencoder:
+    """The autoencoder that `config.kind` names, with random weights.
+
+    Raises:
+        InputError: another kind, or sizes that make no network.
+    """
+    if config.kind == "pca":
+        return Autoencoder(config, operations)
+    if config.kind == "kl":
+        return KLAutoencoder(config)
+    raise InputError(f"autoencoder.kind = {config.kind!r}: known are pca, kl.")
 
 
 def patches_of(images: Tensor, stride: int) -> Tensor:
@@ -61,9 +87,7 @@ class Autoencoder(nn.Module):
         Raises:
             InputError: H or W is not a multiple of the stride.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[-2] % self.stride or images.shape[-1] % self.stride:
-            raise InputError(f"Picture of shape {tuple(images.shape)}: expected (batch, 3, height, width) with height "
-                             f"and width divisible by {self.stride}; resize or crop it first.")
+        check_tensor(images, "images", "B 3 H W", multiples={"H": self.stride, "W": self.stride})
         z = (patches_of(images, self.stride) - self.mean) @ self.basis.T / self.scale
         return z.movedim(-1, 1)
 
@@ -95,3 +119,96 @@ class Autoencoder(nn.Module):
         self.basis.copy_(basis)
         self.scale.copy_(scale)
         return (values / values.sum())[: self.channels]
+
+
+class KLAutoencoder(nn.Module):
+    """Stable Diffusion's autoencoder over diffusers' AutoencoderKL: pictures ↔ scaled latents (B, C, H/8, W/8).
+
+    `encode` is deterministic: the mean of the posterior times `config.scaling`, which brings latents to about unit
+    variance. Its layers are diffusers' own; a host that swaps classes of layers does so after construction.
+    """
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        from diffusers import AutoencoderKL
+
+        stages = len(config.widths)
+        if config.stride != 2 ** (stages - 1):
+            raise InputError(f"autoencoder.stride = {config.stride}: {stages} widths {config.widths} halve the picture "
+                             f"{stages - 1} times, which is a stride of {2 ** (stages - 1)}.")
+        # Group norm: 32 groups as in the public weights; fewer only where a small network has fewer channels.
+        self.config, self.stride, self.channels = config, config.stride, config.channels
+        self.vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * stages, up_block_types=("UpDecoderBlock2D",) * stages,
+            block_out_channels=config.widths, layers_per_block=2, latent_channels=config.channels,
+            norm_num_groups=min(32, *config.widths), scaling_factor=config.scaling)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1].
+
+        Raises:
+            InputError: not such a picture, or H or W is not a multiple of the stride.
+        """
+        check_tensor(images, "images", "B 3 H W", multiples={"H": self.stride, "W": self.stride})
+        return self.vae.encode(images, return_dict=False)[0].mode() * self.config.scaling
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), about [-1, 1] (not clamped), of latents (B, C, h, w); lets gradients through."""
+        return self.vae.decode(latents / self.config.scaling, return_dict=False)[0]
+
+    @torch.no_grad()
+    def decode_linear(self, latents: Tensor) -> Tensor:
+        """A flat preview (B, 3, H, W): the decoder's first-order expansion at grey, one colour a cell.
+
+        Costs 2C + 1 decodes of 64×64 pixels, whatever the size; takes no part in training.
+        """
+        unit = torch.eye(self.channels).to(latents)
+        probes = torch.cat([unit, -unit, torch.zeros_like(unit[:1])])[:, :, None, None].expand(-1, -1, 8, 8)
+        up, down, black = self.decode(probes).mean((2, 3)).split([self.channels, self.channels, 1])
+        colour = torch.einsum("bchw,cd->bdhw", latents, (up - down) / 2) + black[..., None, None]
+        return F.interpolate(colour, scale_factor=self.stride, mode="nearest")
+
+
+def kl_weights(state: Mapping[str, Tensor], config: AutoencoderConfig) -> dict[str, Tensor]:
+    """Public weights of a Stable Diffusion autoencoder under the names of `KLAutoencoder`, values untouched.
+
+    Args:
+        state: diffusers' layout (old or new names of the attention), or LDM's, alone or inside a whole checkpoint
+            (`first_stage_model.…`); other parts of it are passed over.
+        config: of the autoencoder; only its number of stages matters.
+
+    Raises:
+        InputError: there is no such autoencoder in it.
+    """
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    prefixes = [prefix for prefix in ("first_stage_model.", "vae.", "") if prefix + "decoder.conv_in.weight" in state]
+    if not prefixes:
+        raise InputError("autoencoder: no Stable Diffusion VAE among these weights (no decoder.conv_in.weight); choose "
+                         "a VAE file or a whole Stable Diffusion checkpoint.")
+    prefix = prefixes[0]
+    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not any(key.startswith("encoder.down_blocks.") for key in own):
+        stages = len(config.widths)
+        # The converter squeezes 1×1 convolutions of the attention, in a dictionary of its own.
+        own = convert_ldm_vae_checkpoint({f"first_stage_model.{key}": value for key, value in own.items()},
+                                         {"down_block_types": ("",) * stages, "up_block_types": ("",) * stages})
+    renamed = {}
+    for key, value in own.items():
+        for old, new in OLD_ATTENTION.items():
+            key = key.replace(old, new) if ".attentions." in key else key
+        # Files of that age keep the attention's layers as 1×1 convolutions.
+        flat = ".attentions." in key and value.ndim == 4
+        renamed[f"vae.{key}"] = value[:, :, 0, 0] if flat else value
+    return renamed
+
+
+def load_autoencoder(path: str | os.PathLike, config: AutoencoderConfig) -> KLAutoencoder:
+    """A `KLAutoencoder` in float32 with the public weights of a file (see `kl_weights`, `checkpoint.read_weights`).
+
+    Raises:
+        InputError: unreadable, no VAE in it, or one of other sizes.
+    """
+    network = KLAutoencoder(config)
+    load_into(network, kl_weights(read_weights(path), config), f"{os.path.basename(path)}: autoencoder")
+    return network.eval().requires_grad_(False)
