@@ -5,110 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
 
-from .alignment import Alignment, RecurrentPoseAligner
-from .checkpoint import load_into, load_parts
-from .config import ModelConfig, from_dict
-from .diffusion.autoencoder import Autoencoder
-from .diffusion.denoiser import Denoiser
+from .alignment import Alignment
+from .appearance import AppearanceResult, KeepOutside, inside, latent_mask
 from .diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
-from .diffusion.sampler import SAMPLERS, initial_latent, simple_sigmas
+from .diffusion.sampler import SAMPLERS, Model, initial_latent, simple_sigmas
 from .diffusion.schedule import DiffusionSchedule
 from .errors import InputError
-from .field import HigherHRNet, PoseInteractionField, PoseTarget, predict_pose
+from .field import PoseInteractionField, PoseTarget, predict_pose
+from .networks import NETWORKS, SHIPPED, InPrecision, Networks, load_networks
+from .pictures import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
 from .pose import Pose, coco_to_openpose, draw_joints, load_pose_file, openpose_to_coco, parse_keypoints
 
-SHIPPED = Path(__file__).parent / "weights" / "reposedm-mini.safetensors"
-"""The weights that come with the package."""
-
-NETWORKS: dict[str, type[nn.Module]] = {"autoencoder": Autoencoder, "estimator": HigherHRNet,
-                                        "aligner": RecurrentPoseAligner, "denoiser": Denoiser}
-"""The parts of a RePoseDM by name: each is built from the field of that name in a `ModelConfig`."""
-
-ImageLike = Image.Image | np.ndarray | Tensor | str | os.PathLike
-
-
-@dataclass
-class Networks:
-    """The four networks of a RePoseDM and their configuration."""
-
-    config: ModelConfig
-    autoencoder: Autoencoder
-    estimator: HigherHRNet
-    aligner: RecurrentPoseAligner
-    denoiser: Denoiser
-
-
-def load_networks(path: str | os.PathLike) -> Networks:
-    """Build and fill the networks that a checkpoint describes, on the CPU in float32, in eval mode.
-
-    Raises:
-        InputError: no such file, not a RePoseDM checkpoint, or weights that do not fit.
-    """
-    parts, header = load_parts(path)
-    name = Path(path).name
-    missing = sorted(set(NETWORKS) - set(parts))
-    if missing:
-        raise InputError(f"Checkpoint {name} holds only {', '.join(sorted(parts))}; a whole RePoseDM model also has "
-                         f"{', '.join(missing)}. Export it with training/train.py.")
-    config: ModelConfig = from_dict(ModelConfig, header["config"], name)
-    networks = {}
-    for part, kind in NETWORKS.items():
-        network = kind(getattr(config, part))
-        load_into(network, parts[part], f"{name}: {part}")
-        networks[part] = network.eval().requires_grad_(False)
-    return Networks(config, **networks)
-
-
-def to_image(source: ImageLike, name: str = "source") -> Tensor:
-    """Any picture as (B, 3, H, W) in [-1, 1].
-
-    Args:
-        source: PIL picture, path, uint8 array (H, W, 3), or float tensor (B, H, W, 3) or (B, 3, H, W) in 0..1.
-
-    Raises:
-        InputError: it cannot be read or has another shape.
-    """
-    if isinstance(source, (str, os.PathLike)):
-        try:
-            source = ImageOps.exif_transpose(Image.open(source)).convert("RGB")
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise InputError(f"{name}: cannot read the picture {source} ({error}). Give a PNG or JPEG file.") from error
-    if isinstance(source, Image.Image):
-        source = np.array(source.convert("RGB"))
-    image = torch.tensor(source) if isinstance(source, np.ndarray) else torch.as_tensor(source)
-    if image.dtype == torch.uint8:
-        image = image.float() / 255
-    if image.ndim == 3:
-        image = image[None]
-    if image.ndim == 4 and image.shape[1] not in (3, 4) and image.shape[-1] in (1, 3, 4):
-        image = image.movedim(-1, 1)
-    if image.ndim != 4 or image.shape[1] not in (1, 3, 4) or min(image.shape) < 1:
-        raise InputError(f"{name}: a picture of shape {tuple(image.shape)}; expected (height, width, 3).")
-    image = image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image[:, :3]
-    if not torch.isfinite(image).all():
-        raise InputError(f"{name}: the picture has values that are not numbers (NaN or infinite).")
-    return image.float().clamp(0, 1) * 2 - 1
-
-
-def fit_image(image: Tensor, height: int, width: int) -> Tensor:
-    """Letterbox pictures (B, 3, H, W) to height×width: aspect kept, centred, the border repeated outwards."""
-    h, w = image.shape[-2:]
-    if (h, w) == (height, width):
-        return image
-    scale = min(height / h, width / w)
-    inner = max(1, round(h * scale)), max(1, round(w * scale))
-    image = F.interpolate(image, size=inner, mode="bilinear", align_corners=False, antialias=True)
-    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    return F.pad(image, (left, width - inner[1] - left, top, height - inner[0] - top), mode="replicate")
+__all__ = ["NETWORKS", "SHIPPED", "ImageLike", "Networks", "PoseTransferResult", "RePoseDMPipeline", "check_size",
+           "condition_image", "fit_image", "load_networks", "one_pose", "pose_target", "to_image"]
 
 
 def one_pose(pose: Any, name: str = "pose") -> Pose:
@@ -149,13 +65,6 @@ def pose_target(field: PoseInteractionField, poses: list[Pose], size: tuple[int,
     return field.target_from_joints(torch.from_numpy(np.concatenate(joints)), *native)
 
 
-def check_size(height: int, width: int, stride: int) -> None:
-    """Raise an `InputError` that proposes the nearest size unless both sides are divisible by `stride`."""
-    if height < stride or width < stride or height % stride or width % stride:
-        raise InputError(f"width × height = {width} × {height}: both must be divisible by {stride}; "
-                         f"the nearest is {round_to(width, stride)} × {round_to(height, stride)}.")
-
-
 @dataclass
 class PoseTransferResult:
     """Pictures are (B, 3, H, W) in 0..1.
@@ -163,7 +72,8 @@ class PoseTransferResult:
     Attributes:
         image: the person in the target pose.
         aligned: the source warped to the pose; source, pose_image: what the networks saw.
-        visibility: (B, 1, H/4, W/4), where the source shows the target's body, 0..1.
+        visibility: (B, 1, h, w), where the source shows the target's body, 0..1, at the aligner's cells (1/4 of the
+            picture, 1/8 with features from the latent).
         latent: the sampled latent. alignment: maps and logits of every iteration.
     """
 
@@ -177,48 +87,70 @@ class PoseTransferResult:
 
     def to_pil(self, index: int = 0) -> Image.Image:
         """The result as a PIL picture."""
-        return Image.fromarray((self.image[index].movedim(0, -1) * 255).round().byte().cpu().numpy())
+        return to_pil(self.image[index])
 
 
 class RePoseDMPipeline:
     """Pose transfer with a RePoseDM checkpoint: `RePoseDMPipeline.from_pretrained()(source, pose, seed=1)`."""
 
-    def __init__(self, networks: Networks, device: str | torch.device = "cpu"):
-        self.config, self.device = networks.config, torch.device(device)
-        self.autoencoder = networks.autoencoder.to(self.device)
+    def __init__(self, networks: Networks, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32):
+        """`dtype` is that of the autoencoder's and the denoiser's weights; the rest, latents included, is float32."""
+        self.config, self.device, self.dtype = networks.config, torch.device(device), dtype
+        self.autoencoder = networks.autoencoder.to(self.device, dtype)
         self.estimator = networks.estimator.to(self.device)
         self.aligner = networks.aligner.to(self.device)
         self.denoiser = networks.denoiser.to(self.device)
+        if dtype != torch.float32:
+            self.denoiser = InPrecision(self.denoiser, dtype)
         self.schedule = DiffusionSchedule(self.config.schedule)
-        self.field = PoseInteractionField(self.estimator)
+        self.field = PoseInteractionField(self.estimator, self.config.field.space)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike | None = None,
-                        device: str | torch.device = "cpu") -> RePoseDMPipeline:
+    def from_pretrained(cls, path: str | os.PathLike | None = None, device: str | torch.device = "cpu",
+                        dtype: torch.dtype = torch.float32) -> RePoseDMPipeline:
         """Load a checkpoint exported by training/train.py; without a path, the shipped `mini` weights."""
-        return cls(load_networks(path or SHIPPED), device)
+        return cls(load_networks(path or SHIPPED), device, dtype)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """E: float32 latents (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1]."""
+        return self.autoencoder.encode(images.to(self.dtype)).float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Float32 pictures (B, 3, H, W), about [-1, 1], of latents (B, C, h, w); lets gradients through."""
+        return self.autoencoder.decode(latents.to(self.dtype)).float()
 
     @torch.no_grad()
     def align(self, source: ImageLike, pose: Any, height: int | None = None,
-              width: int | None = None) -> tuple[Condition, Alignment, Tensor, Tensor]:
+              width: int | None = None, name: str = "source") -> tuple[Condition, Alignment, Tensor, Tensor]:
         """Condition for the denoiser, the alignment, and source and skeleton as (B, 3, H, W) in [-1, 1]."""
         height, width = height or self.config.height, width or self.config.width
         check_size(height, width, self.autoencoder.stride)
-        image = fit_image(to_image(source), height, width).to(self.device)
+        image = fit_image(to_image(source, name), height, width).to(self.device)
         skeleton = condition_image(one_pose(pose), height, width).to(self.device).expand(len(image), -1, -1, -1)
         return *self.condition(image, skeleton), image, skeleton
 
     @torch.no_grad()
     def condition(self, image: Tensor, skeleton: Tensor) -> tuple[Condition, Alignment]:
         """Condition for the denoiser and the alignment, of source and skeleton (B, 3, H, W) in [-1, 1]."""
-        alignment = self.aligner(image, skeleton)
+        known: dict[int, Tensor] = {}
+
+        def encode(picture: Tensor) -> Tensor:
+            """E, once for source and skeleton, which the aligner and the denoiser both read."""
+            if picture is not image and picture is not skeleton:
+                return self.encode(picture)
+            if id(picture) not in known:
+                known[id(picture)] = self.encode(picture)
+            return known[id(picture)]
+
+        alignment = self.aligner(image, skeleton, encode=encode)
         visibility = self.aligner.latent_visibility(alignment, self.autoencoder.stride)
-        pose, source, aligned = (self.autoencoder.encode(x) for x in (skeleton, image, alignment.image))
-        return Condition.of(self.denoiser, pose, source, aligned, visibility), alignment
+        source = encode(image) if self.config.denoiser.texture == "source" else alignment.features
+        return Condition.of(self.denoiser, encode(skeleton), source, alignment.features, visibility), alignment
 
     def __call__(self, source: ImageLike, pose: Any, seed: int = 0, steps: int | None = None,
-                 guidance_scale: float | None = None, field_strength: float = 0.0, field_start: float = 0.0,
-                 field_end: float = 1.0, sampler: str = "ddim", height: int | None = None, width: int | None = None,
+                 guidance_scale: float | None = None, field_strength: float = 0.0, field_start: float | None = None,
+                 field_end: float | None = None, field_space: str | None = None, sampler: str = "ddim",
+                 height: int | None = None, width: int | None = None,
                  callback: Callable[[int, int, Tensor], None] | None = None) -> PoseTransferResult:
         """Put the person of `source` into `pose`.
 
@@ -227,39 +159,80 @@ class RePoseDMPipeline:
             pose: Pose, POSE_KEYPOINT data, or path of an OpenPose JSON file; its first person counts.
             seed: the same seed gives the same picture.
             steps, guidance_scale: sampling steps and w_c of eq. 16; the preset's defaults.
-            field_strength, field_start, field_end: gradient guidance by the pose interaction field; 0 is off.
-            sampler: "ddim", or "ancestral" with the learned variance.
+            field_strength: of the gradient guidance by the pose interaction field; 0 is off.
+            field_start, field_end: the share of the sampling in which it acts, 0 to 1; the preset's defaults.
+            field_space: what it compares, "heatmaps" or "features"; the preset's default.
+            sampler: one of `diffusion.sampler.SAMPLERS`: "ddim", "ancestral" with the learned variance, ….
             height, width: of the result, divisible by 8 (default: what the model was trained at).
             callback: called as callback(step, steps, ŷ_0) after every step.
 
         Raises:
             InputError: a picture or pose that cannot be used, or a size or number out of range.
         """
-        if sampler not in SAMPLERS:
-            raise InputError(f"sampler = {sampler!r}: known are {', '.join(SAMPLERS)}.")
+        sampled = _sampler(sampler)
         pose = one_pose(pose)
         condition, alignment, image, skeleton = self.align(source, pose, height, width)
-        sigmas = simple_sigmas(self.schedule, self.config.steps if steps is None else steps)
-        field = None
-        if field_strength:
-            native = self.config.height, self.config.width
-            target = pose_target(self.field, [pose], image.shape[-2:], native)
-            field = FieldGuidance(self.field, target, lambda z: fit_image(self.autoencoder.decode(z), *native),
-                                  field_strength, field_start, field_end)
-        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
-        model = GuidedDenoiser(self.denoiser, self.schedule, condition, scale, field)
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(condition.pose.shape, generator=generator).to(self.device)
-        extra = {"generator": generator} if sampler == "ancestral" else {}
-        latent = SAMPLERS[sampler](model, initial_latent(noise, sigmas[0]), sigmas.to(self.device), callback, **extra)
+        field = self._guidance(pose, image.shape[-2:], field_strength, field_start, field_end, field_space)
+        model = self._model(condition, guidance_scale, field)
+        latent = self._sample(sampled, model, condition, seed, steps, callback)
         with torch.no_grad():
-            result = self.autoencoder.decode(latent)
-
-        def shown(picture: Tensor) -> Tensor:
-            return ((picture + 1) / 2).clamp(0, 1)
-
+            result = self.decode(latent)
         return PoseTransferResult(shown(result), shown(alignment.image), shown(image), shown(skeleton),
                                   alignment.visibility[-1].sigmoid(), latent, alignment)
+
+    def dress(self, reference: ImageLike, garment: ImageLike, mask: ImageLike, pose: Any = None, seed: int = 0,
+              steps: int | None = None, guidance_scale: float | None = None, field_strength: float = 0.0,
+              feather: int = 2, sampler: str = "ddim", height: int | None = None, width: int | None = None,
+              callback: Callable[[int, int, Tensor], None] | None = None) -> AppearanceResult:
+        """Appearance control (Fig. 4): the clothes of `garment` on the person of `reference`, inside `mask`.
+
+        The garment picture is aligned to the reference's pose and sampled there. Outside of the mask every estimate
+        ŷ_0 is the reference (see `appearance.KeepOutside`), and so are, bit for bit, the pixels of the result.
+
+        Args:
+            reference: picture of the person to dress; letterboxed to the model's size, as the mask is.
+            garment: picture of a person who wears the clothes.
+            mask: where they go, as large as `reference`: 0 (keep) to 1 (replace), see `to_mask`.
+            pose: of the reference, in its own pixels (see `__call__`); None lets the estimator find it.
+            feather: pixels inside the mask's edge over which the result fades into the reference; 0 is a hard edge.
+            seed, steps, guidance_scale, field_strength, sampler, height, width, callback: see `__call__`.
+
+        Raises:
+            InputError: a mask that is empty or of another size, nobody found in the reference, or what `__call__` says.
+        """
+        sampled = _sampler(sampler)
+        person, cover = to_image(reference, "reference"), to_mask(mask)
+        if len(person) != 1:
+            raise InputError(f"reference: it holds {len(person)} pictures; dress one at a time.")
+        if cover.shape[-2:] != person.shape[-2:]:
+            raise InputError(f"mask has shape {tuple(cover.shape[-2:])} and reference {tuple(person.shape[-2:])} "
+                             "(height, width): draw the mask on the reference.")
+        if not cover.any():
+            raise InputError("mask is empty: it is 0 everywhere; mark where the garment goes with 1.")
+        if pose is None:
+            pose = self.estimate(shown(person))
+            if not len(pose.joints):
+                raise InputError("reference: nobody was found in it; give its pose, or a picture that shows one person "
+                                 "whole.")
+        pose = one_pose(pose).resized(*person.shape[-2:])
+        condition, alignment, image, skeleton = self.align(garment, pose, height, width, "garment")
+        size = image.shape[-2:]
+        person = fit_image(person, *size).to(self.device)
+        cover = fit_image(cover, *size, border="constant").to(self.device)
+        if not cover.any():
+            raise InputError(f"mask is empty at {size[1]} × {size[0]} pixels: it marks too small a part of reference.")
+        field = self._guidance(pose, size, field_strength)
+        with torch.no_grad():
+            kept = self.encode(person)
+        model = KeepOutside(self._model(condition, guidance_scale, field), kept,
+                            latent_mask(cover, self.autoencoder.stride))
+        latent = self._sample(sampled, model, condition, seed, steps, callback)
+        with torch.no_grad():
+            new = shown(self.decode(latent))
+        person, share = shown(person), inside(cover, feather)
+        result = torch.where(share > 0, share * new + (1 - share) * person, person)
+        return AppearanceResult(result, person.expand_as(result), shown(image), shown(alignment.image), shown(skeleton),
+                                cover, alignment.visibility[-1].sigmoid(), latent, alignment)
 
     @torch.no_grad()
     def estimate(self, image: ImageLike) -> Pose:
@@ -271,7 +244,32 @@ class RePoseDMPipeline:
         points = points[(points[..., 2] > 0).any(1)]
         return Pose(points, self.config.height, self.config.width).unfitted(height, width)
 
+    def _guidance(self, pose: Pose, size: tuple[int, int], strength: float, start: float | None = None,
+                  end: float | None = None, space: str | None = None) -> FieldGuidance | None:
+        """Gradient guidance towards `pose` for pictures of `size`; what is None is the preset's."""
+        if strength == 0:
+            return None
+        config = self.config.field
+        field = self.field if space in (None, self.field.space) else PoseInteractionField(self.estimator, space)
+        native = self.config.height, self.config.width
+        target = pose_target(field, [pose], size, native).map(lambda t: t.to(self.device))
+        return FieldGuidance(field, target, lambda z: fit_image(self.decode(z), *native), strength,
+                             config.start if start is None else start, config.end if end is None else end)
 
-def round_to(size: int, stride: int) -> int:
-    """The multiple of `stride` nearest to `size`, at least one stride."""
-    return max(stride, round(size / stride) * stride)
+    def _model(self, condition: Condition, scale: float | None, field: FieldGuidance | None) -> GuidedDenoiser:
+        scale = self.config.guidance_scale if scale is None else scale
+        return GuidedDenoiser(self.denoiser, self.schedule, condition, scale, field)
+
+    def _sample(self, sampled: Callable[..., Tensor], model: Model, condition: Condition, seed: int,
+                steps: int | None, callback: Callable[[int, int, Tensor], None] | None) -> Tensor:
+        """The latent (B, C, h, w) of a run; all its noise comes from `seed`, drawn on the CPU on any device."""
+        sigmas = simple_sigmas(self.schedule, self.config.steps if steps is None else steps)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(condition.pose.shape, generator=generator).to(self.device)
+        return sampled(model, initial_latent(noise, sigmas[0]), sigmas.to(self.device), callback, generator)
+
+
+def _sampler(name: str) -> Callable[..., Tensor]:
+    if name not in SAMPLERS:
+        raise InputError(f"sampler = {name!r}: known are {', '.join(SAMPLERS)}.")
+    return SAMPLERS[name]

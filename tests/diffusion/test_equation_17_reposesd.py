@@ -203,7 +203,7 @@ def test_what_does_not_fit_is_named(tiny, tmp_path):
     with pytest.raises(InputError, match=r"torn\.safetensors.*missing: unet\.time_embedding\.linear_2\.bias"):
         load_reposesd(tmp_path / "torn.safetensors", TINY)
     z, t, pose, tokens = inputs()
-    with pytest.raises(InputError, match=r"pose_latent has shape \(1, 4, 16, 8\).*B = 2"):
+    with pytest.raises(InputError, match=r"pose_latent has shape \(1, 4, 8, 8\).*B = 2"):
         tiny(z, t, pose[:1], tokens)
     with pytest.raises(InputError, match="tokens"):
         tiny(z, t, pose, tokens[..., :5])

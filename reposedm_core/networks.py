@@ -1,0 +1,121 @@
+"""The networks of a RePoseDM: built from a configuration, or filled from a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .alignment import Alignment, RecurrentPoseAligner
+from .alignment.warp import identity_map
+from .checkpoint import load_into, load_parts
+from .config import ModelConfig, from_dict
+from .diffusion.autoencoder import Autoencoder, KLAutoencoder, build_autoencoder
+from .diffusion.denoiser import Denoiser
+from .errors import InputError
+from .field import HigherHRNet
+
+SHIPPED = Path(__file__).parent / "weights" / "reposedm-mini.safetensors"
+"""The weights that come with the package."""
+
+NETWORKS: dict[str, Callable[[Any], nn.Module]] = {"autoencoder": build_autoencoder, "estimator": HigherHRNet,
+                                                   "aligner": RecurrentPoseAligner, "denoiser": Denoiser}
+"""The parts of a RePoseDM by name: each is built from the field of that name in a `ModelConfig`."""
+
+
+class NoAlignment(nn.Module):
+    """What stands where B1 has no aligner: the source as it is, all of it visible. Has no weights."""
+
+    def forward(self, source: Tensor, pose_image: Tensor, iterations: int | None = None,
+                encode: Callable[[Tensor], Tensor] | None = None) -> Alignment:
+        """As `RecurrentPoseAligner.forward`: the identity map and `source` itself, (B, 3, H, W) in [-1, 1]."""
+        batch, _, height, width = source.shape
+        here = identity_map(height // 4, width // 4, source.device, source.dtype).expand(batch, -1, -1, -1)
+        certain = source.new_full((batch, 1, height // 4, width // 4), 30.0)     # its sigmoid is 1 in any precision
+        return Alignment([here], [certain], source, None if encode is None else encode(source))
+
+    latent_visibility = staticmethod(RecurrentPoseAligner.latent_visibility)
+
+
+@dataclass
+class Networks:
+    """The four networks of a RePoseDM and their configuration."""
+
+    config: ModelConfig
+    autoencoder: Autoencoder | KLAutoencoder
+    estimator: HigherHRNet
+    aligner: RecurrentPoseAligner | NoAlignment
+    denoiser: Denoiser
+
+
+def needs_aligner(config: ModelConfig) -> bool:
+    """Does the denoiser read the aligned picture? B1's does not."""
+    return config.denoiser.texture != "source" or config.denoiser.channel_condition
+
+
+def build_networks(config: ModelConfig, aligner: bool = True) -> Networks:
+    """Networks of `config` with fresh weights, in eval mode; `aligner=False` makes do without where B1 can.
+
+    Raises:
+        InputError: `config` is a text-conditioned model, contradicts itself, or needs the aligner.
+    """
+    if config.denoiser.texture == "text":
+        raise InputError(f"{config.name} is conditioned on text, not on a source picture: use "
+                         "diffusion.reposesd.load_reposesd, or RePoseSD Loader in ComfyUI.")
+    if not aligner and needs_aligner(config):
+        raise InputError(f"{config.name} needs an aligner: its denoiser reads the aligned picture.")
+    networks = {part: build(getattr(config, part)) if aligner or part != "aligner" else NoAlignment()
+                for part, build in NETWORKS.items()}
+    for network in networks.values():
+        network.eval().requires_grad_(False)
+    return Networks(config, **networks)
+
+
+def load_networks(path: str | os.PathLike) -> Networks:
+    """Build and fill the networks that a checkpoint describes, on the CPU in float32, in eval mode.
+
+    Full models, B1 and B2 are all loaded by it; the file of a B1 may leave out the aligner, which it does not use.
+
+    Raises:
+        InputError: no such file, not a RePoseDM checkpoint, or weights that do not fit.
+    """
+    parts, header = load_parts(path)
+    name = Path(path).name
+    config: ModelConfig = from_dict(ModelConfig, header["config"], name)
+    needed = set(NETWORKS) - (set() if needs_aligner(config) else {"aligner"})
+    missing = sorted(needed - set(parts))
+    if missing:
+        raise InputError(f"Checkpoint {name} holds only {', '.join(sorted(parts))}; a whole RePoseDM model also has "
+                         f"{', '.join(missing)}. Export it with training/train.py.")
+    networks = build_networks(config, "aligner" in parts)
+    for part in NETWORKS:
+        if part in parts:
+            load_into(getattr(networks, part), parts[part], f"{name}: {part}")
+    return networks
+
+
+class InPrecision(nn.Module):
+    """A denoiser whose weights are of half precision, between float32 latents: only the network itself is rounded."""
+
+    def __init__(self, denoiser: Denoiser, dtype: torch.dtype):
+        super().__init__()
+        self.denoiser, self.dtype = denoiser.to(dtype), dtype
+        self.config = denoiser.config
+
+    def context(self, *latents: Tensor) -> Tensor:
+        """See `Conditioner.context`."""
+        return self.denoiser.context(*(t if t is None else t.to(self.dtype) for t in latents))
+
+    def null_context(self, batch: int, count: int) -> Tensor:
+        """See `Conditioner.null_context`."""
+        return self.denoiser.null_context(batch, count)
+
+    def forward(self, z: Tensor, t: Tensor, *told: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Denoiser.forward`; float32 in and out."""
+        prediction, variance = self.denoiser(z.to(self.dtype), t, *(value.to(self.dtype) for value in told))
+        return prediction.float(), None if variance is None else variance.float()
