@@ -63,7 +63,7 @@ def run(settings: Settings) -> Path:
         own = getattr(settings, stage)
         if stage == "denoiser":
             network, log = denoiser.train(config, own, seed=settings.seed, autoencoder=networks["autoencoder"],
-                                          aligner=networks["aligner"], **common)
+                                          aligner=networks["aligner"], estimator=networks["estimator"], **common)
         else:
             module = {"autoencoder": autoencoder, "estimator": estimator, "aligner": aligner}[stage]
             network, log = module.train(getattr(config, stage), own, seed=settings.seed, **common)

@@ -7,26 +7,53 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..checks import check_tensor
 from ..config import DenoiserConfig
+from ..errors import InputError
 from .autoencoder import ResidualBlock
+
+TEXTURES = ("aligned", "source")
+
+
+def check_config(config: DenoiserConfig) -> None:
+    """Raise an `InputError` that names the field unless a `Denoiser` can be built from `config`."""
+    if config.texture == "text":
+        raise InputError("denoiser.texture = 'text': a text-conditioned U-Net is RePoseSD's (diffusion/reposesd.py); a "
+                         f"Denoiser reads pictures, {' or '.join(TEXTURES)}.")
+    if config.texture not in TEXTURES:
+        raise InputError(f"denoiser.texture = {config.texture!r}: known are {', '.join(TEXTURES)}, text.")
+    if len(config.attention) != len(config.block_channels):
+        raise InputError(f"denoiser.attention = {config.attention} and block_channels = {config.block_channels}: give "
+                         "both one value a resolution.")
+    for name in ("heads_dim", "norm_groups"):
+        size = getattr(config, name)
+        if size < 1 or any(n % size for n in config.block_channels):
+            raise InputError(f"denoiser.{name} = {size}: must divide each of block_channels = "
+                             f"{config.block_channels}.")
+    if bool(config.height) != bool(config.width):
+        raise InputError(f"denoiser.height = {config.height}, width = {config.width}: both above 0, or both 0 for no "
+                         "learned positions.")
 
 
 class TextureEncoder(nn.Module):
     """Latent picture features (B, C + 1, h, w) → context tokens (B, h·w, D): the keys of the U-Net's cross-attention.
 
-    On the aligned latent it carries F_S^N; on the unaligned source it is B1's simple CNN encoder.
+    On the aligned latent it carries F_S^N; on the unaligned source it is B1's simple CNN encoder. With height 0 the
+    tokens have no learned positions.
     """
 
     def __init__(self, channels: int, dim: int, height: int, width: int, operations=nn):
         super().__init__()
         self.body = nn.Sequential(operations.Conv2d(channels, dim, 3, padding=1), ResidualBlock(dim, operations),
                                   ResidualBlock(dim, operations))
-        self.position = nn.Parameter(0.02 * torch.randn(1, dim, height, width))
+        self.position = nn.Parameter(0.02 * torch.randn(1, dim, height, width)) if height else None
         self.norm = operations.LayerNorm(dim)
 
     def forward(self, features: Tensor) -> Tensor:
-        position = resized(self.position, features.shape[-2:])
-        return self.norm(rearrange(self.body(features) + position, "b d h w -> b (h w) d"))
+        body = self.body(features)
+        if self.position is not None:
+            body = body + resized(self.position, features.shape[-2:])
+        return self.norm(rearrange(body, "b d h w -> b (h w) d"))
 
 
 def resized(position: Tensor, size: tuple[int, int]) -> Tensor:
@@ -40,10 +67,14 @@ class Conditioner(nn.Module):
     """The part of a denoiser that reads the pictures: it makes the context tokens, once a picture.
 
     Its weights are the ones of the same names in `Denoiser`, so that it can be built and used without the U-Net.
+
+    Raises:
+        InputError: the configuration contradicts itself, or is that of the text-conditioned RePoseSD.
     """
 
     def __init__(self, config: DenoiserConfig, operations=nn):
         super().__init__()
+        check_config(config)
         self.config = config
         dim = config.context_dim
         self.texture = TextureEncoder(config.latent_channels + 1, dim, config.height, config.width, operations)
@@ -57,6 +88,11 @@ class Conditioner(nn.Module):
             visibility: (B, 1, h, w) in 0..1; ones for "source".
             drop: (B,) bool, which examples get the learned null tokens (condition dropout).
         """
+        sizes = check_tensor(latent, "latent", "B C h w", {"C": self.config.latent_channels})
+        check_tensor(visibility, "visibility", "B 1 h w", sizes)
+        if drop is not None and (drop.dtype != torch.bool or drop.shape != (len(latent),)):
+            raise InputError(f"drop has shape {tuple(drop.shape)} and dtype {drop.dtype}; expected ({len(latent)},) "
+                             "bool.")
         tokens = self.texture(torch.cat([latent, visibility], 1))
         if drop is not None:
             tokens = torch.where(drop[:, None, None], self.null_token.to(tokens.dtype), tokens)
@@ -71,7 +107,8 @@ class Denoiser(Conditioner):
     """Predicts v (or ε) and the variance logits from [z_t, E(P)], context tokens and, in `mini`, the aligned latent.
 
     The aligned latent also offers the network a first estimate of ŷ_0: a learned gate lets it through, scaled as
-    ŷ_0 enters v. The U-Net then only has to say what is different.
+    ŷ_0 enters v. The U-Net then only has to say what is different. Any latent size will do: where a resolution does
+    not halve evenly the U-Net rounds up. Its middle block attends to the context whatever `attention` says.
     """
 
     def __init__(self, config: DenoiserConfig, operations=nn):
@@ -80,37 +117,64 @@ class Denoiser(Conditioner):
 
         c, dim = config.latent_channels, config.context_dim
         aligned = c + 1 if config.channel_condition else 0
-        self.position = nn.Parameter(torch.zeros(1, c, config.height, config.width))
-        kinds = len(config.block_channels)
+        self.position = nn.Parameter(torch.zeros(1, c, config.height, config.width)) if config.height else None
         self.unet = UNet2DConditionModel(
-            sample_size=(config.height, config.width), in_channels=2 * c + aligned + c, out_channels=2 * c,
-            block_out_channels=config.block_channels, layers_per_block=config.layers, cross_attention_dim=dim,
-            attention_head_dim=tuple(n // config.heads_dim for n in config.block_channels),
-            down_block_types=("CrossAttnDownBlock2D",) * kinds, up_block_types=("CrossAttnUpBlock2D",) * kinds,
-            norm_num_groups=16)
+            sample_size=(config.height, config.width) if config.height else None,
+            in_channels=2 * c + aligned + (c if config.height else 0),
+            out_channels=2 * c if config.learned_variance else c, block_out_channels=config.block_channels,
+            layers_per_block=config.layers, cross_attention_dim=dim,
+            attention_head_dim=tuple(n // config.heads_dim for n in config.block_channels),   # diffusers: heads
+            down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention),
+            up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)),
+            norm_num_groups=config.norm_groups)
         nn.init.zeros_(self.unet.conv_out.weight)
         nn.init.zeros_(self.unet.conv_out.bias)
         self.gate = operations.Conv2d(2 * c + 1, c, 3, padding=1) if config.channel_condition else None
 
     def forward(self, z: Tensor, t: Tensor, pose_latent: Tensor, tokens: Tensor, aligned: Tensor,
-                visibility: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Prediction and variance logits, each (B, C, h, w).
+                visibility: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Prediction and variance logits, each (B, C, h, w); the logits are None without `learned_variance`.
 
         Args:
             z: y_t, (B, C, h, w).
             t: timesteps 0..T-1, (B,), may be fractional.
             pose_latent: E(P), like z; zero when dropped.
-            tokens: from `context` or `null_context`.
+            tokens: (B, N, D) from `context` or `null_context`.
             aligned, visibility: (B, C, h, w), (B, 1, h, w); zero when dropped; unused without `channel_condition`.
-            sigma: √(1-ᾱ_t), (B, 1, 1, 1).
+            sigma: √(1-ᾱ_t), (B, 1, 1, 1); unused without `channel_condition`.
+
+        Raises:
+            InputError: a shape or dtype that does not fit the others, or a batch of 0. No value is looked at.
         """
-        position = resized(self.position, z.shape[-2:]).to(z).expand(len(z), -1, -1, -1)
-        inputs = [z, pose_latent, position]
+        self._check(z, t, pose_latent, tokens, aligned, visibility, sigma)
+        inputs = [z, pose_latent]
+        if self.position is not None:
+            inputs.append(resized(self.position, z.shape[-2:]).to(z).expand(len(z), -1, -1, -1))
         if self.gate is not None:
             inputs += [aligned, visibility]
         out = self.unet(torch.cat(inputs, 1), t, encoder_hidden_states=tokens, return_dict=False)[0]
-        prediction, variance = out.chunk(2, 1)
+        prediction, variance = out.chunk(2, 1) if self.config.learned_variance else (out, None)
         if self.gate is not None:
             gate = self.gate(torch.cat([pose_latent, aligned, visibility], 1)).sigmoid()
             prediction = prediction - sigma * gate * aligned
         return prediction, variance
+
+    def _check(self, z: Tensor, t: Tensor, pose_latent: Tensor, tokens: Tensor, aligned: Tensor, visibility: Tensor,
+               sigma: Tensor) -> None:
+        sizes = check_tensor(z, "z", "B C h w", {"C": self.config.latent_channels})
+        first = self.unet.conv_in
+        # Under autocast, and in a host's own layers, precisions are somebody else's to match.
+        strict = type(first) is nn.Conv2d and not torch.is_autocast_enabled(z.device.type)
+        if strict and z.dtype != first.weight.dtype:
+            raise InputError(f"z has shape {tuple(z.shape)} and dtype {z.dtype}; the denoiser's weights are "
+                             f"{first.weight.dtype}.")
+        like = z if strict else None
+        check_tensor(pose_latent, "pose_latent", "B C h w", sizes, like=like)
+        check_tensor(tokens, "tokens", "B N D", {"B": len(z), "D": self.config.context_dim}, like=like)
+        if not isinstance(t, Tensor) or t.shape != (len(z),):
+            raise InputError(f"t is {tuple(t.shape) if isinstance(t, Tensor) else t!r}; expected a tensor of shape "
+                             f"({len(z)},), one timestep a picture.")
+        if self.gate is not None:
+            check_tensor(aligned, "aligned", "B C h w", sizes, like=like)
+            check_tensor(visibility, "visibility", "B 1 h w", sizes, like=like)
+            check_tensor(sigma, "sigma", "B 1 1 1", sizes, like=like)

@@ -1,19 +1,26 @@
 """Samplers in the variance-exploding form that ComfyUI and k-diffusion use: x = y / √ᾱ, σ = √((1-ᾱ)/ᾱ).
 
-Every sampler is a function of (model, x, sigmas, callback); `model(x, σ)` returns a `Denoised`. The arithmetic and its
-order are those of ComfyUI's samplers of the same name, so that one seed gives one picture in both.
+Every sampler is a function of (model, x, sigmas, callback, generator); `model(x, σ)` returns a `Denoised`. The
+arithmetic and its order are those of ComfyUI's samplers of the same name, so that one seed gives one picture in both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 from torch import Tensor
 
+from ..checks import check_tensor
 from ..errors import InputError
-from .schedule import DiffusionSchedule
+from .context_cache import sampling_of
+from .schedule import schedule_sigmas, simple_sigmas, timestep_of
+from .schedulers import SCHEDULERS, build_scheduler, sample_with_scheduler, schedule_of
+
+__all__ = ["SAMPLERS", "Callback", "Denoised", "Model", "Sampler", "initial_latent", "sample_ancestral", "sample_ddim",
+           "schedule_sigmas", "simple_sigmas", "timestep_of"]
 
 
 @dataclass
@@ -27,30 +34,9 @@ class Denoised:
 Model = Callable[[Tensor, Tensor], Denoised]
 Callback = Callable[[int, int, Tensor], None]
 """(step, steps, ŷ_0), after each step; raising in it ends the sampling."""
-
-
-def schedule_sigmas(schedule: DiffusionSchedule) -> Tensor:
-    """σ_t for t = 0 … T-1, ascending, float32."""
-    return ((1 - schedule.alpha_bar) / schedule.alpha_bar).sqrt().float()
-
-
-def simple_sigmas(schedule: DiffusionSchedule, steps: int) -> Tensor:
-    """`steps` noise levels evenly spaced in t from the noisiest down, then 0 (ComfyUI's scheduler "simple").
-
-    Raises:
-        InputError: steps is not in 1..T.
-    """
-    if not 1 <= steps <= schedule.timesteps:
-        raise InputError(f"steps = {steps}: must be 1 to {schedule.timesteps}.")
-    table = schedule_sigmas(schedule)
-    stride = len(table) / steps
-    return torch.cat([torch.stack([table[-(1 + int(i * stride))] for i in range(steps)]), table.new_zeros(1)])
-
-
-def timestep_of(schedule: DiffusionSchedule, sigma: Tensor) -> Tensor:
-    """The t whose σ_t is nearest in logarithm; sigma (B,) → (B,) int64."""
-    log_table = schedule_sigmas(schedule).log().to(sigma.device)
-    return (sigma.float().log()[:, None] - log_table).abs().argmin(1)
+Sampler = Callable[..., Tensor]
+"""(model, x, sigmas, callback=None, generator=None) → ŷ_0, (B, C, h, w). `x` is `initial_latent(noise, sigmas[0])`,
+`sigmas` fall and end with 0, `generator` is a CPU generator for the samplers that draw noise."""
 
 
 def initial_latent(noise: Tensor, sigma: Tensor) -> Tensor:
@@ -58,8 +44,25 @@ def initial_latent(noise: Tensor, sigma: Tensor) -> Tensor:
     return noise * torch.sqrt(1.0 + sigma**2)
 
 
-@torch.no_grad()
-def sample_ddim(model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
+def _sampler(loop: Callable[..., None]) -> Sampler:
+    """What every sampler does around its loop: checks, no gradients, and the model's own preparations."""
+
+    @wraps(loop)
+    def sample(model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None,
+               generator: torch.Generator | None = None) -> Tensor:
+        check_tensor(x, "x", "B C h w", finite=True)
+        check_tensor(sigmas, "sigmas", "N")
+        if len(sigmas) < 2 or sigmas[-1] != 0 or not (sigmas[:-1] > sigmas[1:]).all():
+            raise InputError(f"sigmas = {sigmas.tolist()}: must be 2 or more falling noise levels, the last 0.")
+        with torch.no_grad(), sampling_of(model):
+            return loop(model, x, sigmas, callback, generator)
+
+    return sample
+
+
+@_sampler
+def sample_ddim(model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None,
+                generator: torch.Generator | None = None) -> Tensor:
     """Deterministic DDIM (Song et al., η = 0); in this form it is Euler's method. Returns ŷ_0, (B, C, h, w)."""
     steps = len(sigmas) - 1
     for i in range(steps):
@@ -70,7 +73,7 @@ def sample_ddim(model: Model, x: Tensor, sigmas: Tensor, callback: Callback | No
     return x
 
 
-@torch.no_grad()
+@_sampler
 def sample_ancestral(model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None,
                      generator: torch.Generator | None = None) -> Tensor:
     """DDPM ancestral sampling on the given levels with the learned variance Σ_θ (eq. 2; improved DDPM).
@@ -97,4 +100,22 @@ def sample_ancestral(model: Model, x: Tensor, sigmas: Tensor, callback: Callback
     return x
 
 
-SAMPLERS: dict[str, Callable] = {"ddim": sample_ddim, "ancestral": sample_ancestral}
+def _of_diffusers(name: str) -> Sampler:
+    """The diffusers scheduler `name` as a sampler; it takes its steps from `sigmas` and the schedule from the model."""
+
+    def sample(model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None,
+               generator: torch.Generator | None = None) -> Tensor:
+        check_tensor(sigmas, "sigmas", "N")
+        schedule = schedule_of(model)
+        if not torch.allclose(sigmas.float().cpu(), simple_sigmas(schedule, len(sigmas) - 1), rtol=1e-4):
+            raise InputError(f"sampler {name!r} steps through levels of its own: give simple_sigmas(schedule, steps), "
+                             "or use ddim or ancestral.")
+        noise, scheduler = x / torch.sqrt(1.0 + sigmas[0] ** 2), build_scheduler(name, schedule)
+        return sample_with_scheduler(model, noise, scheduler, len(sigmas) - 1, callback, generator)
+
+    sample.__doc__ = f"{SCHEDULERS[name].name} of diffusers."
+    return sample
+
+
+SAMPLERS: dict[str, Sampler] = {"ddim": sample_ddim, "ancestral": sample_ancestral,
+                                **{name: _of_diffusers(name) for name in SCHEDULERS if name != "ddim"}}

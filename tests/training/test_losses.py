@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from reposedm_core.config import ScheduleConfig
 from reposedm_core.diffusion.sampler import Denoised, initial_latent, sample_ddim, simple_sigmas, timestep_of
 from reposedm_core.diffusion.schedule import DiffusionSchedule
-from training.losses import normal_kl, variational_bound
+from reposedm_core.diffusion.losses import normal_kl, variational_bound
 
 SHAPE = (4, 3, 5, 2)
 SCHEDULES = [ScheduleConfig(), ScheduleConfig(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)]

@@ -1,4 +1,5 @@
-"""Stage `denoiser`: L_mse + L_vlb on cached latents (eq. 3-4), conditions dropped together (eq. 16)."""
+"""Stage `denoiser`: L_mse + L_vlb on cached latents (eq. 3-4), conditions dropped together (eq. 16), and, where
+`field.training` is above 0, the pose interaction field in the prediction (eq. 10-15)."""
 
 from __future__ import annotations
 
@@ -19,15 +20,21 @@ from reposedm_core.config import ModelConfig
 from reposedm_core.diffusion.autoencoder import Autoencoder
 from reposedm_core.diffusion.denoiser import Denoiser
 from reposedm_core.diffusion.guided import Condition
+from reposedm_core.diffusion.losses import pose_estimate, training_loss
 from reposedm_core.diffusion.schedule import DiffusionSchedule
+from reposedm_core.errors import InputError
+from reposedm_core.field import HigherHRNet, PoseInteractionField
+from reposedm_core.pose import coco_to_openpose, draw_joints
 from training.data.dataset import Pairs, SyntheticPeople
 from training.loop import optimise, save_atomically
-from training.losses import variational_bound
 from training.settings import DenoiserSettings
 
 
 class Latents:
-    """Cached latents of every pair: target, pose, source, aligned source and its visibility (float16 on the CPU)."""
+    """Cached latents of every pair: target, pose, source, aligned source and its visibility (float16 on the CPU).
+
+    With the field also "joints", the target's COCO joints (n, 17, 3) in float32.
+    """
 
     def __init__(self, tensors: dict[str, Tensor]):
         self.tensors = tensors
@@ -52,12 +59,15 @@ def fingerprint(pairs: Pairs, *networks: torch.nn.Module) -> int:
 
 @torch.no_grad()
 def cache_latents(people: SyntheticPeople, pairs: Pairs, autoencoder: Autoencoder, aligner: RecurrentPoseAligner,
-                  device: torch.device, file: Path | None = None, chunk: int = 32) -> Latents:
-    """Encode and align every pair once; kept in `file` and read back while pairs and networks are the same."""
+                  device: torch.device, file: Path | None = None, chunk: int = 32, joints: bool = False) -> Latents:
+    """Encode and align every pair once; kept in `file` and read back while pairs and networks are the same.
+
+    With `joints` the target's joints are among them, for the field.
+    """
     made_of = fingerprint(pairs, autoencoder, aligner)
     if file is not None and file.is_file():
         stored = torch.load(file, map_location="cpu", weights_only=True)
-        if stored.pop("made_of", None) == made_of:
+        if stored.pop("made_of", None) == made_of and ("joints" in stored or not joints):
             return Latents(stored)
     autoencoder, aligner = autoencoder.to(device).eval(), aligner.to(device).eval()
     columns: dict[str, list[Tensor]] = {}
@@ -73,6 +83,8 @@ def cache_latents(people: SyntheticPeople, pairs: Pairs, autoencoder: Autoencode
         for name, value in row.items():
             columns.setdefault(name, []).append(value.half().cpu())
     tensors = {name: torch.cat(values) for name, values in columns.items()}
+    if joints:
+        tensors["joints"] = torch.from_numpy(people.joints(pairs.identity, pairs.target)).float()
     if file is not None:
         save_atomically({**tensors, "made_of": made_of}, file)
     return Latents(tensors)
@@ -82,6 +94,9 @@ class ColourShuffle:
     """Permute the colour channels of latents of the linear encoder: z → A z + b, exact within the kept components."""
 
     def __init__(self, autoencoder: Autoencoder, device: torch.device):
+        if autoencoder.config.kind != "pca":
+            raise InputError(f"denoiser.colour_shuffle: latents of a {autoencoder.config.kind!r} autoencoder cannot be "
+                             "recoloured; set it to 0.")
         matrices, offsets = [], []
         for order in itertools.permutations(range(3)):
             def permute(patches: Tensor, order: tuple[int, ...] = order) -> Tensor:
@@ -103,12 +118,46 @@ class ColourShuffle:
 
 
 def denoise(model: Denoiser, batch: dict[str, Tensor], z: Tensor, t: Tensor, schedule: DiffusionSchedule,
-            drop: Tensor) -> tuple[Tensor, Tensor]:
+            drop: Tensor) -> tuple[Tensor, Tensor | None]:
     """Run the denoiser on a batch of latents; `drop` (B,) bool marks the examples with the joint null condition."""
     keep = (~drop).to(z.dtype)[:, None, None, None]
     told = Condition.of(model, batch["pose"], batch["source"], batch["aligned"], batch["visibility"], drop)
-    sigma = (1 - schedule.at(schedule.alpha_bar, t, z)).sqrt()
+    sigma = schedule.roots(t, z)[1]
     return model(z, t, told.pose * keep, told.tokens, told.aligned * keep, told.visibility * keep, sigma)
+
+
+class FieldTerm:
+    """∇G of eq. 11-12 for the pictures that the denoiser generates in training; estimator and autoencoder are frozen.
+
+    Args:
+        config: its `field` says the space, and what is decoded (eq. 10).
+        height, width: of the pictures that the cached joints belong to.
+    """
+
+    def __init__(self, config: ModelConfig, estimator: HigherHRNet, autoencoder: Autoencoder, height: int, width: int,
+                 device: torch.device):
+        self.config, self.height, self.width, self.device = config.field, height, width, device
+        self.schedule = DiffusionSchedule(config.schedule)
+        self.field = PoseInteractionField(estimator.to(device), config.field.space)
+        self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
+
+    def __call__(self, joints: Tensor, z: Tensor, noise: Tensor, prediction: Tensor, t: Tensor,
+                 drop: Tensor) -> tuple[Tensor, Tensor]:
+        """∇G like `prediction`, zero where the pose was dropped (**ours**: eq. 16 guides the conditional pass), and G.
+
+        Args:
+            joints: COCO joints of the targets, (B, 17, 3).
+            z, noise, prediction, t: see `pose_estimate`. drop: (B,) bool.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            if self.field.space == "features":
+                drawn = draw_joints(coco_to_openpose(joints.cpu().numpy()), self.height, self.width)
+                target = self.field.target_from_image(drawn.float().to(self.device) / 127.5 - 1)
+            else:
+                target = self.field.target_from_joints(joints, self.height, self.width)
+            latent = pose_estimate(self.schedule, z, noise, prediction, t, self.config.estimate)
+            gradient, distance = self.field.gradient(latent, self.autoencoder.decode, target)
+        return gradient * (~drop).to(gradient)[:, None, None, None], distance
 
 
 class WithContext(torch.nn.Module):
@@ -118,26 +167,36 @@ class WithContext(torch.nn.Module):
         super().__init__()
         self.denoiser, self.schedule = denoiser, schedule
 
-    def forward(self, batch: dict[str, Tensor], z: Tensor, t: Tensor, drop: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: dict[str, Tensor], z: Tensor, t: Tensor, drop: Tensor) -> tuple[Tensor, Tensor | None]:
         return denoise(self.denoiser, batch, z, t, self.schedule, drop)
 
 
 def train(config: ModelConfig, settings: DenoiserSettings, root: str, out: Path, seed: int, resume: bool,
-          accelerator: Accelerator, autoencoder: Autoencoder, aligner: RecurrentPoseAligner) -> tuple[Denoiser, dict]:
-    """Train on cached pairs of the training identities; the aligner and the autoencoder stay frozen."""
+          accelerator: Accelerator, autoencoder: Autoencoder, aligner: RecurrentPoseAligner,
+          estimator: HigherHRNet | None = None) -> tuple[Denoiser, dict]:
+    """Train on cached pairs of the training identities; aligner, autoencoder and estimator stay frozen.
+
+    Raises:
+        InputError: `field.training` is above 0 and there is no estimator.
+    """
     device = accelerator.device
     schedule = DiffusionSchedule(config.schedule)
     people, held_out = SyntheticPeople(root, "train"), SyntheticPeople(root, "val")
+    guided = config.field.training > 0
+    if guided and estimator is None:
+        raise InputError(f"field.training = {config.field.training}: training with the pose field needs the pose "
+                         "estimator; train the stage estimator first.")
     cache = cache_latents(people, people.fixed_pairs(settings.pairs), autoencoder, aligner, device,
-                          out / "latents.train.pt")
+                          out / "latents.train.pt", joints=guided)
     check = cache_latents(held_out, held_out.fixed_pairs(min(256, settings.pairs)), autoencoder, aligner, device,
                           out / "latents.val.pt")
 
-    shuffle = ColourShuffle(autoencoder, device)
+    shuffle = ColourShuffle(autoencoder, device) if settings.colour_shuffle > 0 else None
+    field = FieldTerm(config, estimator, autoencoder, people.height, people.width, device) if guided else None
 
     def step(model, _, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         batch = cache.batch(rng.integers(0, len(cache), settings.batch), device)
-        if settings.colour_shuffle > 0:
+        if shuffle is not None:
             with torch.autocast(device.type, enabled=False):     # targets keep their precision
                 batch = shuffle(batch, rng, settings.colour_shuffle)
         x0 = batch["target"]
@@ -146,14 +205,11 @@ def train(config: ModelConfig, settings: DenoiserSettings, root: str, out: Path,
         noise = torch.randn(x0.shape, generator=generator).to(device)
         drop = (torch.rand(len(x0), generator=generator) < settings.dropout).to(device)
         z = schedule.add_noise(x0, noise, t)
-        prediction, variance = (out.float() for out in model(batch, z, t, drop))
-        mse = F.mse_loss(prediction, schedule.target(x0, noise, t))
-        values = {"loss": mse, "mse": mse}
-        if settings.vlb_weight > 0:
-            mean = schedule.posterior_mean(schedule.predict_x0(z, prediction.detach(), t), z, t)
-            bound = variational_bound(schedule, x0, z, t, mean, schedule.log_variance(variance, t)).mean()
-            values.update(loss=mse + settings.vlb_weight * bound, vlb=bound)
-        return values
+        prediction, variance = (None if out is None else out.float() for out in model(batch, z, t, drop))
+        gradient, distance = field(batch["joints"], z, noise, prediction, t, drop) if field else (None, None)
+        values = training_loss(schedule, x0, noise, z, t, prediction, variance, settings.vlb_weight, gradient,
+                               config.field.training)
+        return values if distance is None else {**values, "field": distance.mean()}
 
     def validate(model: WithContext) -> dict[str, float]:
         generator = torch.Generator().manual_seed(1)

@@ -1,0 +1,134 @@
+"""What the denoiser is trained with: L_mse + L_vlb (eq. 3-4), with the pose field in the prediction (eq. 10-15)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks import check_tensor
+from ..errors import InputError
+from .guidance import guide_epsilon
+from .schedule import DiffusionSchedule
+
+LN2 = math.log(2)
+ESTIMATES = ("noise", "x0")
+
+
+def normal_kl(mean_a: Tensor, log_var_a: Tensor, mean_b: Tensor, log_var_b: Tensor) -> Tensor:
+    """KL(N(a) ‖ N(b)) per element, in nats."""
+    return 0.5 * (log_var_b - log_var_a - 1 + (log_var_a - log_var_b).exp()
+                  + (mean_a - mean_b).square() * (-log_var_b).exp())
+
+
+def gaussian_nll(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """-log of the density N(x; mean, exp log_variance) per element, in nats: for continuous data."""
+    return 0.5 * (math.log(2 * math.pi) + log_variance + (x - mean).square() * (-log_variance).exp())
+
+
+def discretised_gaussian_nll(x: Tensor, mean: Tensor, log_variance: Tensor, width: float) -> Tensor:
+    """-log of the Gaussian's probability of the bin of `width` around x, per element, in nats (DDPM's decoder).
+
+    The outermost bins, those that reach -1 and 1, are open. For small bins it is `gaussian_nll` - log(width).
+
+    Args:
+        x: data in -1..1 that come in steps of `width`: pictures of 8 bits have 2/255.
+    """
+    spread = (-0.5 * log_variance).exp()
+
+    def upto(edge: Tensor) -> Tensor:
+        return torch.special.ndtr((edge - mean) * spread)
+
+    below = torch.where(x - width / 2 <= -1, 0.0, upto(x - width / 2))
+    above = torch.where(x + width / 2 >= 1, 1.0, upto(x + width / 2))
+    return -(above - below).clamp(min=1e-12).log()
+
+
+def variational_bound(schedule: DiffusionSchedule, x0: Tensor, z: Tensor, t: Tensor, mean: Tensor,
+                      log_variance: Tensor, width: float = 0.0) -> Tensor:
+    """L_vlb of eq. 4 for each example, in bits per dimension, the per-step term unscaled by T.
+
+    KL(q(y_{t-1}|y_t,y_0) ‖ N(mean, Σ_θ)), and at t = 0 the negative log-likelihood of y_0 (a density: latents are
+    continuous). The caller detaches `mean`, so that only the variance learns from it.
+
+    Args:
+        x0, z, mean, log_variance: (B, C, h, w); t: (B,) int64.
+        width: 0, or for data in steps of `width`, such as pictures, the likelihood of their bin.
+
+    Returns:
+        (B,).
+    """
+    sizes = check_tensor(x0, "x0", "B C h w")
+    for name, value in (("z", z), ("mean", mean), ("log_variance", log_variance)):
+        check_tensor(value, name, "B C h w", sizes, like=x0)
+    true_mean = schedule.posterior_mean(x0, z, t)
+    true_log_variance = schedule.at(schedule.log_posterior_variance, t, z).expand_as(z)
+    kl = normal_kl(true_mean, true_log_variance, mean, log_variance)
+    nll = (discretised_gaussian_nll(x0, mean, log_variance, width) if width
+           else gaussian_nll(x0, mean, log_variance))
+    return torch.where((t == 0)[:, None, None, None], nll, kl).flatten(1).mean(1) / LN2
+
+
+def pose_estimate(schedule: DiffusionSchedule, z: Tensor, noise: Tensor, prediction: Tensor, t: Tensor,
+                  estimate: str) -> Tensor:
+    """The latent whose decoded picture the pose field looks at in training, (B, C, h, w), detached.
+
+    Args:
+        z, noise, prediction: y_t, its ε and the network's prediction; t (B,) int64.
+        estimate: "noise", the ε - ε_θ of eq. 10 as written; "x0", Tweedie's ŷ_0, of which section 3.1 speaks.
+    """
+    if estimate not in ESTIMATES:
+        raise InputError(f"field.estimate = {estimate!r}: known are {', '.join(ESTIMATES)}.")
+    prediction = prediction.detach()
+    if estimate == "noise":
+        return noise - schedule.predict_noise(z, prediction, t)
+    return schedule.predict_x0(z, prediction, t)
+
+
+def guided_prediction(schedule: DiffusionSchedule, prediction: Tensor, gradient: Tensor, t: Tensor,
+                      weight: float = 1.0) -> Tensor:
+    """ε̃ = ε_θ + η √(1-ᾱ_t) ∇G of eq. 15, in what the network predicts: ε, or v = (ε - √(1-ᾱ_t) y_t) / √ᾱ_t.
+
+    ∇G is detached (**ours**: no second-order terms), so that the gradient of a loss on ε̃ reaches ε_θ unchanged.
+
+    Args:
+        prediction, gradient: (B, C, h, w); t: (B,) int64.
+        weight: η; 0 returns `prediction` itself.
+    """
+    if weight == 0:
+        return prediction
+    check_tensor(gradient, "gradient", "B C h w", check_tensor(prediction, "prediction", "B C h w"))
+    if schedule.config.prediction == "epsilon":
+        return guide_epsilon(prediction, gradient.detach(), schedule.alpha_bar[t.cpu()], weight)
+    signal, spread = schedule.roots(t, prediction)
+    return prediction + weight * spread / signal * gradient.detach()
+
+
+def training_loss(schedule: DiffusionSchedule, x0: Tensor, noise: Tensor, z: Tensor, t: Tensor, prediction: Tensor,
+                  variance_logits: Tensor | None = None, vlb_weight: float = 0.0, gradient: Tensor | None = None,
+                  field_weight: float = 0.0) -> dict[str, Tensor]:
+    """eq. 3: L = L_mse + weight · L_vlb, L_mse with ε̃ in place of ε_θ where there is a gradient of the field.
+
+    Args:
+        x0, noise, z, prediction: y_0, ε, y_t and the network's output (ε or v, as `schedule` says), (B, C, h, w).
+        t: (B,) int64.
+        variance_logits: like `prediction`, or None for a network without learned variance.
+        vlb_weight: factor of L_vlb; 0 leaves it out. Its mean is detached, and is the network's without ∇G.
+        gradient, field_weight: ∇G and η of `guided_prediction`; 0 trains without the field.
+
+    Returns:
+        {"loss": to minimise, "mse": L_mse, "vlb": L_vlb where it was computed}, scalars.
+    """
+    sizes = check_tensor(x0, "x0", "B C h w")
+    for name, value in (("noise", noise), ("z", z), ("prediction", prediction)):
+        check_tensor(value, name, "B C h w", sizes, like=x0)
+    guided = prediction if gradient is None else guided_prediction(schedule, prediction, gradient, t, field_weight)
+    mse = F.mse_loss(guided, schedule.target(x0, noise, t))
+    values = {"loss": mse, "mse": mse}
+    if vlb_weight > 0 and variance_logits is not None:
+        mean = schedule.posterior_mean(schedule.predict_x0(z, prediction.detach(), t), z, t)
+        bound = variational_bound(schedule, x0, z, t, mean, schedule.log_variance(variance_logits, t)).mean()
+        values.update(loss=mse + vlb_weight * bound, vlb=bound)
+    return values

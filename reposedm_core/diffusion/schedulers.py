@@ -1,0 +1,145 @@
+"""The schedulers of diffusers over our noise schedule, stepping any `model(x, σ)` of `sampler.py`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..checks import check_tensor
+from ..errors import InputError
+from .context_cache import sampling_of
+from .schedule import DiffusionSchedule
+
+if TYPE_CHECKING:
+    from .sampler import Callback, Model
+
+
+@dataclass(frozen=True)
+class SchedulerKind:
+    """A class of diffusers by name, and the options that it is built with beside those of the schedule."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+SCHEDULERS: dict[str, SchedulerKind] = {
+    "ddim": SchedulerKind("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True}),
+    "ddpm": SchedulerKind("DDPMScheduler", {"clip_sample": False, "variance_type": "fixed_small"}),
+    "ddpm_learned": SchedulerKind("DDPMScheduler", {"clip_sample": False, "variance_type": "learned_range"}),
+    "dpmpp_2m": SchedulerKind("DPMSolverMultistepScheduler", {"final_sigmas_type": "zero"}),
+    "dpmpp_2m_sde": SchedulerKind("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++",
+                                                                  "final_sigmas_type": "zero"}),
+    "unipc": SchedulerKind("UniPCMultistepScheduler", {"final_sigmas_type": "zero"}),
+    "euler": SchedulerKind("EulerDiscreteScheduler"),
+    "euler_ancestral": SchedulerKind("EulerAncestralDiscreteScheduler"),
+    "heun": SchedulerKind("HeunDiscreteScheduler"),
+    # Its multistep formula mixes predictions of several t, which holds for ε only.
+    "pndm": SchedulerKind("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": True,
+                                            "prediction_type": "epsilon"}),
+}
+"""By our names; "ddpm" has the posterior's variance β̃, "ddpm_learned" the model's Σ_θ."""
+
+
+def build_scheduler(name: str, schedule: DiffusionSchedule, **options: Any) -> Any:
+    """A scheduler of diffusers with the β, T and prediction type of `schedule`, its steps counted from the noisiest.
+
+    Args:
+        name: a key of `SCHEDULERS`.
+        options: of the scheduler's class, in place of those in `SCHEDULERS`.
+
+    Raises:
+        InputError: another name.
+    """
+    import diffusers
+
+    if name not in SCHEDULERS:
+        raise InputError(f"scheduler = {name!r}: known are {', '.join(SCHEDULERS)}.")
+    kind, config = SCHEDULERS[name], schedule.config
+    known = {"num_train_timesteps": config.timesteps, "trained_betas": schedule.beta.numpy(),
+             "prediction_type": config.prediction, "timestep_spacing": "trailing"}
+    scheduler = getattr(diffusers, kind.name)(**{**known, **kind.options, **options})
+    # In float32, as they make it, 1 - ᾱ of the first steps is good to 1e-3 only.
+    scheduler.alphas, scheduler.alphas_cumprod = 1 - schedule.beta, schedule.alpha_bar.clone()
+    return scheduler
+
+
+def sample_with_scheduler(model: Model, noise: Tensor, scheduler: Any, steps: int, callback: Callback | None = None,
+                          generator: torch.Generator | None = None,
+                          schedule: DiffusionSchedule | None = None) -> Tensor:
+    """Sample with a scheduler of diffusers. Returns ŷ_0, (B, C, h, w).
+
+    Args:
+        model: `model(x, σ)` → `Denoised` (see `sampler.py`), such as a `GuidedDenoiser`.
+        noise: standard normal, (B, C, h, w).
+        scheduler: from `build_scheduler`, or any of diffusers' that steps by (prediction, t, sample) and has the same
+            T and β; its prediction type need not be the network's.
+        steps: of the scheduler; methods of higher order may call the model more often.
+        callback: see `sampler.Callback`, after every call of the model.
+        generator: CPU generator of the schedulers that draw noise; with one seed, one picture.
+        schedule: default `model.schedule`.
+
+    Raises:
+        InputError: bad noise or steps, or a scheduler for another T or with a prediction type that is not known.
+    """
+    check_tensor(noise, "noise", "B C h w", finite=True)
+    schedule = schedule_of(model) if schedule is None else schedule
+    if not 1 <= steps <= schedule.timesteps:
+        raise InputError(f"steps = {steps}: must be 1 to {schedule.timesteps}.")
+    if scheduler.config.num_train_timesteps != schedule.timesteps:
+        raise InputError(f"scheduler: it is for T = {scheduler.config.num_train_timesteps}, the model for "
+                         f"{schedule.timesteps}.")
+    convert = _conversion(scheduler.config.prediction_type)
+    learned = getattr(scheduler.config, "variance_type", None) in ("learned", "learned_range")
+    extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    scheduler.set_timesteps(steps, device=noise.device)
+    sample = noise * scheduler.init_noise_sigma
+    with torch.no_grad(), sampling_of(model):
+        for i, t in enumerate(scheduler.timesteps):
+            z = scheduler.scale_model_input(sample, t)      # y_t, whatever form the scheduler keeps its sample in
+            alpha_bar = _alpha_bar(schedule, float(t))
+            signal, spread = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+            out = model(z / signal, z.new_full((len(z),), spread / signal))
+            prediction = convert(z, out.x0, signal, spread)
+            if learned:
+                if out.variance_logits is None:
+                    raise InputError("scheduler: it takes a learned variance and the model has none; choose another "
+                                     "variance_type.")
+                prediction = torch.cat([prediction, out.variance_logits], 1)
+            sample = scheduler.step(prediction, t, sample, **extra).prev_sample.to(noise.dtype)
+            if callback:
+                callback(i, len(scheduler.timesteps), out.x0)
+    return sample
+
+
+def schedule_of(model: Any) -> DiffusionSchedule:
+    """`model.schedule`, or an `InputError`."""
+    schedule = getattr(model, "schedule", None)
+    if not isinstance(schedule, DiffusionSchedule):
+        raise InputError(f"model: a {type(model).__name__} without `schedule`; the schedulers of diffusers need its "
+                         "DiffusionSchedule.")
+    return schedule
+
+
+def _alpha_bar(schedule: DiffusionSchedule, t: float) -> float:
+    """ᾱ_t, between whole t by log σ."""
+    low = min(int(t), schedule.timesteps - 1)
+    high, part = min(low + 1, schedule.timesteps - 1), t - int(t)
+    if part == 0:
+        return float(schedule.alpha_bar[low])
+    log_sigma = 0.5 * torch.logit(1 - schedule.alpha_bar[[low, high]])
+    return float(1 / (1 + (2 * torch.lerp(log_sigma[0], log_sigma[1], part)).exp()))
+
+
+def _conversion(prediction_type: str) -> Callable[[Tensor, Tensor, float, float], Tensor]:
+    """(y_t, ŷ_0, √ᾱ_t, √(1-ᾱ_t)) → what the scheduler takes for the network's output."""
+    known = {"epsilon": lambda z, x0, signal, spread: (z - signal * x0) / spread,
+             "v_prediction": lambda z, x0, signal, spread: (signal * z - x0) / spread,
+             "sample": lambda z, x0, signal, spread: x0}
+    if prediction_type not in known:
+        raise InputError(f"scheduler: prediction_type = {prediction_type!r}; known are {', '.join(known)}.")
+    return known[prediction_type]
