@@ -13,7 +13,7 @@ from ..reposedm_core.pipeline import SHIPPED, to_image
 from ..reposedm_core.pose import load_pose_file, to_keypoints
 from . import folders
 from .bridge import in_patcher, to_comfy
-from .model import ConditioningNetworks, RePoseDMModel, RePoseDMVAE
+from .model import ConditioningNetworks, RePoseDMModel, RePoseDMVAE, keep_keys
 from .sockets import AlignerSocket, EstimatorSocket, LoadedAligner, LoadedEstimator, PoseKeypoint
 
 
@@ -28,7 +28,7 @@ def load_checkpoint(path: str | PathLike, plain: bool = False) -> tuple[ModelPat
     with torch.inference_mode(False):
         networks = load_networks(path)
         config = networks.config
-        model = in_patcher(RePoseDMModel(config, networks.autoencoder, networks.denoiser), plain)
+        model = keep_keys(in_patcher(RePoseDMModel(config, networks.autoencoder, networks.denoiser), plain))
         aligner = in_patcher(ConditioningNetworks(networks.aligner, networks.denoiser), plain)
         estimator = in_patcher(networks.estimator, plain)
         vae = RePoseDMVAE(networks.autoencoder, plain)

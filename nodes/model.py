@@ -14,11 +14,14 @@ import comfy.model_management as management
 import comfy.sd
 import comfy.supported_models_base
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor, nn
 
 from ..reposedm_core import InputError, ModelConfig
 from ..reposedm_core.alignment import RecurrentPoseAligner
 from ..reposedm_core.diffusion.autoencoder import Autoencoder
+from ..reposedm_core.diffusion.context_cache import cached_context
 from ..reposedm_core.diffusion.denoiser import Conditioner, Denoiser
 from ..reposedm_core.diffusion.guided import Condition
 from ..reposedm_core.diffusion.schedule import DiffusionSchedule
@@ -84,8 +87,8 @@ class HostDenoiser(nn.Module):
     def forward(self, z: Tensor, timesteps: Tensor, context: Tensor, pose: Tensor, aligned: Tensor,
                 visibility: Tensor, **host: Any) -> Tensor:
         """v or ε at y_t = z (B, C, h, w); `host` are options for ComfyUI's own networks."""
-        alpha_bar = self.schedule.at(self.schedule.alpha_bar, timesteps.long(), z)
-        return self.denoiser(z, timesteps, pose, context, aligned, visibility, (1 - alpha_bar).sqrt())[0]
+        sigma = self.schedule.roots(timesteps.long(), z)[1]
+        return self.denoiser(z, timesteps, pose, context, aligned, visibility, sigma)[0]
 
 
 class RePoseDMModel(comfy.model_base.BaseModel):
@@ -112,6 +115,21 @@ class RePoseDMModel(comfy.model_base.BaseModel):
                                  f"{_size(value, stride)}; connect the latent output of Recurrent Pose Aligner.")
             conds[field] = comfy.conds.CONDNoiseShape(value.to(kwargs["device"]))
         return conds
+
+
+def keep_keys(patcher: ModelPatcher) -> ModelPatcher:
+    """Let every sampling with the `RePoseDMModel` of `patcher` compute the context's keys and values only once."""
+    patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "reposedm", _sample_with_kept_keys)
+    return patcher
+
+
+def _sample_with_kept_keys(executor: WrapperExecutor, guider: Any, *args: Any, **kwargs: Any) -> Tensor:
+    # Hooks may change the weights from step to step.
+    network = getattr(guider.inner_model, "diffusion_model", None)
+    if guider.model_patcher.hook_patches or not isinstance(network, HostDenoiser):
+        return executor(guider, *args, **kwargs)
+    with cached_context(network.denoiser):
+        return executor(guider, *args, **kwargs)
 
 
 def _size(latent: Tensor, stride: int) -> str:

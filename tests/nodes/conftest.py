@@ -43,7 +43,8 @@ def tiny(pack, tmp_path_factory):
     model = config.ModelConfig(
         name="tiny", height=64, width=48, autoencoder=config.AutoencoderConfig(channels=16, widths=(8, 8, 8)),
         aligner=config.AlignerConfig(kernels=(0, 5), channels=16, dim=32, heads=2, height=64, width=48),
-        denoiser=config.DenoiserConfig(block_channels=(32,), layers=1, heads_dim=16, context_dim=32, height=8, width=6),
+        denoiser=config.DenoiserConfig(block_channels=(32,), attention=(True,), layers=1, heads_dim=16,
+                                       context_dim=32, height=8, width=6),
         estimator=config.EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1,
                                          deconv_channels=8))
     with torch.random.fork_rng():

@@ -59,6 +59,31 @@ def test_same_latent_as_the_pipeline(pack, tiny, host, source, pose, cfg, size):
     assert (picture - result.image).abs().max() < 1e-5
 
 
+def projections(model) -> list[str]:
+    """Filled, from now on, with the name of every projection of the context that is computed."""
+    calls = []
+    for name, layer in model.model.diffusion_model.named_modules():
+        if name.endswith(("attn2.to_k", "attn2.to_v")):
+            layer.register_forward_hook(lambda *_, name=name: calls.append(name))
+    return calls
+
+
+@pytest.mark.parametrize(("cfg", "sampler"), [(1.0, "ddim"), (1.5, "ddim"), (1.5, "heun")])
+def test_keys_and_values_are_computed_once_a_run(pack, host, source, pose, cfg, sampler):
+    """The conditioning comes concatenated anew in every step, and is known by its values."""
+    aligned = align(pack, host, source, pose)
+    calls = projections(host[0])
+    latent = sample(pack, host[0], aligned, seed=3, cfg=cfg, sampler=sampler)
+    assert len(calls) == len(set(calls)) > 1
+    plain = host[0].clone()
+    plain.remove_wrappers_with_key("sampler_sample", "reposedm")
+    calls.clear()
+    assert torch.equal(sample(pack, plain, aligned, seed=3, cfg=cfg, sampler=sampler), latent), "bit for bit"
+    assert len(calls) >= 3 * len(set(calls)), "without it, once a step"
+    other = align(pack, host, source.flip(2), pose)
+    assert torch.equal(sample(pack, host[0], other, seed=3, cfg=cfg), sample(pack, plain, other, seed=3, cfg=cfg))
+
+
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (0.3, 1.0), (0.3, 0.6)])
 def test_guided_latent_is_the_pipeline_s(pack, tiny, host, source, pose, start, end):
     aligned = align(pack, host, source, pose)
