@@ -2,52 +2,62 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-
-@lru_cache(maxsize=32)
-def _window_mask(height: int, width: int, kernel: int) -> Tensor:
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    y, x, reach = y.flatten(), x.flatten(), kernel // 2
-    return ((y[:, None] - y).abs() <= reach) & ((x[:, None] - x).abs() <= reach)
-
-
-def _gather(tokens: Tensor, height: int, width: int, kernel: int) -> Tensor:
-    """(B·heads, d, h·w) → (B·heads, h·w, k², d): the window around every cell, zero outside."""
-    grid = tokens.reshape(*tokens.shape[:2], height, width)
-    windows = F.unfold(grid, kernel, padding=kernel // 2)
-    return rearrange(windows, "b (d k) n -> b n k d", k=kernel * kernel)
+from ..checks import check_tensor
+from ..errors import InputError
+from .windows import Strips, dense_mask, window_mask
 
 
 def neighbourhood_attention(query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int], kernel: int) -> Tensor:
-    """Scaled dot-product attention of every cell to the k×k cells around it; cells outside the grid are left out.
+    """softmax(Qᵀ K / √d) V of every cell over the k×k cells around it; cells outside the grid are left out.
+
+    Memory is O(h·w·k²) for a window; k = 0, and a window that covers the grid from everywhere, are plain attention.
 
     Args:
-        query, key, value: (B, heads, h·w, d) on one grid.
+        query, key, value: (B, heads, h·w, d) on one grid, any floating dtype.
         size: (h, w).
         kernel: odd window side k; 0 attends to the whole grid.
 
     Returns:
         (B, heads, h·w, d).
+
+    Raises:
+        InputError: shapes, dtypes or devices that do not fit, or an even or negative kernel.
     """
+    sizes = check_tensor(query, "query", "B heads N d")
+    check_tensor(key, "key", "B heads N d", sizes, like=query)
+    check_tensor(value, "value", "B heads N d", sizes, like=query)
     height, width = size
+    if height * width != sizes["N"]:
+        raise InputError(f"query has shape {tuple(query.shape)}; expected {height} × {width} = {height * width} tokens "
+                         f"for size = {tuple(size)}.")
+    check_kernel(kernel, "kernel")
     if kernel == 0 or (kernel >= 2 * height - 1 and kernel >= 2 * width - 1):
         return F.scaled_dot_product_attention(query, key, value)
-    if height * width <= 4 * kernel * kernel:      # a small grid: masked dense attention costs less than gathering
-        mask = _window_mask(height, width, kernel).to(query.device)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    b, heads, n, d = query.shape
-    flat = [rearrange(t, "b a n d -> (b a) d n") for t in (key, value)]
-    keys, values = (_gather(t, height, width, kernel) for t in flat)
-    inside = _gather(torch.ones(1, 1, n, device=query.device, dtype=query.dtype), height, width, kernel)[..., 0] > 0
-    logits = torch.einsum("bnd,bnkd->bnk", query.reshape(b * heads, n, d), keys) * d**-0.5
-    weights = logits.masked_fill(~inside, float("-inf")).softmax(-1)
-    return torch.einsum("bnk,bnkd->bnd", weights, values).reshape(b, heads, n, d)
+    if height * width <= 4 * kernel * kernel:      # a small grid: masked dense attention is no more than O(h·w·k²)
+        return F.scaled_dot_product_attention(query, key, value, dense_mask(height, width, kernel, query.device))
+    strips = Strips(sizes["B"], height, width, kernel // 2)
+    heads = sizes["heads"]
+
+    def grid(tokens: Tensor) -> Tensor:
+        return rearrange(tokens, "b a (h w) d -> b h w (a d)", h=height)
+
+    def split(rows: Tensor) -> Tensor:
+        return rearrange(rows, "s n (a d) -> s a n d", a=heads)
+
+    attended = F.scaled_dot_product_attention(split(strips.queries(grid(query))), split(strips.keys(grid(key))),
+                                              split(strips.keys(grid(value))), window_mask(strips, query.device))
+    joined = strips.join(rearrange(attended, "s a n d -> s n (a d)"))
+    return rearrange(joined, "b h w (a d) -> b a (h w) d", a=heads)
+
+
+def check_kernel(kernel: int, name: str) -> None:
+    """Raise an `InputError` unless `kernel` is 0 or a positive odd number."""
+    if kernel < 0 or (kernel and kernel % 2 == 0):
+        raise InputError(f"{name} = {kernel}: expected an odd window side, or 0 for the whole grid.")
 
 
 class NeighbourhoodAttention(nn.Module):
@@ -64,9 +74,10 @@ class NeighbourhoodAttention(nn.Module):
                                           operations.Linear(2 * dim, dim))
 
     def forward(self, tokens: Tensor, source: Tensor, size: tuple[int, int]) -> Tensor:
+        """tokens, source (B, h·w, D), size (h, w) → (B, h·w, D)."""
         key, value = self.key_value(self.norm_source(source)).chunk(2, -1)
-        q, k, v = (rearrange(t, "b n (a d) -> b a n d", a=self.heads)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
                    for t in (self.query(self.norm(tokens)), key, value))
         attended = neighbourhood_attention(q, k, v, size, self.kernel)
-        tokens = tokens + self.out(rearrange(attended, "b a n d -> b n (a d)"))
+        tokens = tokens + self.out(attended.transpose(1, 2).flatten(2))
         return tokens + self.feed_forward(tokens)

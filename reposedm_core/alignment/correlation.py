@@ -6,28 +6,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_tensor
+from ..errors import InputError
+from .warp import identity_map
+from .windows import Strips
+
 
 def local_correlation(target: Tensor, source: Tensor, radius: int) -> Tensor:
-    """C(x, r) = ReLU(F_T(x)ᵀ F_S(x + r) / √C) for ‖r‖∞ ≤ R; zero where x + r lies outside.
+    """C(x, r) = ReLU(F_T(x)ᵀ F_S(x + r) / √C) for ‖r‖∞ ≤ R; zero where x + r lies outside (the √C is **ours**).
 
     Args:
-        target, source: features (B, C, h, w).
-        radius: R in cells.
+        target, source: features (B, C, h, w) of one dtype.
+        radius: R in cells, 0 or more.
 
     Returns:
         (B, (2R+1)², h, w), offsets in row-major order (r_y outer, r_x inner). Memory is O(h·w·(2R+1)²).
+
+    Raises:
+        InputError: shapes, dtypes or devices that do not fit, or a negative radius.
     """
-    _, c, h, w = target.shape
-    side, width = 2 * radius + 1, w + 2 * radius
-    padded = F.pad(source, (radius,) * 4).movedim(1, -1)                      # b, h + 2R, width, c
-    query = target.movedim(1, -1) * c**-0.5                                   # b, h, w, c
-    rows = []
-    for dy in range(side):
-        products = query @ padded[:, dy:dy + h].transpose(-1, -2)             # b, h, w, width: a whole row at once
-        # Cell x wants columns x … x + 2R: padding the flattened rows by w shifts each row by its own x.
-        skewed = F.pad(products.flatten(2), (0, w)).unflatten(2, (w, width + 1))
-        rows.append(skewed[..., :side])
-    return F.relu(torch.cat(rows, -1)).movedim(-1, 1)
+    sizes = check_tensor(target, "target", "B C h w")
+    check_tensor(source, "source", "B C h w", sizes, like=target)
+    if radius < 0:
+        raise InputError(f"radius = {radius}: expected 0 or more cells.")
+    b, c, h, w = target.shape
+    strips, side = Strips(b, h, w, radius), 2 * radius + 1
+    query = strips.queries(target.movedim(1, -1) * c**-0.5)
+    products = torch.bmm(query, strips.keys(source.movedim(1, -1)).transpose(1, 2))     # strips, T, k·span
+    # Cell x of a strip wants columns x … x + 2R of each of its k rows: one step of x also moves on by one column.
+    # The strides skip the strips between two tiles, too.
+    cell = side * strips.span
+    row = strips.strip * cell
+    windows = products.as_strided(
+        (b, h, strips.tiles, strips.strip, side, side),
+        (strips.tiles * strips.rows * row, row, strips.rows * row, cell + 1, strips.span, 1))
+    return F.relu(windows.reshape(b, h, -1, side * side)[:, :, :w]).movedim(-1, 1)
 
 
 def global_match(target: Tensor, source: Tensor, sharpness: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -38,14 +51,17 @@ def global_match(target: Tensor, source: Tensor, sharpness: Tensor | float) -> t
         sharpness: factor before the softmax.
 
     Returns:
-        the sampling map (B, 2, h, w), and the largest match probability (B, 1, h, w).
+        the sampling map (B, 2, h, w), float32 for features of half precision, and the largest match probability
+        (B, 1, h, w) in the features' dtype.
     """
-    from .warp import identity_map
-
+    sizes = check_tensor(target, "target", "B C h w")
+    check_tensor(source, "source", "B C h' w'", sizes, like=target)
     b, _, h, w = target.shape
-    query = F.normalize(target.flatten(2), dim=1) * sharpness
-    key = F.normalize(source.flatten(2), dim=1)
-    probability = torch.einsum("bcn,bcm->bnm", query, key).softmax(-1)
-    grid = identity_map(*source.shape[-2:], device=source.device, dtype=source.dtype)[0].flatten(1)
-    sampling = torch.einsum("bnm,cm->bcn", probability, grid).reshape(b, 2, h, w)
-    return sampling, probability.amax(-1).reshape(b, 1, h, w)
+    query, key = (F.normalize(t.movedim(1, -1).flatten(1, 2), dim=-1) for t in (target, source))
+    logits = torch.bmm(query * sharpness, key.transpose(1, 2))
+    # Positions need more than the 8 bits of bfloat16, also where autocast would choose it.
+    with torch.autocast("cpu" if target.is_meta else target.device.type, enabled=False):
+        probability = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        grid = identity_map(*source.shape[-2:], device=source.device, dtype=probability.dtype)[0].flatten(1)
+        sampling = (probability @ grid.T).transpose(1, 2).reshape(b, 2, h, w)
+    return sampling, probability.amax(-1).to(target.dtype).reshape(b, 1, h, w)

@@ -2,88 +2,177 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import check_tensor
 from ..config import AlignerConfig
 from ..errors import InputError
-from .mapformer import Encoder, MapFormer, PoseMappingAggregator
+from .attention import check_kernel
+from .features import Encoder, LatentEncoder
+from .mapformer import MapFormer, PoseMappingAggregator
 from .warp import compose, identity_map, warp
+
+Encode = Callable[[Tensor], Tensor]
+"""E of the autoencoder: pictures (B, 3, H, W) in [-1, 1] → latents (B, C, H/8, W/8)."""
+
+STRIDE = 8
+"""Pixels of a token's side, and of a latent cell's."""
 
 
 @dataclass
 class Alignment:
-    """What the aligner found.
+    """What the aligner found; h × w is 1/4 of the picture, 1/8 with features from the latent.
 
     Attributes:
-        maps: φ¹ … φᴺ, each (B, 2, H/4, W/4), see `alignment.warp`.
-        visibility: logits per iteration, (B, 1, H/4, W/4): is this target cell a part of the body seen in the source?
+        maps: φ¹ … φᴺ, each (B, 2, h, w), see `alignment.warp`; float32 for a picture of half precision.
+        visibility: logits per iteration, (B, 1, h, w): is this target cell a part of the body seen in the source?
         image: W(I_S; φᴺ), (B, 3, H, W) in [-1, 1].
+        features: F_S^N = E(W(I_S; φᴺ)), (B, C, H/8, W/8), what the denoiser attends to; None without `encode`.
     """
 
     maps: list[Tensor]
     visibility: list[Tensor]
     image: Tensor
+    features: Tensor | None = None
+
+    def images(self, source: Tensor) -> list[Tensor]:
+        """W(I_S; φ¹) … W(I_S; φᴺ), each (B, 3, H, W): the aligned picture as every iteration left it, to look at."""
+        return [warp(source, sampling) for sampling in self.maps]
 
 
 class RecurrentPoseAligner(nn.Module):
-    """N iterations of MapFormer and Pose Mapping Aggregator, the picture being warped and re-encoded in each."""
+    """N iterations of MapFormer and Pose Mapping Aggregator, the picture being warped and re-encoded in each.
+
+    Raises:
+        InputError: a value of the configuration that makes no network.
+    """
 
     def __init__(self, config: AlignerConfig, operations=nn):
         super().__init__()
+        check_config(config)
         self.config = config
-        d, dim = config.channels, config.dim
-        self.source_encoder = Encoder(d, dim, operations)
-        self.pose_encoder = Encoder(d, dim, operations)
-        self.position = nn.Parameter(0.02 * torch.randn(1, dim, config.height // 8, config.width // 8))
-        self.mapformers = nn.ModuleList(
-            MapFormer(d, dim, config.heads, kernel, 2 if i == 0 else 1, operations)
-            for i, kernel in enumerate(config.kernels))
-        self.aggregators = nn.ModuleList(
-            PoseMappingAggregator(d, None if i == 0 else config.radius, operations)
-            for i in range(len(config.kernels)))
+        dim = config.dim
+        self.position = nn.Parameter(0.02 * torch.randn(1, dim, config.height // STRIDE, config.width // STRIDE))
+        if config.encoder == "picture":
+            fine, channels, pool = config.channels, config.channels, 2
+            self.source_encoder = Encoder(channels, dim, operations)
+            self.pose_encoder = Encoder(channels, dim, operations)
+        else:
+            fine, channels, pool = None, dim, 1
+            self.source_encoder = LatentEncoder(config.latent_channels, dim, operations)
+            self.pose_encoder = LatentEncoder(config.latent_channels, dim, operations)
 
-    def forward(self, source: Tensor, pose_image: Tensor, iterations: int | None = None) -> Alignment:
+        def aggregator(radius: int | None) -> PoseMappingAggregator:
+            # The paper's convolutions have depth D; those of our own encoder are narrower than its many cells.
+            widths = (dim, dim) if fine is None else (64 if radius is None else 96, 64)
+            return PoseMappingAggregator(channels, radius, widths, pool, operations)
+
+        later = len(config.kernels) - 1
+        self.mapformers = nn.ModuleList(
+            MapFormer(fine, dim, config.heads, kernel, blocks, operations)
+            for kernel, blocks in zip(config.kernels, [config.blocks] + [1] * later, strict=True))
+        self.aggregators = nn.ModuleList(
+            aggregator(radius) for radius in [config.first_radius or None] + [config.radius] * later)
+
+    def forward(self, source: Tensor, pose_image: Tensor, iterations: int | None = None,
+                encode: Encode | None = None) -> Alignment:
         """Align `source` to the skeleton drawn in `pose_image`.
 
         Args:
-            source, pose_image: (B, 3, H, W) in [-1, 1]; H and W divisible by 8.
+            source, pose_image: (B, 3, H, W) in [-1, 1]; H and W divisible by 8; of the network's dtype.
             iterations: N, at most the number the network was made with (default: all).
+            encode: E of the autoencoder, pictures (B, 3, H, W) → latents (B, C, H/8, W/8). With features from the
+                latent it is needed; otherwise it only fills in `Alignment.features`.
 
         Raises:
-            InputError: sizes differ or are not divisible by 8, or N is out of range.
+            InputError: an argument whose shape, dtype or values do not fit, N out of range, or `encode` missing.
         """
-        if source.shape != pose_image.shape or source.ndim != 4 or source.shape[-2] % 8 or source.shape[-1] % 8:
-            raise InputError(f"Aligner: source {tuple(source.shape)} and pose picture {tuple(pose_image.shape)} must "
-                             "have one shape (batch, 3, height, width), height and width divisible by 8.")
+        sizes = check_tensor(source, "source", "B 3 H W", multiples={"H": STRIDE, "W": STRIDE}, finite=True)
+        check_tensor(pose_image, "pose_image", "B 3 H W", dict(sizes), like=source, finite=True)
         count = len(self.mapformers) if iterations is None else iterations
         if not 1 <= count <= len(self.mapformers):
-            raise InputError(f"Aligner: iterations = {count}; this network has 1 to {len(self.mapformers)}.")
-        batch, _, height, width = source.shape
-        h, w = height // 4, width // 4
-        position = self.position
-        if position.shape[-2:] != (height // 8, width // 8):
-            position = F.interpolate(position, size=(height // 8, width // 8), mode="bilinear", align_corners=False)
-        pose = self.pose_encoder(pose_image)
-        sampling = identity_map(h, w, device=source.device, dtype=source.dtype).expand(batch, -1, -1, -1)
-        visibility = source.new_zeros(batch, 1, h, w)
+            raise InputError(f"iterations = {count}; this network has 1 to {len(self.mapformers)}.")
+        latent = self.config.encoder == "latent"
+        if latent and encode is None:
+            raise InputError("encode is missing: this aligner's features come from the autoencoder's latents "
+                             "(AlignerConfig.encoder = \"latent\"); give the autoencoder's encode.")
+        rewarp = self.config.warp == "image"
+
+        def read(picture: Tensor) -> Tensor | tuple[Tensor, ...]:
+            return (self._latent(encode, picture),) if latent else self.source_encoder(picture)
+
+        def features(raw: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return self.source_encoder(raw[0]) if latent else raw
+
+        position = self._position(sizes["H"] // STRIDE, sizes["W"] // STRIDE)
+        pose = self.pose_encoder(self._latent(encode, pose_image) if latent else pose_image)
+        seen = unwarped = read(source)
+        h, w = seen[0].shape[-2:]
+        wide = torch.promote_types(source.dtype, torch.float32)      # half precision is too coarse for positions
+        sampling = identity_map(h, w, device=source.device, dtype=wide).expand(sizes["B"], -1, -1, -1)
+        visibility = source.new_zeros(sizes["B"], 1, h, w)
         maps, logits = [], []
-        image = source
-        for mapformer, aggregator in zip(self.mapformers[:count], self.aggregators[:count], strict=True):
-            target, features, coarse = mapformer(pose, self.source_encoder(image), position)   # eq. 5
-            base, offset, visibility = aggregator(target, features, sampling, visibility)      # eq. 6
-            sampling = compose(base, offset)                                                    # eq. 7-8
+        for n, (mapformer, aggregator) in enumerate(zip(self.mapformers[:count], self.aggregators[:count],
+                                                        strict=True)):
+            if n:      # eq. 9: the features of the warped picture, or (an option) the warped features
+                seen = read(warp(source, sampling)) if rewarp else tuple(warp(f, sampling) for f in unwarped)
+            target, matched, coarse = mapformer(pose, features(seen), position)                     # eq. 5
+            base, offset, visibility = aggregator(target, matched, sampling, visibility)            # eq. 6
+            sampling = compose(base, offset)                                                         # eq. 7-8
             maps.append(sampling)
             logits.append(visibility)
-            image = warp(source, sampling)                                                      # eq. 9
-            pose = (pose[0], coarse)
-        return Alignment(maps, logits, image)
+            if not latent:      # the paper keeps F_T; our own encoder's is carried on attended (**ours**)
+                pose = (pose[0], coarse)
+        image = warp(source, sampling)
+        return Alignment(maps, logits, image, None if encode is None else self._latent(encode, image))
+
+    def _position(self, height: int, width: int) -> Tensor:
+        if self.position.shape[-2:] == (height, width):
+            return self.position
+        return F.interpolate(self.position, size=(height, width), mode="bilinear", align_corners=False)
+
+    def _latent(self, encode: Encode, picture: Tensor) -> Tensor:
+        """E(picture), its shape checked."""
+        value = encode(picture)
+        channels = self.config.latent_channels if self.config.encoder == "latent" else "C"
+        sizes = {"h": picture.shape[-2] // STRIDE, "w": picture.shape[-1] // STRIDE}
+        check_tensor(value, "the latent that encode gives", f"{len(picture)} {channels} h w", sizes)
+        return value
 
     @staticmethod
     def latent_visibility(alignment: Alignment, stride: int) -> Tensor:
-        """Probability (B, 1, H/stride, W/stride) that a latent cell shows what the source shows."""
+        """Probability (B, 1, H/stride, W/stride) that a latent cell shows what the source shows.
+
+        The mean over the map's cells in it, or the one cell that it lies in where the map is coarser.
+        """
         height, width = alignment.image.shape[-2:]
         return F.adaptive_avg_pool2d(alignment.visibility[-1].sigmoid(), (height // stride, width // stride))
+
+
+def check_config(config: AlignerConfig) -> None:
+    """Raise an `InputError` that names the first field of `config` with which no aligner can be made."""
+    if not config.kernels:
+        raise InputError("AlignerConfig.kernels is empty: give one window side an iteration.")
+    for kernel in config.kernels:
+        check_kernel(kernel, "AlignerConfig.kernels: a kernel")
+    for name, known in (("encoder", ("picture", "latent")), ("warp", ("image", "latent"))):
+        if getattr(config, name) not in known:
+            raise InputError(f"AlignerConfig.{name} = {getattr(config, name)!r}: known are {', '.join(known)}.")
+    least = {"radius": 1, "first_radius": 0, "blocks": 1, "channels": 1, "latent_channels": 1, "dim": 1, "heads": 1,
+             "height": 1, "width": 1}
+    for name, minimum in least.items():
+        if getattr(config, name) < minimum:
+            raise InputError(f"AlignerConfig.{name} = {getattr(config, name)}: expected {minimum} or more.")
+    multiples = {"dim": config.heads, "height": STRIDE, "width": STRIDE}
+    if config.encoder == "picture":
+        multiples["channels"] = 8          # groups of the encoder's normalisation
+        multiples["dim"] = math.lcm(8, config.heads)
+    for name, factor in multiples.items():
+        if getattr(config, name) % factor:
+            raise InputError(f"AlignerConfig.{name} = {getattr(config, name)}: must be divisible by {factor}.")

@@ -6,18 +6,26 @@ A sampling map φ has shape (B, 2, h, w); φ[:, 0] is x and φ[:, 1] is y, norma
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
+@lru_cache(maxsize=32)
+def _identity(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):      # what is remembered must also serve a training step
+        # In float64 on the CPU first: not every accelerator has it.
+        y = (torch.arange(height, dtype=torch.float64) + 0.5) * (2 / height) - 1
+        x = (torch.arange(width, dtype=torch.float64) + 0.5) * (2 / width) - 1
+        grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])[None]
+        return grid.to(dtype).to(device)
+
+
 def identity_map(height: int, width: int, device=None, dtype=None) -> Tensor:
     """The map that samples every cell at its own centre, shape (1, 2, height, width)."""
-    # In float64 on the CPU first: not every accelerator has it.
-    y = (torch.arange(height, dtype=torch.float64) + 0.5) * (2 / height) - 1
-    x = (torch.arange(width, dtype=torch.float64) + 0.5) * (2 / width) - 1
-    grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])[None]
-    return grid.to(dtype or torch.get_default_dtype()).to(device)
+    return _identity(height, width, torch.device(device or "cpu"), dtype or torch.get_default_dtype()).clone()
 
 
 def resize_map(sampling: Tensor, height: int, width: int) -> Tensor:
@@ -25,15 +33,21 @@ def resize_map(sampling: Tensor, height: int, width: int) -> Tensor:
     h, w = sampling.shape[-2:]
     if (h, w) == (height, width):
         return sampling
-    like = {"device": sampling.device, "dtype": sampling.dtype}
-    shift = F.interpolate(sampling - identity_map(h, w, **like), size=(height, width), mode="bilinear",
+    like = sampling.device, sampling.dtype
+    shift = F.interpolate(sampling - _identity(h, w, *like), size=(height, width), mode="bilinear",
                           align_corners=False)
-    return identity_map(height, width, **like) + shift
+    return _identity(height, width, *like) + shift
 
 
 def sample(values: Tensor, sampling: Tensor) -> Tensor:
-    """values(φ(x)): bilinear, (B, C, H, W) at a map (B, 2, h, w) → (B, C, h, w); the border is repeated outside."""
-    return F.grid_sample(values, sampling.movedim(1, -1), mode="bilinear", padding_mode="border", align_corners=False)
+    """values(φ(x)): bilinear, (B, C, H, W) at a map (B, 2, h, w) → (B, C, h, w); the border is repeated outside.
+
+    The map may be of a wider dtype than the values, which keep theirs: half precision is too coarse for positions.
+    """
+    wide = torch.promote_types(values.dtype, sampling.dtype)
+    sampled = F.grid_sample(values.to(wide), sampling.to(wide).movedim(1, -1), mode="bilinear", padding_mode="border",
+                            align_corners=False)
+    return sampled.to(values.dtype)
 
 
 def warp(image: Tensor, sampling: Tensor) -> Tensor:
@@ -48,8 +62,7 @@ def compose(sampling: Tensor, offset: Tensor) -> Tensor:
         sampling: φⁿ, (B, 2, h, w).
         offset: ΔF in normalised units, same shape.
     """
-    h, w = sampling.shape[-2:]
-    grid = identity_map(h, w, device=sampling.device, dtype=sampling.dtype)
+    grid = _identity(*sampling.shape[-2:], sampling.device, sampling.dtype)
     moved = grid + offset
     # Interpolate the displacement, not the map: outside the border the map then still goes on moving with ΔF.
     return moved + sample(sampling - grid, moved)
