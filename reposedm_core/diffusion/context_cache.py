@@ -121,8 +121,9 @@ class CachedProcessor:
 
     def __call__(self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
                  attention_mask: Tensor | None = None, temb: Tensor | None = None, **options: Any) -> Tensor:
-        layer = attn if encoder_hidden_states is None else _CachedLayer(attn, encoder_hidden_states, self.cache)
-        return self.inner(layer, hidden_states, encoder_hidden_states=encoder_hidden_states,
+        if encoder_hidden_states is not None and not isinstance(attn, _CachedLayer):     # that of a cache in this one
+            attn = _CachedLayer(attn, encoder_hidden_states, self.cache)
+        return self.inner(attn, hidden_states, encoder_hidden_states=encoder_hidden_states,
                           attention_mask=attention_mask, temb=temb, **options)
 
 

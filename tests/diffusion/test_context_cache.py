@@ -1,0 +1,250 @@
+"""Keys and values of the fixed context: computed once a picture, bit-identical, and never those of another context."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import weakref
+
+import pytest
+import torch
+
+from reposedm_core.config import DenoiserConfig, ScheduleConfig
+from reposedm_core.diffusion.context_cache import CachedProcessor, cached_context
+from reposedm_core.diffusion.denoiser import Denoiser
+from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
+from reposedm_core.diffusion.sampler import SAMPLERS, initial_latent, simple_sigmas
+from reposedm_core.diffusion.schedule import DiffusionSchedule
+
+TINY = DenoiserConfig(latent_channels=4, block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
+                      height=8, width=8)
+SCHEDULE = DiffusionSchedule(ScheduleConfig())
+
+
+@pytest.fixture
+def model() -> Denoiser:
+    torch.manual_seed(0)
+    network = Denoiser(TINY).eval().requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    return network
+
+
+@pytest.fixture
+def calls(model) -> list[str]:
+    """The name of every key or value projection of the context, each time that it is computed."""
+    found = []
+    for name, layer in model.named_modules():
+        if name.endswith(("attn2.to_k", "attn2.to_v")):
+            layer.register_forward_hook(lambda *_, name=name: found.append(name))
+    return found
+
+
+def random(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def run(model: Denoiser, tokens: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """One pass with `tokens` (B, 64, 16); everything else comes from the seed."""
+    batch = len(tokens)
+    z, pose, aligned = (random(seed + i, batch, 4, 8, 8).to(tokens.dtype) for i in range(3))
+    return model(z, torch.full((batch,), 500), pose, tokens, aligned, aligned[:, :1], aligned[:, :1, :1, :1])[0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral", "dpmpp_2m", "heun"])
+def test_a_run_projects_the_context_once_and_changes_not_one_bit(model, calls, sampler, scale):
+    condition = Condition.of(model, *(random(i, 2, 4, 8, 8) for i in range(3)), torch.ones(2, 1, 8, 8))
+    guided = GuidedDenoiser(model, SCHEDULE, condition, scale)
+    sigmas = simple_sigmas(SCHEDULE, 5)
+    start = initial_latent(random(9, 2, 4, 8, 8), sigmas[0])
+
+    def sample(network):
+        return SAMPLERS[sampler](network, start, sigmas, None, torch.Generator().manual_seed(0))
+
+    with_cache = sample(guided)
+    assert len(calls) == len(set(calls)) == 2 * 7, "key and value of each of the seven cross-attentions, once"
+    calls.clear()
+
+    class Bare:
+        """The same model, with nothing prepared."""
+        schedule = SCHEDULE
+
+        def __call__(self, x, sigma):
+            return GuidedDenoiser(model, SCHEDULE, condition, scale)(x, sigma)
+
+    without = sample(Bare())
+    assert torch.equal(with_cache, without)
+    assert len(calls) == (9 if sampler == "heun" else 5) * 14
+    calls.clear()
+    assert torch.equal(sample(guided), with_cache) and len(calls) == 14, "a new run starts empty"
+
+
+def test_contexts_put_together_anew_are_known_by_their_values(model, calls):
+    parts = random(1, 1, 64, 16), random(2, 1, 64, 16)
+    with torch.no_grad(), cached_context(model):
+        results = [run(model, torch.cat(parts), seed) for seed in range(4)]
+    assert len(calls) == 14
+    with torch.no_grad():
+        assert all(torch.equal(result, run(model, torch.cat(parts), seed)) for seed, result in enumerate(results))
+
+
+def test_condition_and_null_condition_by_turns_are_both_kept(model, calls):
+    contexts = random(1, 1, 64, 16), random(2, 1, 64, 16)
+    with torch.no_grad(), cached_context(model):
+        for seed in range(6):
+            run(model, contexts[seed % 2].clone(), seed)
+    assert len(calls) == 28
+
+
+def test_only_so_many_contexts_are_kept(model, calls):
+    with torch.no_grad(), cached_context(model, capacity=2) as cache:
+        for seed in (0, 1, 2, 1, 2, 0):
+            run(model, random(seed, 1, 64, 16))
+            assert len(cache.entries) <= 2
+    assert len(calls) == 56, "only the first was forgotten"
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("change", [
+    lambda tokens: tokens + 1e-6, lambda tokens: tokens.flip(0), lambda tokens: tokens[:1],
+    lambda tokens: torch.cat([tokens, tokens]), lambda tokens: tokens[:, :32], lambda tokens: tokens.add_(1),
+    lambda tokens: tokens.index_fill_(0, torch.tensor([1]), 0.0),
+])
+def test_another_context_is_never_served_the_old_one_s_keys(model, change, mode):
+    """Other values, another batch, fewer tokens, and the same tensor written to."""
+    with mode():
+        tokens = random(1, 2, 64, 16)
+        with cached_context(model):
+            run(model, tokens)
+            other = change(tokens)
+            found = run(model, other)
+        assert torch.equal(found, run(model, other))
+
+
+def test_weights_that_change_are_projected_with_anew(model):
+    tokens = random(1, 1, 64, 16)
+    layer = model.get_submodule("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v")
+    with torch.no_grad():
+        with cached_context(model):
+            before = run(model, tokens)
+            layer.weight.mul_(2)                                                   # written to
+            scaled = run(model, tokens)
+            assert torch.equal(scaled, run(model, tokens))
+            layer.weight = torch.nn.Parameter(torch.ones_like(layer.weight))      # another tensor
+            replaced = run(model, tokens)
+        assert torch.equal(replaced, run(model, tokens))
+        layer.weight.fill_(3)
+        with cached_context(model):
+            again = run(model, tokens)
+        assert torch.equal(again, run(model, tokens))
+    assert len({float(value.double().sum()) for value in (before, scaled, replaced, again)}) == 4
+
+
+def test_other_precision_under_autocast_is_another_context(model):
+    tokens = random(1, 1, 64, 16)
+    with torch.no_grad(), cached_context(model):
+        single = run(model, tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = run(model, tokens)
+        assert torch.equal(run(model, tokens), single)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(run(model, tokens), half) and not torch.equal(half.float(), single)
+
+
+def test_gradients_go_past_the_cache(model, calls):
+    tokens = random(1, 1, 64, 16)
+    with cached_context(model):
+        with torch.no_grad():
+            run(model, tokens)
+        wanted = tokens.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(run(model, wanted).sum(), wanted)
+        with torch.enable_grad():
+            run(model, tokens)
+        assert len(calls) == 42
+    (truth,) = torch.autograd.grad(run(model, wanted).sum(), wanted)
+    assert slope.abs().max() > 0 and torch.equal(slope, truth)
+
+
+def test_a_cache_filled_in_inference_mode_leaves_gradients_alone(model):
+    tokens = random(1, 1, 64, 16)
+    with cached_context(model):
+        with torch.inference_mode():
+            run(model, tokens)
+        z = random(0, 1, 4, 8, 8).requires_grad_()
+        out = model(z, torch.full((1,), 500), z, tokens, z, z[:, :1], z[:, :1, :1, :1])[0]
+        assert torch.autograd.grad(out.sum(), z)[0].abs().max() > 0
+
+
+def test_processors_and_memory_are_given_back_whatever_happens(model):
+    before = dict(model.unet.attn_processors)
+    hooks = len(model.unet._forward_pre_hooks)
+    kept = []
+
+    @torch.no_grad()
+    def interrupted():
+        with cached_context(model) as cache:
+            cached = [name for name, value in model.unet.attn_processors.items() if isinstance(value, CachedProcessor)]
+            assert len(cached) == 7 and all("attn2" in name for name in cached)
+            run(model, random(1, 1, 64, 16))
+            kept.extend(weakref.ref(output) for output, _ in cache.entries[0].made.values())
+            assert len(kept) == 14 and all(reference() is not None for reference in kept)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    gc.collect()
+    assert not any(reference() is not None for reference in kept)
+    assert all(model.unet.attn_processors[name] is value for name, value in before.items())
+    assert len(model.unet._forward_pre_hooks) == hooks
+
+
+def test_caches_within_one_another_give_the_same(model, calls):
+    tokens = random(1, 1, 64, 16)
+    with torch.no_grad():
+        with cached_context(model):
+            first = run(model, tokens)
+            with cached_context(model):
+                assert torch.equal(run(model, tokens), first)
+            assert torch.equal(run(model, tokens), first)
+        assert len(calls) == 28
+        assert torch.equal(run(model, tokens), first)
+
+
+def test_a_processor_with_weights_of_its_own_stays_in_place(model):
+    class Doubled(torch.nn.Module):
+        """Attention with a learned factor."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.factor = inner, torch.nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
+            return self.factor * self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+    layer = model.get_submodule("unet.mid_block.attentions.0.transformer_blocks.0.attn2")
+    layer.processor = doubled = Doubled(vars(layer).pop("processor"))
+    keys, tokens = set(model.state_dict()), random(1, 1, 64, 16)
+    with torch.no_grad():
+        plain = run(model, tokens)
+        with cached_context(model):
+            assert torch.equal(run(model, tokens), plain)
+    assert layer.processor is doubled and set(model.state_dict()) == keys
+
+
+def test_without_cross_attention_nothing_happens():
+    network = torch.nn.Linear(2, 2)
+    with cached_context(network) as cache:
+        network(torch.zeros(1, 2))
+        assert not cache.entries
+
+
+def test_one_guided_denoiser_serves_batches_of_any_size(model):
+    condition = Condition.of(model, *(random(i, 1, 4, 8, 8) for i in range(3)), torch.ones(1, 1, 8, 8))
+    guided = GuidedDenoiser(model, SCHEDULE, condition, 1.5)
+    sigmas = simple_sigmas(SCHEDULE, 2)
+    for batch in (1, 3, 2):
+        start = initial_latent(random(9, batch, 4, 8, 8), sigmas[0])
+        fresh = GuidedDenoiser(model, SCHEDULE, condition, 1.5)
+        assert torch.equal(SAMPLERS["ddim"](guided, start, sigmas), SAMPLERS["ddim"](fresh, start, sigmas))
+    assert dataclasses.astuple(guided.condition)[0].shape[0] == 1
