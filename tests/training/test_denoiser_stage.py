@@ -1,14 +1,27 @@
-"""What the denoiser's stage does to cached latents."""
+"""What the denoiser's stage does to cached latents, and its training with the pose field (eq. 3, 10-15)."""
 
+import copy
 import itertools
+import json
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
+from accelerate import Accelerator
 
-from reposedm_core.config import AutoencoderConfig
+from reposedm_core.config import AutoencoderConfig, EstimatorConfig
 from reposedm_core.diffusion.autoencoder import Autoencoder, patches_of
-from training.data.dataset import Pairs
-from training.stages.denoiser import ColourShuffle, fingerprint
+from reposedm_core.errors import InputError
+from reposedm_core.field import HigherHRNet
+from reposedm_core.pipeline import load_networks
+from reposedm_core.pose import coco_to_openpose, draw_joints
+from reposedm_core.presets import variant
+from training.data.dataset import ARRAYS, Pairs, SyntheticPeople
+from training.settings import DenoiserSettings
+from training.stages.denoiser import ColourShuffle, FieldTerm, cache_latents, fingerprint, train
+
+HEIGHT, WIDTH = 64, 48
 
 
 def test_recolouring_latents_is_recolouring_pictures():
@@ -39,3 +52,115 @@ def test_fingerprint_sees_every_weight_and_pair():
     with torch.no_grad():
         layer.bias[1] += 1e-6
     assert before != fingerprint(pairs, layer)
+
+
+# -- with the pose field
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """A set of four stick figures, three of them to train on, as `training/data/synthetic.py` lays it out."""
+    root, rng, count = tmp_path_factory.mktemp("figures"), np.random.default_rng(0), (5, 3)
+    joints = np.concatenate([rng.uniform((4, 4), (WIDTH - 4, HEIGHT - 4), (*count, 17, 2)),
+                             np.full((*count, 17, 1), 2.0)], -1).astype(np.float32)
+    drawn = draw_joints(coco_to_openpose(joints.reshape(-1, 17, 3)), HEIGHT, WIDTH).movedim(1, -1).numpy()
+    cells = (*count, count[1], HEIGHT // 2, WIDTH // 2)
+    arrays = {"pictures": drawn.reshape(*count, HEIGHT, WIDTH, 3), "joints": joints,
+              "masks": np.ones((*count, HEIGHT, WIDTH), np.uint8), "flow": np.zeros((*cells, 2), np.float16),
+              "visibility": np.zeros(cells, np.uint8), "done": np.ones(count[0], np.uint8)}
+    assert set(arrays) == set(ARRAYS)
+    for name, value in arrays.items():
+        np.save(root / f"{name}.npy", value)
+    (root / "dataset.json").write_text(json.dumps({}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def networks(weights):
+    """The tiny networks, with an estimator that is quick to go back through."""
+    torch.manual_seed(0)
+    config = EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1, deconv_channels=8)
+    estimator = HigherHRNet(config)
+    for parameter in estimator.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    for layer in estimator.final_layers:
+        layer.bias.data.add_(0.3)      # untrained, it would find no joint anywhere and mask all out
+    loaded = load_networks(weights)
+    loaded.config, loaded.estimator = replace(loaded.config, estimator=config), estimator.eval()
+    return loaded
+
+
+def run(out, people, networks, steps=2, estimator=True, base=None, **field):
+    """Train a few steps; returns the trained weights and the log. `field` are fields of the `FieldConfig`."""
+    config = base or networks.config
+    torch.manual_seed(1)      # of the fresh denoiser
+    settings = DenoiserSettings(steps=steps, batch=3, pairs=4, warmup=0, lr=1e-3, dropout=0.3, vlb_weight=0.1)
+    average, log = train(replace(config, field=replace(config.field, **field)), settings, str(people), out, 0, False,
+                         Accelerator(cpu=True), networks.autoencoder, networks.aligner,
+                         **({"estimator": networks.estimator} if estimator else {}))
+    return average.state_dict(), log["history"][-1]
+
+
+def same(a, b):
+    return all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def test_with_and_without_the_field_differ_by_it_alone(tmp_path, people, networks):
+    """B2 trains without the field; the full model is B2 and ∇G: same draws, same L_vlb, other L_mse."""
+    base = variant(networks.config, "b2")
+    off, plain = run(tmp_path / "off", people, networks, steps=1, base=base, estimator=False)
+    on, guided = run(tmp_path / "on", people, networks, steps=1, base=base, training=1.0)
+    assert base.field.training == 0 and "field" not in plain and guided["field"] > 0
+    assert guided["vlb"] == plain["vlb"] and guided["mse"] != plain["mse"]
+    assert not same(on, off)
+    # A factor below the precision of the numbers takes every step of the field's way and changes nothing.
+    nothing, _ = run(tmp_path / "tiny", people, networks, steps=1, base=base, training=1e-30)
+    assert same(nothing, off)
+
+
+@pytest.mark.parametrize(("space", "estimate"), [("heatmaps", "x0"), ("features", "noise")])
+def test_training_with_the_field_runs_and_leaves_the_frozen_networks_alone(tmp_path, people, networks, space,
+                                                                           estimate):
+    frozen = networks.estimator, networks.autoencoder
+    before = [copy.deepcopy(network.state_dict()) for network in frozen]
+    trained, history = run(tmp_path, people, networks, training=0.5, space=space, estimate=estimate)
+    assert history["step"] == 2 and history["field"] > 0 and np.isfinite(history["loss"])
+    assert all(torch.isfinite(value).all() for value in trained.values())
+    assert all(same(state, network.state_dict()) for state, network in zip(before, frozen, strict=True))
+    assert not any(parameter.grad is not None for network in frozen for parameter in network.parameters())
+    assert not networks.estimator.training
+
+
+def test_the_field_without_an_estimator_is_refused(tmp_path, people, networks):
+    with pytest.raises(InputError, match=r"field.training = 1.0: .* estimator first"):
+        run(tmp_path, people, networks, training=1.0, estimator=False)
+
+
+def test_the_cache_takes_up_joints_when_they_are_needed(tmp_path, people, networks):
+    figures, file, cpu = SyntheticPeople(people, "train"), tmp_path / "latents.pt", torch.device("cpu")
+    pairs = figures.fixed_pairs(4)
+
+    def cached(**options):
+        return cache_latents(figures, pairs, networks.autoencoder, networks.aligner, cpu, file, **options)
+
+    assert "joints" not in cached().tensors and "joints" not in cached().tensors
+    joints = cached(joints=True).tensors["joints"]
+    assert joints.dtype == torch.float32, "half precision would move them"
+    np.testing.assert_array_equal(joints.numpy(), figures.joints(pairs.identity, pairs.target))
+    assert torch.equal(cached().batch(np.array([2, 0]), cpu)["joints"], joints[[2, 0]])
+
+
+@pytest.mark.parametrize("space", ["heatmaps", "features"])
+def test_the_field_s_gradient_is_each_picture_s_own_and_none_where_the_pose_was_dropped(people, networks, space):
+    config = replace(networks.config, field=replace(networks.config.field, space=space))
+    term = FieldTerm(config, networks.estimator, networks.autoencoder, HEIGHT, WIDTH, torch.device("cpu"))
+    figures = SyntheticPeople(people, "train")
+    joints = torch.from_numpy(figures.joints(np.array([2, 3, 4]), np.array([0, 1, 2])))
+    generator = torch.Generator().manual_seed(0)
+    z, noise, prediction = (torch.randn(3, 16, 8, 6, generator=generator) for _ in range(3))
+    t, drop = torch.tensor([10, 300, 700]), torch.tensor([False, True, False])
+    gradient, distance = term(joints, z, noise, prediction, t, drop)
+    assert gradient.shape == z.shape and distance.shape == (3,)
+    assert not gradient[1].any() and gradient[0].any() and gradient[2].any()
+    alone, _ = term(joints[2:], z[2:], noise[2:], prediction[2:], t[2:], drop[2:])
+    torch.testing.assert_close(alone, gradient[2:], rtol=1e-3, atol=1e-4 * float(gradient[2].abs().max()))
