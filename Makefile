@@ -4,7 +4,7 @@ PY := .venv/bin/python
 PYTHON ?= $(or $(wildcard $(PY)),python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help host demo test lint train clean
+.PHONY: help host demo test lint bench train clean
 
 help:   ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: host  ## the whole test suite; ARGS= goes to pytest
 
 lint: host  ## ruff alone
 	@$(PY) -m ruff check .
+
+bench: host  ## the costs as ratios, against their budgets; ARGS= goes to tests/bench/bench.py (--full, --readme)
+	@$(PY) tests/bench/bench.py $(ARGS)
 
 train: host  ## train the shipped weights anew; ARGS= goes to training/train.py
 	@$(PY) training/train.py $(ARGS)

@@ -221,6 +221,7 @@ class RePoseDMPipeline:
         cover = fit_image(cover, *size, border="constant").to(self.device)
         if not cover.any():
             raise InputError(f"mask is empty at {size[1]} × {size[0]} pixels: it marks too small a part of reference.")
+        share = inside(cover, feather)
         field = self._guidance(pose, size, field_strength)
         with torch.no_grad():
             kept = self.encode(person)
@@ -229,7 +230,7 @@ class RePoseDMPipeline:
         latent = self._sample(sampled, model, condition, seed, steps, callback)
         with torch.no_grad():
             new = shown(self.decode(latent))
-        person, share = shown(person), inside(cover, feather)
+        person = shown(person)
         result = torch.where(share > 0, share * new + (1 - share) * person, person)
         return AppearanceResult(result, person.expand_as(result), shown(image), shown(alignment.image), shown(skeleton),
                                 cover, alignment.visibility[-1].sigmoid(), latent, alignment)

@@ -164,7 +164,7 @@ class Denoiser(Conditioner):
         sizes = check_tensor(z, "z", "B C h w", {"C": self.config.latent_channels})
         first = self.unet.conv_in
         # Under autocast, and in a host's own layers, precisions are somebody else's to match.
-        strict = type(first) is nn.Conv2d and not torch.is_autocast_enabled(z.device.type)
+        strict = type(first) is nn.Conv2d and not (z.is_meta or torch.is_autocast_enabled(z.device.type))
         if strict and z.dtype != first.weight.dtype:
             raise InputError(f"z has shape {tuple(z.shape)} and dtype {z.dtype}; the denoiser's weights are "
                              f"{first.weight.dtype}.")

@@ -1,0 +1,147 @@
+"""Parameters and compute of every preset as one Markdown table: python -m reposedm_core.summary
+
+Networks are built and run on PyTorch's meta device: shapes flow through them and no number is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .config import ModelConfig
+from .diffusion.autoencoder import build_autoencoder
+from .diffusion.reposesd import RePoseSD
+from .networks import NETWORKS, needs_aligner
+from .presets import PRESETS
+
+TEXT_TOKENS = 77
+"""Tokens of a prompt in Stable Diffusion's text encoder."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters of a network, and the floating-point operations of one use of it for one picture.
+
+    A multiplication and an addition count as two; only matrix products, convolutions and attention are counted.
+    """
+
+    parameters: int
+    flops: int
+
+
+def measure(build: Callable[[], nn.Module], use: Callable[[nn.Module], object]) -> Cost:
+    """Cost of a network: `build` makes it, `use` runs it on meta tensors."""
+    with torch.device("meta"), torch.no_grad():
+        network = build().eval()
+        with FlopCounterMode(display=False) as counter:
+            use(network)
+    return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops())
+
+
+def cost(config: ModelConfig, part: str) -> Cost | None:
+    """Cost of one part of a model at the model's own picture size.
+
+    Args:
+        part: "denoiser", one pass of ε_θ (eq. 16 takes two a step); "aligner", all N iterations, once a picture,
+            without the encodings that it asks for; "encodings", those; "decode", the autoencoder's decoder;
+            "estimator", one picture.
+
+    Returns:
+        None where the model has no such part.
+    """
+    if part in ("aligner", "encodings") and (config.denoiser.texture == "text" or not needs_aligner(config)):
+        return None
+    # Only what the cost depends on, so that models share it. B1's U-Net is that of the others.
+    fields = {name: getattr(config, name) for name in USED[part]}
+    if fields.get("denoiser", config.denoiser).texture == "source":
+        fields["denoiser"] = replace(config.denoiser, texture="aligned")
+    return _cost(replace(ModelConfig(), height=config.height, width=config.width, **fields), part)
+
+
+USED = {"denoiser": ("denoiser", "autoencoder"), "aligner": ("aligner", "autoencoder"),
+        "encodings": ("aligner", "autoencoder"), "decode": ("autoencoder",), "estimator": ("estimator",)}
+"""Which configurations the cost of a part depends on."""
+
+
+@cache
+def _cost(config: ModelConfig, part: str) -> Cost:
+    picture = torch.empty(1, 3, config.height, config.width, device="meta")
+    c, stride = config.autoencoder.channels, config.autoencoder.stride
+    latent = torch.empty(1, c, config.height // stride, config.width // stride, device="meta")
+    if part == "decode":
+        return measure(lambda: build_autoencoder(config.autoencoder), lambda n: n.decode(latent))
+    if part == "estimator":
+        return measure(lambda: NETWORKS[part](config.estimator), lambda n: n(picture))
+    if part in ("aligner", "encodings"):
+        calls = []
+        own = measure(lambda: NETWORKS["aligner"](config.aligner),
+                      lambda n: n(picture, picture, encode=lambda _: calls.append(1) or latent))
+        if part == "aligner":
+            return own
+        once = measure(lambda: build_autoencoder(config.autoencoder), lambda n: n.encode(picture))
+        return Cost(once.parameters, len(calls) * once.flops)
+    t = torch.empty(1, device="meta")
+    if config.denoiser.texture == "text":
+        tokens = torch.empty(1, TEXT_TOKENS, config.denoiser.context_dim, device="meta")
+        return measure(lambda: RePoseSD(config.denoiser), lambda n: n(latent, t, latent, tokens))
+    tokens = torch.empty(1, latent[0, 0].numel(), config.denoiser.context_dim, device="meta")
+    sigma = torch.empty(1, 1, 1, 1, device="meta")
+
+    def run(network: nn.Module) -> Tensor:
+        return network(latent, t, latent, tokens, latent, latent[:, :1], sigma)[0]
+
+    return measure(lambda: NETWORKS[part](config.denoiser), run)
+
+
+COLUMNS = ("preset", "picture", "latent", "texture", "U-Net channels", "N", "denoiser, M", "aligner, M",
+           "autoencoder, M", "estimator, M", "denoiser pass", "aligner", "its encodings", "decode", "estimator")
+NOTE = """\
+Pictures and latents are width × height (× channels); M: million parameters; the last five columns are GFLOPs for one
+picture, a multiplication and an addition counting as two. A step with classifier-free guidance takes two passes of the
+denoiser. The aligner runs once a picture; with features from the latent it encodes the skeleton, the source and the
+picture as each iteration warped it, otherwise only the last of these, which the denoiser reads."""
+
+
+def row(config: ModelConfig) -> list[str]:
+    """The cells of one model."""
+    costs = {part: cost(config, part) for part in USED}
+    coder = config.autoencoder
+    texture = config.denoiser.texture + (" + channels" if config.denoiser.channel_condition else "")
+    parameters = [costs[part] for part in ("denoiser", "aligner", "decode", "estimator")]
+    return [config.name, f"{config.width} × {config.height}",
+            f"{config.width // coder.stride} × {config.height // coder.stride} × {coder.channels}", texture,
+            ", ".join(map(str, config.denoiser.block_channels)),
+            str(len(config.aligner.kernels)) if costs["aligner"] else "–",
+            *(f"{c.parameters / 1e6:.1f}" if c else "–" for c in parameters),
+            *(f"{c.flops / 1e9:.1f}" if c else "–" for c in costs.values())]
+
+
+def differences(config: ModelConfig, other: ModelConfig) -> str:
+    """What `other` has that `config` has not: "denoiser.texture = 'source', …", the names left out."""
+    old, new = asdict(config), asdict(other)
+    changed = []
+    for part in old:
+        if isinstance(old[part], dict):
+            changed += [f"{part}.{key} = {new[part][key]!r}" for key in old[part] if old[part][key] != new[part][key]]
+        elif part != "name" and old[part] != new[part]:
+            changed.append(f"{part} = {new[part]!r}")
+    return ", ".join(changed)
+
+
+def table() -> str:
+    """The Markdown table of all presets, what its columns mean, and what the ablations change."""
+    rows = [COLUMNS, ["---"] * 6 + ["---:"] * (len(COLUMNS) - 6), *(row(config) for config in PRESETS.values())]
+    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
+    changes = [f"- `{name}`: {differences(PRESETS[name.rsplit('-', 1)[0]], config)}."
+               for name, config in PRESETS.items() if name.endswith(("-b1", "-b2"))]
+    return "\n".join([*lines, "", NOTE, "", "The ablations of Table 2 differ from the model of the same name in", "",
+                      *changes])
+
+
+if __name__ == "__main__":
+    print(table())

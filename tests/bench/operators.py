@@ -1,0 +1,97 @@
+"""Local correlation (eq. 6) and windowed attention (eq. 5) against the direct per-offset loop, and their memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from models import Bench
+from table import OPERATORS, Row
+from timing import peak_bytes
+from torch import Tensor
+
+from reposedm_core.alignment.attention import neighbourhood_attention
+from reposedm_core.alignment.correlation import local_correlation
+
+DIM, HEADS = 96, 4
+# grid h × w, side k of the window: the paper's preset at 256×176 and 512×352, and `mini`
+CORRELATIONS = ((64, 44, 9), (64, 44, 17), (32, 22, 9), (32, 24, 9))
+ATTENTIONS = ((64, 44, 9), (64, 44, 5), (32, 22, 9), (16, 12, 9))
+MEMORIES = ((32, 22, 9), (32, 22, 17))
+QUADRUPLED = 5.0
+"""Most that the peak may grow with four times the cells: 4 is O(h·w), 16 is O((h·w)²)."""
+
+
+def correlation_loop(target: Tensor, source: Tensor, radius: int) -> Tensor:
+    """Eq. 6 as it reads: for every offset, the source moved by it times the target, summed over the channels."""
+    _, c, h, w = target.shape
+    padded, side = F.pad(source, (radius,) * 4), 2 * radius + 1
+    planes = [(target * padded[:, :, dy:dy + h, dx:dx + w]).sum(1) for dy in range(side) for dx in range(side)]
+    return F.relu(torch.stack(planes, 1) * c**-0.5)
+
+
+def attention_loop(query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int], kernel: int) -> Tensor:
+    """Eq. 5 as it reads: the logits of every offset, their softmax, and the sum of the values moved by each."""
+    h, w = size
+    reach, d = kernel // 2, query.shape[-1]
+    grids = [F.pad(t.unflatten(2, size), (0, 0, *(reach,) * 4)) for t in (key, value)]
+    inside = F.pad(torch.ones(h, w, dtype=torch.bool, device=query.device), (reach,) * 4)
+    offsets = [(slice(dy, dy + h), slice(dx, dx + w)) for dy in range(kernel) for dx in range(kernel)]
+    grid = query.unflatten(2, size)
+    logits = [(grid * grids[0][:, :, y, x]).sum(-1).mul(d**-0.5).masked_fill(~inside[y, x], float("-inf"))
+              for y, x in offsets]
+    weights = torch.stack(logits, -1).softmax(-1)
+    out = torch.zeros_like(grid)
+    for i, (y, x) in enumerate(offsets):
+        out += weights[..., i, None] * grids[1][:, :, y, x]
+    return out.flatten(2, 3)
+
+
+def correlation(bench: Bench, h: int, w: int, k: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """Ours and the loop, on a grid of one picture."""
+    target, source = bench.random(2, 1, DIM, h, w)
+    return (lambda: local_correlation(target, source, k // 2)), (lambda: correlation_loop(target, source, k // 2))
+
+
+def attention(bench: Bench, h: int, w: int, k: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """Ours and the loop, on the tokens of one picture."""
+    q, key, v = bench.random(3, 1, HEADS, h * w, DIM // HEADS)
+    return (lambda: neighbourhood_attention(q, key, v, (h, w), k)), (lambda: attention_loop(q, key, v, (h, w), k))
+
+
+@torch.no_grad()
+def rows(bench: Bench) -> Iterator[Row]:
+    """Speed against the loop, then memory."""
+    for name, make, sizes in (("correlation", correlation, CORRELATIONS), ("attention", attention, ATTENTIONS)):
+        # Before anything of this size ran, so that what is remembered between calls (masks) counts too.
+        for h, w, k in MEMORIES[:1] if bench.quick else MEMORIES:
+            if name == "correlation" or k < 17:
+                yield from memory(bench, name, make, h, w, k)
+        for h, w, k in sizes[2:3] if bench.quick else sizes:
+            what = f"{name}, {h}×{w} cells, k = {k}"
+            ours, loop = make(bench, h, w, k)
+            check(what, ours(), loop())
+            timings = bench.compare(what, {"loop": loop, "ours": ours})
+            value, spread = timings.ratio("loop", "ours")
+            yield Row(OPERATORS, f"{what}: faster than the loop", value, budget=("≥", 5.0), spread=spread,
+                      milliseconds=timings.milliseconds())
+
+
+def check(what: str, ours: Tensor, loop: Tensor) -> None:
+    """A comparison of two things that differ would mean nothing."""
+    if not torch.allclose(ours, loop, rtol=1e-4, atol=1e-4):
+        raise RuntimeError(f"{what}: the operator and the loop disagree by {(ours - loop).abs().max():.2g}.")
+
+
+def memory(bench: Bench, name: str, make: Callable, h: int, w: int, k: int) -> Iterator[Row]:
+    """Peak of one call, per value of the plain k² windows, and how it grows with four times the cells."""
+    what = f"{name}, k = {k}"
+    bench.say(f"memory of {what}")
+    small, large = (peak_bytes(make(bench, s * h, s * w, k)[0], bench.device) for s in (1, 2))
+    windows = 4 * h * w * k * k * DIM * 4
+    yield Row(OPERATORS, f"{what}: peak memory, {2 * h}×{2 * w} / {h}×{w} cells", large / small,
+              budget=("≤", QUADRUPLED), note=f"O(h·w) is 4 ×, O((h·w)²) 16 ×; {small / 2**20:.2f} MiB and "
+              f"{large / 2**20:.2f} MiB")
+    yield Row(OPERATORS, f"{what}: peak memory / gathered windows, {2 * h}×{2 * w} cells", large / windows,
+              budget=("≤", 1.0), note="h·w·k²·D values would be 1 ×")

@@ -1,0 +1,196 @@
+"""Appearance control (Fig. 4): a garment on another person, inside a mask, everything else kept."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from reposedm_core import InputError, RePoseDMPipeline, load_networks
+from reposedm_core.appearance import KeepOutside, inside, latent_mask
+from reposedm_core.diffusion.sampler import SAMPLERS, Denoised, initial_latent, sample_ancestral, sample_ddim
+from reposedm_core.pipeline import SHIPPED
+from reposedm_core.pose import load_pose_file
+
+EXAMPLES = Path(__file__).parents[1] / "workflows" / "examples"
+REFERENCE, GARMENT = EXAMPLES / "black_shirt_target.png", EXAMPLES / "lime_top.png"
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return RePoseDMPipeline.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def pose():
+    return load_pose_file(EXAMPLES / "black_shirt_pose.json")[0]
+
+
+@pytest.fixture(scope="module")
+def torso(pose):
+    """Shoulders to hips of the reference, (H, W) bool."""
+    mask = Image.new("L", (pose.width, pose.height))
+    corners = [tuple(pose.joints[0, joint, :2]) for joint in (2, 5, 11, 8)]
+    ImageDraw.Draw(mask).polygon(corners, fill=255)
+    return np.asarray(mask) > 0
+
+
+@pytest.fixture(scope="module")
+def dressed(pipeline, pose, torso):
+    return pipeline.dress(REFERENCE, GARMENT, torso, pose, seed=1)
+
+
+def test_outside_of_the_mask_not_a_bit_changes(dressed, torso):
+    original = np.asarray(Image.open(REFERENCE).convert("RGB"))
+    assert torch.equal(dressed.image[0, :, ~torso], dressed.reference[0, :, ~torso])
+    assert np.array_equal(np.asarray(dressed.to_pil())[~torso], original[~torso])
+
+
+def test_inside_the_garments_colours_appear(dressed, torso):
+    """Lime on what was black: nearer to the aligned garment picture than the reference is."""
+    deep = inside(torch.from_numpy(torso).float()[None, None], 2)[0, 0] == 1
+    colour = {name: getattr(dressed, name)[0][:, deep].mean(1) for name in ("image", "reference", "aligned")}
+    before, after = ((colour[name] - colour["aligned"]).norm() for name in ("reference", "image"))
+    assert before > 0.3 and after < 0.4 * before
+
+
+def test_a_seed_gives_one_picture_and_another_seed_another(pipeline, pose, torso, dressed):
+    again, other = (pipeline.dress(REFERENCE, GARMENT, torso, pose, seed=seed).image for seed in (1, 2))
+    assert torch.equal(again, dressed.image) and not torch.equal(other, dressed.image)
+
+
+def test_a_mask_of_everything_is_pose_transfer(pipeline, pose):
+    everything = torch.ones(pose.height, pose.width)
+    plain = pipeline(GARMENT, pose, seed=3, steps=2)
+    torch.testing.assert_close(pipeline.dress(REFERENCE, GARMENT, everything, pose, seed=3, steps=2).image, plain.image,
+                               rtol=0, atol=1e-5)
+
+
+def test_without_a_pose_the_estimator_finds_it(pipeline, pose, torso):
+    """The same garment in nearly the same place."""
+    found = pipeline.dress(REFERENCE, GARMENT, torso, seed=1)
+    assert (found.pose_image - pipeline.dress(REFERENCE, GARMENT, torso, pose, seed=1, steps=1).pose_image
+            ).abs().mean() < 0.1
+    assert torch.equal(found.image[0, :, ~torso], found.reference[0, :, ~torso])
+
+
+def test_a_reference_of_another_size_is_letterboxed_with_mask_and_pose(pipeline, pose, torso):
+    """Twice as large on a wider canvas: the mask stays on the body."""
+    canvas = Image.new("RGB", (240, 256), (90, 90, 90))
+    canvas.paste(Image.open(REFERENCE).resize((192, 256)), (24, 0))
+    mask = Image.new("L", canvas.size)
+    mask.paste(Image.fromarray(torso).convert("L").resize((192, 256)), (24, 0))
+    out = pipeline.dress(canvas, GARMENT, mask, pose.resized(256, 240), seed=1, steps=1)
+    weight = out.mask[0, 0]
+    there = weight > 0
+    # Letterboxing shrinks the person to 0.8 of what fills the canvas.
+    assert float(weight.sum()) == pytest.approx(0.8**2 * torso.sum(), rel=0.05)
+    assert torch.equal(out.image[0][:, ~there], out.reference[0][:, ~there])
+    height, width = ((there.nonzero() * weight[there][:, None]).sum(0) / weight.sum()).tolist()
+    centre = torch.from_numpy(np.argwhere(torso)).float().mean(0)
+    assert height == pytest.approx(64 + 0.8 * (float(centre[0]) - 64), abs=1.5)
+    assert width == pytest.approx(48 + 0.8 * (float(centre[1]) - 48), abs=1.5)
+
+
+def test_field_guidance_and_every_sampler_work_inside_a_mask(pipeline, pose, torso):
+    small = {"pose": pose, "steps": 2, "height": 64, "width": 48}
+    plain = pipeline.dress(REFERENCE, GARMENT, torso, **small)
+    outside = plain.mask[0, 0] == 0
+    guided = pipeline.dress(REFERENCE, GARMENT, torso, field_strength=2.0, **small).image
+    assert not torch.equal(plain.image, guided)
+    for sampler in SAMPLERS:
+        image = pipeline.dress(REFERENCE, GARMENT, torso, sampler=sampler, **small).image
+        assert image.isfinite().all() and torch.equal(image[0, :, outside], plain.reference[0, :, outside])
+
+
+def guess(x, sigma):
+    """A model that estimates half the sample."""
+    return Denoised(x / 2)
+
+
+def test_outside_the_sample_is_the_reference_noised_to_every_level():
+    """What PIDM does by replacing the sample follows from replacing the estimate: x = z_ref + σ ε, ε the run's own."""
+    generator = torch.Generator().manual_seed(0)
+    reference, noise = (torch.randn(1, 4, 4, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    mask = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
+    mask[..., :2] = 1
+    sigmas = torch.tensor([150.0, 20.0, 3.0, 0.5, 0.0], dtype=torch.float64)
+    x = initial_latent(noise, sigmas[0])
+    seen = []
+
+    def watched(value, sigma):
+        seen.append(value)
+        return guess(value, sigma)
+
+    out = sample_ddim(KeepOutside(watched, reference, mask), x, sigmas)
+    own = (x - reference) / sigmas[0]
+    for value, sigma in zip(seen, sigmas, strict=False):
+        torch.testing.assert_close((value - reference - sigma * own)[..., 2:], torch.zeros(1, 4, 4, 2).double())
+    torch.testing.assert_close(out[..., 2:], reference[..., 2:])
+    torch.testing.assert_close(out[..., :2], sample_ddim(guess, x, sigmas)[..., :2])
+
+
+def test_ancestral_sampling_keeps_the_references_marginals():
+    """Outside, x at a level has mean z_ref and deviation σ, over many runs at once."""
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.full((1, 1, 1, 1), 0.7)
+    sigmas = torch.tensor([80.0, 5.0, 1.0, 0.0])
+    x = initial_latent(torch.randn(20000, 1, 1, 1, generator=generator), sigmas[0])
+    seen = []
+
+    def watched(value, sigma):
+        seen.append(value)
+        return guess(value, sigma)
+
+    out = sample_ancestral(KeepOutside(watched, reference, torch.zeros(1, 1, 1, 1)), x, sigmas, generator=generator)
+    for value, sigma in zip(seen[1:], sigmas[1:], strict=False):
+        assert float(value.mean()) == pytest.approx(0.7, abs=0.05 * float(sigma))
+        assert float(value.std()) == pytest.approx(float(sigma), rel=0.03)
+    torch.testing.assert_close(out, reference.expand_as(out))
+
+
+def test_mask_of_the_latent_covers_every_marked_pixel():
+    mask = torch.zeros(1, 1, 16, 24)
+    mask[0, 0, 7, 15], mask[0, 0, 8, 0] = 0.2, 1
+    assert latent_mask(mask, 8)[0, 0].tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+def test_feather_lies_inside_and_the_pictures_border_is_no_edge():
+    mask = torch.zeros(1, 1, 7, 9)
+    mask[..., 3:] = 1
+    ramp = inside(mask, 2)[0, 0]
+    assert torch.allclose(ramp[3], torch.tensor([0, 0, 0, 1 / 3, 2 / 3, 1, 1, 1, 1]))
+    assert torch.equal(ramp[0], ramp[3])
+    assert torch.equal(inside(mask / 2, 0), mask / 2)
+
+
+@pytest.mark.parametrize(("mask", "message"), [
+    (torch.ones(128, 90), r"mask has shape \(128, 90\) and reference \(128, 96\)"),
+    (torch.zeros(128, 96), "mask is empty"),
+    (torch.full((128, 96), 2.0), "from 2.0 to 2.0"),
+    (torch.full((128, 96), float("nan")), "expected 0"),
+    (torch.ones(2, 128, 96), r"expected \(height, width\)"),
+])
+def test_masks_that_cannot_be_used(pipeline, pose, mask, message):
+    with pytest.raises(InputError, match=message):
+        pipeline.dress(REFERENCE, GARMENT, mask, pose)
+
+
+def test_a_reference_in_which_the_estimator_finds_nobody(torso):
+    networks = load_networks(SHIPPED)
+    for weight in networks.estimator.parameters():      # an estimator that sees nothing anywhere
+        weight.zero_()
+    with pytest.raises(InputError, match="reference: nobody was found"):
+        RePoseDMPipeline(networks).dress(REFERENCE, GARMENT, torso)
+
+
+def test_other_input_that_cannot_be_used(pipeline, pose, torso):
+    with pytest.raises(InputError, match="reference: it holds 2 pictures"):
+        pipeline.dress(torch.rand(2, 3, 128, 96), GARMENT, torso, pose)
+    with pytest.raises(InputError, match="garment: a picture of shape"):
+        pipeline.dress(REFERENCE, torch.zeros(3, 3), torso, pose)
+    with pytest.raises(InputError, match="feather = -1"):
+        pipeline.dress(REFERENCE, GARMENT, torso, pose, steps=1, feather=-1)
+    with pytest.raises(InputError, match="sampler = 'none'"):
+        pipeline.dress(REFERENCE, GARMENT, torso, pose, sampler="none")
