@@ -42,7 +42,9 @@ def test_the_decoder_adds_to_the_linear_inverse(fitted):
     assert model.decode(latents).shape == (1, 3, 16, 24)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 20, 16), (1, 3, 16, 12), (1, 1, 16, 16), (3, 16, 16)])
-def test_wrong_sizes_are_named(fitted, shape):
-    with pytest.raises(InputError, match="divisible by 8"):
+@pytest.mark.parametrize(("shape", "wanted"), [((1, 3, 20, 16), "divisible by 8"), ((1, 3, 16, 12), "divisible by 8"),
+                                               ((1, 1, 16, 16), "expected (B, 3, H, W)"), ((3, 16, 16), "4 axes")])
+def test_wrong_sizes_are_named(fitted, shape, wanted):
+    with pytest.raises(InputError) as refused:
         fitted[0].encode(torch.zeros(shape))
+    assert wanted in str(refused.value) and str(shape) in str(refused.value)
