@@ -1,16 +1,19 @@
 """Pose estimator (HigherHRNet) and the pose interaction field over it."""
 
 from .config import ESTIMATORS, EstimatorConfig
-from .estimator import EstimatorOutput, HigherHRNet, merge_heatmaps, predict_pose
+from .estimator import HigherHRNet, merge_heatmaps, predict_pose
 from .field import PoseInteractionField, PoseTarget, heatmap_mask, masked_distance
 from .official import load_official
+from .protocol import EstimatorOutput, PoseEstimator, PoseMaps
 
 __all__ = [
     "ESTIMATORS",
     "EstimatorConfig",
     "EstimatorOutput",
     "HigherHRNet",
+    "PoseEstimator",
     "PoseInteractionField",
+    "PoseMaps",
     "PoseTarget",
     "heatmap_mask",
     "load_official",

@@ -23,6 +23,7 @@ class EstimatorConfig:
         deconv_blocks: residual blocks there.
         normalise: "imagenet" maps [-1, 1] to ImageNet's mean and deviation inside `forward`, "none" nothing.
         sigma: deviation in heat-map cells of the Gaussians that the network was trained on.
+        udp: the network was trained with UDP's unbiased data processing: cells lie by its rule (`pose.heatmaps`).
     """
 
     joints: int = 17
@@ -36,6 +37,12 @@ class EstimatorConfig:
     deconv_blocks: int = 0
     normalise: str = "imagenet"
     sigma: float = 1.5
+    udp: bool = False
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Picture pixels a cell of both heat maps, coarsest first."""
+        return (4, 2)
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.channels) <= 4 or len(self.modules) != len(self.channels) - 1:

@@ -6,47 +6,44 @@ CVPR 2020. The trunk is timm's HighResolutionNet, the heads are here; `official.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import InputError
+from ..checks import check_tensor
 from ..pose.heatmaps import decode_heatmaps
 from .config import EstimatorConfig
+from .protocol import EstimatorOutput, PoseEstimator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class EstimatorOutput(NamedTuple):
-    """What the estimator sees in (B, 3, H, W) pictures.
+def enlarge(maps: torch.Tensor, size: tuple[int, int], udp: bool = False) -> torch.Tensor:
+    """Maps (B, K, h, w) at another size, bilinearly; positions in the picture are kept.
 
-    Attributes:
-        heatmaps_quarter: (B, K, H/4, W/4), about 1 where a joint is, else about 0 (no activation).
-        tags_quarter: (B, K, H/4, W/4), associative embedding: joints of one person carry similar values.
-        heatmaps_half: (B, K, H/2, W/2).
-        features: (B, F, H/4, W/4), the trunk features P_φ of eq. 11.
+    With `udp` first and last cells stay on one another, as in UDP's resizing; else cell edges do.
     """
-
-    heatmaps_quarter: torch.Tensor
-    tags_quarter: torch.Tensor
-    heatmaps_half: torch.Tensor
-    features: torch.Tensor
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=udp)
 
 
-def merge_heatmaps(quarter: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
-    """Mean of both resolutions, HigherHRNet's multi-resolution aggregation; cell centres are kept.
+def merge_heatmaps(*maps: torch.Tensor, udp: bool = False) -> torch.Tensor:
+    """Mean over resolutions, HigherHRNet's multi-resolution aggregation; positions in the picture are kept.
 
     Args:
-        quarter: (B, K, H/4, W/4), enlarged bilinearly.
-        half: (B, K, H/2, W/2).
+        maps: (B, K, H/s, W/s) each, the finest last; the others are enlarged to it.
+        udp: the maps follow UDP's rule.
 
     Returns:
-        (B, K, H/2, W/2).
+        (B, K, h, w) of the finest.
     """
-    return 0.5 * (F.interpolate(quarter, size=half.shape[-2:], mode="bilinear", align_corners=False) + half)
+    *coarse, finest = maps
+    total = finest
+    for part in coarse:
+        total = total + enlarge(part, finest.shape[-2:], udp)
+    return total / len(maps)
 
 
 class HigherHRNet(nn.Module):
@@ -58,7 +55,9 @@ class HigherHRNet(nn.Module):
         operations: namespace of the convolution layers (torch.nn, or a host's look-alike that casts).
 
     Calling it maps (B, 3, H, W) in [-1, 1] to an `EstimatorOutput`. H and W are multiples of 4; inside they
-    are filled up with the mean colour to whole cells of the coarsest branch, and the outputs are cropped.
+    are filled up with the mean colour to whole cells of the coarsest branch, and the outputs are cropped. A network
+    trained with UDP is read by UDP's rule for the cropped maps, which is off by up to 3 pixels times the share that
+    was filled up, at the far edge: give it whole cells (multiples of 32 pixels for the official ones).
     """
 
     def __init__(
@@ -105,14 +104,9 @@ class HigherHRNet(nn.Module):
         return branches[0]
 
     def forward(self, x: torch.Tensor) -> EstimatorOutput:
-        """See the class. Raises InputError unless the picture is (B, 3, H, W), H and W multiples of 4."""
-        if x.ndim != 4 or x.shape[1] != 3:
-            raise InputError(
-                f"The pose estimator got a picture of shape {tuple(x.shape)}: give (batch, 3, H, W)."
-            )
+        """See the class. Raises InputError unless the picture is (B, 3, H, W) of floats, H and W multiples of 4."""
+        check_tensor(x, "picture", "B 3 H W", multiples={"H": 4, "W": 4})
         height, width = x.shape[-2:]
-        if height % 4 or width % 4 or not height or not width:
-            raise InputError(f"The picture size {width}x{height} is not divisible by 4: crop or resize it.")
         if self.config.normalise == "imagenet":
             x = normalise_imagenet(x)
         cell = 2 ** (len(self.config.channels) + 1)
@@ -136,19 +130,20 @@ def normalise_imagenet(x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def predict_pose(estimator: HigherHRNet, images: torch.Tensor, threshold: float = 0.1) -> torch.Tensor:
-    """The joints of the one person in each picture.
+def predict_pose(estimator: PoseEstimator, images: torch.Tensor, threshold: float = 0.1) -> torch.Tensor:
+    """The joints of the one person in each picture; `predict_people` finds several.
 
     Args:
-        estimator: in eval mode.
+        estimator: in eval mode; its configuration says how its maps are read.
         images: (B, 3, H, W) in [-1, 1].
         threshold: joints whose peak in the merged heat maps is lower are absent.
 
     Returns:
         (B, K, 3) float32: x, y in pixels (pixel centres at +0.5), score; all zero for an absent joint.
     """
-    output = estimator(images)
-    joints = decode_heatmaps(merge_heatmaps(output.heatmaps_quarter, output.heatmaps_half), stride=2)
+    config = estimator.config
+    heatmaps = merge_heatmaps(*estimator(images).heatmaps, udp=config.udp)
+    joints = decode_heatmaps(heatmaps, config.strides[-1], config.udp)
     return joints * (joints[..., 2:] >= threshold)
 
 

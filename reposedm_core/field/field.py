@@ -13,7 +13,8 @@ from torch import nn
 
 from ..errors import InputError
 from ..pose.heatmaps import render_heatmaps
-from .estimator import HigherHRNet, merge_heatmaps
+from .estimator import merge_heatmaps
+from .protocol import PoseEstimator
 
 SPACES = ("heatmaps", "features")
 MASKS = ("union", "predicted")
@@ -63,7 +64,7 @@ class PoseInteractionField(nn.Module):
     """
 
     def __init__(
-        self, estimator: HigherHRNet, space: str = "heatmaps", threshold: float = 0.1, mask: str = "union"
+        self, estimator: PoseEstimator, space: str = "heatmaps", threshold: float = 0.1, mask: str = "union"
     ) -> None:
         super().__init__()
         if space not in SPACES:
@@ -102,8 +103,8 @@ class PoseInteractionField(nn.Module):
                 "x, y and score in the COCO order."
             )
         joints = joints.to(like)
-        quarter, half = (render_heatmaps(joints, height, width, config.sigma, stride) for stride in (4, 2))
-        return PoseTarget(merge_heatmaps(quarter, half), (joints[..., 2] > 0).to(like)[..., None, None])
+        maps = [render_heatmaps(joints, height, width, config.sigma, s, config.udp) for s in config.strides]
+        return PoseTarget(merge_heatmaps(*maps, udp=config.udp), (joints[..., 2] > 0).to(like)[..., None, None])
 
     @torch.no_grad()
     def target_from_image(self, image: torch.Tensor) -> PoseTarget:
@@ -112,7 +113,7 @@ class PoseInteractionField(nn.Module):
         Joints that the estimator does not find in it (peak below the threshold) count as unknown.
         """
         output = self.estimator(image.to(next(self.estimator.parameters())))
-        heatmaps = merge_heatmaps(output.heatmaps_quarter, output.heatmaps_half)
+        heatmaps = merge_heatmaps(*output.heatmaps, udp=self.estimator.config.udp)
         known = (heatmaps.amax((2, 3), keepdim=True) > self.threshold).to(heatmaps)
         return PoseTarget(heatmaps, known, output.features)
 
@@ -123,7 +124,7 @@ class PoseInteractionField(nn.Module):
             InputError: the target is of another size, batch or space.
         """
         output = self.estimator(image.to(next(self.estimator.parameters())))
-        predicted = merge_heatmaps(output.heatmaps_quarter, output.heatmaps_half)
+        predicted = merge_heatmaps(*output.heatmaps, udp=self.estimator.config.udp)
         wanted, known = target.heatmaps, target.known
         if wanted.shape[-2:] != predicted.shape[-2:] or wanted.shape[0] not in (1, len(predicted)):
             raise InputError(
@@ -137,7 +138,8 @@ class PoseInteractionField(nn.Module):
                     'The pose target has no features: for space "features" make it with target_from_image.'
                 )
             # The mask at the resolution of the features.
-            predicted, wanted = (nn.functional.avg_pool2d(t, 2) for t in (predicted, wanted))
+            size = output.features.shape[-2:]
+            predicted, wanted = (nn.functional.adaptive_avg_pool2d(t, size) for t in (predicted, wanted))
             return masked_distance(output.features, target.features, self._mask(predicted, wanted))
         return masked_distance(predicted, wanted, known * self._mask(predicted, wanted))
 

@@ -13,7 +13,6 @@ from reposedm_core.errors import InputError
 from reposedm_core.field import (
     ESTIMATORS,
     EstimatorConfig,
-    EstimatorOutput,
     HigherHRNet,
     merge_heatmaps,
     predict_pose,
@@ -111,32 +110,57 @@ def test_merge_keeps_cell_centres():
 
 
 class Rendered(nn.Module):
-    """An estimator that is always right: it renders the joints it is told."""
+    """An estimator of the protocol that is always right: it renders the joints it is told, at any resolutions."""
 
-    def __init__(self, joints: torch.Tensor) -> None:
+    def __init__(self, joints: torch.Tensor, strides: tuple[int, ...] = (4, 2), udp: bool = False) -> None:
         super().__init__()
         self.joints = joints
+        self.config = types.SimpleNamespace(joints=17, strides=strides, sigma=1.5, udp=udp)
 
-    def forward(self, images: torch.Tensor) -> EstimatorOutput:
-        quarter, half = (render_heatmaps(self.joints, *images.shape[-2:], 1.5, stride) for stride in (4, 2))
-        return EstimatorOutput(quarter, torch.zeros_like(quarter), half, quarter)
+    def forward(self, images: torch.Tensor) -> types.SimpleNamespace:
+        maps = [render_heatmaps(self.joints, *images.shape[-2:], 1.5, stride, self.config.udp)
+                for stride in self.config.strides]
+        return types.SimpleNamespace(heatmaps=maps, features=maps[0])
 
 
-def test_predict_pose_reads_the_heatmaps_back():
+@pytest.mark.parametrize("udp", [False, True], ids=["plain", "udp"])
+@pytest.mark.parametrize("strides", [(4, 2), (4,)], ids=["two resolutions", "one"])
+def test_predict_pose_reads_the_heatmaps_back(strides, udp):
     joints = torch.cat([10 + 30 * torch.rand(2, 17, 2), torch.ones(2, 17, 1)], -1)
     joints[0, 3] = 0
-    found = predict_pose(Rendered(joints), torch.zeros(2, 3, 64, 48))
+    found = predict_pose(Rendered(joints, strides, udp), torch.zeros(2, 3, 64, 48))
     assert found.shape == (2, 17, 3)
-    torch.testing.assert_close(found[..., :2], joints[..., :2], atol=0.6, rtol=0)
+    # Blurring by the enlargement biases the two-resolution mean a little; one resolution is read exactly.
+    torch.testing.assert_close(found[..., :2], joints[..., :2], atol=0.6 if len(strides) > 1 else 1e-2, rtol=0)
     assert torch.equal(found[0, 3], torch.zeros(3))
     assert (found[1, :, 2] > 0.7).all()
-    assert not predict_pose(Rendered(joints), torch.zeros(2, 3, 64, 48), threshold=1.1).any()
+    assert not predict_pose(Rendered(joints, strides, udp), torch.zeros(2, 3, 64, 48), threshold=1.1).any()
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 32, 32), (3, 32, 32), (1, 3, 30, 32), (1, 3, 32, 0)])
-def test_refuses_pictures_it_cannot_read(shape):
-    with pytest.raises(InputError, match=r"estimator got a picture of shape|not divisible by 4"):
-        estimator()(torch.zeros(shape))
+def test_udp_moves_what_is_read_towards_the_borders():
+    joints = torch.tensor([[[10.0, 54.0, 1.0]]]).expand(1, 17, 3)
+    told, plain = Rendered(joints, (4,), udp=True), Rendered(joints, (4,), udp=True)
+    plain.config.udp = False
+    right, wrong = (predict_pose(net, torch.zeros(1, 3, 64, 48))[0, 0, :2] for net in (told, plain))
+    assert (right - joints[0, 0, :2]).abs().max() < 1e-2
+    assert (wrong - joints[0, 0, :2]).abs().max() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((1, 4, 32, 32), torch.float32, r"expected \(B, 3, H, W\)"),
+        ((3, 32, 32), torch.float32, "expected 4 axes"),
+        ((1, 3, 30, 32), torch.float32, "H = 30 must be divisible by 4; .* resize it to 32"),
+        ((1, 3, 32, 33), torch.float32, "W = 33 must be divisible by 4; .* resize it to 32"),
+        ((1, 3, 32, 0), torch.float32, "axis W .* is empty"),
+        ((0, 3, 32, 32), torch.float32, "axis B .* is empty"),
+        ((1, 3, 32, 32), torch.uint8, "dtype torch.uint8; expected one of float16"),
+    ],
+)
+def test_refuses_pictures_it_cannot_read(shape, dtype, message):
+    with pytest.raises(InputError, match=r"picture has shape \(.*" + message):
+        estimator()(torch.zeros(shape, dtype=dtype))
 
 
 @pytest.mark.parametrize(
