@@ -50,6 +50,8 @@ class DenoiserSettings(StageSettings):
         dropout: share of examples whose pose and source are dropped together (eq. 16).
         noise_power: t = T·u**noise_power for uniform u: 1 is uniform, below 1 there are more noisy examples.
         vlb_weight: factor of L_vlb (eq. 4); 0 trains without it.
+        field_limit: with a preset whose field.training is above 0, how far ∇G may move a prediction at most, in root
+            mean squares of the noise (**ours**); 0 is eq. 15 as written, whose step is many times the noise itself.
         pairs: how many aligned pairs are cached.
         colour_shuffle: share of examples whose red, green and blue change places, in source and target alike: clothes
             then come in more colours than the set has, and copying them pays more than remembering them.
@@ -58,6 +60,7 @@ class DenoiserSettings(StageSettings):
     dropout: float = 0.1
     noise_power: float = 1.0
     vlb_weight: float = 0.001
+    field_limit: float = 0.1
     pairs: int = 20000
     colour_shuffle: float = 0.5
 

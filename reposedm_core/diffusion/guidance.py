@@ -79,10 +79,14 @@ def limit_step(x0: torch.Tensor, guided: torch.Tensor, limit: float) -> torch.Te
     Args:
         x0, guided: (B, ...). limit: above 0.
     """
-    step = (guided - x0).float()
-    size, scale = (t.square().flatten(1).mean(1).sqrt() for t in (step, x0.float()))
-    factor = (limit * scale / size.clamp(min=1e-12)).clamp(max=1).reshape(-1, *[1] * (x0.ndim - 1))
-    return x0 + (step * factor).to(x0.dtype)
+    scale = x0.float().square().flatten(1).mean(1).sqrt()
+    return x0 + bound_step((guided - x0).float(), limit * scale).to(x0.dtype)
+
+
+def bound_step(step: torch.Tensor, size: torch.Tensor | float) -> torch.Tensor:
+    """Each picture's step (B, ...), shortened where its root mean square is above `size`, a number or (B,)."""
+    own = step.square().flatten(1).mean(1).sqrt()
+    return step * (size / own.clamp(min=1e-12)).clamp(max=1).reshape(-1, *[1] * (step.ndim - 1))
 
 
 def normalise_gradient(gradient: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

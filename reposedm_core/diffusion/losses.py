@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import check_tensor
 from ..errors import InputError
-from .guidance import guide_epsilon
+from .guidance import bound_step, guide_epsilon
 from .schedule import DiffusionSchedule
 
 LN2 = math.log(2)
@@ -88,7 +88,7 @@ def pose_estimate(schedule: DiffusionSchedule, z: Tensor, noise: Tensor, predict
 
 
 def guided_prediction(schedule: DiffusionSchedule, prediction: Tensor, gradient: Tensor, t: Tensor,
-                      weight: float = 1.0) -> Tensor:
+                      weight: float = 1.0, limit: float = 0.0) -> Tensor:
     """ε̃ = ε_θ + η √(1-ᾱ_t) ∇G of eq. 15, in what the network predicts: ε, or v = (ε - √(1-ᾱ_t) y_t) / √ᾱ_t.
 
     ∇G is detached (**ours**: no second-order terms), so that the gradient of a loss on ε̃ reaches ε_θ unchanged.
@@ -96,19 +96,25 @@ def guided_prediction(schedule: DiffusionSchedule, prediction: Tensor, gradient:
     Args:
         prediction, gradient: (B, C, h, w); t: (B,) int64.
         weight: η; 0 returns `prediction` itself.
+        limit: above 0, the largest root mean square of a picture's shift, in that of the noise, 1 (**ours**); 0 is
+            the equation as written.
     """
     if weight == 0:
         return prediction
     check_tensor(gradient, "gradient", "B C h w", check_tensor(prediction, "prediction", "B C h w"))
+    output, gradient = prediction.detach(), gradient.detach()
     if schedule.config.prediction == "epsilon":
-        return guide_epsilon(prediction, gradient.detach(), schedule.alpha_bar[t.cpu()], weight)
-    signal, spread = schedule.roots(t, prediction)
-    return prediction + weight * spread / signal * gradient.detach()
+        guided = guide_epsilon(output, gradient, schedule.alpha_bar[t.cpu()], weight)
+    else:
+        signal, spread = schedule.roots(t, output)
+        guided = output + weight * spread / signal * gradient
+    shift = guided - output
+    return prediction + (bound_step(shift, limit) if limit > 0 else shift)
 
 
 def training_loss(schedule: DiffusionSchedule, x0: Tensor, noise: Tensor, z: Tensor, t: Tensor, prediction: Tensor,
                   variance_logits: Tensor | None = None, vlb_weight: float = 0.0, gradient: Tensor | None = None,
-                  field_weight: float = 0.0) -> dict[str, Tensor]:
+                  field_weight: float = 0.0, field_limit: float = 0.0) -> dict[str, Tensor]:
     """eq. 3: L = L_mse + weight · L_vlb, L_mse with ε̃ in place of ε_θ where there is a gradient of the field.
 
     Args:
@@ -116,7 +122,7 @@ def training_loss(schedule: DiffusionSchedule, x0: Tensor, noise: Tensor, z: Ten
         t: (B,) int64.
         variance_logits: like `prediction`, or None for a network without learned variance.
         vlb_weight: factor of L_vlb; 0 leaves it out. Its mean is detached, and is the network's without ∇G.
-        gradient, field_weight: ∇G and η of `guided_prediction`; 0 trains without the field.
+        gradient, field_weight, field_limit: ∇G, η and limit of `guided_prediction`; η = 0 trains without the field.
 
     Returns:
         {"loss": to minimise, "mse": L_mse, "vlb": L_vlb where it was computed}, scalars.
@@ -124,7 +130,9 @@ def training_loss(schedule: DiffusionSchedule, x0: Tensor, noise: Tensor, z: Ten
     sizes = check_tensor(x0, "x0", "B C h w")
     for name, value in (("noise", noise), ("z", z), ("prediction", prediction)):
         check_tensor(value, name, "B C h w", sizes, like=x0)
-    guided = prediction if gradient is None else guided_prediction(schedule, prediction, gradient, t, field_weight)
+    guided = prediction
+    if gradient is not None:
+        guided = guided_prediction(schedule, prediction, gradient, t, field_weight, field_limit)
     mse = F.mse_loss(guided, schedule.target(x0, noise, t))
     values = {"loss": mse, "mse": mse}
     if vlb_weight > 0 and variance_logits is not None:

@@ -214,6 +214,22 @@ def test_guided_prediction_is_equation_15_of_its_noise(prediction):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_limit_shortens_the_shift_in_training_and_keeps_its_direction(prediction):
+    schedule = DiffusionSchedule(ScheduleConfig(prediction=prediction))
+    output, _, gradient = tensors()
+    gradient[0] *= 1e-6                                     # within the limit already
+    free = guided_prediction(schedule, output, gradient, T) - output
+    bounded = guided_prediction(schedule, output.requires_grad_(), gradient, T, limit=0.1)
+    assert torch.equal(torch.autograd.grad(bounded.sum(), output)[0], torch.ones_like(output))
+    output, bounded = output.detach(), bounded.detach()
+    sizes = (bounded - output).square().mean((1, 2, 3)).sqrt()
+    torch.testing.assert_close(sizes[1:], torch.full_like(sizes[1:], 0.1))
+    torch.testing.assert_close((bounded - output)[0], free[0], rtol=1e-6, atol=1e-12)
+    cosine = torch.nn.functional.cosine_similarity((bounded - output).flatten(1), free.flatten(1))
+    torch.testing.assert_close(cosine, torch.ones(3).double())
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_the_estimate_is_equation_10_or_tweedie_s(prediction):
     schedule = DiffusionSchedule(ScheduleConfig(prediction=prediction))
     x0, noise, output = tensors()

@@ -208,7 +208,7 @@ def train(config: ModelConfig, settings: DenoiserSettings, root: str, out: Path,
         prediction, variance = (None if out is None else out.float() for out in model(batch, z, t, drop))
         gradient, distance = field(batch["joints"], z, noise, prediction, t, drop) if field else (None, None)
         values = training_loss(schedule, x0, noise, z, t, prediction, variance, settings.vlb_weight, gradient,
-                               config.field.training)
+                               config.field.training, settings.field_limit)
         return values if distance is None else {**values, "field": distance.mean()}
 
     def validate(model: WithContext) -> dict[str, float]:
