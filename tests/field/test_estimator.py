@@ -114,11 +114,11 @@ class Rendered(nn.Module):
 
     def __init__(self, joints: torch.Tensor, strides: tuple[int, ...] = (4, 2), udp: bool = False) -> None:
         super().__init__()
-        self.joints = joints
+        self.joints, self.udp = joints, udp
         self.config = types.SimpleNamespace(joints=17, strides=strides, sigma=1.5, udp=udp)
 
     def forward(self, images: torch.Tensor) -> types.SimpleNamespace:
-        maps = [render_heatmaps(self.joints, *images.shape[-2:], 1.5, stride, self.config.udp)
+        maps = [render_heatmaps(self.joints, *images.shape[-2:], 1.5, stride, self.udp)
                 for stride in self.config.strides]
         return types.SimpleNamespace(heatmaps=maps, features=maps[0])
 
