@@ -3,6 +3,7 @@
 from .config import ESTIMATORS, EstimatorConfig
 from .estimator import HigherHRNet, merge_heatmaps, predict_pose
 from .field import PoseInteractionField, PoseTarget, heatmap_mask, masked_distance
+from .grouping import predict_people
 from .official import load_official
 from .protocol import EstimatorOutput, PoseEstimator, PoseMaps
 
@@ -19,5 +20,6 @@ __all__ = [
     "load_official",
     "masked_distance",
     "merge_heatmaps",
+    "predict_people",
     "predict_pose",
 ]
