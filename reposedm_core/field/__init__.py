@@ -2,10 +2,11 @@
 
 from .config import ESTIMATORS, EstimatorConfig
 from .estimator import HigherHRNet, merge_heatmaps, predict_pose
-from .field import PoseInteractionField, PoseTarget, heatmap_mask, masked_distance
+from .field import PoseInteractionField, heatmap_mask, masked_distance
 from .grouping import predict_people
 from .official import load_official
 from .protocol import EstimatorOutput, PoseEstimator, PoseMaps
+from .target import PoseTarget
 
 __all__ = [
     "ESTIMATORS",
