@@ -81,4 +81,4 @@ ESTIMATORS: dict[str, EstimatorConfig] = {
     "w48": _official(48),
 }
 """`mini` is for 128 x 96 pictures on a CPU; `w32` loads the official pose_higher_hrnet_w32_512.pth and `w48`
-pose_higher_hrnet_w48_640.pth."""
+pose_higher_hrnet_w48_640.pth. For one of mmpose's that was trained with UDP: `replace(ESTIMATORS["w32"], udp=True)`."""

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 from reposedm_core.errors import InputError
 from reposedm_core.field import ESTIMATORS, EstimatorConfig, HigherHRNet, load_official
+from reposedm_core.field.folding import fold_batch_norms
+from reposedm_core.field.official import from_official
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "higherhrnet"
 MICRO = EstimatorConfig(stem=4, bottleneck=2, channels=(4, 6), modules=(1,), blocks=1, deconv_channels=4)
@@ -51,9 +53,12 @@ def micro_pair() -> tuple[HigherHRNet, HigherHRNet, torch.Tensor]:
     return HigherHRNet(MICRO).eval(), HigherHRNet(MICRO).eval(), torch.randn(1, 3, 32, 32)
 
 
-def test_parity_with_the_official_network(official_state):
+@pytest.mark.parametrize("folded", [False, True], ids=["as loaded", "as the field computes it"])
+def test_parity_with_the_official_network(official_state, folded):
     estimator = HigherHRNet(replace(ESTIMATORS["w32"], normalise="none")).eval()
     load_official(estimator, official_state)
+    if folded:
+        estimator = fold_batch_norms(estimator)
     y, x = torch.linspace(0, 1, 128)[:, None], torch.linspace(0, 1, 96)[None]
     channels = [torch.sin(7 * x + 3 * y), torch.cos(5 * x * y + 1), torch.sin(11 * y - 2 * x)]
     picture = torch.stack(channels)[None]
@@ -71,12 +76,37 @@ def test_layout_is_the_official_one(official_state):
     assert {key: own[key].shape for key in own} == {key: value.shape for key, value in official_state.items()}
 
 
-def test_w48_layout(official_state):
-    """W48 differs from W32 in branch widths only."""
-    own = flat_state(HigherHRNet(ESTIMATORS["w48"], device="meta"))
-    assert own.keys() == official_state.keys()
-    assert own["stage4.2.branches.3.3.conv2.weight"].shape == (384, 384, 3, 3)
-    assert own["deconv_layers.0.0.0.weight"].shape == (82, 48, 4, 4)
+def w48_shape(key: str, shape: torch.Size) -> tuple[int, ...]:
+    """W48's shape of a W32 tensor: branches are half as wide again, the stem and stage 1 (64, 256) and the joints' 17
+    heat maps and 17 tags stay; the transposed convolution reads a branch and both."""
+    if key.startswith(("conv", "bn", "layer1.")):
+        return tuple(shape)
+    stays = {17, 34} | ({256} if key.startswith("transition1.") else set())
+    if key == "deconv_layers.0.0.0.weight":
+        return (48 + 34, 48, *shape[2:])
+    channels = 1 if len(shape) == 1 else 2
+    return (*(n if n in stays else n * 3 // 2 for n in shape[:channels]), *shape[channels:])
+
+
+def test_w48_loads_an_official_state_dict(official_state):
+    """W48 differs from W32 in the width of its branches only: the same keys, other shapes."""
+    value = {key: zlib.crc32(key.encode()) % 10_000 for key in official_state}
+    state = {key: torch.full(w48_shape(key, tensor.shape), value[key], dtype=tensor.dtype)
+             for key, tensor in official_state.items()}
+    assert state["stage4.2.branches.3.3.conv2.weight"].shape == (384, 384, 3, 3)
+    assert state["transition1.0.0.weight"].shape == (48, 256, 3, 3)
+    estimator = load_official(HigherHRNet(ESTIMATORS["w48"], device="meta").to_empty(device="cpu"), state)
+    own = flat_state(estimator)
+    assert own.keys() == state.keys()
+    assert all((own[key] == value[key]).all() for key in own)
+    with pytest.raises(InputError, match=r"not those of a HigherHRNet-W32: keys .* of another shape"):
+        load_official(HigherHRNet(ESTIMATORS["w32"], device="meta"), state)
+
+
+def test_w32_mmpose_names_are_the_official_ones(official_state):
+    own = HigherHRNet(ESTIMATORS["w32"], device="meta").state_dict()
+    assert {from_official(mmpose_key(key)) for key in official_state} == own.keys()
+    assert len(own) == len(official_state)
 
 
 RENAMES = {"official": str, "parallel": lambda key: "module." + key, "mmpose": mmpose_key}
