@@ -37,7 +37,7 @@ def neighbourhood_attention(query: Tensor, key: Tensor, value: Tensor, size: tup
     check_kernel(kernel, "kernel")
     if kernel == 0 or (kernel >= 2 * height - 1 and kernel >= 2 * width - 1):
         return F.scaled_dot_product_attention(query, key, value)
-    if height * width <= 4 * kernel * kernel:      # a small grid: masked dense attention is no more than O(h·w·k²)
+    if height * width <= 8 * kernel * kernel:      # a small grid: masked dense attention is no more than O(h·w·k²)
         return F.scaled_dot_product_attention(query, key, value, dense_mask(height, width, kernel, query.device))
     strips = Strips(sizes["B"], height, width, kernel // 2)
     heads = sizes["heads"]

@@ -17,7 +17,23 @@ class NormResidual(nn.Module):
         self.second = operations.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.add(x, self.second(F.silu(self.first(F.silu(self.norm(x))))), alpha=0.5)
+        hidden = _convolved(self.first, F.silu(self.norm(x)))
+        return torch.add(x, _convolved(self.second, F.silu(hidden)), alpha=0.5)
+
+
+def _convolved(layer: nn.Module, x: Tensor) -> Tensor:
+    """layer(x), a 3×3 convolution with a border of zeros.
+
+    On a CPU torch keeps one picture of 20480 values or fewer from oneDNN, whose convolution is nearly twice as fast. Where a
+    few rows of zeros below, which the border is made of anyway, bring it past that, they are added and cut off again.
+    """
+    batch, channels, height, width = x.shape
+    if x.device.type != "cpu" or batch > 1:
+        return layer(x)
+    extra = 20480 // (channels * width) + 1 - height
+    if not 0 < extra <= height // 4:
+        return layer(x)
+    return layer(F.pad(x, (0, 0, 0, extra)))[:, :, :height]
 
 
 class Encoder(nn.Module):
