@@ -58,7 +58,7 @@ class FoldedCopy:
         if any(t.device.type != "cpu" or t.dtype not in PRECISE for t in tensors):
             self._seen, self._network = [], None
             return estimator
-        if not self._fresh(tensors):
+        if self._network is None or self._network.config != estimator.config or not self._fresh(tensors):
             with torch.inference_mode(False), torch.no_grad():
                 self._seen = [t.detach().clone() for t in tensors]
                 self._network = fold_batch_norms(estimator).to(memory_format=torch.channels_last)
@@ -66,5 +66,5 @@ class FoldedCopy:
 
     def _fresh(self, tensors: list[Tensor]) -> bool:
         # By value: an identity or a version counter stays the same through `.data`, `to` and loading by a host.
-        return len(tensors) == len(self._seen) and all(
-            a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(tensors, self._seen, strict=True))
+        pairs = zip(tensors, self._seen, strict=False)
+        return len(tensors) == len(self._seen) and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)

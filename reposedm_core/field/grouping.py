@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..checks import check_tensor
@@ -103,6 +102,8 @@ def group_peaks(scores: np.ndarray, tags: np.ndarray, threshold: float = 0.1,
     Returns:
         (P, K) int64, which peak is each person's joint, and -1 for none.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import, and few need it
+
     joints = len(scores)
     members: list[np.ndarray] = []
     for joint in ORDER if joints == len(ORDER) else range(joints):

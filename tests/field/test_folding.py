@@ -96,6 +96,9 @@ def test_what_is_folded():
     made = folded.of(net)
     assert made is not net and folded.of(net) is made, "made once"
     assert folded.of(copy.deepcopy(net)) is made, "equal weights need no other copy"
+    raw = HigherHRNet(replace(MICRO, normalise="none")).eval()
+    raw.load_state_dict(net.state_dict())
+    assert folded.of(raw).config == raw.config, "the same weights, used in another way"
     half = net.bfloat16()
     assert folded.of(half) is half
     assert folded.of(HigherHRNet(MICRO, device="meta")).trunk.conv1.weight.is_meta
