@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 from reposedm_core import Pose, RePoseDMPipeline
-from reposedm_core.config import FieldConfig
 from reposedm_core.pose import coco_to_openpose
 from training import evaluate, metrics
 from training.data.dataset import SyntheticPeople
@@ -192,7 +192,7 @@ def test_a_batch_gives_what_the_pipeline_gives_one_by_one(data, weights, strengt
     pairs = people.fixed_pairs(3)
     source, joints = people.pictures(pairs.identity, pairs.source), people.joints(pairs.identity, pairs.target)
     aligned, batch = evaluate.transfer(pipe, source, people.skeletons(pairs.identity, pairs.target), [7, 8, 9], 3, 1.5,
-                                       FieldConfig(strength=strength), torch.from_numpy(joints))
+                                       replace(pipe.config.field, strength=strength), torch.from_numpy(joints))
     for i in range(3):
         single = pipe(people.arrays["pictures"][pairs.identity[i], pairs.source[i]],
                       Pose(coco_to_openpose(joints[i:i + 1]), HEIGHT, WIDTH), seed=7 + i, steps=3, guidance_scale=1.5,
