@@ -24,8 +24,8 @@ class NormResidual(nn.Module):
 def _convolved(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x), a 3×3 convolution with a border of zeros.
 
-    On a CPU torch keeps one picture of 20480 values or fewer from oneDNN, whose convolution is nearly twice as fast. Where a
-    few rows of zeros below, which the border is made of anyway, bring it past that, they are added and cut off again.
+    On a CPU torch keeps one picture of 20480 values or fewer from oneDNN, whose convolution is nearly twice as fast.
+    Where a few rows of zeros below, as the border is made of, bring it past that, they are added and cut off again.
     """
     batch, channels, height, width = x.shape
     if x.device.type != "cpu" or batch > 1:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_tensor
+
 
 @lru_cache(maxsize=32)
 def _identity(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -51,7 +53,13 @@ def sample(values: Tensor, sampling: Tensor) -> Tensor:
 
 
 def warp(image: Tensor, sampling: Tensor) -> Tensor:
-    """W(I; φ) of eq. 9 at the picture's own resolution: (B, C, H, W) and φ (B, 2, h, w) → (B, C, H, W)."""
+    """W(I; φ) of eq. 9 at the picture's own resolution: (B, C, H, W) and φ (B, 2, h, w) → (B, C, H, W).
+
+    Raises:
+        InputError: shapes or dtypes that do not fit.
+    """
+    sizes = check_tensor(image, "image", "B C H W")
+    check_tensor(sampling, "sampling", "B 2 h w", sizes)
     return sample(image, resize_map(sampling, *image.shape[-2:]))
 
 
@@ -60,8 +68,12 @@ def compose(sampling: Tensor, offset: Tensor) -> Tensor:
 
     Args:
         sampling: φⁿ, (B, 2, h, w).
-        offset: ΔF in normalised units, same shape.
+        offset: ΔF in normalised units, same shape and dtype.
+
+    Raises:
+        InputError: shapes, dtypes or devices that do not fit.
     """
+    check_tensor(offset, "offset", "B 2 h w", check_tensor(sampling, "sampling", "B 2 h w"), like=sampling)
     grid = _identity(*sampling.shape[-2:], sampling.device, sampling.dtype)
     moved = grid + offset
     # Interpolate the displacement, not the map: outside the border the map then still goes on moving with ΔF.
