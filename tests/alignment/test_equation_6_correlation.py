@@ -151,7 +151,7 @@ def test_aggregator_gradient(radius):
 
 
 def test_aggregator_pools_over_neighbours():
-    """ΔF at a cell sees 2 · 3 + 1 cells around it through the convolutions and the read-out, and one more by the pool."""
+    """ΔF sees 3 cells to every side through the convolutions and the read-out, and one more by the pool."""
     torch.manual_seed(0)
     aggregator = PoseMappingAggregator(2, 1, (8, 8)).double()
     torch.nn.init.normal_(aggregator.read.weight)
