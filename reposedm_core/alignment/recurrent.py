@@ -79,6 +79,8 @@ class RecurrentPoseAligner(nn.Module):
             for kernel, blocks in zip(config.kernels, [config.blocks] + [1] * later, strict=True))
         self.aggregators = nn.ModuleList(
             aggregator(radius) for radius in [config.first_radius or None] + [config.radius] * later)
+        # Channels innermost in memory, as the features are on a CPU: each convolution would copy its weights so first.
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, source: Tensor, pose_image: Tensor, iterations: int | None = None,
                 encode: Encode | None = None) -> Alignment:
