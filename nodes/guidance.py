@@ -108,7 +108,7 @@ def guidance(networks: FieldNetworks, vae: Any, poses: list[Pose], native: tuple
             latent = host.process_latent_out(latent).to(vae.vae_dtype)
             return fit_image(networks.vae.decode(latent).float(), *native)
 
-        weight = args["cond_scale"] if isinstance(host, RePoseDMModel) and args["cond_scale"] > 0 else 1.0
+        weight = args["cond_scale"] if isinstance(host, RePoseDMModel) else 1.0
         alpha_bar = alpha_bar_of(sigma, isinstance(host.model_sampling, comfy.model_sampling.CONST))
         return FieldGuidance(networks.field, targets[size], decode, strength)(x0, alpha_bar, weight)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 
 import torch
@@ -59,3 +60,14 @@ def check_tensor(value: Tensor, name: str, shape: str, sizes: dict[str, int] | N
 
 def _spelt(shape: str) -> str:
     return ", ".join(shape.split())
+
+
+def whole(value: int, name: str, least: int, most: int | None = None) -> int:
+    """`value` as an int; raises an `InputError` that names it unless it is a whole number in the range."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} = {value!r}: must be a whole number.") from None
+    if number < least or (most is not None and number > most):
+        raise InputError(f"{name} = {number}: must be {least} or more{'' if most is None else f', {most} at most'}.")
+    return number

@@ -35,7 +35,7 @@ class AutoencoderConfig:
     kind: str = "pca"
     channels: int = 16
     stride: int = 8
-    widths: tuple[int, ...] = (32, 64, 128)
+    widths: tuple[int, ...] = (24, 48, 64)
     whitening: float = 0.5
     scaling: float = 1.0
 
@@ -129,18 +129,23 @@ class FieldConfig:
     """Pose interaction field guidance: the defaults in sampling, and its part in training.
 
     Attributes:
-        strength: w of the gradient in sampling.
+        strength: w of the gradient in sampling; 0 samples without the field.
         start, end: the share of the sampling in which it acts, 0 (first step) to 1 (last).
         space: what is compared, "heatmaps" (**ours**) or "features" (the paper).
+        mask: where, "union" (**ours**) or "predicted" (the paper); see `PoseInteractionField`.
+        limit: largest step in sampling, relative to ŷ_0 (**ours**, see `limit_step`); 0 is eq. 15 as written, which
+            grows with σ beyond all pictures.
         training: factor of √(1-ᾱ_t) ∇G in the training loss (eq. 3, 15); 0 trains without the field.
         estimate: the picture it is computed on in training: "noise", VAE_dec(ε - ε_θ) as in eq. 10, or "x0", the
             decoded ŷ_0.
     """
 
     strength: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
+    start: float = 0.25
+    end: float = 0.75
     space: str = "heatmaps"
+    mask: str = "union"
+    limit: float = 0.1
     training: float = 0.0
     estimate: str = "x0"
 

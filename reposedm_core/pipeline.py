@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .alignment import Alignment
 from .appearance import AppearanceResult, KeepOutside, inside, latent_mask
+from .checks import whole
 from .diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
 from .diffusion.sampler import SAMPLERS, Model, initial_latent, simple_sigmas
 from .diffusion.schedule import DiffusionSchedule
@@ -103,7 +104,7 @@ class RePoseDMPipeline:
         if dtype != torch.float32:
             self.denoiser = InPrecision(self.denoiser, dtype)
         self.schedule = DiffusionSchedule(self.config.schedule)
-        self.field = PoseInteractionField(self.estimator, self.config.field.space)
+        self.field = PoseInteractionField(self.estimator, self.config.field.space, mask=self.config.field.mask)
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike | None = None, device: str | torch.device = "cpu",
@@ -123,7 +124,8 @@ class RePoseDMPipeline:
     def align(self, source: ImageLike, pose: Any, height: int | None = None,
               width: int | None = None, name: str = "source") -> tuple[Condition, Alignment, Tensor, Tensor]:
         """Condition for the denoiser, the alignment, and source and skeleton as (B, 3, H, W) in [-1, 1]."""
-        height, width = height or self.config.height, width or self.config.width
+        height = self.config.height if height is None else whole(height, "height", 1)
+        width = self.config.width if width is None else whole(width, "width", 1)
         check_size(height, width, self.autoencoder.stride)
         image = fit_image(to_image(source, name), height, width).to(self.device)
         skeleton = condition_image(one_pose(pose), height, width).to(self.device).expand(len(image), -1, -1, -1)
@@ -148,9 +150,9 @@ class RePoseDMPipeline:
         return Condition.of(self.denoiser, encode(skeleton), source, alignment.features, visibility), alignment
 
     def __call__(self, source: ImageLike, pose: Any, seed: int = 0, steps: int | None = None,
-                 guidance_scale: float | None = None, field_strength: float = 0.0, field_start: float | None = None,
-                 field_end: float | None = None, field_space: str | None = None, sampler: str = "ddim",
-                 height: int | None = None, width: int | None = None,
+                 guidance_scale: float | None = None, field_strength: float | None = None,
+                 field_start: float | None = None, field_end: float | None = None, field_space: str | None = None,
+                 sampler: str = "ddim", height: int | None = None, width: int | None = None,
                  callback: Callable[[int, int, Tensor], None] | None = None) -> PoseTransferResult:
         """Put the person of `source` into `pose`.
 
@@ -159,7 +161,7 @@ class RePoseDMPipeline:
             pose: Pose, POSE_KEYPOINT data, or path of an OpenPose JSON file; its first person counts.
             seed: the same seed gives the same picture.
             steps, guidance_scale: sampling steps and w_c of eq. 16; the preset's defaults.
-            field_strength: of the gradient guidance by the pose interaction field; 0 is off.
+            field_strength: of the gradient guidance by the pose interaction field; 0 is off; the preset's default.
             field_start, field_end: the share of the sampling in which it acts, 0 to 1; the preset's defaults.
             field_space: what it compares, "heatmaps" or "features"; the preset's default.
             sampler: one of `diffusion.sampler.SAMPLERS`: "ddim", "ancestral" with the learned variance, ….
@@ -181,7 +183,7 @@ class RePoseDMPipeline:
                                   alignment.visibility[-1].sigmoid(), latent, alignment)
 
     def dress(self, reference: ImageLike, garment: ImageLike, mask: ImageLike, pose: Any = None, seed: int = 0,
-              steps: int | None = None, guidance_scale: float | None = None, field_strength: float = 0.0,
+              steps: int | None = None, guidance_scale: float | None = None, field_strength: float | None = None,
               feather: int = 2, sampler: str = "ddim", height: int | None = None, width: int | None = None,
               callback: Callable[[int, int, Tensor], None] | None = None) -> AppearanceResult:
         """Appearance control (Fig. 4): the clothes of `garment` on the person of `reference`, inside `mask`.
@@ -245,17 +247,21 @@ class RePoseDMPipeline:
         points = points[(points[..., 2] > 0).any(1)]
         return Pose(points, self.config.height, self.config.width).unfitted(height, width)
 
-    def _guidance(self, pose: Pose, size: tuple[int, int], strength: float, start: float | None = None,
+    def _guidance(self, pose: Pose, size: tuple[int, int], strength: float | None, start: float | None = None,
                   end: float | None = None, space: str | None = None) -> FieldGuidance | None:
         """Gradient guidance towards `pose` for pictures of `size`; what is None is the preset's."""
-        if strength == 0:
+        given = {"strength": strength, "start": start, "end": end, "space": space}
+        config = replace(self.config.field, **{name: value for name, value in given.items() if value is not None})
+        field = self.field
+        if config.space != field.space:
+            field = PoseInteractionField(self.estimator, config.space, mask=config.mask)
+        if config.start > config.end:
+            raise InputError(f"field_start = {config.start:g} is after field_end = {config.end:g}.")
+        if config.strength == 0:
             return None
-        config = self.config.field
-        field = self.field if space in (None, self.field.space) else PoseInteractionField(self.estimator, space)
         native = self.config.height, self.config.width
         target = pose_target(field, [pose], size, native).map(lambda t: t.to(self.device))
-        return FieldGuidance(field, target, lambda z: fit_image(self.decode(z), *native), strength,
-                             config.start if start is None else start, config.end if end is None else end)
+        return FieldGuidance.configured(config, field, target, lambda z: fit_image(self.decode(z), *native))
 
     def _model(self, condition: Condition, scale: float | None, field: FieldGuidance | None) -> GuidedDenoiser:
         scale = self.config.guidance_scale if scale is None else scale
@@ -264,8 +270,8 @@ class RePoseDMPipeline:
     def _sample(self, sampled: Callable[..., Tensor], model: Model, condition: Condition, seed: int,
                 steps: int | None, callback: Callable[[int, int, Tensor], None] | None) -> Tensor:
         """The latent (B, C, h, w) of a run; all its noise comes from `seed`, drawn on the CPU on any device."""
-        sigmas = simple_sigmas(self.schedule, self.config.steps if steps is None else steps)
-        generator = torch.Generator().manual_seed(seed)
+        sigmas = simple_sigmas(self.schedule, self.config.steps if steps is None else whole(steps, "steps", 1))
+        generator = torch.Generator().manual_seed(whole(seed, "seed", -(2**63), 2**64 - 1))
         noise = torch.randn(condition.pose.shape, generator=generator).to(self.device)
         return sampled(model, initial_latent(noise, sigmas[0]), sigmas.to(self.device), callback, generator)
 

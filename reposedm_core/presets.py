@@ -18,6 +18,9 @@ from .field.config import ESTIMATORS
 STABLE_DIFFUSION_VAE = AutoencoderConfig(kind="kl", channels=4, widths=(128, 256, 512, 512), scaling=0.18215)
 """Stable Diffusion's autoencoder, whose public weights load unchanged."""
 
+PAPER_FIELD = FieldConfig(start=0.0, end=1.0, space="features", mask="predicted", training=1.0)
+"""The paper's field, in every step of training and sampling; the bound of a step is **ours** here, too."""
+
 VARIANTS = ("b1", "b2")
 
 
@@ -54,7 +57,7 @@ def _paper(name: str, height: int, width: int, block_channels: tuple[int, ...], 
                                 attention=(True,) * len(block_channels), layers=2, heads_dim=heads_dim, context_dim=256,
                                 channel_condition=False, height=height // 8, width=width // 8, norm_groups=32),
         schedule=ScheduleConfig(prediction="epsilon"), estimator=ESTIMATORS["w48"],
-        field=FieldConfig(space="features", training=1.0, estimate="noise"))
+        field=replace(PAPER_FIELD, estimate="noise"))
 
 
 _MODELS = (
@@ -74,6 +77,6 @@ PRESETS: dict[str, ModelConfig] = {
                                 norm_groups=32),
         schedule=ScheduleConfig(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
                                 prediction="epsilon"),
-        estimator=ESTIMATORS["w48"], field=FieldConfig(space="features", training=1.0)),
+        estimator=ESTIMATORS["w48"], field=PAPER_FIELD),
 }
 """Every named model and, as NAME-b1 and NAME-b2, its ablations; `sd21` is RePoseSD (eq. 17)."""

@@ -48,15 +48,18 @@ def test_a_seed_gives_one_picture(pipeline, picture, pose):
 
 
 def test_field_guidance_of_strength_zero_or_an_empty_range_is_exactly_neutral(pipeline, picture, pose):
-    plain = pipeline(picture, pose, seed=1, steps=4)
-    assert torch.equal(plain.image, pipeline(picture, pose, seed=1, steps=4, field_strength=0.0).image)
-    assert torch.equal(plain.image,
-                       pipeline(picture, pose, seed=1, steps=4, field_strength=1.0, field_start=1.0).image)
+    def run(**field):
+        return pipeline(picture, pose, seed=1, steps=4, **field).image
+
+    plain = run(field_strength=0.0)
+    assert torch.equal(plain, run(field_strength=1.0, field_start=0.3, field_end=0.3))
+    assert torch.equal(run(), run(field_strength=pipeline.config.field.strength))
+    assert not torch.equal(plain, run()), "the preset's strength is the default"
 
 
 def test_half_precision_gives_nearly_the_same_picture(pipeline, pose):
     source = EXAMPLES / "black_shirt.png"
-    exact = pipeline(source, pose, seed=1, steps=2, height=64, width=48)
+    exact = pipeline(source, pose, seed=1, steps=2, height=64, width=48, field_strength=0.0)
     half = RePoseDMPipeline(load_networks(SHIPPED), dtype=torch.bfloat16)
     near = half(source, pose, seed=1, steps=2, height=64, width=48, field_strength=0.0)
     assert near.image.dtype == near.latent.dtype == torch.float32
@@ -89,7 +92,7 @@ def test_defaults_of_the_field_are_the_configurations(picture, pose):
     implied = pipeline(picture, pose, **small).image
     said = pipeline(picture, pose, field_start=0.5, field_end=0.9, field_space="features", **small).image
     assert pipeline.field.space == "features" and torch.equal(implied, said)
-    for other in ({"field_start": 0.0}, {"field_end": 0.4}, {"field_space": "heatmaps"}):
+    for other in ({"field_start": 0.0}, {"field_end": 0.5}, {"field_space": "heatmaps"}):
         assert not torch.equal(implied, pipeline(picture, pose, **{**small, **other}).image)
 
 
@@ -171,6 +174,13 @@ def test_a_turned_photograph_is_turned_back(tmp_path):
     ({"height": 100}, "divisible by 8"),
     ({"sampler": "none"}, "known are ddim, ancestral"),
     ({"steps": 2000}, "1 to 1000"),
+    ({"steps": 2.5}, r"steps = 2\.5: must be a whole number"),
+    ({"height": 0}, "height = 0: must be 1 or more"),
+    ({"width": 96.0}, r"width = 96\.0: must be a whole number"),
+    ({"seed": 1.5}, r"seed = 1\.5: must be a whole number"),
+    ({"seed": 2**70}, "seed = .*at most"),
+    ({"field_space": "x", "field_strength": 0.0}, 'space is "x"'),
+    ({"field_start": 0.6, "field_end": 0.4}, r"field_start = 0\.6 is after field_end = 0\.4"),
 ])
 def test_arguments_out_of_range(pipeline, picture, pose, arguments, message):
     with pytest.raises(InputError, match=message):
@@ -186,6 +196,8 @@ def test_input_that_cannot_be_used_is_named(pipeline, picture, pose, tmp_path):
         pipeline(torch.full((1, 8, 8, 3), float("nan")), pose)
     with pytest.raises(InputError, match="expected"):
         pipeline(torch.zeros(5, 5), pose)
+    with pytest.raises(InputError, match="source"):
+        pipeline(None, pose)
     with pytest.raises(InputError, match="no such file"):
         RePoseDMPipeline.from_pretrained(tmp_path / "none.safetensors")
 

@@ -75,7 +75,9 @@ def test_the_papers_presets_are_the_papers():
         assert config.schedule.prediction == "epsilon" and config.denoiser.learned_variance
         assert not config.denoiser.channel_condition, "our extension is never on in a preset named after the paper"
         assert config.estimator == ESTIMATORS["w48"]
-        assert config.field.training == 1 and config.field.space == "features"
+        assert config.field.training == config.field.strength == 1
+        assert (config.field.space, config.field.mask) == ("features", "predicted")
+        assert (config.field.start, config.field.end) == (0, 1)
 
 
 def test_configurations_survive_json():

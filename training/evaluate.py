@@ -62,7 +62,7 @@ def transfer(pipe: RePoseDMPipeline, source: Tensor, skeleton: Tensor, seeds: li
     condition, alignment = pipe.condition(source, skeleton)
     field = None
     if guide is not None and guide.strength:
-        compare = PoseInteractionField(pipe.estimator, guide.space)
+        compare = PoseInteractionField(pipe.estimator, guide.space, mask=guide.mask)
         target = (compare.target_from_image(skeleton) if guide.space == "features"
                   else compare.target_from_joints(joints.to(pipe.device), *source.shape[-2:]))
         field = FieldGuidance(compare, target, coder.decode, guide.strength, guide.start, guide.end)

@@ -94,7 +94,7 @@ class FieldGuidance:
         """Guidance with the sampling defaults of a model's `FieldConfig`, whose space must be the field's."""
         if field.space != config.space:
             raise InputError(f"field: it compares {field.space} and the configuration says {config.space!r}.")
-        return cls(field, target, decode, config.strength, config.start, config.end)
+        return cls(field, target, decode, config.strength, config.start, config.end, config.limit)
 
     def active(self, fraction: float) -> bool:
         """Does it act at this share of the sampling?"""

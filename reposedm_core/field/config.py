@@ -32,7 +32,7 @@ class EstimatorConfig:
     bottlenecks: int = 1
     channels: tuple[int, ...] = (24, 48, 96)
     modules: tuple[int, ...] = (1, 1)
-    blocks: int = 2
+    blocks: int = 1
     deconv_channels: int = 24
     deconv_blocks: int = 0
     normalise: str = "imagenet"

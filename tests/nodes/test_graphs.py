@@ -56,7 +56,7 @@ def test_pose_transfer_is_the_pipeline_s_picture(transfer):
     name = graph[find(graph, "RePoseDMExample")]["inputs"]["example"]
     pipeline = RePoseDMPipeline.from_pretrained()
     result = pipeline(EXAMPLES / f"{name}.png", EXAMPLES / f"{name}_pose.json", seed=sampler["seed"],
-                      steps=sampler["steps"], guidance_scale=sampler["cfg"])
+                      steps=sampler["steps"], guidance_scale=sampler["cfg"], field_strength=0.0)
     # Save Image and Preview Image cut off fractions of 1/255.
     for shown, expected in (("Result", result.image), ("Aligned source", result.aligned)):
         expected = expected[0].movedim(0, -1).numpy() * 255

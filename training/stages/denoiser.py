@@ -138,7 +138,7 @@ class FieldTerm:
                  device: torch.device):
         self.config, self.height, self.width, self.device = config.field, height, width, device
         self.schedule = DiffusionSchedule(config.schedule)
-        self.field = PoseInteractionField(estimator.to(device), config.field.space)
+        self.field = PoseInteractionField(estimator.to(device), config.field.space, mask=config.field.mask)
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
 
     def __call__(self, joints: Tensor, z: Tensor, noise: Tensor, prediction: Tensor, t: Tensor,
