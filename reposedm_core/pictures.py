@@ -14,6 +14,9 @@ from .errors import InputError
 
 ImageLike = Image.Image | np.ndarray | Tensor | str | os.PathLike
 
+OVERSHOOT = 0.25
+"""How far outside of 0..1 a picture's values may lie and are clamped: bicubic resizing leaves some a little outside."""
+
 
 def to_image(source: ImageLike, name: str = "source") -> Tensor:
     """Any picture as (B, 3, H, W) in [-1, 1].
@@ -22,15 +25,18 @@ def to_image(source: ImageLike, name: str = "source") -> Tensor:
         source: PIL picture, path, uint8 array (H, W, 3), or float tensor (B, H, W, 3) or (B, 3, H, W) in 0..1.
 
     Raises:
-        InputError: it cannot be read or has another shape.
+        InputError: it cannot be read, or has another shape, type or range.
     """
     if isinstance(source, (str, os.PathLike)):
         source = _open(source, "RGB", name)
     if isinstance(source, Image.Image):
         source = np.array(source.convert("RGB"))
-    image = torch.tensor(source) if isinstance(source, np.ndarray) else torch.as_tensor(source)
+    image = _tensor(source, name)
     if image.dtype == torch.uint8:
         image = image.float() / 255
+    elif not image.is_floating_point():
+        raise InputError(f"{name}: a picture of dtype {str(image.dtype).removeprefix('torch.')}; convert it to uint8 "
+                         "in 0..255 or to float32 in 0..1.")
     if image.ndim == 3:
         image = image[None]
     if image.ndim == 4 and image.shape[1] not in (3, 4) and image.shape[-1] in (1, 3, 4):
@@ -40,6 +46,10 @@ def to_image(source: ImageLike, name: str = "source") -> Tensor:
     image = image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image[:, :3]
     if not torch.isfinite(image).all():
         raise InputError(f"{name}: the picture has values that are not numbers (NaN or infinite).")
+    low, high = (float(value) for value in image.aminmax())
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+        raise InputError(f"{name}: a picture of floats from {low:g} to {high:g}; bring them to 0..1, or give uint8 in "
+                         "0..255.")
     return image.float().clamp(0, 1) * 2 - 1
 
 
@@ -56,7 +66,7 @@ def to_mask(mask: ImageLike, name: str = "mask") -> Tensor:
         mask = _open(mask, "L", name)
     if isinstance(mask, Image.Image):
         mask = np.array(mask.convert("L"))
-    value = torch.tensor(mask) if isinstance(mask, np.ndarray) else torch.as_tensor(mask)
+    value = _tensor(mask, name)
     value = value.float() / 255 if value.dtype == torch.uint8 else value.float()
     while value.ndim > 2 and len(value) == 1:
         value = value[0]
@@ -66,6 +76,19 @@ def to_mask(mask: ImageLike, name: str = "mask") -> Tensor:
         raise InputError(f"{name} has shape {tuple(value.shape)} and values from {float(value.min())} to "
                          f"{float(value.max())}; expected 0 (outside) to 1 (inside).")
     return value[None, None]
+
+
+def _tensor(value: np.ndarray | Tensor, name: str) -> Tensor:
+    """An array or tensor of real numbers as a tensor."""
+    try:
+        tensor = torch.tensor(value) if isinstance(value, np.ndarray) else torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: a {type(value).__name__} that holds no picture ({error}); give a PIL picture, the "
+                         "path of one, or an array or tensor of numbers.") from error
+    if tensor.is_complex():
+        raise InputError(f"{name} has dtype {tensor.dtype}: complex numbers are no picture; give uint8 in "
+                         "0..255 or float32 in 0..1.")
+    return tensor
 
 
 def _open(path: str | os.PathLike, mode: str, name: str) -> Image.Image:
