@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,6 +18,9 @@ from .errors import InputError
 
 KEY = "reposedm"
 """Metadata key under which the header lies."""
+UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, LookupError, AssertionError, AttributeError, TypeError,
+              struct.error, UnpicklingError, SafetensorError)
+"""What torch's and safetensors' readers raise on bytes that are no weights, or were once."""
 
 
 def save_model(path: str | os.PathLike, modules: dict[str, nn.Module], config: dict[str, Any],
@@ -101,7 +105,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, KeyError, UnpicklingError, SafetensorError) as error:
+    except UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"Weights {path.name}: not a readable weights file ({reason}). Download it again; a file that "
                          "holds more than weights must be converted to safetensors first.") from error

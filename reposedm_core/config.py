@@ -7,8 +7,8 @@ The defaults are those of `mini`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import InputError
 from .field.config import EstimatorConfig
@@ -176,16 +176,29 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type, data: dict[str, Any], where: str = "configuration") -> Any:
-    """Build the dataclass `kind` from JSON data; unknown keys are refused with an `InputError` naming them."""
-    known = {f.name: f for f in fields(kind)}
-    unknown = sorted(set(data) - set(known))
+    """Build the dataclass `kind` from JSON data.
+
+    Raises:
+        InputError: an unknown key, or a value of another type than its field's; the message names the key.
+    """
+    types = get_type_hints(kind)
+    if not isinstance(data, dict):
+        raise InputError(f"{where} = {data!r}: expected an object of the keys {sorted(types)}.")
+    unknown = sorted(set(data) - set(types))
     if unknown:
-        raise InputError(f"{where}: unknown keys {unknown} for {kind.__name__}; known are {sorted(known)}.")
-    values = {}
-    for name, value in data.items():
-        factory = known[name].default_factory
-        if isinstance(factory, type) and is_dataclass(factory):
-            values[name] = from_dict(factory, value, f"{where}.{name}")
-        else:
-            values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
+        raise InputError(f"{where}: unknown keys {unknown} for {kind.__name__}; known are {sorted(types)}.")
+    return kind(**{name: _typed(types[name], value, f"{where}.{name}") for name, value in data.items()})
+
+
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind`: a dataclass, tuple[item, ...], or int, float, bool or str; a whole number is a float too."""
+    if is_dataclass(kind):
+        return from_dict(kind, value, where)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"{where} = {value!r}: expected a list of {get_args(kind)[0].__name__}.")
+        return tuple(_typed(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    # A bool is an int to Python, and no number here.
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise InputError(f"{where} = {value!r}: expected {kind.__name__}, not {type(value).__name__}.")
+    return value

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from reposedm_core import InputError
-from reposedm_core.checkpoint import load_into, load_parts, read_header, save_model
+from reposedm_core.checkpoint import load_into, load_parts, read_header, read_weights, save_model
 from reposedm_core.config import ModelConfig, from_dict, to_dict
 
 
@@ -41,6 +41,13 @@ def test_other_files_are_refused_with_a_remedy(tmp_path):
         read_header(tmp_path / "sd.safetensors")
 
 
+@pytest.mark.parametrize("content", [b"", b"noise", b"\x80\x02.", b"\x80\x02M\x01", b"\x80\x02]."])
+def test_damaged_pickles_are_refused_whatever_the_reader_raises(tmp_path, content):
+    (tmp_path / "damaged.pth").write_bytes(content)
+    with pytest.raises(InputError, match=r"damaged\.pth: not a readable weights file .* Download it again"):
+        read_weights(tmp_path / "damaged.pth")
+
+
 def test_configuration_survives_json_and_refuses_unknown_keys():
     config = ModelConfig()
     data = json.loads(json.dumps(to_dict(config)))
@@ -48,3 +55,23 @@ def test_configuration_survives_json_and_refuses_unknown_keys():
     data["aligner"]["kernel_sizes"] = [1]
     with pytest.raises(InputError, match=r"aligner.*kernel_sizes"):
         from_dict(ModelConfig, data)
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    ({"denoiser": 5}, r"model\.denoiser = 5: expected an object of the keys .*block_channels"),
+    ({"height": "big"}, r"model\.height = 'big': expected int, not str"),
+    ({"height": 128.0}, r"model\.height = 128\.0: expected int, not float"),
+    ({"steps": True}, r"model\.steps = True: expected int, not bool"),
+    ({"guidance_scale": "1"}, r"model\.guidance_scale = '1': expected float, not str"),
+    ({"estimator": {"udp": 1}}, r"model\.estimator\.udp = 1: expected bool, not int"),
+    ({"aligner": {"kernels": 3}}, r"model\.aligner\.kernels = 3: expected a list of int"),
+    ({"aligner": {"kernels": [0, None]}}, r"model\.aligner\.kernels\[1\] = None: expected int, not NoneType"),
+    ([], r"model = \[\]: expected an object"),
+])
+def test_configuration_refuses_values_of_another_type(data, message):
+    with pytest.raises(InputError, match=message):
+        from_dict(ModelConfig, data, "model")
+
+
+def test_a_whole_number_may_stand_for_a_float():
+    assert from_dict(ModelConfig, {"guidance_scale": 2}).guidance_scale == 2.0
