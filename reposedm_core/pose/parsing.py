@@ -109,6 +109,27 @@ def parse_keypoints(data: Any, source: str = "pose", threshold: float = 0.1) -> 
     return poses
 
 
+def one_pose(pose: Any, name: str = "pose") -> Pose:
+    """The one person that counts: the first who has a body joint, in the first frame with such a person.
+
+    Args:
+        pose: a `Pose`, POSE_KEYPOINT data (see `parse_keypoints`), or the path of a JSON file.
+        name: what to call it in messages.
+
+    Returns:
+        The frame with that person alone.
+
+    Raises:
+        InputError: nobody is in it.
+    """
+    frames = load_pose_file(pose) if isinstance(pose, (str, PathLike)) else parse_keypoints(pose, name)
+    for frame in frames:
+        seen = (frame.joints[..., 2] > 0).any(1)
+        if seen.any():
+            return frame.select(int(seen.argmax()))
+    raise InputError(f"{name}: nobody is in it (no body joint was found); give a pose with at least one person.")
+
+
 def to_keypoints(poses: Pose | Iterable[Pose]) -> list[dict[str, Any]]:
     """POSE_KEYPOINT frames in pixels, plain Python numbers, 18/70/21/21 points, zeros for what is absent."""
     frames = []

@@ -17,6 +17,7 @@ from reposedm_core.pose import (
     coco_to_openpose,
     load_pose_file,
     load_pose_text,
+    one_pose,
     openpose_to_coco,
     parse_keypoints,
     to_keypoints,
@@ -52,6 +53,16 @@ def test_several_frames_keep_their_numbers(person: np.ndarray) -> None:
     poses = parse_keypoints([{"people": [], **CANVAS}, _frame(person), {"people": None, **CANVAS}])
     assert [len(pose.joints) for pose in poses] == [0, 1, 0]
     assert poses[0].face.shape == (0, 70, 3)
+
+
+def test_one_pose_is_of_the_first_person_with_a_joint(person: np.ndarray, tmp_path: Path) -> None:
+    people = np.stack([np.zeros_like(person), person, person + 5])
+    frames = [Pose(people[:1], 128, 96), Pose(people, 128, 96)]
+    (tmp_path / "pose.json").write_text(json.dumps(to_keypoints(frames)))
+    for data in (frames, frames[1], to_keypoints(frames), tmp_path / "pose.json", str(tmp_path / "pose.json")):
+        _assert_person([one_pose(data)], person)
+    with pytest.raises(InputError, match=r"target: nobody is in it"):
+        one_pose(frames[0], "target")
 
 
 @pytest.mark.parametrize("absent", [None, [], [0.0] * 63, "missing"])
