@@ -51,7 +51,8 @@ def check_tensor(value: Tensor, name: str, shape: str, sizes: dict[str, int] | N
         raise InputError(f"{here} and dtype {value.dtype}; expected one of "
                          f"{', '.join(str(kind).removeprefix('torch.') for kind in FLOATS)}.")
     if like is not None and (value.dtype, value.device) != (like.dtype, like.device):
-        raise InputError(f"{here}, dtype {value.dtype} on {value.device}; expected {like.dtype} on {like.device}.")
+        raise InputError(f"{here}, dtype {value.dtype} on {value.device}; expected {like.dtype} on {like.device}: "
+                         "convert it with .to().")
     if finite and not value.is_meta and not torch.isfinite(value).all():
         count = int((~torch.isfinite(value)).sum())
         raise InputError(f"{here} and {count} values that are not finite (NaN or infinity); mend them first.")

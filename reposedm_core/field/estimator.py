@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.amp import is_autocast_available
 
 from ..checks import check_tensor
 from ..pose.heatmaps import decode_heatmaps
@@ -104,8 +105,17 @@ class HigherHRNet(nn.Module):
         return branches[0]
 
     def forward(self, x: torch.Tensor) -> EstimatorOutput:
-        """See the class. Raises InputError unless the picture is (B, 3, H, W) of floats, H and W multiples of 4."""
+        """See the class.
+
+        Raises:
+            InputError: a picture that is not (B, 3, H, W) of floats, H and W multiples of 4, or of another dtype or
+                device than the weights of plain layers.
+        """
         check_tensor(x, "picture", "B 3 H W", multiples={"H": 4, "W": 4})
+        first, kind = self.trunk.conv1, x.device.type
+        # A host's own layers may cast their weights to the picture, and autocast both.
+        if type(first) is nn.Conv2d and not (is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+            check_tensor(x, "picture", "B 3 H W", like=first.weight)
         height, width = x.shape[-2:]
         if self.config.normalise == "imagenet":
             x = normalise_imagenet(x)

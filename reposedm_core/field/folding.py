@@ -54,17 +54,30 @@ class FoldedCopy:
         """
         if not isinstance(estimator, HigherHRNet):
             return estimator
-        tensors = [t for t in (*estimator.parameters(), *estimator.buffers()) if t.is_floating_point()]
-        if any(t.device.type != "cpu" or t.dtype not in PRECISE for t in tensors):
+        tensors = _floats(estimator)
+        if self._network is not None and self._network.config == estimator.config and self._fresh(tensors):
+            return self._network
+        if any(not t.is_cpu or t.dtype not in PRECISE for t in tensors):
             self._seen, self._network = [], None
             return estimator
-        if self._network is None or self._network.config != estimator.config or not self._fresh(tensors):
-            with torch.inference_mode(False), torch.no_grad():
-                self._seen = [t.detach().clone() for t in tensors]
-                self._network = fold_batch_norms(estimator).to(memory_format=torch.channels_last)
+        with torch.inference_mode(False), torch.no_grad():
+            self._seen = [t.detach().clone() for t in tensors]
+            self._network = fold_batch_norms(estimator).to(memory_format=torch.channels_last)
         return self._network
 
     def _fresh(self, tensors: list[Tensor]) -> bool:
         # By value: an identity or a version counter stays the same through `.data`, `to` and loading by a host.
-        pairs = zip(tensors, self._seen, strict=False)
-        return len(tensors) == len(self._seen) and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+        return len(tensors) == len(self._seen) and all(
+            a.is_cpu and a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(tensors, self._seen, strict=True))
+
+
+def _floats(network: nn.Module) -> list[Tensor]:
+    """Weights and statistics. `parameters()` and `buffers()` spell every name too, which takes five times as long."""
+    found: list[Tensor | None] = []
+    waiting: list[nn.Module | None] = [network]
+    while waiting:
+        module = waiting.pop()
+        if module is not None:
+            found += (*module._parameters.values(), *module._buffers.values())
+            waiting += module._modules.values()
+    return [t for t in found if t is not None and t.is_floating_point()]

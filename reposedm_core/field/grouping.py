@@ -31,7 +31,7 @@ def predict_people(estimator: PoseEstimator, images: Tensor, threshold: float = 
     Args:
         estimator: in eval mode.
         images: (B, 3, H, W) in [-1, 1].
-        threshold: peaks of the merged heat maps that are lower are no joints.
+        threshold: above 0; peaks of the merged heat maps that are lower are no joints.
         tag_threshold: joints whose tags differ by as much belong to two people.
         max_people: in one picture; also how many peaks of a joint are looked at.
         refine: look for a person's missing joints again where the tags are that person's, peak or not.
@@ -41,10 +41,12 @@ def predict_people(estimator: PoseEstimator, images: Tensor, threshold: float = 
         person first, by the mean score of its K joints; P = 0 where nobody is.
 
     Raises:
-        InputError: max_people below 1, or pictures that the estimator refuses.
+        InputError: max_people below 1, a threshold that is not above 0, or pictures that the estimator refuses.
     """
     if max_people < 1:
         raise InputError(f"max_people = {max_people}: must be 1 or more.")
+    if not threshold > 0:
+        raise InputError(f"threshold = {threshold}: must be above 0, or empty heat maps would be full of joints.")
     config, output = estimator.config, estimator(images)
     heatmaps = merge_heatmaps(*(maps.float() for maps in output.heatmaps), udp=config.udp)
     heatmaps = torch.nan_to_num(heatmaps).clamp(min=0)

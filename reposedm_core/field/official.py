@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from ..checkpoint import read_weights
 from ..errors import InputError
 from .estimator import HigherHRNet
 
@@ -42,10 +42,11 @@ def load_official(
     Raises:
         InputError: no readable file, or keys or shapes that do not match; the message names them.
     """
-    name, state = ("the given state dict", source) if isinstance(source, Mapping) else _read(Path(source))
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+    given = isinstance(source, Mapping)
+    name, state = ("the given state dict", source) if given else (Path(source).name, read_weights(source))
+    if isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(
             f"Pose estimator weights, {name}: not a state dict of tensors; give a HigherHRNet file."
         )
@@ -71,22 +72,6 @@ def load_official(
         )
     estimator.load_state_dict({new: value for new, (_, value) in renamed.items()})
     return estimator
-
-
-def _read(path: Path) -> tuple[str, Any]:
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise InputError(f"Pose estimator weights: there is no file {path}; check the name.")
-    try:
-        if path.suffix == ".safetensors":
-            return path.name, load_file(path)
-        return path.name, torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise nearly anything on bytes that are no weights
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"Pose estimator weights, {path.name}: not a readable weights file ({reason}); download it again."
-        ) from error
 
 
 def _some(keys: list[str], most: int = 4) -> str:

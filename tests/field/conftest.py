@@ -1,4 +1,4 @@
-"""Small random networks, latents and poses of the field's tests, as functions."""
+"""What the field's tests share: small random networks, latents and poses, as functions."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from reposedm_core.field import (
 
 MICRO = EstimatorConfig(stem=4, bottleneck=2, channels=(4, 6), modules=(1,), blocks=1, deconv_channels=4)
 SIZE = (32, 24)
+every_space = pytest.mark.parametrize("space", ["heatmaps", "features"])
 
 
 def _estimator(dtype: torch.dtype = torch.float32) -> HigherHRNet:

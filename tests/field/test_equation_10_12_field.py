@@ -11,7 +11,6 @@ from torch import nn
 
 from reposedm_core.diffusion.guided import FieldGuidance
 from reposedm_core.field import (
-    EstimatorConfig,
     EstimatorOutput,
     PoseInteractionField,
     PoseTarget,
@@ -19,10 +18,7 @@ from reposedm_core.field import (
     masked_distance,
     merge_heatmaps,
 )
-
-MICRO = EstimatorConfig(stem=4, bottleneck=2, channels=(4, 6), modules=(1,), blocks=1, deconv_channels=4)
-SIZE = (32, 24)
-every_space = pytest.mark.parametrize("space", ["heatmaps", "features"])
+from tests.field.conftest import MICRO, SIZE, every_space
 
 
 def test_mask_is_one_where_joints_are():

@@ -19,8 +19,7 @@ from reposedm_core.field import (
 )
 from reposedm_core.field.estimator import normalise_imagenet
 from reposedm_core.pose.heatmaps import render_heatmaps
-
-MICRO = EstimatorConfig(stem=4, bottleneck=2, channels=(4, 6), modules=(1,), blocks=1, deconv_channels=4)
+from tests.field.conftest import MICRO
 
 
 def estimator(config: EstimatorConfig = MICRO, **kwargs) -> HigherHRNet:
@@ -161,6 +160,26 @@ def test_udp_moves_what_is_read_towards_the_borders():
 def test_refuses_pictures_it_cannot_read(shape, dtype, message):
     with pytest.raises(InputError, match=r"picture has shape \(.*" + message):
         estimator()(torch.zeros(shape, dtype=dtype))
+
+
+def test_pictures_of_another_precision_than_the_weights():
+    picture = torch.zeros(1, 3, 32, 32)
+    with pytest.raises(InputError, match=r"picture .*dtype torch.float64 .*expected torch.float32 .*\.to\(\)"):
+        estimator()(picture.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert estimator()(picture.bfloat16()).features.dtype == torch.bfloat16
+
+    class Casting(nn.Conv2d):
+        """A host's layer, whose weights follow the picture."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self._conv_forward(x, self.weight.to(x), None if self.bias is None else self.bias.to(x))
+
+    net = estimator(operations=types.SimpleNamespace(Conv2d=Casting, ConvTranspose2d=nn.ConvTranspose2d))
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d | nn.ConvTranspose2d):
+            layer.double()
+    assert net(picture.double()).features.dtype == torch.float64
 
 
 @pytest.mark.parametrize(

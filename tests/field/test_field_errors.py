@@ -10,15 +10,11 @@ from torch import nn
 
 from reposedm_core.errors import InputError
 from reposedm_core.field import (
-    EstimatorConfig,
     HigherHRNet,
     PoseInteractionField,
     merge_heatmaps,
 )
-
-MICRO = EstimatorConfig(stem=4, bottleneck=2, channels=(4, 6), modules=(1,), blocks=1, deconv_channels=4)
-SIZE = (32, 24)
-every_space = pytest.mark.parametrize("space", ["heatmaps", "features"])
+from tests.field.conftest import MICRO, SIZE, every_space
 
 
 def test_errors_name_input_and_remedy(estimator, decoder, latent, joints):

@@ -15,9 +15,7 @@ from reposedm_core.field import (
     PoseInteractionField,
     PoseTarget,
 )
-
-SIZE = (32, 24)
-every_space = pytest.mark.parametrize("space", ["heatmaps", "features"])
+from tests.field.conftest import SIZE, every_space
 
 
 @every_space

@@ -12,9 +12,7 @@ from torch import nn
 
 from reposedm_core.field import ESTIMATORS, EstimatorConfig, HigherHRNet, PoseInteractionField
 from reposedm_core.field.folding import FoldedCopy, fold_batch_norms
-
-MICRO = EstimatorConfig(stem=4, bottleneck=2, channels=(4, 6), modules=(1,), blocks=1, deconv_channels=4)
-SIZE = (32, 24)
+from tests.field.conftest import MICRO, SIZE
 
 
 def estimator(config: EstimatorConfig = MICRO, dtype: torch.dtype = torch.float32, seed: int = 0) -> HigherHRNet:
@@ -59,16 +57,26 @@ def edit_data(net: HigherHRNet) -> HigherHRNet:
     return net
 
 
+def replace_a_layer(net: HigherHRNet) -> HigherHRNet:
+    net.trunk.layer1 = copy.deepcopy(net.trunk.layer1)
+    net.trunk.layer1[0].conv2.weight.data.mul_(2)
+    return net
+
+
 def edit_statistics(net: HigherHRNet) -> HigherHRNet:
     net.trunk.bn1.running_mean.add_(0.5)
     return net
 
 
+OF_VALUE = (load_others, replace_one, replace_a_layer, edit_data, edit_statistics)
+
+
 @pytest.mark.parametrize(
     "change",
-    [load_others, replace_one, edit_data, edit_statistics, lambda net: net.half().float(), lambda net: net.double(),
-     lambda net: net.bfloat16(), lambda net: net.double().float()],
-    ids=["loaded", "replaced", "data", "statistics", "there and back", "double", "half", "double and back"],
+    [*OF_VALUE, lambda net: net.half().float(), lambda net: net.double(), lambda net: net.bfloat16(),
+     lambda net: net.double().float()],
+    ids=["loaded", "replaced", "another layer", "data", "statistics", "there and back", "double", "half",
+         "double and back"],
 )
 @pytest.mark.parametrize("inference", [False, True], ids=["", "in inference mode"])
 def test_the_field_sees_every_change_of_the_weights(change, inference):
@@ -87,8 +95,7 @@ def test_the_field_sees_every_change_of_the_weights(change, inference):
         field.estimator.requires_grad_(False)
     for a, b in zip(ask(field), ask(PoseInteractionField(copy.deepcopy(field.estimator))), strict=True):
         assert torch.equal(a, b)
-    rounding_only = change in (load_others, replace_one, edit_data, edit_statistics)
-    assert not rounding_only or not torch.equal(ask(field)[0], first[0])
+    assert change not in OF_VALUE or not torch.equal(ask(field)[0], first[0])
 
 
 def test_what_is_folded():
@@ -104,6 +111,16 @@ def test_what_is_folded():
     assert folded.of(HigherHRNet(MICRO, device="meta")).trunk.conv1.weight.is_meta
     other = nn.Conv2d(3, 3, 1)
     assert folded.of(other) is other
+
+
+def test_every_weight_and_statistic_counts():
+    net, folded = estimator(), FoldedCopy()
+    folded.of(net)
+    for tensor in (*net.parameters(), *net.buffers()):
+        if tensor.is_floating_point():
+            before = folded.of(net)
+            tensor.data.view(-1)[-1] += 1
+            assert folded.of(net) is not before
 
 
 def test_the_copy_is_no_part_of_the_field():

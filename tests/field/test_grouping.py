@@ -14,6 +14,7 @@ from reposedm_core.errors import InputError
 from reposedm_core.field import EstimatorConfig, HigherHRNet, predict_people
 from reposedm_core.field.grouping import find_peaks, group_peaks
 from reposedm_core.pose.heatmaps import render_heatmaps
+from tests.field.conftest import MICRO
 
 HEIGHT, WIDTH = 128, 96
 
@@ -163,6 +164,21 @@ def test_greedy_pairs_would_be_dearer():
     assert found.tolist() == [[0, 1], [1, 0]]
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_among_tags_that_round_to_the_same_the_higher_score_wins(order):
+    """One person with the tag 0, two peaks of the next joint: 0.4 and high, 0.1 and low. The other is a new person."""
+    tags, scores = (np.array(values)[list(order)] for values in ([0.4, 0.1], [0.9, 0.5]))
+    found = group_peaks(np.stack([[1.0, 0.0], scores]), np.stack([[0.0, 9.0], tags]))
+    assert found.tolist() == [[0, order.index(0)], [-1, order.index(1)]]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_tag_that_rounds_to_less_wins_over_any_score(order):
+    tags, scores = (np.array(values)[list(order)] for values in ([0.4, 0.6], [0.1, 1.0]))
+    found = group_peaks(np.stack([[1.0, 0.0], scores]), np.stack([[0.0, 9.0], tags]))
+    assert found.tolist() == [[0, order.index(0)], [-1, order.index(1)]]
+
+
 def test_peaks_are_the_highest_of_their_window():
     heat = torch.rand(1, 2, 9, 7, generator=torch.Generator().manual_seed(0))
     height, cell = find_peaks(heat, 30)
@@ -184,8 +200,7 @@ def test_a_joint_between_cells_is_one_peak():
 
 def test_higherhrnet_gives_people():
     torch.manual_seed(0)
-    net = HigherHRNet(EstimatorConfig(stem=4, bottleneck=2, channels=(4, 6), modules=(1,), blocks=1,
-                                      deconv_channels=4)).eval()
+    net = HigherHRNet(MICRO).eval()
     with torch.no_grad():
         net.final_layers[1].bias += 0.5
     people = predict_people(net, torch.rand(2, 3, 32, 24) * 2 - 1, max_people=5)
@@ -195,6 +210,9 @@ def test_higherhrnet_gives_people():
 def test_errors_name_input_and_remedy():
     with pytest.raises(InputError, match="max_people = 0: must be 1 or more"):
         see([], max_people=0)
+    for threshold in (0, -1.0, float("nan")):
+        with pytest.raises(InputError, match=f"threshold = {threshold}: must be above 0"):
+            see([], threshold=threshold)
     net = HigherHRNet(EstimatorConfig()).eval()
     with pytest.raises(InputError, match=r"picture has shape \(0, 3, 32, 32\)"):
         predict_people(net, torch.zeros(0, 3, 32, 32))

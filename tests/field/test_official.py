@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 
 from reposedm_core.errors import InputError
-from reposedm_core.field import ESTIMATORS, EstimatorConfig, HigherHRNet, load_official
+from reposedm_core.field import ESTIMATORS, HigherHRNet, load_official
 from reposedm_core.field.folding import fold_batch_norms
 from reposedm_core.field.official import from_official
+from tests.field.conftest import MICRO
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "higherhrnet"
-MICRO = EstimatorConfig(stem=4, bottleneck=2, channels=(4, 6), modules=(1,), blocks=1, deconv_channels=4)
 
 
 def fill(key: str, shape: list[int]) -> torch.Tensor:
@@ -150,7 +150,7 @@ def test_unreadable_files(tmp_path):
         (tmp_path / name).write_bytes(b"this is no checkpoint")
         with pytest.raises(InputError, match=f"{name}: not a readable weights file"):
             load_official(estimator, tmp_path / name)
-    with pytest.raises(InputError, match="no file"):
+    with pytest.raises(InputError, match="no such file"):
         load_official(estimator, tmp_path / "absent.pth")
     with pytest.raises(InputError, match="not a state dict"):
         load_official(estimator, {"epoch": 3})

@@ -13,8 +13,7 @@ from reposedm_core.field import (
     merge_heatmaps,
 )
 from reposedm_core.pose.heatmaps import render_heatmaps
-
-SIZE = (32, 24)
+from tests.field.conftest import SIZE
 
 
 class Right(nn.Module):
