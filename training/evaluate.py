@@ -40,12 +40,16 @@ RIGHT_COLOUR, LEAST_SHARE = 20.0, 0.005
 """Largest ΔE of a right colour, and the share of the picture that a garment must cover to be judged."""
 COPY, WARP, UPPER, OURS = "copy the source", "warp only", "autoencoder of the truth", "RePoseDM"
 TRUTH = "the truth itself"
+OFF = FieldConfig(strength=0.0)
 
 
 @torch.no_grad()
 def transfer(pipe: RePoseDMPipeline, source: Tensor, skeleton: Tensor, seeds: list[int], steps: int, scale: float,
              guide: FieldConfig | None = None, joints: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What `RePoseDMPipeline` does with one picture and one pose, for a batch of both.
+    """What `RePoseDMPipeline` does with one picture and one pose, for each of a batch, by DDIM.
+
+    Here each picture has a seed. The pipeline draws the noise of a whole batch from one, so that there the second
+    picture of a batch is not what the same picture gives alone.
 
     Args:
         source, skeleton: (B, 3, H, W) in [-1, 1].
@@ -65,7 +69,7 @@ def transfer(pipe: RePoseDMPipeline, source: Tensor, skeleton: Tensor, seeds: li
         compare = PoseInteractionField(pipe.estimator, guide.space, mask=guide.mask)
         target = (compare.target_from_image(skeleton) if guide.space == "features"
                   else compare.target_from_joints(joints.to(pipe.device), *source.shape[-2:]))
-        field = FieldGuidance(compare, target, coder.decode, guide.strength, guide.start, guide.end)
+        field = FieldGuidance.configured(guide, compare, target, coder.decode)
     shape = condition.pose.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     sigmas = simple_sigmas(pipe.schedule, steps).to(pipe.device)
@@ -80,33 +84,46 @@ def to_pictures(images: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def generate(pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, steps: int, scale: float,
-             field_strength: float = 0.0, seed: int = 0, batch: int = 16) -> dict[str, np.ndarray]:
-    """The pictures of every row of the table, uint8 (n, H, W, 3), and "pose", the skeletons."""
+def generate(pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, kinds: dict[str, FieldConfig], steps: int,
+             scale: float, seed: int = 0, batch: int = 16) -> dict[str, np.ndarray]:
+    """Pictures of every pair, uint8 (n, H, W, 3): results with the guidance of each of `kinds`, under its name, what
+    they are compared with, and "pose", the skeletons."""
     columns: dict[str, list[np.ndarray]] = {}
-    with tqdm(total=len(pairs), desc="generating", unit="picture") as bar:
+    with tqdm(total=len(pairs) * len(kinds), desc=f"{people.split}: generating", unit="picture") as bar:
         for first in range(0, len(pairs), batch):
             part = pairs[slice(first, first + batch)]
             source, target = (people.pictures(part.identity, index) for index in (part.source, part.target))
             skeleton = people.skeletons(part.identity, part.target)
+            joints = torch.from_numpy(people.joints(part.identity, part.target))
             seeds = [seed + first + i for i in range(len(part))]
-            aligned, result = transfer(pipe, source, skeleton, seeds, steps, scale)
             upper = pipe.autoencoder.decode(pipe.autoencoder.encode(target.to(pipe.device)))
-            rows = {COPY: source, WARP: aligned, UPPER: upper, OURS: result, TRUTH: target, "pose": skeleton}
-            if field_strength:
-                joints = torch.from_numpy(people.joints(part.identity, part.target))
-                guide = replace(pipe.config.field, strength=field_strength)
-                guided = transfer(pipe, source, skeleton, seeds, steps, scale, guide, joints)[1]
-                rows[with_field(field_strength)] = guided
+            rows = {COPY: source, UPPER: upper, TRUTH: target, "pose": skeleton}
+            for name, kind in kinds.items():
+                rows[WARP], rows[name] = transfer(pipe, source, skeleton, seeds, steps, scale, kind, joints)
+                bar.update(len(part))
             for name, images in rows.items():
                 columns.setdefault(name, []).append(to_pictures(images))
-            bar.update(len(part))
     return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 
 def with_field(strength: float) -> str:
     """Name of the row with gradient guidance."""
     return f"{OURS} + field {strength:g}"
+
+
+def load(weights: str | Path, data: str | Path, split: str, device: str) -> tuple[RePoseDMPipeline, SyntheticPeople]:
+    """A checkpoint, and people to try it on.
+
+    Raises:
+        InputError: no such checkpoint or set, or pictures of another size than the checkpoint's.
+    """
+    people = SyntheticPeople(data, split)
+    pipe = RePoseDMPipeline.from_pretrained(weights, device)
+    height, width = pipe.config.height, pipe.config.width
+    if (people.height, people.width) != (height, width):
+        raise InputError(f"The set {data} has pictures of {people.width}×{people.height}, {Path(weights).name} makes "
+                         f"{width}×{height}: generate a set with --height {height} --width {width}.")
+    return pipe, people
 
 
 class Judge:
@@ -235,24 +252,21 @@ def evaluate(weights: str | Path, data: str | Path, out: str | Path, split: str 
     """
     if pairs < 1 or batch < 1 or shown < 1:
         raise InputError(f"pairs = {pairs}, batch = {batch}, shown = {shown}: all must be at least 1.")
-    people = SyntheticPeople(data, split)
-    pipe = RePoseDMPipeline.from_pretrained(weights, device)
+    pipe, people = load(weights, data, split, device)
     config = pipe.config
-    if (people.height, people.width) != (config.height, config.width):
-        raise InputError(f"The set {data} has pictures of {people.width}×{people.height}, {Path(weights).name} makes "
-                         f"{config.width}×{config.height}: generate a set with --height {config.height} --width "
-                         f"{config.width}.")
     chosen = people.fixed_pairs(pairs)
     steps = config.steps if steps is None else steps
     scale = config.guidance_scale if guidance_scale is None else guidance_scale
-    pictures = generate(pipe, people, chosen, steps, scale, field_strength, seed, batch)
+    kinds = {OURS: OFF}
+    if field_strength:
+        kinds[with_field(field_strength)] = replace(config.field, strength=field_strength)
+    pictures = generate(pipe, people, chosen, kinds, steps, scale, seed, batch)
     measured = Judge(pipe, people, chosen, batch, load_judge(judge, device) if judge else None)
-    ours = [OURS, with_field(field_strength)] if field_strength else [OURS]
-    names = tqdm([COPY, WARP, *ours, UPPER], desc="measuring", unit="row")
+    names = tqdm([COPY, WARP, *kinds, UPPER], desc="measuring", unit="row")
     rows = {name: measured.measure(pictures[name]) for name in names}
     rows[TRUTH] = measured.measure_pose(pictures[TRUTH])
     differences = {f"{name} − {base}": {k: rows[name][k] - rows[base][k] for k in rows[base]}
-                   for name in ours for base in (COPY, WARP)}
+                   for name in kinds for base in (COPY, WARP)}
     results = {
         "protocol": {"weights": Path(weights).name, "preset": config.name, "split": split, "pairs": pairs,
                      "identities": len(np.unique(chosen.identity)), "width": people.width, "height": people.height,
@@ -262,7 +276,7 @@ def evaluate(weights: str | Path, data: str | Path, out: str | Path, split: str 
                      "notes": notes(measured.garments is not None, bool(field_strength), judge)},
         "rows": summarise(rows, chosen.identity), "differences": summarise(differences, chosen.identity)}
     write_report(results, out)
-    best = ours[-1]
+    best = list(kinds)[-1]
     columns = {"source": COPY, "pose": "pose", "aligned": WARP, "result": best, "target": TRUTH}
     sheet = comparison_sheet({label: pictures[name][:shown] for label, name in columns.items()},
                              captions(rows[best], chosen[:shown]))

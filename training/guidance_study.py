@@ -1,7 +1,8 @@
 """What pose field guidance does: python training/guidance_study.py --weights FILE --data FOLDER --out FOLDER
 
 The same pairs and seeds with guidance off and on. The settings are compared on validation people; the ones that the
-checkpoint has as defaults are then measured on test people. Writes guidance.json, guidance.md and guidance.jpg.
+checkpoint has as defaults, with strength 1 where it samples without guidance, are then measured on test people. Writes
+guidance.json, guidance.md and guidance.jpg.
 """
 
 from __future__ import annotations
@@ -16,18 +17,15 @@ if __package__ in (None, ""):   # run as a script: modules are found from the re
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
 from reposedm_core.config import FieldConfig
 from reposedm_core.errors import InputError
 from reposedm_core.pipeline import RePoseDMPipeline
 from training.data.dataset import Pairs, SyntheticPeople
-from training.evaluate import Judge, load_judge, to_pictures, transfer
+from training.evaluate import COPY, OFF, TRUTH, Judge, generate, load, load_judge
 from training.report import Measures, markdown_table, summarise
 from training.sheet import comparison_sheet
 
-OFF = FieldConfig(strength=0.0)
 STRENGTHS = {"heatmaps": (0.1, 0.25, 0.5, 1.0, 2.0), "features": (0.001, 0.01, 0.1, 1.0)}
 """∇G has the unit of what is compared: features are larger numbers, and many more, than heat maps."""
 WINDOWS = ((0.0, 1.0), (0.0, 0.75), (0.25, 0.75), (0.5, 1.0))
@@ -35,10 +33,10 @@ SHOWN = ("joint_error", "pck@0.05", "perceptual", "ssim", "colour_right")
 
 
 def settings_to_compare(default: FieldConfig) -> list[FieldConfig]:
-    """No guidance, the default, and every space, strength and window, each once."""
-    grid = [FieldConfig(strength, start, end, space) for space, strengths in STRENGTHS.items()
-            for start, end in WINDOWS for strength in strengths]
-    return list(dict.fromkeys((OFF, replace(default, training=0.0, estimate="x0"), *grid)))
+    """No guidance, the default, and its mask and limit with every space, strength and window, each once."""
+    grid = [replace(default, strength=strength, start=start, end=end, space=space)
+            for space, strengths in STRENGTHS.items() for start, end in WINDOWS for strength in strengths]
+    return list(dict.fromkeys((OFF, default, *grid)))
 
 
 def label(kind: FieldConfig) -> str:
@@ -46,27 +44,13 @@ def label(kind: FieldConfig) -> str:
     return f"{kind.space}, strength {kind.strength:g}, {kind.start:g} to {kind.end:g}" if kind.strength else "off"
 
 
-def generate(pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, kind: FieldConfig, seed: int,
-             batch: int = 16) -> np.ndarray:
-    """Results of every pair under one setting, uint8 (n, H, W, 3)."""
-    parts = []
-    for first in range(0, len(pairs), batch):
-        part = pairs[slice(first, first + batch)]
-        source, skeleton = people.pictures(part.identity, part.source), people.skeletons(part.identity, part.target)
-        joints = torch.from_numpy(people.joints(part.identity, part.target))
-        seeds = [seed + first + i for i in range(len(part))]
-        parts.append(to_pictures(transfer(pipe, source, skeleton, seeds, pipe.config.steps, pipe.config.guidance_scale,
-                                          kind, joints)[1]))
-    return np.concatenate(parts)
-
-
 def measure(pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, kinds: list[FieldConfig], seed: int,
             judge: str | None) -> tuple[dict[str, Measures], dict[str, np.ndarray]]:
-    """Measures and pictures of every setting."""
+    """Measures of every setting, under its label, and the pictures of `evaluate.generate`."""
+    named = {label(kind): kind for kind in kinds}
     judged = Judge(pipe, people, pairs, estimator=load_judge(judge, str(pipe.device)) if judge else None)
-    pictures = {label(kind): generate(pipe, people, pairs, kind, seed)
-                for kind in tqdm(kinds, desc=f"{people.split}: settings", unit="setting")}
-    return {name: judged.measure(images) for name, images in pictures.items()}, pictures
+    pictures = generate(pipe, people, pairs, named, pipe.config.steps, pipe.config.guidance_scale, seed)
+    return {name: judged.measure(pictures[name]) for name in named}, pictures
 
 
 def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None = None, seed: int = 0,
@@ -74,13 +58,15 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
     """Compare settings on validation people, measure the default on test people, and write the report into `out`.
 
     Raises:
-        InputError: no such checkpoint, set or judge, or fewer than 1 pair.
+        InputError: no such checkpoint, set or judge, pictures of another size than the checkpoint's, or fewer than 1
+            pair.
     """
     if pairs < 1:
         raise InputError(f"pairs = {pairs}: must be at least 1.")
-    pipe = RePoseDMPipeline.from_pretrained(weights, device)
-    default = replace(pipe.config.field, training=0.0, estimate="x0")
-    validation, test = (SyntheticPeople(data, split) for split in ("val", "test"))
+    pipe, validation = load(weights, data, "val", device)
+    test = SyntheticPeople(data, "test")
+    own = pipe.config.field
+    default = replace(own, strength=own.strength or 1.0, training=0.0, estimate="x0")
     chosen = validation.fixed_pairs(pairs)
     rows, _ = measure(pipe, validation, chosen, settings_to_compare(default), seed, judge)
     compared = summarise(rows, chosen.identity)
@@ -90,7 +76,7 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
     difference = {"on − off": {name: on[name] - off[name] for name in on}}
     results = {"protocol": {"weights": Path(weights).name, "pairs": pairs, "seed": seed, "steps": pipe.config.steps,
                             "guidance_scale": pipe.config.guidance_scale, "default": asdict(default),
-                            "judge": Path(judge).name if judge else None},
+                            "own_strength": own.strength, "judge": Path(judge).name if judge else None},
                "validation": compared, "test": summarise(rows, held_out.identity),
                "difference": summarise(difference, held_out.identity)}
     folder = Path(out)
@@ -99,13 +85,10 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
     (folder / "guidance.md").write_text(markdown(results), encoding="utf-8")
     # The pairs that guidance moves most, in either direction: there is something to see in them.
     order = np.argsort(-np.abs(np.nan_to_num(on["joint_error"] - off["joint_error"])))[:shown]
-    columns = {"source": to_pictures(test.pictures(held_out.identity, held_out.source)),
-               "pose": to_pictures(test.skeletons(held_out.identity, held_out.target)),
-               "off": pictures[label(OFF)], "on": pictures[label(default)],
-               "target": to_pictures(test.pictures(held_out.identity, held_out.target))}
+    columns = {"source": COPY, "pose": "pose", "off": label(OFF), "on": label(default), "target": TRUTH}
     captions = [f"{n}: joints off by {off['joint_error'][n]:.1f} px without and {on['joint_error'][n]:.1f} px with "
                 "guidance" for n in order]
-    sheet = comparison_sheet({name: images[order] for name, images in columns.items()}, captions, across=2)
+    sheet = comparison_sheet({name: pictures[row][order] for name, row in columns.items()}, captions, across=2)
     sheet.save(folder / "guidance.jpg", quality=90)
     return results
 
@@ -113,12 +96,13 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
 def markdown(results: dict) -> str:
     """guidance.md: what was measured, both tables, and who judged."""
     p = results["protocol"]
+    default = "the default" if p["own_strength"] else "strength 1 (the checkpoint samples without guidance)"
     judge = f"another estimator than the guiding one ({p['judge']})" if p["judge"] else "the guiding estimator itself"
     return "\n\n".join([
         f"# Pose field guidance off and on: {p['weights']}",
         f"{p['pairs']} pairs, {p['steps']} DDIM steps, w_c {p['guidance_scale']:g}, seed {p['seed']} + number of the "
         f"pair, the same for every row. Joints are found by {judge}. In brackets: 95 % bootstrap interval.",
-        "## Test people, the default", markdown_table(results["test"], list(SHOWN), "guidance"),
+        f"## Test people, {default}", markdown_table(results["test"], list(SHOWN), "guidance"),
         markdown_table(results["difference"], list(SHOWN), "pair by pair", signed=True),
         "## Validation people, every setting", markdown_table(results["validation"], list(SHOWN), "guidance")]) + "\n"
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +16,7 @@ from reposedm_core.checkpoint import save_model
 from reposedm_core.config import EstimatorConfig, FieldConfig, to_dict
 from reposedm_core.errors import InputError
 from reposedm_core.field import HigherHRNet
+from reposedm_core.pipeline import NETWORKS, load_networks
 from training import evaluate, guidance_study
 
 
@@ -63,6 +66,38 @@ def test_study_measures_the_default_on_test_people_with_another_judge(both_split
     assert whole["rows"]["RePoseDM"]["joint_error"] == found["test"]["off"]["joint_error"]
     assert whole["rows"]["RePoseDM + field 1"]["joint_error"]["mean"] == pytest.approx(on, abs=1e-5)
     assert any("another run" in note for note in whole["protocol"]["notes"])
+
+
+@pytest.fixture
+def without_guidance(weights: Path, tmp_path: Path) -> Path:
+    """The tiny checkpoint as B1 and B2 are: it samples without the field."""
+    networks = load_networks(weights)
+    field = replace(networks.config.field, strength=0.0, mask="predicted")
+    save_model(tmp_path / "b2.safetensors", {name: getattr(networks, name) for name in NETWORKS},
+               to_dict(replace(networks.config, field=field)))
+    return tmp_path / "b2.safetensors"
+
+
+def test_a_checkpoint_that_samples_without_guidance_is_studied_at_strength_1(both_splits, without_guidance, tmp_path,
+                                                                            monkeypatch):
+    monkeypatch.setattr(guidance_study, "STRENGTHS", {"heatmaps": (1.0,)})
+    monkeypatch.setattr(guidance_study, "WINDOWS", ((0.0, 1.0),))
+    found = guidance_study.study(str(without_guidance), str(both_splits), str(tmp_path / "out"), pairs=2)
+    assert list(found["test"]) == list(found["validation"]) == ["off", "heatmaps, strength 1, 0 to 1"]
+    assert found["protocol"]["default"]["mask"] == "predicted", "all else is the checkpoint's"
+    assert found["difference"]["on − off"]["perceptual"]["mean"] != 0
+    table = (tmp_path / "out" / "guidance.md").read_text(encoding="utf-8")
+    assert "strength 1 (the checkpoint samples without guidance)" in table
+
+
+def test_people_of_another_size_are_refused(both_splits, weights, tmp_path, capsys):
+    small = tmp_path / "small"
+    shutil.copytree(both_splits, small)
+    np.save(small / "pictures.npy", np.load(small / "pictures.npy")[:, :, :32])
+    assert guidance_study.main(["--weights", str(weights), "--data", str(small), "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert "48×32" in message and "48×64" in message and "--height 64" in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_input_is_one_clear_line(both_splits, weights, judge, tmp_path, capsys):
