@@ -1,5 +1,6 @@
 """Appearance control (Fig. 4): a garment on another person, inside a mask, everything else kept."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,13 @@ def test_outside_of_the_mask_not_a_bit_changes(dressed, torso):
     original = np.asarray(Image.open(REFERENCE).convert("RGB"))
     assert torch.equal(dressed.image[0, :, ~torso], dressed.reference[0, :, ~torso])
     assert np.array_equal(np.asarray(dressed.to_pil())[~torso], original[~torso])
+
+
+def test_outside_of_the_mask_the_latent_is_the_references(pipeline, dressed):
+    outside = latent_mask(dressed.mask, pipeline.autoencoder.stride)[0, 0] == 0
+    reference = pipeline.encode(dressed.reference * 2 - 1)
+    assert 0.3 < outside.float().mean() < 1 and reference[0, :, outside].std() > 0.1
+    torch.testing.assert_close(dressed.latent[0, :, outside], reference[0, :, outside])
 
 
 def test_inside_the_garments_colours_appear(dressed, torso):
@@ -129,6 +137,26 @@ def test_outside_the_sample_is_the_reference_noised_to_every_level():
         torch.testing.assert_close((value - reference - sigma * own)[..., 2:], torch.zeros(1, 4, 4, 2).double())
     torch.testing.assert_close(out[..., 2:], reference[..., 2:])
     torch.testing.assert_close(out[..., :2], sample_ddim(guess, x, sigmas)[..., :2])
+
+
+def test_what_the_model_prepares_for_its_sampling_is_prepared_inside_a_mask_too():
+    """The context's keys and values, which GuidedDenoiser keeps from step to step."""
+    class Prepared:
+        ready = False
+
+        @contextmanager
+        def sampling(self):
+            self.ready = True
+            yield
+            self.ready = False
+
+        def __call__(self, x, sigma):
+            assert self.ready
+            return guess(x, sigma)
+
+    model, zeros = Prepared(), torch.zeros(1, 4, 4, 4)
+    sample_ddim(KeepOutside(model, zeros, zeros[:, :1]), zeros, torch.tensor([9.0, 1.0, 0.0]))
+    assert not model.ready
 
 
 def test_ancestral_sampling_keeps_the_references_marginals():

@@ -12,14 +12,17 @@ from accelerate import Accelerator
 
 from reposedm_core.config import AutoencoderConfig, EstimatorConfig
 from reposedm_core.diffusion.autoencoder import Autoencoder, patches_of
+from reposedm_core.diffusion.guided import Condition
+from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.errors import InputError
-from reposedm_core.field import HigherHRNet
+from reposedm_core.field import HigherHRNet, PoseInteractionField
 from reposedm_core.pipeline import load_networks
 from reposedm_core.pose import coco_to_openpose, draw_joints
 from reposedm_core.presets import variant
 from training.data.dataset import ARRAYS, Pairs, SyntheticPeople
 from training.settings import DenoiserSettings
-from training.stages.denoiser import ColourShuffle, FieldTerm, cache_latents, fingerprint, train
+from training.stages import denoiser as stage
+from training.stages.denoiser import ColourShuffle, FieldTerm, cache_latents, denoise, fingerprint, train
 
 HEIGHT, WIDTH = 64, 48
 
@@ -52,6 +55,53 @@ def test_fingerprint_sees_every_weight_and_pair():
     with torch.no_grad():
         layer.bias[1] += 1e-6
     assert before != fingerprint(pairs, layer)
+
+
+# -- conditions dropped together
+
+
+@pytest.fixture(scope="module")
+def told():
+    """What a batch of three is told, noise to predict from, and the second example's conditions dropped."""
+    generator = torch.Generator().manual_seed(0)
+    batch = {name: torch.randn(3, 16, 8, 6, generator=generator) for name in ("pose", "source", "aligned")}
+    batch["visibility"] = torch.rand(3, 1, 8, 6, generator=generator)
+    z = torch.randn(3, 16, 8, 6, generator=generator)
+    return batch, z, torch.tensor([10, 300, 700]), torch.tensor([False, True, False])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("texture", ["aligned", "source"], ids=["of the aligned picture", "B1, of the source"])
+def test_a_dropped_example_is_told_nothing_and_the_others_everything(networks, told, texture):
+    batch, z, t, drop = told
+    model = copy.deepcopy(networks.denoiser)
+    model.config = replace(model.config, texture=texture)
+    schedule = DiffusionSchedule(networks.config.schedule)
+    before = denoise(model, batch, z, t, schedule, drop)[0]
+    for name in ("pose", "aligned", "visibility" if texture == "aligned" else "source"):
+        after = denoise(model, {**batch, name: batch[name].flip(-1)}, z, t, schedule, drop)[0]
+        assert torch.equal(after[1], before[1]), f"{name} is dropped"
+        assert not torch.isclose(after[[0, 2]], before[[0, 2]]).all((1, 2, 3)).any(), f"{name} is told"
+    # Dropped in training is what the unconditional pass of eq. 16 asks for in sampling.
+    given = Condition.of(model, batch["pose"], batch["source"], batch["aligned"], batch["visibility"])
+    for condition, rows in ((Condition.null(model, given), [1]), (given, [0, 2])):
+        expected = model(z, t, *vars(condition).values(), schedule.roots(t, z)[1])[0]
+        torch.testing.assert_close(expected[rows], before[rows])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25, 1.0])
+def test_the_share_of_dropped_examples_is_the_dropout(tmp_path, people, networks, monkeypatch, dropout):
+    seen = []
+
+    def watched(model, batch, z, t, schedule, drop):
+        seen.append(drop)
+        return denoise(model, batch, z, t, schedule, drop)
+
+    monkeypatch.setattr(stage, "denoise", watched)
+    run(tmp_path, people, networks, steps=1, batch=100, dropout=dropout)
+    training, *validation = seen
+    assert training.float().mean() == pytest.approx(dropout, abs=0.1 * (0 < dropout < 1))
+    assert validation and not torch.cat(validation).any()
 
 
 # -- with the pose field
@@ -90,11 +140,11 @@ def networks(weights):
     return loaded
 
 
-def run(out, people, networks, steps=2, estimator=True, base=None, **field):
+def run(out, people, networks, steps=2, estimator=True, base=None, batch=3, dropout=0.3, **field):
     """Train a few steps; returns the trained weights and the log. `field` are fields of the `FieldConfig`."""
     config = base or networks.config
     torch.manual_seed(1)      # of the fresh denoiser
-    settings = DenoiserSettings(steps=steps, batch=3, pairs=4, warmup=0, lr=1e-3, dropout=0.3, vlb_weight=0.1)
+    settings = DenoiserSettings(steps=steps, batch=batch, pairs=4, warmup=0, lr=1e-3, dropout=dropout, vlb_weight=0.1)
     average, log = train(replace(config, field=replace(config.field, **field)), settings, str(people), out, 0, False,
                          Accelerator(cpu=True), networks.autoencoder, networks.aligner,
                          **({"estimator": networks.estimator} if estimator else {}))
@@ -164,3 +214,26 @@ def test_the_field_s_gradient_is_each_picture_s_own_and_none_where_the_pose_was_
     assert not gradient[1].any() and gradient[0].any() and gradient[2].any()
     alone, _ = term(joints[2:], z[2:], noise[2:], prediction[2:], t[2:], drop[2:])
     torch.testing.assert_close(alone, gradient[2:], rtol=1e-3, atol=1e-4 * float(gradient[2].abs().max()))
+
+
+@pytest.mark.parametrize("estimate", ["noise", "x0"])
+def test_the_field_looks_at_the_estimate_that_is_configured(people, networks, estimate):
+    """Eq. 10 as written, the decoded ε - ε_θ, or the decoded ŷ_0, from v = (ε √ᾱ - y_0 √(1-ᾱ)) by hand."""
+    config = replace(networks.config, field=replace(networks.config.field, estimate=estimate))
+    term = FieldTerm(config, networks.estimator, networks.autoencoder, HEIGHT, WIDTH, torch.device("cpu"))
+    figures = SyntheticPeople(people, "train")
+    joints = torch.from_numpy(figures.joints(np.array([2, 3]), np.array([0, 1])))
+    generator = torch.Generator().manual_seed(0)
+    z, noise, v = (torch.randn(2, 16, 8, 6, generator=generator) for _ in range(3))
+    t = torch.tensor([100, 600])
+    assert config.schedule.prediction == "v_prediction"
+    beta = np.linspace(config.schedule.beta_start, config.schedule.beta_end, config.schedule.timesteps)
+    alpha_bar = torch.from_numpy(np.cumprod(1 - beta)[t]).float()[:, None, None, None]
+    latent = {"noise": noise - (alpha_bar.sqrt() * v + (1 - alpha_bar).sqrt() * z),
+              "x0": alpha_bar.sqrt() * z - (1 - alpha_bar).sqrt() * v}[estimate]
+    field = PoseInteractionField(networks.estimator, config.field.space, mask=config.field.mask)
+    expected = field.gradient(latent, networks.autoencoder.decode, field.target_from_joints(joints, HEIGHT, WIDTH))
+    found = term(joints, z, noise, v, t, torch.zeros(2, dtype=torch.bool))
+    assert expected[0].any((1, 2, 3)).all()
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
