@@ -107,9 +107,9 @@ class InPrecision(nn.Module):
         self.denoiser, self.dtype = denoiser.to(dtype), dtype
         self.config = denoiser.config
 
-    def context(self, *latents: Tensor) -> Tensor:
+    def context(self, latent: Tensor, visibility: Tensor, drop: Tensor | None = None) -> Tensor:
         """See `Conditioner.context`."""
-        return self.denoiser.context(*(t if t is None else t.to(self.dtype) for t in latents))
+        return self.denoiser.context(latent.to(self.dtype), visibility.to(self.dtype), drop)
 
     def null_context(self, batch: int, count: int) -> Tensor:
         """See `Conditioner.null_context`."""

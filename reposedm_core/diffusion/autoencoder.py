@@ -42,6 +42,19 @@ def build_autoencoder(config: AutoencoderConfig, operations=nn) -> Autoencoder |
     raise InputError(f"autoencoder.kind = {config.kind!r}: known are pca, kl.")
 
 
+def check_precision(value: Tensor, name: str, layer: nn.Module, weight: Tensor) -> bool:
+    """Raise an `InputError` unless `value` has the dtype of `weight`, which belongs to `layer`.
+
+    Under autocast, and in a host's own classes of layers, precisions are somebody else's to match: returns whether they
+    are to be looked at.
+    """
+    strict = type(layer) is nn.Conv2d and not (value.is_meta or torch.is_autocast_enabled(value.device.type))
+    if strict and value.dtype != weight.dtype:
+        raise InputError(f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; the network's weights are "
+                         f"{weight.dtype}.")
+    return strict
+
+
 def patches_of(images: Tensor, stride: int) -> Tensor:
     """(B, 3, H, W) → (B, H/stride, W/stride, 3·stride²)."""
     return rearrange(images, "b c (h p) (w q) -> b h w (c p q)", p=stride, q=stride)
@@ -85,9 +98,10 @@ class Autoencoder(nn.Module):
         """Latents (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1].
 
         Raises:
-            InputError: H or W is not a multiple of the stride.
+            InputError: not such a picture, H or W no multiple of the stride, or another dtype than the weights'.
         """
         check_tensor(images, "images", "B 3 H W", multiples={"H": self.stride, "W": self.stride})
+        check_precision(images, "images", self.decoder[0], self.basis)
         z = (patches_of(images, self.stride) - self.mean) @ self.basis.T / self.scale
         return z.movedim(-1, 1)
 
@@ -97,7 +111,13 @@ class Autoencoder(nn.Module):
         return rearrange(patches, "b h w (c p q) -> b c (h p) (w q)", p=self.stride, q=self.stride)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W), about [-1, 1] (not clamped), of latents (B, C, h, w)."""
+        """Pictures (B, 3, H, W), about [-1, 1] (not clamped), of latents (B, C, h, w).
+
+        Raises:
+            InputError: not such latents, or another dtype than the weights'.
+        """
+        check_tensor(latents, "latents", "B C h w", {"C": self.channels})
+        check_precision(latents, "latents", self.decoder[0], self.basis)
         return self.decode_linear(latents) + self.decoder(latents)
 
     @torch.no_grad()
@@ -147,13 +167,22 @@ class KLAutoencoder(nn.Module):
         """Latents (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1].
 
         Raises:
-            InputError: not such a picture, or H or W is not a multiple of the stride.
+            InputError: not such a picture, H or W no multiple of the stride, or another dtype than the weights'.
         """
         check_tensor(images, "images", "B 3 H W", multiples={"H": self.stride, "W": self.stride})
+        first = self.vae.encoder.conv_in
+        check_precision(images, "images", first, first.weight)
         return self.vae.encode(images, return_dict=False)[0].mode() * self.config.scaling
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W), about [-1, 1] (not clamped), of latents (B, C, h, w); lets gradients through."""
+        """Pictures (B, 3, H, W), about [-1, 1] (not clamped), of latents (B, C, h, w); lets gradients through.
+
+        Raises:
+            InputError: not such latents, or another dtype than the weights'.
+        """
+        check_tensor(latents, "latents", "B C h w", {"C": self.channels})
+        first = self.vae.decoder.conv_in
+        check_precision(latents, "latents", first, first.weight)
         return self.vae.decode(latents / self.config.scaling, return_dict=False)[0]
 
     @torch.no_grad()

@@ -1,100 +1,120 @@
 """Keys and values of the fixed context, computed once a picture instead of once a step.
 
-The context (section 3.2: F_S^N as tokens) does not change while a picture is sampled, so neither do the projections
-that each cross-attention makes of it.
+The context (section 3.2: F_S^N as tokens; eq. 17: the prompt) does not change while a picture is sampled, so neither
+do the projections that each cross-attention makes of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def _version(tensor: Tensor) -> int | None:
+def version_of(tensor: Tensor) -> int | None:
     """How often `tensor` was written to; None where torch does not count (inference tensors)."""
     return None if tensor.is_inference() else tensor._version
 
 
 @dataclass
 class _Entry:
-    """One context and what the layers made of it: {(layer, "to_k" or "to_v"): (output, weights it was made with)}."""
+    """One context, and what the projections made of it."""
+
+    context: Tensor
+    autocast: tuple
+    made: dict[nn.Module, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class _Pass:
+    """The context that one thread's pass of the U-Net was last given."""
 
     seen: Tensor
     version: int | None
-    copy: Tensor
-    autocast: tuple
-    made: dict[tuple[nn.Module, str], tuple[Tensor, list]] = field(default_factory=dict)
+    entry: _Entry
 
 
 class ContextCache:
-    """Projected contexts, the last few of them.
+    """Projected contexts of one U-Net, the last few of them, while somebody uses it (see `cached_context`).
 
-    A context is recognised by being the same unwritten tensor, or by equal values, shape and dtype, looked at once a
-    pass of the U-Net. What a layer made is used again only with the weights it was made with.
-
-    Args:
-        capacity: contexts kept. A host short of memory runs condition and null condition by turns; both are kept.
+    Contexts and weights are compared by value, once a pass of the U-Net: whatever was written to, by whatever way, is
+    projected anew. Between the layers of a pass a context counts as known while it is the same tensor and torch has
+    counted no writing to it.
     """
 
-    def __init__(self, capacity: int = 4):
-        self.capacity = capacity
+    def __init__(self, unet: nn.Module):
+        from diffusers.models.attention_processor import Attention
+
+        self.layers = [m for m in unet.modules() if isinstance(m, Attention) and m.is_cross_attention]
+        self.unet, self.users, self.capacity = unet, 0, 0
         self.entries: list[_Entry] = []
-        self.current: _Entry | None = None
+        self.weights: dict[tuple, Tensor] = {}
+        self.passes: dict[int, _Pass] = {}      # by thread
+        self._undo: list[Callable[[], None]] = []
+
+    def open(self) -> None:
+        """Stand between the layers and their processors."""
+        self._undo = [self.unet.register_forward_pre_hook(lambda *_: self.begin()).remove]
+        for layer in self.layers:
+            processor = layer.processor
+            layer._modules.pop("processor", None)      # where it has weights of its own it is a submodule
+            layer.processor = CachedProcessor(processor, self)
+            self._undo.append(lambda layer=layer, processor=processor: setattr(layer, "processor", processor))
+
+    def close(self) -> None:
+        """Put everything back and free the memory."""
+        for undo in reversed(self._undo):
+            undo()
+        self.entries, self.weights, self.passes, self._undo = [], {}, {}, []
 
     def begin(self) -> None:
-        """A new pass of the U-Net: its context is to be looked at again."""
-        self.current = None
-
-    def clear(self) -> None:
-        """Free everything."""
-        self.entries, self.current = [], None
+        """A new pass of the U-Net: its context and the weights are to be looked at again."""
+        self.passes.pop(threading.get_ident(), None)
+        weights: dict[tuple, list[Tensor]] = {}
+        for layer in self.layers:
+            for weight in (*layer.to_k.parameters(), *layer.to_v.parameters()):
+                weights.setdefault((weight.device, weight.dtype), []).append(weight.detach().flatten())
+        now = {kind: torch.cat(values) for kind, values in weights.items()}
+        if now.keys() != self.weights.keys() or any(not torch.equal(now[kind], self.weights[kind]) for kind in now):
+            self.entries, self.weights = [], now
 
     def entry(self, context: Tensor) -> _Entry:
         """The entry of `context` (B, N, D), new and empty where it is not known."""
-        if self.current is not None and self.current.seen is context:
-            return self.current
+        now, version = self.passes.get(threading.get_ident()), version_of(context)
+        if now is not None and now.seen is context and now.version == version:
+            return now.entry
         kind = context.device.type
         autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-        found = next((e for e in self.entries if e.autocast == autocast and _same(e, context)), None)
+        found = next((e for e in self.entries if e.autocast == autocast and _equal(e.context, context)), None)
         if found is None:
-            found = _Entry(context, _version(context), context.detach().clone(), autocast)
+            found = _Entry(context.detach().clone(), autocast)
             self.entries = [*self.entries, found][-self.capacity:]
-        found.seen, found.version = context, _version(context)
-        self.current = found
+        self.passes[threading.get_ident()] = _Pass(context, version, found)
         return found
 
-    def project(self, layer: nn.Module, name: str, context: Tensor, given: Tensor) -> Tensor:
-        """`layer.<name>(given)`, from the cache where `context` was projected before.
+    def project(self, projection: nn.Module, context: Tensor, given: Tensor) -> Tensor:
+        """`projection(given)`, from the cache where `context` was projected before.
 
         Args:
-            layer, name: a cross-attention and "to_k" or "to_v".
+            projection: "to_k" or "to_v" of a cross-attention.
             context: the context as the attention received it; given: what it hands its projection, the same or normed.
         """
-        projection = getattr(layer, name)
         if torch.is_grad_enabled():      # somebody may want the gradient through it
             return projection(given)
         made = self.entry(context).made
-        weights = [(weight, _version(weight)) for weight in projection.parameters()]
-        output, old = made.get((layer, name), (None, []))
-        unchanged = len(old) == len(weights) and all(a is b and v == w for (a, v), (b, w) in zip(old, weights,
-                                                                                                strict=True))
-        if output is None or not unchanged:
-            output = projection(given)
-            made[layer, name] = output, weights
-        return output
+        if projection not in made:
+            made[projection] = projection(given)
+        return made[projection]
 
 
-def _same(entry: _Entry, context: Tensor) -> bool:
-    if entry.seen is context and entry.version is not None and entry.version == _version(context):
-        return True
-    copy = entry.copy
-    return (copy.shape == context.shape and copy.dtype == context.dtype and copy.device == context.device
-            and torch.equal(copy, context))
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 class _CachedLayer:
@@ -107,10 +127,10 @@ class _CachedLayer:
         return getattr(self._layer, name)
 
     def to_k(self, given: Tensor) -> Tensor:
-        return self._cache.project(self._layer, "to_k", self._context, given)
+        return self._cache.project(self._layer.to_k, self._context, given)
 
     def to_v(self, given: Tensor) -> Tensor:
-        return self._cache.project(self._layer, "to_v", self._context, given)
+        return self._cache.project(self._layer.to_v, self._context, given)
 
 
 class CachedProcessor:
@@ -119,44 +139,62 @@ class CachedProcessor:
     def __init__(self, inner: Any, cache: ContextCache):
         self.inner, self.cache = inner, cache
 
-    def __call__(self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
-                 attention_mask: Tensor | None = None, temb: Tensor | None = None, **options: Any) -> Tensor:
-        if encoder_hidden_states is not None and not isinstance(attn, _CachedLayer):     # that of a cache in this one
-            attn = _CachedLayer(attn, encoder_hidden_states, self.cache)
-        return self.inner(attn, hidden_states, encoder_hidden_states=encoder_hidden_states,
-                          attention_mask=attention_mask, temb=temb, **options)
+    @property
+    def __call__(self) -> Callable[..., Tensor]:
+        """The inner processor's call under its own signature: by that diffusers knows which arguments it takes."""
+
+        @wraps(self.inner.__call__)
+        def call(attn: nn.Module, *args: Any, encoder_hidden_states: Tensor | None = None, **options: Any) -> Tensor:
+            if encoder_hidden_states is not None:
+                attn = _CachedLayer(attn, encoder_hidden_states, self.cache)
+            return self.inner(attn, *args, encoder_hidden_states=encoder_hidden_states, **options)
+
+        return call
+
+
+_OPEN: dict[nn.Module, ContextCache] = {}
+_LOCK = threading.Lock()
 
 
 @contextmanager
-def cached_context(network: nn.Module, capacity: int = 4) -> Iterator[ContextCache]:
+def _shared(unet: nn.Module, capacity: int) -> Iterator[ContextCache]:
+    """The one cache of `unet`: opened by its first user, closed by its last, in whatever order they leave."""
+    with _LOCK:
+        if unet not in _OPEN:
+            _OPEN[unet] = ContextCache(unet)
+            _OPEN[unet].open()
+        cache = _OPEN[unet]
+        cache.users, cache.capacity = cache.users + 1, cache.capacity + capacity
+    try:
+        yield cache
+    finally:
+        with _LOCK:
+            cache.users, cache.capacity = cache.users - 1, cache.capacity - capacity
+            if not cache.users:
+                del _OPEN[unet]
+                cache.close()
+
+
+@contextmanager
+def cached_context(network: nn.Module, capacity: int = 4) -> Iterator[list[ContextCache]]:
     """While it is open, `network` projects each context once; results are bit-identical to those without it.
 
-    The cache starts empty, its memory is freed and the layers' own processors are put back at the end, whatever ends
-    it. Passes with gradients switched on go past it.
+    Runs that overlap, of one thread or several, share a cache. With the last of them its memory is freed and the
+    layers' own processors are put back, whatever ends it. Passes with gradients switched on go past it.
 
     Args:
         network: a `Denoiser`, or anything with diffusers' UNet2DConditionModel in it; without one nothing happens.
-        capacity: see `ContextCache`.
+        capacity: contexts kept for this run. A host short of memory runs condition and null condition by turns; both
+            are kept.
+
+    Returns:
+        one cache a U-Net.
     """
     from diffusers import UNet2DConditionModel
-    from diffusers.models.attention_processor import Attention
 
-    cache, hooks, before = ContextCache(capacity), [], []
-    try:
-        for module in network.modules():
-            if isinstance(module, UNet2DConditionModel):
-                hooks.append(module.register_forward_pre_hook(lambda *_: cache.begin()))
-            elif isinstance(module, Attention) and module.is_cross_attention:
-                before.append((module, module.processor))
-                module._modules.pop("processor", None)      # where it has weights of its own it is a submodule
-                module.processor = CachedProcessor(before[-1][1], cache)
-        yield cache
-    finally:
-        for module, processor in before:
-            module.processor = processor
-        for hook in hooks:
-            hook.remove()
-        cache.clear()
+    with ExitStack() as stack:
+        yield [stack.enter_context(_shared(module, capacity)) for module in network.modules()
+               if isinstance(module, UNet2DConditionModel)]
 
 
 def sampling_of(model: Any) -> AbstractContextManager:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -10,7 +12,10 @@ from torch import Tensor, nn
 from ..checks import check_tensor
 from ..config import DenoiserConfig
 from ..errors import InputError
-from .autoencoder import ResidualBlock
+from .autoencoder import ResidualBlock, check_precision
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 TEXTURES = ("aligned", "source")
 
@@ -33,6 +38,36 @@ def check_config(config: DenoiserConfig) -> None:
     if bool(config.height) != bool(config.width):
         raise InputError(f"denoiser.height = {config.height}, width = {config.width}: both above 0, or both 0 for no "
                          "learned positions.")
+
+
+def build_unet(config: DenoiserConfig, inputs: int, outputs: int, **options: Any) -> UNet2DConditionModel:
+    """Diffusers' U-Net in the sizes of `config`; `options` are further ones of its class."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        in_channels=inputs, out_channels=outputs, block_out_channels=config.block_channels,
+        layers_per_block=config.layers, cross_attention_dim=config.context_dim,
+        attention_head_dim=tuple(n // config.heads_dim for n in config.block_channels),   # diffusers: heads
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)),
+        norm_num_groups=config.norm_groups, **options)
+
+
+def check_inputs(unet: UNet2DConditionModel, config: DenoiserConfig, z: Tensor, t: Tensor, pose_latent: Tensor,
+                 tokens: Tensor) -> tuple[dict[str, int], Tensor | None]:
+    """Raise an `InputError` unless the arguments belong together and to the network; no value is looked at.
+
+    Returns:
+        the sizes B, C, h, w, and z where precisions are to be the same (see `check_precision`), else None.
+    """
+    sizes = check_tensor(z, "z", "B C h w", {"C": config.latent_channels})
+    like = z if check_precision(z, "z", unet.conv_in, unet.conv_in.weight) else None
+    check_tensor(pose_latent, "pose_latent", "B C h w", sizes, like=like)
+    check_tensor(tokens, "tokens", "B N D", {"B": len(z), "D": config.context_dim}, like=like)
+    if not isinstance(t, Tensor) or t.shape != (len(z),):
+        raise InputError(f"t is {tuple(t.shape) if isinstance(t, Tensor) else t!r}; expected a tensor of shape "
+                         f"({len(z)},), one timestep a picture.")
+    return sizes, like
 
 
 class TextureEncoder(nn.Module):
@@ -113,20 +148,12 @@ class Denoiser(Conditioner):
 
     def __init__(self, config: DenoiserConfig, operations=nn):
         super().__init__(config, operations)
-        from diffusers import UNet2DConditionModel
-
-        c, dim = config.latent_channels, config.context_dim
+        c = config.latent_channels
         aligned = c + 1 if config.channel_condition else 0
         self.position = nn.Parameter(torch.zeros(1, c, config.height, config.width)) if config.height else None
-        self.unet = UNet2DConditionModel(
-            sample_size=(config.height, config.width) if config.height else None,
-            in_channels=2 * c + aligned + (c if config.height else 0),
-            out_channels=2 * c if config.learned_variance else c, block_out_channels=config.block_channels,
-            layers_per_block=config.layers, cross_attention_dim=dim,
-            attention_head_dim=tuple(n // config.heads_dim for n in config.block_channels),   # diffusers: heads
-            down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention),
-            up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)),
-            norm_num_groups=config.norm_groups)
+        self.unet = build_unet(config, 2 * c + aligned + (c if config.height else 0),
+                               2 * c if config.learned_variance else c,
+                               sample_size=(config.height, config.width) if config.height else None)
         nn.init.zeros_(self.unet.conv_out.weight)
         nn.init.zeros_(self.unet.conv_out.bias)
         self.gate = operations.Conv2d(2 * c + 1, c, 3, padding=1) if config.channel_condition else None
@@ -146,7 +173,11 @@ class Denoiser(Conditioner):
         Raises:
             InputError: a shape or dtype that does not fit the others, or a batch of 0. No value is looked at.
         """
-        self._check(z, t, pose_latent, tokens, aligned, visibility, sigma)
+        sizes, like = check_inputs(self.unet, self.config, z, t, pose_latent, tokens)
+        if self.gate is not None:
+            check_tensor(aligned, "aligned", "B C h w", sizes, like=like)
+            check_tensor(visibility, "visibility", "B 1 h w", sizes, like=like)
+            check_tensor(sigma, "sigma", "B 1 1 1", sizes, like=like)
         inputs = [z, pose_latent]
         if self.position is not None:
             inputs.append(resized(self.position, z.shape[-2:]).to(z).expand(len(z), -1, -1, -1))
@@ -158,23 +189,3 @@ class Denoiser(Conditioner):
             gate = self.gate(torch.cat([pose_latent, aligned, visibility], 1)).sigmoid()
             prediction = prediction - sigma * gate * aligned
         return prediction, variance
-
-    def _check(self, z: Tensor, t: Tensor, pose_latent: Tensor, tokens: Tensor, aligned: Tensor, visibility: Tensor,
-               sigma: Tensor) -> None:
-        sizes = check_tensor(z, "z", "B C h w", {"C": self.config.latent_channels})
-        first = self.unet.conv_in
-        # Under autocast, and in a host's own layers, precisions are somebody else's to match.
-        strict = type(first) is nn.Conv2d and not (z.is_meta or torch.is_autocast_enabled(z.device.type))
-        if strict and z.dtype != first.weight.dtype:
-            raise InputError(f"z has shape {tuple(z.shape)} and dtype {z.dtype}; the denoiser's weights are "
-                             f"{first.weight.dtype}.")
-        like = z if strict else None
-        check_tensor(pose_latent, "pose_latent", "B C h w", sizes, like=like)
-        check_tensor(tokens, "tokens", "B N D", {"B": len(z), "D": self.config.context_dim}, like=like)
-        if not isinstance(t, Tensor) or t.shape != (len(z),):
-            raise InputError(f"t is {tuple(t.shape) if isinstance(t, Tensor) else t!r}; expected a tensor of shape "
-                             f"({len(z)},), one timestep a picture.")
-        if self.gate is not None:
-            check_tensor(aligned, "aligned", "B C h w", sizes, like=like)
-            check_tensor(visibility, "visibility", "B 1 h w", sizes, like=like)
-            check_tensor(sigma, "sigma", "B 1 1 1", sizes, like=like)

@@ -30,6 +30,7 @@ def alpha_bar_of(sigma: torch.Tensor, flow: bool = False) -> torch.Tensor:
 
     At least `LEAST_ALPHA_BAR`: at pure noise eq. 15 written on x̂₀ has no finite step.
     """
+    sigma = _work(sigma)
     signal = 1 - sigma if flow else torch.ones_like(sigma)
     return (signal**2 / (signal**2 + sigma**2)).clamp(min=LEAST_ALPHA_BAR)
 
@@ -51,71 +52,72 @@ def guide_epsilon(
     """
     if weight == 0:
         return epsilon
-    alpha_bar = _as_tensor(alpha_bar)
-    return epsilon + _coefficient(weight * (1 - alpha_bar).sqrt(), epsilon) * gradient
+    factor = weight * (1 - _as_tensor(alpha_bar)).sqrt()
+    return (epsilon + limit_step(gradient, factor)).to(epsilon.dtype)
 
 
 def guide_x0(
-    x0: torch.Tensor, gradient: torch.Tensor, alpha_bar: torch.Tensor | float, weight: float = 1.0
+    x0: torch.Tensor, gradient: torch.Tensor, alpha_bar: torch.Tensor | float, weight: float = 1.0, limit: float = 0.0
 ) -> torch.Tensor:
     """eq. 15 written on the clean estimate: x̂₀ − w σ √(1 − ᾱ_t) ∇G with σ = √((1 − ᾱ_t) / ᾱ_t).
 
     The same step as `guide_epsilon`, through x̂₀ = (y_t − √(1 − ᾱ_t) ε) / √ᾱ_t; it serves ε-, v- and
     flow-predicting models. Arguments as there, with `x0` (B, C, h, w) for ε and ᾱ_t above 0.
+
+    Args:
+        limit: above 0, a picture's step is shortened to at most so many times the root mean square of its x̂₀
+            (**ours**); 0 is the equation as written. On x̂₀ the step grows with σ, which is over a hundred at the first
+            step, where x̂₀ says least about the pose. A bound keeps the direction, leaves the small steps of the later
+            sampling as they are, and makes one strength serve every model.
     """
     if weight == 0:
         return x0
     alpha_bar = _as_tensor(alpha_bar)
-    return x0 - _coefficient(weight * (1 - alpha_bar) / alpha_bar.sqrt(), x0) * gradient
+    factor = -weight * (1 - alpha_bar) / alpha_bar.sqrt()
+    size = limit * _length(_work(x0)).flatten() if limit else None
+    return (x0 + limit_step(gradient, factor, size)).to(x0.dtype)
 
 
-def limit_step(x0: torch.Tensor, guided: torch.Tensor, limit: float) -> torch.Tensor:
-    """Shorten the step x̂₀ → guided, per picture, to at most `limit` times the root mean square of x̂₀ (**ours**).
+def limit_step(
+    direction: torch.Tensor, factor: torch.Tensor | float, size: torch.Tensor | float | None = None
+) -> torch.Tensor:
+    """factor · direction, shortened per picture to a root mean square of at most `size` (**ours**).
 
-    On x̂₀ the step of eq. 15 grows with σ, which is over a hundred at the first step, where x̂₀ says least about the
-    pose. A bound keeps the direction, leaves the small steps of the later sampling as they are, and makes one strength
-    serve every model.
-
-    Args:
-        x0, guided: (B, ...). limit: above 0.
-    """
-    scale = x0.float().square().flatten(1).mean(1).sqrt()
-    return x0 + bound_step((guided - x0).float(), limit * scale).to(x0.dtype)
-
-
-def bound_step(step: torch.Tensor, size: torch.Tensor | float) -> torch.Tensor:
-    """Each picture's step (B, ...), shortened where its root mean square is above `size`, a number or (B,)."""
-    own = step.square().flatten(1).mean(1).sqrt()
-    return step * (size / own.clamp(min=1e-12)).clamp(max=1).reshape(-1, *[1] * (step.ndim - 1))
-
-
-def normalise_gradient(gradient: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Each picture's gradient scaled to the root mean square of its reference (**ours**); zero stays zero.
-
-    ∇G has the unit of the estimator's outputs per latent, so that a weight that suits one estimator is far
-    off for another. With the latent (or ε) as reference, a gradient is as large as that, whatever G is.
+    Works in float32 or better and on the direction divided by its largest value, so that neither a gradient nor a
+    factor that half precision cannot square, or cannot hold, makes the step infinite.
 
     Args:
-        gradient, reference: (B, ...).
+        direction: (B, ...). factor: a number or one a picture (B,). size: the same, above 0; None is no bound.
 
     Returns:
-        Like `gradient`, detached.
+        (B, ...) in float32, or float64 where `direction` is.
     """
-    # Half precision would lose the squares of small gradients.
-    work = torch.promote_types(gradient.dtype, torch.float32)
-    step, scale = gradient.detach().to(work), reference.detach().to(work)
-    # Divided by the largest value first, so that no square underflows.
-    peak = step.abs().amax(tuple(range(1, step.ndim)), keepdim=True)
-    step = step / torch.where(peak > 0, peak, 1.0)
-    size, wanted = (t.square().flatten(1).mean(1).sqrt().reshape(peak.shape) for t in (step, scale))
-    return (step * (wanted / torch.where(size > 0, size, 1.0))).to(gradient.dtype)
+    direction = _work(direction)
+    factor = _each(_as_tensor(factor), direction)
+    if size is None:
+        return factor * direction
+    peak = direction.abs().amax(tuple(range(1, direction.ndim)), keepdim=True)
+    unit = direction / torch.where(peak > 0, peak, 1.0)
+    own = torch.where(peak > 0, _length(unit), 1.0)
+    length = torch.where(peak > 0, factor.abs() * peak * own, 0.0).minimum(_each(_as_tensor(size), direction))
+    return unit * (factor.sign() * length / own)
+
+
+def _work(value: torch.Tensor) -> torch.Tensor:
+    """In float32 at least."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _length(value: torch.Tensor) -> torch.Tensor:
+    """Root mean square of each picture, (B, 1, ...)."""
+    return value.square().mean(tuple(range(1, value.ndim)), keepdim=True).sqrt()
 
 
 def _as_tensor(value: torch.Tensor | float) -> torch.Tensor:
-    return value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)
+    return _work(value) if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)
 
 
-def _coefficient(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A number () or one a picture (B,), broadcasting over `like`."""
-    value = value.to(like.dtype)
-    return value.to(like.device).reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
+def _each(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A number () or one a picture (B,), broadcasting over `like`, in its dtype and on its device."""
+    value = value.to(like.dtype).to(like.device)
+    return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value

@@ -6,17 +6,18 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checks import check_tensor
 from ..config import FieldConfig
 from ..errors import InputError
 from ..field import PoseInteractionField, PoseTarget
-from .context_cache import cached_context
+from .context_cache import cached_context, version_of
 from .denoiser import Conditioner, Denoiser
-from .guidance import classifier_free, guide_x0, limit_step
+from .guidance import classifier_free, guide_x0
 from .sampler import Denoised, timestep_of
 from .schedule import DiffusionSchedule
 
@@ -45,18 +46,6 @@ class Condition:
         return Condition(torch.zeros_like(like.pose), denoiser.null_context(*like.tokens.shape[:2]).to(like.tokens),
                          torch.zeros_like(like.aligned), torch.zeros_like(like.visibility))
 
-    def repeated(self, count: int) -> Condition:
-        """The same condition for `count` pictures.
-
-        Raises:
-            InputError: it is for several pictures, and not for `count`.
-        """
-        if len(self.tokens) not in (1, count):
-            raise InputError(f"condition: it is for {len(self.tokens)} pictures, and x has {count}; give one for all "
-                             "or one a picture.")
-        return Condition(*(t.expand(count, *t.shape[1:]) if len(t) == 1 else t
-                           for t in (self.pose, self.tokens, self.aligned, self.visibility)))
-
 
 @dataclass
 class FieldGuidance:
@@ -67,10 +56,10 @@ class FieldGuidance:
         decode: latent → pictures in [-1, 1], differentiable.
         strength: w of eq. 15's gradient; 0 is exactly neutral.
         start, end: the share of the sampling in which it acts, 0 (first step) to 1 (last), as fractions of t.
-        limit: largest step, relative to the root mean square of ŷ_0 (see `limit_step`).
+        limit: largest step, relative to the root mean square of ŷ_0 (**ours**, see `guide_x0`); 0 is eq. 15 as written.
 
     Raises:
-        InputError: a strength that is no number, or a start or end outside 0..1.
+        InputError: a strength that is no number, a start or end outside 0..1, or a limit below 0.
     """
 
     field: PoseInteractionField
@@ -87,6 +76,8 @@ class FieldGuidance:
         for name in ("start", "end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"field {name} = {getattr(self, name)}: must be 0 (first step) to 1 (last).")
+        if not 0 <= self.limit < math.inf:
+            raise InputError(f"field limit = {self.limit}: must be a share of the estimate, 0.1 say, or 0 for no bound.")
 
     @classmethod
     def configured(cls, config: FieldConfig, field: PoseInteractionField, target: PoseTarget,
@@ -96,30 +87,64 @@ class FieldGuidance:
             raise InputError(f"field: it compares {field.space} and the configuration says {config.space!r}.")
         return cls(field, target, decode, config.strength, config.start, config.end, config.limit)
 
-    def active(self, fraction: float) -> bool:
-        """Does it act at this share of the sampling?"""
-        return self.strength != 0 and self.start <= fraction < self.end
+    def active(self, fraction: float, timesteps: int = 1000) -> bool:
+        """Does it act where this share of the `timesteps` lies behind?"""
+        return self.strength != 0 and in_window(fraction, self.start, self.end, timesteps)
 
     def __call__(self, x0: Tensor, alpha_bar: Tensor | float, weight: float = 1.0) -> Tensor:
-        """ŷ_0 moved down the field's gradient; alpha_bar is ᾱ_t, a number or (B,)."""
+        """ŷ_0 moved down the field's gradient.
+
+        Args:
+            x0: (B, C, h, w). alpha_bar: ᾱ_t, a number or (B,).
+            weight: w_c of eq. 16; 0 hands back `x0` itself and decodes nothing, below 0 moves away from the pose.
+        """
         if self.strength == 0 or weight == 0:
             return x0
         gradient, _ = self.field.gradient(x0, self.decode, self.target)
-        return limit_step(x0, guide_x0(x0, gradient, alpha_bar, self.strength * weight), self.limit)
+        return guide_x0(x0, gradient, alpha_bar, self.strength * weight, self.limit)
 
 
-class GuidedDenoiser:
-    """`model(x, σ)` for the samplers: both passes of eq. 16 in one batch, then the field's gradient."""
+def in_window(fraction: float, start: float, end: float, timesteps: int) -> bool:
+    """Is start ≤ fraction < end, counted in whole timesteps?
 
-    def __init__(self, denoiser: Denoiser, schedule: DiffusionSchedule, condition: Condition, scale: float = 1.0,
+    In floating point a step at 1/10 of the sampling may lie before a start of 0.1, and one at 666/1000 does lie before
+    2/3, though it is step 20 of 30.
+    """
+    passed, first, last = (math.floor(share * timesteps + 1e-6) for share in (fraction, start, end))
+    return first <= passed < last
+
+
+class GuidedModel:
+    """`model(x, σ)` for the samplers: both passes of eq. 16 in one batch, then the field's gradient with weight w_c.
+
+    A kind of network is a subclass: `conditions` and `predict`. `condition`, `scale` and `field` may be replaced, or
+    the condition's tensors written to, at any time.
+    """
+
+    def __init__(self, denoiser: nn.Module, schedule: DiffusionSchedule, condition: Any, scale: float = 1.0,
                  field: FieldGuidance | None = None):
-        """`scale` is w_c of eq. 16; 1 skips the unconditional pass."""
+        """
+        Args:
+            condition: a dataclass of tensors, for one picture or one each; `pose`, E(P), is one of them.
+            scale: w_c of eq. 16; 1 skips the unconditional pass. The field's gradient is weighted by it as well: 0 is
+                the unconditional network alone, with no field.
+
+        Raises:
+            InputError: a scale that is no number.
+        """
         if not math.isfinite(scale):
             raise InputError(f"guidance scale w_c = {scale}: must be a finite number.")
-        self.denoiser, self.schedule, self.scale, self.field = denoiser, schedule, scale, field
-        self.condition = condition
-        self.null = Condition.null(denoiser, condition)
-        self._told: tuple[int, Condition] | None = None
+        self.denoiser, self.schedule, self.condition = denoiser, schedule, condition
+        self.scale, self.field = scale, field
+        self._kept: tuple[tuple, list[Tensor], list[Tensor]] | None = None
+
+    def conditions(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """What `predict` is told in the conditional and in the unconditional pass, (1 or B, …) each."""
+        raise NotImplementedError
+
+    def predict(self, z: Tensor, t: Tensor, *told: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Prediction and variance logits of the bare network at y_t = z; t (B,) int64."""
+        raise NotImplementedError
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
@@ -127,40 +152,63 @@ class GuidedDenoiser:
         with cached_context(self.denoiser):
             yield
 
-    def predict(self, z: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """Prediction and variance logits of the bare network at y_t = z; t (B,) int64."""
-        c = condition.repeated(len(z))
-        return self.denoiser(z, t, c.pose, c.tokens, c.aligned, c.visibility, self.schedule.roots(t, z)[1])
-
-    def _conditions(self, count: int) -> Condition:
-        """What the network is told of `count` pictures: the condition and, where both passes run, the null one.
-
-        Kept from step to step, so that the context stays one tensor.
-        """
-        if self._told is None or self._told[0] != count:
-            told = self.condition.repeated(count)
+    def _told(self, count: int) -> list[Tensor]:
+        """What the network is told of `count` pictures, kept from step to step so that the context stays one tensor."""
+        given = list(vars(self.condition).values())
+        versions = [version_of(value) for value in given]
+        key = (count, self.scale == 1, versions)
+        known = self._kept is not None and key == self._kept[0] and None not in versions
+        if not known or any(a is not b for a, b in zip(given, self._kept[1], strict=True)):
+            told, nothing = ([_repeated(value, count) for value in values] for values in self.conditions())
             if self.scale != 1:
-                pairs = zip(vars(told).values(), vars(self.null.repeated(count)).values(), strict=True)
-                told = Condition(*(torch.cat(pair) for pair in pairs))
-            self._told = count, told
-        return self._told[1]
+                told = [torch.cat(pair) for pair in zip(told, nothing, strict=True)]
+            self._kept = key, given, told
+        return self._kept[2]
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Denoised:
-        """ŷ_0 and the variance logits at x = y_t / √ᾱ_t, (B, C, h, w), of noise levels σ (B,)."""
+        """ŷ_0 and the variance logits at x = y_t / √ᾱ_t, (B, C, h, w), of noise levels σ (B,).
+
+        Of half precision is only what the network sees; its dtype is that of `x`.
+
+        Raises:
+            InputError: a shape or dtype that does not fit the condition or the network.
+        """
         sizes = check_tensor(x, "x", "B C h w", {"C": self.condition.pose.shape[1]})
         check_tensor(sigma, "sigma", "B", sizes)
+        work = torch.promote_types(x.dtype, torch.float32)
         t = timestep_of(self.schedule, sigma)
-        z = x / (sigma[:, None, None, None] ** 2 + 1) ** 0.5
-        told = self._conditions(len(z))
-        if self.scale == 1:
-            prediction, variance = self.predict(z, t, told)
-        else:
-            predictions, variances = self.predict(torch.cat([z, z]), torch.cat([t, t]), told)
-            conditional, unconditional = predictions.chunk(2)
-            prediction = classifier_free(conditional, unconditional, self.scale)
-            variance = None if variances is None else variances.chunk(2)[0]
-        x0 = self.schedule.predict_x0(z, prediction, t)
-        if self.field is not None and self.field.active(1 - (int(t[0]) + 1) / self.schedule.timesteps):
-            weight = self.scale if self.scale > 0 else 1.0
-            x0 = self.field(x0, self.schedule.at(self.schedule.alpha_bar, t, x).flatten(), weight)
+        z = x.to(work) / (sigma.to(work)[:, None, None, None] ** 2 + 1) ** 0.5
+        told = self._told(len(x))
+        passes = 1 if self.scale == 1 else 2
+        prediction, variance = self.predict(z.to(x.dtype).repeat(passes, 1, 1, 1), t.repeat(passes), *told)
+        if passes == 2:
+            prediction = classifier_free(*prediction.to(work).chunk(2), self.scale)
+            variance = None if variance is None else variance.chunk(2)[0]
+        x0 = self.schedule.predict_x0(z, prediction.to(work), t).to(x.dtype)
+        total = self.schedule.timesteps
+        if self.field is not None and self.field.active((total - 1 - int(t[0])) / total, total):
+            x0 = self.field(x0, self.schedule.each(self.schedule.alpha_bar, t, len(x)), self.scale)
         return Denoised(x0, variance)
+
+
+def _repeated(value: Tensor, count: int) -> Tensor:
+    if len(value) not in (1, count):
+        raise InputError(f"condition: it is for {len(value)} pictures, and x has {count}; give one for all or one a "
+                         "picture.")
+    return value.expand(count, *value.shape[1:]) if len(value) == 1 else value
+
+
+class GuidedDenoiser(GuidedModel):
+    """`model(x, σ)` for the samplers, see `GuidedModel`; the joint null condition is `Condition.null`."""
+
+    denoiser: Denoiser
+    condition: Condition
+
+    def conditions(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The condition and the null condition, as `Denoiser` is told them."""
+        pair = self.condition, Condition.null(self.denoiser, self.condition)
+        return tuple((c.pose, c.tokens, c.aligned, c.visibility) for c in pair)
+
+    def predict(self, z: Tensor, t: Tensor, *told: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `GuidedModel.predict`."""
+        return self.denoiser(z, t, *told, self.schedule.roots(t, z)[1])

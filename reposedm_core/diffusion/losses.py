@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import check_tensor
 from ..errors import InputError
-from .guidance import bound_step, guide_epsilon
+from .guidance import limit_step
 from .schedule import DiffusionSchedule
 
 LN2 = math.log(2)
@@ -24,30 +24,12 @@ def normal_kl(mean_a: Tensor, log_var_a: Tensor, mean_b: Tensor, log_var_b: Tens
 
 
 def gaussian_nll(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """-log of the density N(x; mean, exp log_variance) per element, in nats: for continuous data."""
+    """-log of the density N(x; mean, exp log_variance) per element, in nats: latents are continuous."""
     return 0.5 * (math.log(2 * math.pi) + log_variance + (x - mean).square() * (-log_variance).exp())
 
 
-def discretised_gaussian_nll(x: Tensor, mean: Tensor, log_variance: Tensor, width: float) -> Tensor:
-    """-log of the Gaussian's probability of the bin of `width` around x, per element, in nats (DDPM's decoder).
-
-    The outermost bins, those that reach -1 and 1, are open. For small bins it is `gaussian_nll` - log(width).
-
-    Args:
-        x: data in -1..1 that come in steps of `width`: pictures of 8 bits have 2/255.
-    """
-    spread = (-0.5 * log_variance).exp()
-
-    def upto(edge: Tensor) -> Tensor:
-        return torch.special.ndtr((edge - mean) * spread)
-
-    below = torch.where(x - width / 2 <= -1, 0.0, upto(x - width / 2))
-    above = torch.where(x + width / 2 >= 1, 1.0, upto(x + width / 2))
-    return -(above - below).clamp(min=1e-12).log()
-
-
 def variational_bound(schedule: DiffusionSchedule, x0: Tensor, z: Tensor, t: Tensor, mean: Tensor,
-                      log_variance: Tensor, width: float = 0.0) -> Tensor:
+                      log_variance: Tensor) -> Tensor:
     """L_vlb of eq. 4 for each example, in bits per dimension, the per-step term unscaled by T.
 
     KL(q(y_{t-1}|y_t,y_0) ‖ N(mean, Σ_θ)), and at t = 0 the negative log-likelihood of y_0 (a density: latents are
@@ -55,7 +37,6 @@ def variational_bound(schedule: DiffusionSchedule, x0: Tensor, z: Tensor, t: Ten
 
     Args:
         x0, z, mean, log_variance: (B, C, h, w); t: (B,) int64.
-        width: 0, or for data in steps of `width`, such as pictures, the likelihood of their bin.
 
     Returns:
         (B,).
@@ -66,8 +47,7 @@ def variational_bound(schedule: DiffusionSchedule, x0: Tensor, z: Tensor, t: Ten
     true_mean = schedule.posterior_mean(x0, z, t)
     true_log_variance = schedule.at(schedule.log_posterior_variance, t, z).expand_as(z)
     kl = normal_kl(true_mean, true_log_variance, mean, log_variance)
-    nll = (discretised_gaussian_nll(x0, mean, log_variance, width) if width
-           else gaussian_nll(x0, mean, log_variance))
+    nll = gaussian_nll(x0, mean, log_variance)
     return torch.where((t == 0)[:, None, None, None], nll, kl).flatten(1).mean(1) / LN2
 
 
@@ -102,14 +82,10 @@ def guided_prediction(schedule: DiffusionSchedule, prediction: Tensor, gradient:
     if weight == 0:
         return prediction
     check_tensor(gradient, "gradient", "B C h w", check_tensor(prediction, "prediction", "B C h w"))
-    output, gradient = prediction.detach(), gradient.detach()
-    if schedule.config.prediction == "epsilon":
-        guided = guide_epsilon(output, gradient, schedule.alpha_bar[t.cpu()], weight)
-    else:
-        signal, spread = schedule.roots(t, output)
-        guided = output + weight * spread / signal * gradient
-    shift = guided - output
-    return prediction + (bound_step(shift, limit) if limit > 0 else shift)
+    factor = weight * schedule.each(schedule.root_one_minus_alpha_bar, t, len(prediction))
+    if schedule.config.prediction == "v_prediction":
+        factor = factor / schedule.each(schedule.root_alpha_bar, t, len(prediction))
+    return (prediction + limit_step(gradient.detach(), factor, limit or None)).to(prediction.dtype)
 
 
 def training_loss(schedule: DiffusionSchedule, x0: Tensor, noise: Tensor, z: Tensor, t: Tensor, prediction: Tensor,

@@ -21,10 +21,9 @@ from ..checkpoint import load_into, read_weights
 from ..checks import check_tensor
 from ..config import DenoiserConfig
 from ..errors import InputError
-from .guidance import classifier_free, guide_epsilon
-from .guided import FieldGuidance
-from .sampler import Denoised, timestep_of
-from .schedule import DiffusionSchedule
+from .denoiser import build_unet, check_inputs
+from .guidance import guide_epsilon
+from .guided import GuidedModel
 
 PREFIXES = ("model.diffusion_model.", "unet.", "")
 """What stands before the U-Net's keys: in LDM's layout, in a file of several networks, in a file of its own."""
@@ -40,17 +39,8 @@ class RePoseSD(nn.Module):
             raise InputError(f"RePoseSD: texture = {config.texture!r}, channel_condition = {config.channel_condition}, "
                              f"learned_variance = {config.learned_variance}; it needs texture = 'text' and neither of "
                              "the others, as preset sd21.")
-        from diffusers import UNet2DConditionModel
-
         self.config = config
-        down = tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention)
-        up = tuple("CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attention))
-        self.unet = UNet2DConditionModel(
-            in_channels=2 * config.latent_channels, out_channels=config.latent_channels,
-            block_out_channels=config.block_channels, layers_per_block=config.layers, down_block_types=down,
-            up_block_types=up, cross_attention_dim=config.context_dim,
-            attention_head_dim=tuple(n // config.heads_dim for n in config.block_channels),
-            use_linear_projection=True, norm_num_groups=config.norm_groups)
+        self.unet = build_unet(config, 2 * config.latent_channels, config.latent_channels, use_linear_projection=True)
 
     def forward(self, z: Tensor, t: Tensor, pose_latent: Tensor, tokens: Tensor) -> Tensor:
         """Predicted noise (or v, where the weights predict it), (B, C, h, w).
@@ -62,11 +52,9 @@ class RePoseSD(nn.Module):
             tokens: hidden states of the prompt, (B, n, context_dim).
 
         Raises:
-            InputError: shapes that do not belong together.
+            InputError: a shape or dtype that does not fit the others, or a batch of 0. No value is looked at.
         """
-        sizes = check_tensor(z, "z", f"B {self.config.latent_channels} h w")
-        check_tensor(pose_latent, "pose_latent", f"B {self.config.latent_channels} h w", sizes)
-        check_tensor(tokens, "tokens", f"B n {self.config.context_dim}", sizes)
+        check_inputs(self.unet, self.config, z, t, pose_latent, tokens)
         return self.unet(torch.cat([z, pose_latent], 1), t, encoder_hidden_states=tokens, return_dict=False)[0]
 
 
@@ -144,28 +132,19 @@ class TextCondition:
     null_tokens: Tensor
 
 
-class GuidedRePoseSD:
-    """`model(x, σ)` for the samplers: eq. 16 with the joint null condition (no text, no pose), then the field."""
+class GuidedRePoseSD(GuidedModel):
+    """`model(x, σ)` for the samplers, see `GuidedModel`; the joint null condition is no text and no pose."""
 
-    def __init__(self, denoiser: RePoseSD, schedule: DiffusionSchedule, condition: TextCondition, scale: float = 1.0,
-                 field: FieldGuidance | None = None):
-        """`scale` is w_c of eq. 16; 1 skips the unconditional pass."""
-        self.denoiser, self.schedule, self.condition = denoiser, schedule, condition
-        self.scale, self.field = scale, field
+    denoiser: RePoseSD
+    condition: TextCondition
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Denoised:
-        """ŷ_0 of x = z_t / √ᾱ_t (B, C, h, w) at σ (B,)."""
-        told, t = self.condition, timestep_of(self.schedule, sigma)
-        z = x / (sigma[:, None, None, None] ** 2 + 1) ** 0.5
-        pose, tokens, null = (v.expand(len(z), *v.shape[1:]) for v in (told.pose, told.tokens, told.null_tokens))
-        if self.scale == 1:
-            prediction = self.denoiser(z, t, pose, tokens)
-        else:
-            both = self.denoiser(torch.cat([z, z]), torch.cat([t, t]), torch.cat([pose, torch.zeros_like(pose)]),
-                                 torch.cat([tokens, null]))
-            prediction = classifier_free(*both.chunk(2), self.scale)
-        x0 = self.schedule.predict_x0(z, prediction, t)
-        if self.field is not None and self.field.active(1 - (int(t[0]) + 1) / self.schedule.timesteps):
-            weight = self.scale if self.scale > 0 else 1.0
-            x0 = self.field(x0, self.schedule.at(self.schedule.alpha_bar, t, x).flatten(), weight)
-        return Denoised(x0)
+    def conditions(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Pose latent and tokens, and in place of both zeros and the null tokens."""
+        told = self.condition
+        check_tensor(told.tokens, "tokens", "B n D")
+        check_tensor(told.null_tokens, "null_tokens", "B n D", {"n": told.tokens.shape[1], "D": told.tokens.shape[2]})
+        return (told.pose, told.tokens), (torch.zeros_like(told.pose), told.null_tokens)
+
+    def predict(self, z: Tensor, t: Tensor, pose: Tensor, tokens: Tensor) -> tuple[Tensor, None]:
+        """See `GuidedModel.predict`."""
+        return self.denoiser(z, t, pose, tokens), None

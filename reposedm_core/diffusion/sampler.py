@@ -79,7 +79,8 @@ def sample_ancestral(model: Model, x: Tensor, sigmas: Tensor, callback: Callback
     """DDPM ancestral sampling on the given levels with the learned variance Σ_θ (eq. 2; improved DDPM).
 
     Between levels ᾱ_s > ᾱ_t the step's β is 1 - ᾱ_t/ᾱ_s; the logits interpolate log β and log β̃. A model without
-    variance logits gets β̃. Noise is drawn on the CPU from `generator`.
+    variance logits gets β̃. The logits are not bounded, as they are not in training (`DiffusionSchedule.log_variance`)
+    and in diffusers' own. Noise is drawn on the CPU from `generator`.
     """
     steps = len(sigmas) - 1
     for i in range(steps):
@@ -91,7 +92,7 @@ def sample_ancestral(model: Model, x: Tensor, sigmas: Tensor, callback: Callback
                 + ((1 - alpha_s) * (alpha_t / alpha_s).sqrt() / (1 - alpha_t)).to(x) * y)
         if i + 1 < steps:
             low, high = (beta * (1 - alpha_s) / (1 - alpha_t)).log().to(x), beta.log().to(x)
-            fraction = 0.0 if out.variance_logits is None else (out.variance_logits.clamp(-1, 1) + 1) / 2
+            fraction = 0.0 if out.variance_logits is None else (out.variance_logits + 1) / 2
             noise = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
             mean = mean + (0.5 * (fraction * high + (1 - fraction) * low)).exp() * noise
         x = mean / alpha_s.sqrt().to(x)

@@ -10,12 +10,14 @@ from ..config import ScheduleConfig
 from ..errors import InputError
 
 PREDICTIONS = ("epsilon", "v_prediction")
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
 class DiffusionSchedule:
     """β_t, ᾱ_t and the posterior constants of DDPM for t = 0 … T-1 (t = 0 is the least noisy step).
 
-    Methods take latents (B, C, h, w) of one shape and t (B,) int64; an `InputError` names what does not fit.
+    Methods take latents (B, C, h, w) of one shape and t (B,) int64; an `InputError` names what does not fit: nothing
+    is broadcast.
     """
 
     def __init__(self, config: ScheduleConfig):
@@ -46,15 +48,19 @@ class DiffusionSchedule:
         self.mean_x0 = beta * self.alpha_bar_previous.sqrt() / (1 - self.alpha_bar)
         self.mean_xt = (1 - self.alpha_bar_previous) * (1 - beta).sqrt() / (1 - self.alpha_bar)
 
-    def at(self, values: Tensor, t: Tensor, like: Tensor) -> Tensor:
-        """values[t] as (B, 1, 1, 1) in the dtype and on the device of `like`; t (B,) int64 in 0..T-1."""
-        if t.ndim != 1 or t.is_floating_point() or len(t) not in (1, len(like)):
-            raise InputError(f"t has shape {tuple(t.shape)} and dtype {t.dtype}; expected ({len(like)},) integers, one "
-                             "a picture.")
-        t = t.to(values.device)
+    def each(self, values: Tensor, t: Tensor, count: int) -> Tensor:
+        """values[t] as (count,) in float64 on the CPU; t (count,) integers in 0..T-1."""
+        if t.shape != (count,) or t.dtype not in WHOLE:
+            raise InputError(f"t has shape {tuple(t.shape)} and dtype {t.dtype}; expected ({count},) integers, one a "
+                             "picture.")
+        t = t.to(values.device).long()
         if len(t) and not 0 <= int(t.min()) <= int(t.max()) < self.timesteps:
             raise InputError(f"t = {t.tolist()}: must be 0 to {self.timesteps - 1}.")
-        return values[t].to(like.dtype).to(like.device)[:, None, None, None]
+        return values[t]
+
+    def at(self, values: Tensor, t: Tensor, like: Tensor) -> Tensor:
+        """values[t] as (B, 1, 1, 1) in the dtype and on the device of `like`; t (B,) integers in 0..T-1."""
+        return self.each(values, t, len(like)).to(like.dtype).to(like.device)[:, None, None, None]
 
     def roots(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """√ᾱ_t and √(1-ᾱ_t), each (B, 1, 1, 1)."""
@@ -68,13 +74,15 @@ class DiffusionSchedule:
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the network is asked for: ε, or v = √ᾱ ε - √(1-ᾱ) y_0."""
+        _same_shape(x0=x0, noise=noise)
+        signal, spread = self.roots(t, x0)
         if self.config.prediction == "epsilon":
             return noise
-        signal, spread = self.roots(t, x0)
         return signal * noise - spread * x0
 
     def predict_x0(self, z: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
         """ŷ_0 of Tweedie's formula from the network's prediction at y_t = z."""
+        _same_shape(z=z, prediction=prediction)
         signal, spread = self.roots(t, z)
         if self.config.prediction == "epsilon":
             return (z - spread * prediction) / signal
@@ -82,20 +90,28 @@ class DiffusionSchedule:
 
     def predict_noise(self, z: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
         """ε_θ from the network's prediction at y_t = z; for an ε-network the prediction itself."""
+        _same_shape(z=z, prediction=prediction)
+        signal, spread = self.roots(t, z)
         if self.config.prediction == "epsilon":
             return prediction
-        signal, spread = self.roots(t, z)
         return signal * prediction + spread * z
 
     def posterior_mean(self, x0: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """Mean of q(y_{t-1} | y_t, y_0), which eq. 2 samples from with ŷ_0."""
+        _same_shape(x0=x0, z=z)
         return self.at(self.mean_x0, t, z) * x0 + self.at(self.mean_xt, t, z) * z
 
     def log_variance(self, logits: Tensor, t: Tensor) -> Tensor:
-        """log Σ_θ: the logits (-1 … 1) interpolate log β̃_t and log β_t, as in improved DDPM."""
+        """log Σ_θ: the logits interpolate log β̃_t (-1) and log β_t (1), and are not bounded, as in improved DDPM."""
         fraction = (logits + 1) / 2
         return (fraction * self.at(self.log_beta, t, logits)
                 + (1 - fraction) * self.at(self.log_posterior_variance, t, logits))
+
+
+def _same_shape(**latents: Tensor) -> None:
+    sizes: dict[str, int] = {}
+    for name, value in latents.items():
+        check_tensor(value, name, "B C h w", sizes)
 
 
 def schedule_sigmas(schedule: DiffusionSchedule) -> Tensor:

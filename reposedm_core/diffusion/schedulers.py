@@ -84,26 +84,25 @@ def sample_with_scheduler(model: Model, noise: Tensor, scheduler: Any, steps: in
         schedule: default `model.schedule`.
 
     Raises:
-        InputError: bad noise or steps, or a scheduler for another T or with a prediction type that is not known.
+        InputError: bad noise or steps, or a scheduler for another T, other β or with a prediction type that is not
+            known.
     """
     check_tensor(noise, "noise", "B C h w", finite=True)
     schedule = schedule_of(model) if schedule is None else schedule
     if not 1 <= steps <= schedule.timesteps:
         raise InputError(f"steps = {steps}: must be 1 to {schedule.timesteps}.")
-    if scheduler.config.num_train_timesteps != schedule.timesteps:
-        raise InputError(f"scheduler: it is for T = {scheduler.config.num_train_timesteps}, the model for "
-                         f"{schedule.timesteps}.")
-    convert = _conversion(scheduler.config.prediction_type)
+    _check_levels(scheduler, schedule)
+    convert = _conversion(getattr(scheduler.config, "prediction_type", None))
     learned = getattr(scheduler.config, "variance_type", None) in ("learned", "learned_range")
     extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
     scheduler.set_timesteps(steps, device=noise.device)
-    sample = noise * scheduler.init_noise_sigma
+    sample, levels = noise * scheduler.init_noise_sigma, torch.promote_types(noise.dtype, torch.float32)
     with torch.no_grad(), sampling_of(model):
         for i, t in enumerate(scheduler.timesteps):
             z = scheduler.scale_model_input(sample, t)      # y_t, whatever form the scheduler keeps its sample in
             alpha_bar = _alpha_bar(schedule, float(t))
             signal, spread = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-            out = model(z / signal, z.new_full((len(z),), spread / signal))
+            out = model(z / signal, torch.full((len(z),), spread / signal, dtype=levels, device=z.device))
             prediction = convert(z, out.x0, signal, spread)
             if learned:
                 if out.variance_logits is None:
@@ -123,6 +122,20 @@ def schedule_of(model: Any) -> DiffusionSchedule:
         raise InputError(f"model: a {type(model).__name__} without `schedule`; the schedulers of diffusers need its "
                          "DiffusionSchedule.")
     return schedule
+
+
+def _check_levels(scheduler: Any, schedule: DiffusionSchedule) -> None:
+    """Raise an `InputError` unless `scheduler` has the T and the ᾱ of `schedule`."""
+    theirs = getattr(scheduler, "alphas_cumprod", None)
+    if theirs is None:
+        raise InputError(f"scheduler: a {type(scheduler).__name__} has no β; take one of DDPM's family.")
+    if len(theirs) != schedule.timesteps:
+        raise InputError(f"scheduler: it is for T = {len(theirs)}, the model for {schedule.timesteps}.")
+    # In float32, as diffusers makes them, 1 - ᾱ of the first steps is good to 1e-3 only.
+    if not torch.allclose(theirs.double().cpu(), schedule.alpha_bar, rtol=1e-3, atol=1e-7):
+        raise InputError(f"scheduler: its β are not the model's ({schedule.config.beta_schedule}, "
+                         f"{schedule.config.beta_start} to {schedule.config.beta_end}); build it with them, or with "
+                         "build_scheduler.")
 
 
 def _alpha_bar(schedule: DiffusionSchedule, t: float) -> float:

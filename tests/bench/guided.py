@@ -9,8 +9,8 @@ from models import PAPER, Bench, guidance, random_condition, sampling_step, ship
 from table import GUIDANCE, Row
 
 from reposedm_core import RePoseDMPipeline
-from reposedm_core.diffusion.guided import FieldGuidance, GuidedDenoiser
-from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas
+from reposedm_core.diffusion.guided import FieldGuidance, GuidedDenoiser, in_window
+from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas, timestep_of
 
 
 def rows(bench: Bench) -> Iterator[Row]:
@@ -55,10 +55,9 @@ def run_row(bench: Bench, name: str, pipeline: RePoseDMPipeline) -> Row:
 def scheduled(name: str, pipeline: RePoseDMPipeline, step: Row) -> Row:
     """The same for a run that is too long to measure: the step's ratio on the share of steps that are guided."""
     field, steps = pipeline.config.field, pipeline.config.steps
-    table = pipeline.schedule.timesteps
-    stride = table / steps
-    fractions = torch.tensor([int(i * stride) / table for i in range(steps)])
-    share = float(((fractions >= field.start) & (fractions < field.end)).float().mean())
+    total = pipeline.schedule.timesteps
+    levels = timestep_of(pipeline.schedule, simple_sigmas(pipeline.schedule, steps)[:-1])
+    share = sum(in_window((total - 1 - int(t)) / total, field.start, field.end, total) for t in levels) / steps
     return Row(GUIDANCE, f"{name}: run of {steps} steps, default schedule of guided steps",
                1 + share * (step.value - 1), budget=("≤", 1.25),
                note=f"{schedule(field.start, field.end)}; the step's ratio on {share:.0%} of the steps")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from reposedm_core.config import DenoiserConfig, ScheduleConfig
 from reposedm_core.diffusion.context_cache import CachedProcessor, cached_context
@@ -98,7 +101,7 @@ def test_condition_and_null_condition_by_turns_are_both_kept(model, calls):
 
 
 def test_only_so_many_contexts_are_kept(model, calls):
-    with torch.no_grad(), cached_context(model, capacity=2) as cache:
+    with torch.no_grad(), cached_context(model, capacity=2) as (cache,):
         for seed in (0, 1, 2, 1, 2, 0):
             run(model, random(seed, 1, 64, 16))
             assert len(cache.entries) <= 2
@@ -183,11 +186,11 @@ def test_processors_and_memory_are_given_back_whatever_happens(model):
 
     @torch.no_grad()
     def interrupted():
-        with cached_context(model) as cache:
+        with cached_context(model) as (cache,):
             cached = [name for name, value in model.unet.attn_processors.items() if isinstance(value, CachedProcessor)]
             assert len(cached) == 7 and all("attn2" in name for name in cached)
             run(model, random(1, 1, 64, 16))
-            kept.extend(weakref.ref(output) for output, _ in cache.entries[0].made.values())
+            kept.extend(weakref.ref(output) for output in cache.entries[0].made.values())
             assert len(kept) == 14 and all(reference() is not None for reference in kept)
             raise KeyboardInterrupt
 
@@ -207,8 +210,106 @@ def test_caches_within_one_another_give_the_same(model, calls):
             with cached_context(model):
                 assert torch.equal(run(model, tokens), first)
             assert torch.equal(run(model, tokens), first)
-        assert len(calls) == 28
-        assert torch.equal(run(model, tokens), first)
+        assert len(calls) == 14, "they are one"
+        assert torch.equal(run(model, tokens), first) and len(calls) == 28
+
+
+def cached(model: Denoiser) -> int:
+    """How many layers a cache stands before."""
+    return sum(isinstance(value, CachedProcessor) for value in model.unet.attn_processors.values())
+
+
+@torch.no_grad()
+def test_overlapping_runs_leave_in_any_order(model, calls):
+    tokens, before = random(1, 1, 64, 16), dict(model.unet.attn_processors)
+    first, second = cached_context(model), cached_context(model.unet)
+    truth = run(model, tokens)
+    first.__enter__()
+    run(model, tokens)
+    second.__enter__()
+    calls.clear()
+    first.__exit__(None, None, None)
+    assert cached(model) == 7 and torch.equal(run(model, tokens), truth) and not calls, "the second still uses it"
+    second.__exit__(None, None, None)
+    assert not cached(model) and not model.unet._forward_pre_hooks
+    assert all(model.unet.attn_processors[name] is value for name, value in before.items())
+    assert not torch.equal(run(model, tokens.mul_(3)), truth), "nobody remembers"
+
+
+def test_runs_of_two_threads_are_those_of_one(model, calls):
+    """Each step of one lies between steps of the other: none sees the other's context, and both share the cache."""
+    conditions = [Condition.of(model, *(random(10 * k + i, 1, 4, 8, 8) for i in range(3)), torch.ones(1, 1, 8, 8))
+                  for k in range(2)]
+    sigmas = simple_sigmas(SCHEDULE, 4)
+    start = initial_latent(random(9, 1, 4, 8, 8), sigmas[0])
+    turn = threading.Barrier(2, timeout=20)
+
+    def sample(k: int, wait: bool) -> torch.Tensor:
+        return SAMPLERS["ddim"](GuidedDenoiser(model, SCHEDULE, conditions[k], 1.5), start, sigmas,
+                                lambda *_: wait and turn.wait())
+
+    alone = [sample(k, False) for k in range(2)]
+    calls.clear()
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(sample, range(2), [True, True]))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True)) and not torch.equal(*together)
+    assert len(calls) == 28 and not cached(model) and not model.unet._forward_pre_hooks
+
+
+@pytest.mark.parametrize("name", ["to_k", "to_v"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_weights_that_change_where_torch_does_not_count_are_noticed(model, mode, name):
+    """Through `.data`, and those that were made in inference mode."""
+    tokens = random(1, 1, 64, 16)
+    layer = model.get_submodule("unet.mid_block.attentions.0.transformer_blocks.0.attn2." + name)
+    with mode(), cached_context(model):
+        layer.weight = torch.nn.Parameter(layer.weight.clone(), requires_grad=False)
+        before = run(model, tokens)
+        layer.weight.data.mul_(5)
+        after = run(model, tokens)
+    with mode():
+        assert torch.equal(after, run(model, tokens)) and not torch.equal(after, before)
+
+
+@torch.no_grad()
+def test_a_context_written_to_between_two_layers_is_noticed(model):
+    tokens = random(1, 1, 64, 16)
+    middle = model.get_submodule("unet.mid_block.attentions.0")
+
+    def write(*_) -> None:
+        tokens.mul_(1.5)
+
+    middle.register_forward_pre_hook(write)
+    with cached_context(model):
+        found = run(model, tokens)
+    tokens.copy_(random(1, 1, 64, 16))
+    assert torch.equal(found, run(model, tokens))
+
+
+@torch.no_grad()
+def test_attention_outside_of_a_u_net_is_left_alone(model):
+    network = torch.nn.ModuleList([model, Attention(query_dim=8, cross_attention_dim=8, heads=2, dim_head=4)])
+    before = network[1].processor
+    with cached_context(network):
+        assert network[1].processor is before and cached(model) == 7
+
+
+class Scaled(AttnProcessor2_0):
+    """Takes an argument of its own."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, factor=1.0):
+        return factor * super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+
+@torch.no_grad()
+def test_arguments_of_the_inner_processor_reach_it(model):
+    layer = model.get_submodule("unet.mid_block.attentions.0.transformer_blocks.0.attn2")
+    layer.processor = Scaled()
+    hidden, tokens = random(0, 1, 64, 32), random(1, 1, 64, 16)
+    plain = layer(hidden, tokens, factor=3.0)
+    with cached_context(model):
+        assert torch.equal(layer(hidden, tokens, factor=3.0), plain)
+    assert not torch.equal(layer(hidden, tokens), plain)
 
 
 def test_a_processor_with_weights_of_its_own_stays_in_place(model):
@@ -234,9 +335,9 @@ def test_a_processor_with_weights_of_its_own_stays_in_place(model):
 
 def test_without_cross_attention_nothing_happens():
     network = torch.nn.Linear(2, 2)
-    with cached_context(network) as cache:
+    with cached_context(network) as caches:
         network(torch.zeros(1, 2))
-        assert not cache.entries
+        assert caches == []
 
 
 def test_one_guided_denoiser_serves_batches_of_any_size(model):
@@ -248,3 +349,33 @@ def test_one_guided_denoiser_serves_batches_of_any_size(model):
         fresh = GuidedDenoiser(model, SCHEDULE, condition, 1.5)
         assert torch.equal(SAMPLERS["ddim"](guided, start, sigmas), SAMPLERS["ddim"](fresh, start, sigmas))
     assert dataclasses.astuple(guided.condition)[0].shape[0] == 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_what_is_changed_between_steps_is_seen(model, scale):
+    """Scale and condition are attributes like any other, and the condition's tensors may be written to."""
+    conditions = [Condition.of(model, *(random(10 * k + i, 1, 4, 8, 8) for i in range(3)), torch.ones(1, 1, 8, 8))
+                  for k in range(2)]
+    x, sigma = random(9, 1, 4, 8, 8), torch.tensor([2.0])
+
+    @torch.no_grad()
+    def fresh():
+        return GuidedDenoiser(model, SCHEDULE, guided.condition, guided.scale)(x, sigma).x0
+
+    with torch.no_grad():
+        guided = GuidedDenoiser(model, SCHEDULE, conditions[0], scale)
+        with guided.sampling():
+            seen = [guided(x, sigma).x0]
+            guided.scale = 4.0 - scale
+            seen.append(guided(x, sigma).x0)
+            assert torch.equal(seen[-1], fresh())
+            guided.condition = conditions[1]
+            seen.append(guided(x, sigma).x0)
+            assert torch.equal(seen[-1], fresh())
+            guided.condition.tokens.mul_(2)
+            seen.append(guided(x, sigma).x0)
+            assert torch.equal(seen[-1], fresh())
+            guided.condition.pose = conditions[0].pose
+            seen.append(guided(x, sigma).x0)
+            assert torch.equal(seen[-1], fresh())
+    assert len({float(value.double().sum()) for value in seen}) == 5

@@ -195,7 +195,7 @@ def test_configurations_that_contradict_themselves_are_named(kind, change, named
 @pytest.mark.parametrize(("name", "change", "message"), [
     ("z", lambda v: v[:0], r"z has shape \(0, 4, 8, 8\): axis B"),
     ("z", lambda v: v[:, :3], r"z has shape \(2, 3, 8, 8\).*C = 4"),
-    ("z", lambda v: v.half(), "z .*float16; the denoiser's weights are torch.float32"),
+    ("z", lambda v: v.half(), "z .*float16; the network's weights are torch.float32"),
     ("z", lambda v: v.int(), "z .*int32"),
     ("t", lambda v: v[:1], r"t is \(1,\); expected .*\(2,\)"),
     ("t", lambda v: 7, "t is 7"),

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from reposedm_core.config import EstimatorConfig, FieldConfig, ScheduleConfig
-from reposedm_core.diffusion.guidance import alpha_bar_of, guide_epsilon, guide_x0, limit_step, normalise_gradient
-from reposedm_core.diffusion.guided import FieldGuidance
+from reposedm_core.diffusion.guidance import alpha_bar_of, guide_epsilon, guide_x0, limit_step
+from reposedm_core.diffusion.guided import FieldGuidance, in_window
 from reposedm_core.diffusion.losses import guided_prediction, pose_estimate, training_loss
-from reposedm_core.diffusion.schedule import PREDICTIONS, DiffusionSchedule
+from reposedm_core.diffusion.schedule import PREDICTIONS, DiffusionSchedule, simple_sigmas, timestep_of
 from reposedm_core.errors import InputError
 from reposedm_core.field import HigherHRNet, PoseInteractionField
 
@@ -57,27 +57,6 @@ def test_dtype_is_kept(dtype):
             assert guide(x, gradient, alpha_bar).dtype == dtype
 
 
-def test_normalised_gradient_is_as_large_as_its_reference():
-    gradient, reference, _ = tensors()
-    gradient[1] *= 1e-9
-    gradient[2] = 0
-    result = normalise_gradient(gradient, reference)
-
-    def size(t: torch.Tensor) -> torch.Tensor:
-        return t.square().mean((1, 2, 3)).sqrt()
-
-    torch.testing.assert_close(size(result)[:2], size(reference)[:2])
-    torch.testing.assert_close(result[0] / result[0].norm(), gradient[0] / gradient[0].norm())
-    assert not result[2].any()
-
-
-def test_normalised_gradient_survives_half_precision():
-    gradient, reference, _ = tensors(torch.float16)
-    result = normalise_gradient(gradient * 1e-4, reference)
-    assert result.dtype == torch.float16
-    torch.testing.assert_close(result.float().std(), reference.float().std(), rtol=0.05, atol=0)
-
-
 def test_alpha_bar_of_a_noise_level():
     alpha_bar = torch.tensor([0.9999, 0.5, 0.01], dtype=torch.float64)
     torch.testing.assert_close(alpha_bar_of(((1 - alpha_bar) / alpha_bar).sqrt()), alpha_bar)
@@ -90,15 +69,43 @@ def test_alpha_bar_of_a_noise_level():
 
 def test_a_limited_step_keeps_its_direction_and_leaves_small_steps_alone():
     torch.manual_seed(0)
-    x0 = torch.randn(2, 3, 4, 4)
-    step = torch.randn(2, 3, 4, 4)
-    small, large = x0 + 1e-3 * step, x0 + 50 * step
-    torch.testing.assert_close(limit_step(x0, small, 0.1), small)
-    taken = limit_step(x0, large, 0.1) - x0
-    size, scale = (t.square().flatten(1).mean(1).sqrt() for t in (taken, x0))
-    torch.testing.assert_close(size, 0.1 * scale)
-    torch.testing.assert_close(torch.nn.functional.cosine_similarity(taken.flatten(1), step.flatten(1)), torch.ones(2))
-    assert torch.equal(limit_step(x0, x0.clone(), 0.1), x0)
+    x0, gradient = torch.randn(3, 3, 4, 4), torch.randn(3, 3, 4, 4)
+    gradient[2] = 0
+    small = guide_x0(x0, gradient, 0.5, 1e-3)
+    torch.testing.assert_close(guide_x0(x0, gradient, 0.5, 1e-3, limit=0.1), small)
+    for weight in (50.0, -50.0):
+        taken = guide_x0(x0, gradient, 0.5, weight, limit=0.1) - x0
+        size, scale = (t.square().flatten(1).mean(1).sqrt() for t in (taken, x0))
+        torch.testing.assert_close(size[:2], 0.1 * scale[:2])
+        cosine = torch.nn.functional.cosine_similarity(taken.flatten(1), -weight * gradient.flatten(1))
+        torch.testing.assert_close(cosine, torch.tensor([1.0, 1.0, 0.0]))
+        assert not taken[2].any()
+
+
+def test_a_number_or_one_a_picture():
+    direction = torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(0))
+    factor, size = torch.tensor([2.0, -3.0, 1e-3]), torch.tensor([0.1, 0.2, 1.0])
+    together = limit_step(direction, factor, size)
+    alone = [limit_step(direction[i:i + 1], float(factor[i]), float(size[i])) for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("size", "weight"), [(500.0, 1.0), (6e4, 1.0), (1e-7, 1.0), (1.0, 1e38), (1e30, 1e38)])
+def test_no_gradient_and_no_strength_makes_a_limited_step_infinite(dtype, size, weight):
+    """At ᾱ_T the step itself would be beyond half precision, and its square beyond single."""
+    x0, gradient, _ = (value.to(dtype) for value in tensors())
+    gradient = (gradient.double() * size).clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max).to(dtype)
+    found = guide_x0(x0, gradient, 4e-5, weight, limit=0.1)
+    assert found.dtype == dtype and found.isfinite().all()
+    exact = guide_x0(x0.double(), gradient.double(), 4e-5, weight, limit=0.1)
+    torch.testing.assert_close(found.double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+
+
+def test_double_precision_is_kept():
+    x0, gradient, _ = tensors()
+    limited = guide_x0(x0, gradient, 0.5, 1e-3, limit=1e9)
+    torch.testing.assert_close(limited, x0 - 1e-3 * 0.5 / 0.5**0.5 * gradient, rtol=1e-14, atol=1e-14)
 
 
 def test_equations_13_and_14_give_equation_15():
@@ -184,11 +191,33 @@ def test_it_acts_in_its_share_of_the_sampling(field):
     guide = FieldGuidance.configured(FieldConfig(0.7, 0.25, 0.75), field, wanted(field), decode)
     assert (guide.strength, [guide.active(f) for f in (0, 0.24, 0.25, 0.74, 0.75, 1)]) == (
         0.7, [False, False, True, True, False, False])
+    assert FieldGuidance.configured(FieldConfig(limit=0.3), field, wanted(field), decode).limit == 0.3
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 20, 30, 50, 77, 100])
+def test_no_step_is_lost_to_rounding(steps):
+    """Started at k/n, it acts from step k of n on; ended there, it does not act in it."""
+    schedule = DiffusionSchedule(ScheduleConfig())
+    passed = [999 - int(t) for t in timestep_of(schedule, simple_sigmas(schedule, steps)[:-1])]
+    for first in range(steps + 1):
+        acts = [in_window(p / 1000, first / steps, 1.0, 1000) for p in passed]
+        assert acts == [k >= first for k in range(steps)]
+        assert acts == [not in_window(p / 1000, 0.0, first / steps, 1000) for p in passed]
+
+
+def test_without_a_limit_it_is_equation_15_as_written(field):
+    target, x0 = wanted(field), latent()
+    gradient = field.gradient(x0, decode, target)[0]
+    free = FieldGuidance(field, target, decode, 3.0, limit=0.0)(x0, 1e-3, 2.0)
+    torch.testing.assert_close(free, x0 - 6 * (1 - 1e-3) / 1e-3**0.5 * gradient)
+    assert not torch.allclose(FieldGuidance(field, target, decode, 3.0)(x0, 1e-3, 2.0), free)
 
 
 @pytest.mark.parametrize(("config", "named"), [
     (FieldConfig(math.nan), "strength = nan"), (FieldConfig(start=-0.1), "start = -0.1"),
-    (FieldConfig(end=1.5), "end = 1.5"), (FieldConfig(space="features"), "heatmaps .*'features'"),
+    (FieldConfig(end=1.5), "end = 1.5"), (FieldConfig(limit=-1.0), "limit = -1"),
+    (FieldConfig(limit=math.nan), "limit = nan"), (FieldConfig(limit=math.inf), "limit = inf"),
+    (FieldConfig(space="features"), "heatmaps .*'features'"),
 ])
 def test_settings_that_make_no_sense_are_named(field, config, named):
     with pytest.raises(InputError, match=named):
@@ -198,6 +227,14 @@ def test_settings_that_make_no_sense_are_named(field, config, named):
 # -- in training
 
 T = torch.tensor([3, 400, 900])
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("t", [torch.tensor([-1, 0, 1]), torch.tensor([1, 2]), torch.tensor([1, 2, 1000])])
+def test_times_that_do_not_fit_are_named_in_training(prediction, t):
+    output, _, gradient = tensors()
+    with pytest.raises(InputError, match=r"^t (=|has)"):
+        guided_prediction(DiffusionSchedule(ScheduleConfig(prediction=prediction)), output, gradient, t)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
