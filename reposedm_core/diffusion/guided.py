@@ -77,7 +77,7 @@ class FieldGuidance:
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"field {name} = {getattr(self, name)}: must be 0 (first step) to 1 (last).")
         if not 0 <= self.limit < math.inf:
-            raise InputError(f"field limit = {self.limit}: must be a share of the estimate, 0.1 say, or 0 for no bound.")
+            raise InputError(f"field limit = {self.limit}: must be a share of the estimate, or 0 for no bound.")
 
     @classmethod
     def configured(cls, config: FieldConfig, field: PoseInteractionField, target: PoseTarget,
