@@ -42,9 +42,9 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                                                    "pictures of a batch, or give a frame a picture."),
                 io.Float.Input("strength", default=default.strength, min=0.0, max=100.0, step=0.05,
                                tooltip="Weight of the gradient; with RePoseDM it is multiplied by w_c as in eq. 16. "
-                                       "A step changes the latent by a tenth of its size at most, so that a strength "
-                                       "suits every model; beyond that, more changes little. 0 is exactly the "
-                                       "unguided model."),
+                                       "A step changes the latent by the limit at most, so that a strength suits "
+                                       "every model; beyond that, more changes little. 0 is exactly the unguided "
+                                       "model."),
                 io.Float.Input("start_percent", default=default.start, min=0.0, max=1.0, step=0.001,
                                tooltip="Where in the sampling guidance begins; 0 is the first step, which knows little "
                                        "of the pose yet."),
@@ -54,13 +54,17 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                 io.Combo.Input("space", options=list(SPACES), default=default.space,
                                tooltip="What is compared: heatmaps of the joints with those of the pose, or (the "
                                        "paper's) features of the picture with those of the drawn skeleton."),
+                io.Float.Input("limit", default=default.limit, min=0.0, max=1.0, step=0.01,
+                               tooltip="How much of its own size a step may change the picture at most. More moves the "
+                                       "pose further and spoils the picture sooner; 0 is no bound."),
             ],
             outputs=[io.Model.Output("model", tooltip="The same model, guided.")],
         )
 
     @classmethod
     def execute(cls, model: Any, vae: Any, pose_estimator: LoadedEstimator, pose: Any, strength: float,
-                start_percent: float, end_percent: float, space: str) -> io.NodeOutput:
+                start_percent: float, end_percent: float, space: str,
+                limit: float = PRESETS["mini"].field.limit) -> io.NodeOutput:
         poses = target_poses(pose)
         if strength == 0 or start_percent >= end_percent:
             return io.NodeOutput(model)
@@ -75,7 +79,8 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
         sampling = model.get_model_object("model_sampling")
         first, last = (sampling.percent_to_sigma(percent) for percent in (start_percent, end_percent))
         native = pose_estimator.height, pose_estimator.width
-        guided.set_model_sampler_post_cfg_function(guidance(networks, vae, poses, native, strength, first, last))
+        guided.set_model_sampler_post_cfg_function(guidance(networks, vae, poses, native, strength, first, last,
+                                                               limit))
         return io.NodeOutput(guided)
 
 
@@ -88,7 +93,7 @@ class FieldNetworks(nn.Module):
 
 
 def guidance(networks: FieldNetworks, vae: Any, poses: list[Pose], native: tuple[int, int], strength: float,
-             first: float, last: float) -> Callable[[dict], Tensor]:
+             first: float, last: float, limit: float) -> Callable[[dict], Tensor]:
     """What ComfyUI calls after each step's classifier-free guidance: x̂₀ → x̂₀, guided where first ≥ σ > last."""
     targets: dict[tuple[int, int], PoseTarget] = {}
 
@@ -110,6 +115,6 @@ def guidance(networks: FieldNetworks, vae: Any, poses: list[Pose], native: tuple
 
         weight = args["cond_scale"] if isinstance(host, RePoseDMModel) else 1.0
         alpha_bar = alpha_bar_of(sigma, isinstance(host.model_sampling, comfy.model_sampling.CONST))
-        return FieldGuidance(networks.field, targets[size], decode, strength)(x0, alpha_bar, weight)
+        return FieldGuidance(networks.field, targets[size], decode, strength, limit=limit)(x0, alpha_bar, weight)
 
     return guide

@@ -145,7 +145,7 @@ class FieldConfig:
     end: float = 0.75
     space: str = "heatmaps"
     mask: str = "union"
-    limit: float = 0.1
+    limit: float = 0.2
     training: float = 0.0
     estimate: str = "x0"
 

@@ -26,22 +26,26 @@ from training.evaluate import COPY, OFF, TRUTH, Judge, generate, load, load_judg
 from training.report import Measures, markdown_table, summarise
 from training.sheet import comparison_sheet
 
-STRENGTHS = {"heatmaps": (0.1, 0.25, 0.5, 1.0, 2.0), "features": (0.001, 0.01, 0.1, 1.0)}
+STRENGTHS = {"heatmaps": (0.1, 1.0), "features": (0.001, 0.1)}
 """∇G has the unit of what is compared: features are larger numbers, and many more, than heat maps."""
 WINDOWS = ((0.0, 1.0), (0.0, 0.75), (0.25, 0.75), (0.5, 1.0))
+LIMITS = (0.1, 0.2, 0.3)
 SHOWN = ("joint_error", "pck@0.05", "perceptual", "ssim", "colour_right")
 
 
 def settings_to_compare(default: FieldConfig) -> list[FieldConfig]:
-    """No guidance, the default, and its mask and limit with every space, strength and window, each once."""
-    grid = [replace(default, strength=strength, start=start, end=end, space=space)
-            for space, strengths in STRENGTHS.items() for start, end in WINDOWS for strength in strengths]
+    """No guidance, the default, and its mask with every space, window, limit and strength, each once."""
+    grid = [replace(default, strength=strength, start=start, end=end, space=space, limit=limit)
+            for space, strengths in STRENGTHS.items() for start, end in WINDOWS for limit in LIMITS
+            for strength in strengths]
     return list(dict.fromkeys((OFF, default, *grid)))
 
 
 def label(kind: FieldConfig) -> str:
     """How a table names a setting."""
-    return f"{kind.space}, strength {kind.strength:g}, {kind.start:g} to {kind.end:g}" if kind.strength else "off"
+    if not kind.strength:
+        return "off"
+    return f"{kind.space}, strength {kind.strength:g}, {kind.start:g} to {kind.end:g}, limit {kind.limit:g}"
 
 
 def measure(pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, kinds: list[FieldConfig], seed: int,
