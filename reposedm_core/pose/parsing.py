@@ -122,7 +122,10 @@ def one_pose(pose: Any, name: str = "pose") -> Pose:
     Raises:
         InputError: nobody is in it.
     """
-    frames = load_pose_file(pose) if isinstance(pose, (str, PathLike)) else parse_keypoints(pose, name)
+    if isinstance(pose, Pose):
+        frames = [pose]
+    else:
+        frames = load_pose_file(pose) if isinstance(pose, (str, PathLike)) else parse_keypoints(pose, name)
     for frame in frames:
         seen = (frame.joints[..., 2] > 0).any(1)
         if seen.any():

@@ -61,8 +61,9 @@ def test_one_pose_is_of_the_first_person_with_a_joint(person: np.ndarray, tmp_pa
     (tmp_path / "pose.json").write_text(json.dumps(to_keypoints(frames)))
     for data in (frames, frames[1], to_keypoints(frames), tmp_path / "pose.json", str(tmp_path / "pose.json")):
         _assert_person([one_pose(data)], person)
-    with pytest.raises(InputError, match=r"target: nobody is in it"):
-        one_pose(frames[0], "target")
+    for nobody in (frames[0], Pose(people[:0], 128, 96)):
+        with pytest.raises(InputError, match=r"target: nobody is in it"):
+            one_pose(nobody, "target")
 
 
 @pytest.mark.parametrize("absent", [None, [], [0.0] * 63, "missing"])
