@@ -174,6 +174,7 @@ class GuidedModel:
             InputError: a shape or dtype that does not fit the condition or the network.
         """
         sizes = check_tensor(x, "x", "B C h w", {"C": self.condition.pose.shape[1]})
+        check_tensor(self.condition.pose, "condition.pose", "P C h w", sizes)
         check_tensor(sigma, "sigma", "B", sizes)
         work = torch.promote_types(x.dtype, torch.float32)
         t = timestep_of(self.schedule, sigma)

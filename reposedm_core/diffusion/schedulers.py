@@ -93,7 +93,10 @@ def sample_with_scheduler(model: Model, noise: Tensor, scheduler: Any, steps: in
         raise InputError(f"steps = {steps}: must be 1 to {schedule.timesteps}.")
     _check_levels(scheduler, schedule)
     convert = _conversion(getattr(scheduler.config, "prediction_type", None))
-    learned = getattr(scheduler.config, "variance_type", None) in ("learned", "learned_range")
+    variance = getattr(scheduler.config, "variance_type", None)
+    if variance == "learned":
+        raise InputError("scheduler: variance_type = 'learned' is for a network that says Σ_θ itself; this one's "
+                         "logits are for 'learned_range'.")
     extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
     scheduler.set_timesteps(steps, device=noise.device)
     sample, levels = noise * scheduler.init_noise_sigma, torch.promote_types(noise.dtype, torch.float32)
@@ -104,11 +107,14 @@ def sample_with_scheduler(model: Model, noise: Tensor, scheduler: Any, steps: in
             signal, spread = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
             out = model(z / signal, torch.full((len(z),), spread / signal, dtype=levels, device=z.device))
             prediction = convert(z, out.x0, signal, spread)
-            if learned:
+            if variance == "learned_range":
                 if out.variance_logits is None:
                     raise InputError("scheduler: it takes a learned variance and the model has none; choose another "
                                      "variance_type.")
-                prediction = torch.cat([prediction, out.variance_logits], 1)
+                last = i + 1 == len(scheduler.timesteps)
+                # There β̃ is 0 and diffusers' logarithm of it -46: a logit above 1 would make of that a huge variance.
+                logits = torch.full_like(out.variance_logits, -1.0) if last else out.variance_logits
+                prediction = torch.cat([prediction, logits], 1)
             sample = scheduler.step(prediction, t, sample, **extra).prev_sample.to(noise.dtype)
             if callback:
                 callback(i, len(scheduler.timesteps), out.x0)

@@ -105,11 +105,11 @@ def align(pipeline: RePoseDMPipeline, image: Tensor, skeleton: Tensor, iteration
 
 
 def guidance(pipeline: RePoseDMPipeline, height: int, width: int) -> FieldGuidance:
-    """The preset's own guidance: its space, strength and schedule, the strength 1 where the preset has it off."""
+    """The preset's own guidance: space, strength, schedule and limit, the strength 1 where the preset has it off."""
     native, settings = size_of(pipeline), pipeline.config.field
     target = pose_target(pipeline.field, [one_pose(POSE)], (height, width), native).map(lambda t: t.to(pipeline.device))
     return FieldGuidance(pipeline.field, target, lambda z: fit_image(pipeline.decode(z), *native),
-                         settings.strength or 1.0, settings.start, settings.end)
+                         settings.strength or 1.0, settings.start, settings.end, settings.limit)
 
 
 @dataclass

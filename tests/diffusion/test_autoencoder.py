@@ -1,11 +1,28 @@
-"""The linear encoder and its decoder."""
+"""The linear encoder and its decoder, and Stable Diffusion's autoencoder with the public layouts of its weights."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from reposedm_core import InputError
+from reposedm_core import PRESETS, InputError
 from reposedm_core.config import AutoencoderConfig
-from reposedm_core.diffusion.autoencoder import Autoencoder, patches_of
+from reposedm_core.diffusion.autoencoder import (
+    OLD_ATTENTION,
+    Autoencoder,
+    KLAutoencoder,
+    kl_weights,
+    load_autoencoder,
+    patches_of,
+)
+
+HUMANSD = json.loads((Path(__file__).parents[1] / "fixtures" / "humansd" / "keys.json").read_text())
+PUBLIC = PRESETS["sd21"].autoencoder
+SMALL = replace(PUBLIC, widths=(8, 8, 16, 16))
+LDM = "first_stage_model."
 
 
 @pytest.fixture
@@ -48,3 +65,107 @@ def test_wrong_sizes_are_named(fitted, shape, wanted):
     with pytest.raises(InputError) as refused:
         fitted[0].encode(torch.zeros(shape))
     assert wanted in str(refused.value) and str(shape) in str(refused.value)
+
+
+@pytest.mark.parametrize(("change", "wanted"), [
+    (lambda z: z[:, :3], r"latents has shape \(1, 3, 2, 3\).*C = 4"), (lambda z: z[0], "expected 4 axes"),
+    (lambda z: z[:0], "axis B"), (lambda z: z.double(), "latents .*float64; the network's weights are torch.float32"),
+    (lambda z: z.half(), "latents .*float16; the network's"),
+])
+@pytest.mark.parametrize("kind", ["pca", "kl"])
+def test_latents_and_pictures_that_do_not_fit_are_named(fitted, kl, kind, change, wanted):
+    model, latents = fitted[0] if kind == "pca" else kl, torch.randn(1, 4, 2, 3)
+    with pytest.raises(InputError, match=wanted):
+        model.decode(change(latents))
+    with pytest.raises(InputError, match=r"images .*float64; the network's weights are torch.float32"):
+        model.encode(torch.zeros(1, 3, 16, 16).double())
+
+
+# -- Stable Diffusion's
+
+@pytest.fixture(scope="module")
+def kl():
+    network = KLAutoencoder(SMALL).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for value in network.parameters():
+        value.add_(0.1 * torch.randn(value.shape, generator=generator))
+    return network
+
+
+def test_latents_are_the_posterior_s_mean_times_the_scaling(kl):
+    """As diffusers' pipelines have it: `scaling_factor` on the way in, its inverse on the way out."""
+    assert SMALL.scaling == 0.18215
+    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = kl.encode(images)
+    assert latents.shape == (2, 4, 2, 3) and latents.abs().max() > 1e-3
+    torch.testing.assert_close(latents, kl.vae.encode(images).latent_dist.mean * 0.18215)
+    torch.testing.assert_close(kl.decode(latents), kl.vae.decode(latents / 0.18215).sample)
+
+
+def to_ldm(state, levels=4):
+    """Diffusers' names of the autoencoder → LDM's, a plain reference written out from the two layouts."""
+    attention = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out": "proj_out"}
+    out = {}
+    for key, value in state.items():
+        path = key.removeprefix("vae.").replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out"
+                                                                                         ).split(".")
+        if path[1] in ("down_blocks", "up_blocks"):
+            level = int(path[2]) if path[1] == "down_blocks" else levels - 1 - int(path[2])
+            kind = {"resnets": ["block", path[4], *path[5:]], "downsamplers": ["downsample", *path[5:]],
+                    "upsamplers": ["upsample", *path[5:]]}[path[3]]
+            path = [path[0], path[1].removesuffix("_blocks"), str(level), *kind]
+        elif path[1] == "mid_block" and path[2] == "resnets":
+            path = [path[0], "mid", f"block_{int(path[3]) + 1}", *path[4:]]
+        elif path[1] == "mid_block":
+            path = [path[0], "mid", "attn_1", attention[path[4]], path[-1]]
+            value = value[:, :, None, None] if value.ndim == 2 else value      # LDM's are 1×1 convolutions
+        out[LDM + ".".join(path)] = value
+    return out
+
+
+def old_names(state):
+    """Diffusers' layout of 2022."""
+    def old(key):
+        for before, now in OLD_ATTENTION.items():
+            key = key.replace(now, before)
+        return key
+
+    return {old(key.removeprefix("vae.")): value for key, value in state.items()}
+
+
+def test_the_reference_layout_is_humansds():
+    with torch.device("meta"):
+        state = to_ldm(KLAutoencoder(PUBLIC).state_dict())
+    assert {k: list(v.shape) for k, v in state.items()} == {k: s for k, s in HUMANSD.items() if k.startswith(LDM)}
+
+
+def test_every_key_of_humansds_autoencoder_has_its_place_and_shape():
+    with torch.device("meta"):
+        network = KLAutoencoder(PUBLIC)
+    state = kl_weights({key: torch.empty(shape, device="meta") for key, shape in HUMANSD.items()}, PUBLIC)
+    assert {k: list(v.shape) for k, v in state.items()} == {k: list(v.shape) for k, v in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("layout", [
+    to_ldm, lambda state: {key.removeprefix(LDM): value for key, value in to_ldm(state).items()}, old_names,
+    lambda state: {key.removeprefix("vae."): value for key, value in state.items()}, dict,
+    lambda state: {**to_ldm(state), "model.diffusion_model.out.0.weight": torch.zeros(1)},
+], ids=["ldm", "ldm alone", "diffusers 2022", "diffusers", "diffusers pipeline", "whole checkpoint"])
+def test_every_public_layout_loads_unchanged(kl, tmp_path, layout):
+    save_file({key: value.contiguous() for key, value in layout(kl.state_dict()).items()}, tmp_path / "vae.safetensors")
+    loaded = load_autoencoder(tmp_path / "vae.safetensors", SMALL)
+    own = kl.state_dict()
+    assert loaded.state_dict().keys() == own.keys()
+    assert all(torch.equal(value, own[key]) for key, value in loaded.state_dict().items())
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.equal(loaded.decode(loaded.encode(images)), kl.decode(kl.encode(images)))
+
+
+def test_files_without_that_autoencoder_are_named(kl, tmp_path):
+    with pytest.raises(InputError, match="no Stable Diffusion VAE"):
+        kl_weights({"layer.weight": torch.zeros(1)}, SMALL)
+    torn = to_ldm(kl.state_dict())
+    del torn[LDM + "decoder.mid.attn_1.k.bias"]
+    save_file({key: value.contiguous() for key, value in torn.items()}, tmp_path / "torn.safetensors")
+    with pytest.raises(InputError, match=r"torn\.safetensors: autoencoder.*missing: vae\.decoder.*to_k\.bias"):
+        load_autoencoder(tmp_path / "torn.safetensors", SMALL)

@@ -73,7 +73,7 @@ def test_equation_16_whole():
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize(("scale", "level"), [(1.0, 300), (2.5, 300), (2.5, 900)])
+@pytest.mark.parametrize(("scale", "level"), [(1.0, 300), (2.5, 300), (2.5, 900), (0.3, 300), (-1.5, 300)])
 def test_the_guided_denoiser_is_the_written_form(field, prediction, scale, level):
     """Both passes one after the other, their ε by hand, ∇G where the printed form has it, then Tweedie's ŷ_0."""
     model, schedule = make(), DiffusionSchedule(ScheduleConfig(prediction=prediction))
@@ -113,6 +113,65 @@ def test_guidance_scale_mixes_both_passes():
     assert (conditional - unconditional).abs().max() > 1e-3
 
 
+def test_at_scale_zero_nothing_is_decoded(field):
+    """eq. 16 weights ∇G by w_c: at 0 there is the unconditional network alone."""
+    model, schedule = make(), DiffusionSchedule(ScheduleConfig())
+    told = condition(model)
+    x, sigma = latents(4) * 3, torch.tensor([3.0, 3.0])
+    blind = dataclasses.replace(field, decode=None)             # calling it would fail
+    found = GuidedDenoiser(model, schedule, told, 0.0, blind)(x, sigma)
+    unconditional = GuidedDenoiser(model, schedule, Condition.null(model, told), 1.0)(x, sigma)
+    torch.testing.assert_close(found.x0, unconditional.x0)
+
+
+def test_the_variance_is_the_conditional_pass_s():
+    """eq. 16 mixes the ε; Σ_θ is that of the network that is told."""
+    model, schedule = make(), DiffusionSchedule(ScheduleConfig())
+    told = condition(model)
+    x, sigma = latents(4) * 3, torch.tensor([3.0, 3.0])
+    conditional, unconditional = (GuidedDenoiser(model, schedule, c, 1.0)(x, sigma).variance_logits
+                                  for c in (told, Condition.null(model, told)))
+    assert (conditional - unconditional).abs().max() > 1e-2
+    for scale in (2.5, 0.0, -1.0):
+        found = GuidedDenoiser(model, schedule, told, scale)(x, sigma).variance_logits
+        torch.testing.assert_close(found, conditional)
+
+
+def test_a_step_on_the_edge_of_the_window_is_guided(field):
+    """Of ten steps the second starts where 1/10 of the sampling is over: a start of 0.1 does not leave it out."""
+    schedule, seen = DiffusionSchedule(ScheduleConfig()), []
+
+    def watched(latent):
+        seen.append(len(seen))
+        return decode(latent)
+
+    guided = GuidedDenoiser(make(), schedule, condition(make()), 1.0,
+                            dataclasses.replace(field, start=0.1, end=0.9, decode=watched))
+    sigmas = simple_sigmas(schedule, 10)
+    counts = []
+    sample_ddim(guided, initial_latent(latents(9), sigmas[0]), sigmas, lambda *_: counts.append(len(seen)))
+    assert counts == [0, 1, 2, 3, 4, 5, 6, 7, 8, 8]
+
+
+@pytest.mark.parametrize("level", [5, 20, 990])
+def test_the_field_is_told_the_noise_level_in_full_precision(field, level):
+    """In bfloat16 1 - ᾱ of the first steps is off by a quarter."""
+    schedule, seen = DiffusionSchedule(ScheduleConfig()), []
+
+    class Watch(FieldGuidance):
+        def __call__(self, x0, alpha_bar, weight=1.0):
+            seen.append((x0.dtype, alpha_bar))
+            return x0
+
+    model = make().to(torch.bfloat16)
+    told = Condition(*(value.to(torch.bfloat16) for value in vars(condition(make())).values()))
+    guided = GuidedDenoiser(model, schedule, told, 1.0, Watch(field.field, field.target, decode))
+    guided(latents(4).to(torch.bfloat16), schedule_sigmas(schedule)[[level, level]])
+    (dtype, alpha_bar), = seen
+    assert dtype == torch.bfloat16
+    torch.testing.assert_close(1 - alpha_bar, (1 - schedule.alpha_bar[level]).expand(2))
+
+
 def test_dropping_in_training_is_the_null_condition():
     """P and I_S are dropped together: what a dropped example gets is ∅ of the unconditional pass."""
     model = make()
@@ -138,6 +197,12 @@ def test_guidance_that_is_off_changes_not_one_bit(field):
     assert torch.equal(run(late), plain)
 
 
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_a_scale_that_is_no_number_is_named(scale):
+    with pytest.raises(InputError, match=f"w_c = {scale}"):
+        GuidedDenoiser(make(), DiffusionSchedule(ScheduleConfig()), condition(make()), scale)
+
+
 def test_every_time_of_the_schedule_is_found_again():
     schedule = DiffusionSchedule(ScheduleConfig())
     assert torch.equal(timestep_of(schedule, schedule_sigmas(schedule).double()), torch.arange(1000))
@@ -159,6 +224,7 @@ def test_one_condition_serves_all_pictures_and_two_do_not_serve_three():
     (torch.zeros(0, 4, 8, 8), torch.zeros(0), r"x has shape \(0, 4, 8, 8\): axis B"),
     (torch.zeros(2, 3, 8, 8), torch.ones(2), r"x has shape \(2, 3, 8, 8\).*C = 4"),
     (torch.zeros(2, 4, 8, 8), torch.ones(3), r"sigma has shape \(3,\).*B = 2"),
+    (torch.zeros(2, 4, 8, 7), torch.ones(2), r"condition.pose has shape \(2, 4, 8, 8\).*w = 7"),
 ])
 def test_latents_that_do_not_fit_are_named(x, sigma, named):
     model = make()

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from reposedm_core import PRESETS, InputError
 from reposedm_core.checkpoint import load_into
+from reposedm_core.diffusion.guided import FieldGuidance
 from reposedm_core.diffusion.reposesd import (
     GuidedRePoseSD,
     RePoseSD,
@@ -20,7 +21,7 @@ from reposedm_core.diffusion.reposesd import (
     unet_weights,
 )
 from reposedm_core.diffusion.sampler import SAMPLERS, initial_latent, simple_sigmas
-from reposedm_core.diffusion.schedule import DiffusionSchedule
+from reposedm_core.diffusion.schedule import DiffusionSchedule, schedule_sigmas
 
 SHAPES = json.loads((Path(__file__).parents[1] / "fixtures" / "humansd" / "keys.json").read_text())
 SD21 = PRESETS["sd21"].denoiser
@@ -190,6 +191,70 @@ def test_sampling_follows_equation_16_and_a_sampler_runs_it(tiny):
     assert latents[0].isfinite().all() and torch.equal(*latents)
 
 
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_the_text_s_keys_and_values_are_computed_once_a_run(tiny, scale):
+    schedule = DiffusionSchedule(PRESETS["sd21"].schedule)
+    z, _, pose, tokens = inputs(1)
+    guided = GuidedRePoseSD(tiny, schedule, TextCondition(pose, tokens, -tokens), scale)
+    sigmas = simple_sigmas(schedule, 5)
+    calls = []
+    layers = [layer for name, layer in tiny.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
+    hooks = [layer.register_forward_hook(lambda layer, *_: calls.append(layer)) for layer in layers]
+    found = SAMPLERS["ddim"](guided, initial_latent(z, sigmas[0]), sigmas)
+    assert len(calls) == len(layers) == len(set(calls)) > 10
+    bare = SAMPLERS["ddim"](lambda x, sigma: guided(x, sigma), initial_latent(z, sigmas[0]), sigmas)
+    assert len(calls) == 6 * len(layers) and torch.equal(found, bare)
+    for hook in hooks:
+        hook.remove()
+
+
+class Push:
+    """A field whose gradient is its image: what the guidance does with it can be written out."""
+
+    def gradient(self, x0, decode, target):
+        return decode(x0), torch.zeros(len(x0))
+
+
+@pytest.mark.parametrize("scale", [3.0, 1.0, 0.0, -2.0])
+def test_the_field_is_applied_with_the_weight_of_equation_16(tiny, scale):
+    schedule = DiffusionSchedule(PRESETS["sd21"].schedule)
+    z, _, pose, tokens = inputs(1)
+    told, seen, level = TextCondition(pose, tokens, -tokens), [], 400
+    sigma, a = schedule_sigmas(schedule)[[level]], float(schedule.alpha_bar[level])
+
+    def decode(latent):
+        seen.append(latent)
+        return latent.roll(1, -1)
+
+    field = FieldGuidance(Push(), None, decode, 0.5, 0.2, 0.7, limit=0.0)
+    with torch.no_grad():
+        plain = GuidedRePoseSD(tiny, schedule, told, scale)(z, sigma).x0
+        found = GuidedRePoseSD(tiny, schedule, told, scale, field)(z, sigma).x0
+        torch.testing.assert_close(found, plain - 0.5 * scale * (1 - a) / a**0.5 * plain.roll(1, -1))
+        assert len(seen) == (scale != 0)
+        outside = schedule_sigmas(schedule)[[900]]
+        assert torch.equal(GuidedRePoseSD(tiny, schedule, told, scale, field)(z, outside).x0,
+                           GuidedRePoseSD(tiny, schedule, told, scale)(z, outside).x0)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"sigma": torch.ones(3)}, r"sigma has shape \(3,\).*B = 2"),
+    ({"x": torch.zeros(2, 3, 8, 8)}, r"x has shape \(2, 3, 8, 8\).*C = 4"),
+    ({"x": torch.zeros(3, 4, 8, 8), "sigma": torch.ones(3)}, "condition: it is for 2 pictures, and x has 3"),
+    ({"x": torch.zeros(2, 4, 8, 8).double()}, "z .*float64; the network's weights are torch.float32"),
+    ({"x": torch.zeros(2, 4, 8, 7)}, r"condition.pose has shape \(2, 4, 8, 8\).*w = 7"),
+    ({"null_tokens": torch.zeros(2, 9, 24)}, r"null_tokens has shape \(2, 9, 24\).*n = 7"),
+    ({"null_tokens": torch.zeros(2, 7, 20)}, r"null_tokens has shape \(2, 7, 20\).*D = 24"),
+    ({"scale": float("nan")}, "w_c = nan"),
+])
+def test_what_cannot_be_guided_is_named(tiny, change, message):
+    z, _, pose, tokens = inputs()
+    given = {"x": z, "sigma": torch.ones(2), "scale": 3.0, "null_tokens": -tokens, **change}
+    told, schedule = TextCondition(pose, tokens, given["null_tokens"]), DiffusionSchedule(PRESETS["sd21"].schedule)
+    with pytest.raises(InputError, match=message):
+        GuidedRePoseSD(tiny, schedule, told, given["scale"])(given["x"], given["sigma"])
+
+
 def test_what_does_not_fit_is_named(tiny, tmp_path):
     with pytest.raises(InputError, match="texture = 'text'"):
         RePoseSD(PRESETS["mini"].denoiser)
@@ -207,3 +272,7 @@ def test_what_does_not_fit_is_named(tiny, tmp_path):
         tiny(z, t, pose[:1], tokens)
     with pytest.raises(InputError, match="tokens"):
         tiny(z, t, pose, tokens[..., :5])
+    with pytest.raises(InputError, match=r"t is \(3,\); expected .*\(2,\)"):
+        tiny(z, torch.tensor([1, 2, 3]), pose, tokens)
+    with pytest.raises(InputError, match=r"z .*float16; the network's weights are"):
+        tiny(z.half(), t, pose, tokens)

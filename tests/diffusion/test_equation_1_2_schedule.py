@@ -141,11 +141,26 @@ def test_noise_levels_and_times_are_each_other_s_inverse():
     assert torch.equal(simple_sigmas(schedule, 1000), torch.cat([sigmas.flip(0), torch.zeros(1)]))
 
 
-@pytest.mark.parametrize("t", [[0, 1, 2, 1000], [-1, 0, 0, 0], [0, 1], [0.5] * 4, [[0], [1], [2], [3]]])
-def test_times_that_do_not_fit_are_named(t):
-    schedule = DiffusionSchedule(ScheduleConfig())
+METHODS = ("add_noise", "target", "predict_x0", "predict_noise", "posterior_mean")
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("t", [[0, 1, 2, 1000], [-1, 0, 0, 0], [0, 1], [0], [0.5] * 4, [[0], [1], [2], [3]],
+                               [True, False, True, False]])
+def test_times_that_do_not_fit_are_named(method, t, prediction):
+    schedule = DiffusionSchedule(ScheduleConfig(prediction=prediction))
     with pytest.raises(InputError, match=r"^t (=|has)"):
-        schedule.add_noise(normal(0), normal(1), torch.tensor(t))
+        getattr(schedule, method)(normal(0), normal(1), torch.tensor(t))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(1, 3, 5, 2), (4, 1, 5, 2), (4, 3, 1, 1), (4, 3, 5, 3), (3, 5, 2)])
+def test_nothing_is_broadcast(method, shape, prediction):
+    schedule = DiffusionSchedule(ScheduleConfig(prediction=prediction))
+    with pytest.raises(InputError, match=rf"has shape \({', '.join(map(str, shape))}\)"):
+        getattr(schedule, method)(normal(0), torch.zeros(shape).double(), torch.tensor([0, 1, 2, 3]))
 
 
 @pytest.mark.parametrize(("noise", "named"), [
