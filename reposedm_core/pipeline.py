@@ -22,26 +22,10 @@ from .errors import InputError
 from .field import PoseInteractionField, PoseTarget, predict_pose
 from .networks import NETWORKS, SHIPPED, InPrecision, Networks, load_networks
 from .pictures import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
-from .pose import Pose, coco_to_openpose, draw_joints, load_pose_file, openpose_to_coco, parse_keypoints
+from .pose import Pose, coco_to_openpose, draw_joints, one_pose, openpose_to_coco
 
 __all__ = ["NETWORKS", "SHIPPED", "ImageLike", "Networks", "PoseTransferResult", "RePoseDMPipeline", "check_size",
            "condition_image", "fit_image", "load_networks", "one_pose", "pose_target", "to_image"]
-
-
-def one_pose(pose: Any, name: str = "pose") -> Pose:
-    """A `Pose` from a Pose, POSE_KEYPOINT data or the path of a JSON file: its first frame with somebody in it.
-
-    Raises:
-        InputError: nobody is in it.
-    """
-    if isinstance(pose, Pose):
-        frames = [pose]
-    else:
-        frames = load_pose_file(pose) if isinstance(pose, (str, os.PathLike)) else parse_keypoints(pose, name)
-    for frame in frames:
-        if len(frame.joints) and (frame.joints[0, :, 2] > 0).any():
-            return frame
-    raise InputError(f"{name}: nobody is in it (no body joint was found); give a pose with at least one person.")
 
 
 def condition_image(pose: Pose, height: int, width: int) -> Tensor:
