@@ -9,7 +9,7 @@ from reposedm_core.config import DenoiserConfig, ScheduleConfig
 from reposedm_core.diffusion.denoiser import Conditioner, Denoiser
 from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
 from reposedm_core.diffusion.sampler import initial_latent, sample_ancestral, sample_ddim, simple_sigmas
-from reposedm_core.diffusion.schedule import DiffusionSchedule
+from reposedm_core.diffusion.schedule import DiffusionSchedule, schedule_sigmas
 from reposedm_core.errors import InputError
 from reposedm_core.networks import InPrecision
 from reposedm_core.presets import PRESETS
@@ -174,7 +174,7 @@ def test_half_precision_is_near_single_precision(dtype, tolerance):
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("sampler", [sample_ddim, sample_ancestral])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-4), (torch.float16, 0.02), (torch.bfloat16, 0.15)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-4), (torch.float16, 0.02), (torch.bfloat16, 0.12)])
 def test_sampling_in_half_precision_is_near_single_precision(dtype, tolerance, sampler, prediction):
     """Largest difference over the root mean square of the latent, both passes of eq. 16 and six steps included."""
     schedule = DiffusionSchedule(ScheduleConfig(prediction=prediction))
@@ -191,6 +191,17 @@ def test_sampling_in_half_precision_is_near_single_precision(dtype, tolerance, s
 
     single = sample(torch.float32)
     assert (sample(dtype) - single).abs().max() / single.square().mean().sqrt() < tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("level", [0, 20, 999])
+def test_in_half_precision_only_the_network_is_rounded(dtype, level):
+    """A network that sees no noise says ŷ_0 = x, at every level: through √ᾱ_t and back nothing is lost."""
+    schedule = DiffusionSchedule(ScheduleConfig(prediction="epsilon"))
+    model = Denoiser(dataclasses.replace(TINY, channel_condition=False)).eval().to(dtype)     # its last layer is zero
+    told = Condition.of(model, *(latents(i).to(dtype) for i in range(1, 4)), torch.ones(2, 1, 8, 8).to(dtype))
+    x = latents(9).to(dtype) * 3
+    assert torch.equal(GuidedDenoiser(model, schedule, told, 1.5)(x, schedule_sigmas(schedule)[[level] * 2]).x0, x)
 
 
 def test_weights_of_half_precision_between_single_ones():
