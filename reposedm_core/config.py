@@ -133,7 +133,7 @@ class FieldConfig:
         start, end: the share of the sampling in which it acts, 0 (first step) to 1 (last).
         space: what is compared, "heatmaps" (**ours**) or "features" (the paper).
         mask: where, "union" (**ours**) or "predicted" (the paper); see `PoseInteractionField`.
-        limit: largest step in sampling, relative to ŷ_0 (**ours**, see `limit_step`); 0 is eq. 15 as written, which
+        limit: largest step in sampling, relative to ŷ_0 (**ours**, see `guide_x0`); 0 is eq. 15 as written, which
             grows with σ beyond all pictures.
         training: factor of √(1-ᾱ_t) ∇G in the training loss (eq. 3, 15); 0 trains without the field.
         estimate: the picture it is computed on in training: "noise", VAE_dec(ε - ε_θ) as in eq. 10, or "x0", the

@@ -128,16 +128,18 @@ def example(name):
     return EXAMPLES / f"{name}_target.png", load_pose_file(EXAMPLES / f"{name}_pose.json")[0]
 
 
-@pytest.mark.parametrize("name", ["black_shirt", "lime_top", "pink_top"])
-def test_estimated_pose_is_in_the_pictures_own_pixels(pipeline, name):
-    """On a canvas of another aspect, the joints are still found where they are."""
-    file, truth = example(name)
-    canvas = Image.new("RGB", (160, 140), (120, 120, 120))
-    canvas.paste(Image.open(file), (40, 6))
-    found = pipeline.estimate(canvas)
-    assert (found.height, found.width) == (140, 160)
-    distance = np.linalg.norm(found.joints[0, :, :2] - truth.joints[0, :, :2] - (40, 6), axis=1)
-    assert np.median(distance[found.joints[0, :, 2] > 0]) < 4
+def test_estimated_pose_is_in_the_pictures_own_pixels(pipeline):
+    """On a canvas of another aspect, where people are smaller, the joints are still found where they are."""
+    medians = []
+    for name in sorted(path.name.removesuffix("_target.png") for path in EXAMPLES.glob("*_target.png")):
+        file, truth = example(name)
+        canvas = Image.new("RGB", (160, 140), (120, 120, 120))
+        canvas.paste(Image.open(file), (40, 6))
+        found = pipeline.estimate(canvas)
+        assert (found.height, found.width) == (140, 160)
+        distance = np.linalg.norm(found.joints[0, :, :2] - truth.joints[0, :, :2] - (40, 6), axis=1)
+        medians.append(np.median(distance[found.joints[0, :, 2] > 0]))
+    assert len(medians) == 6 and np.mean(medians) < 3.5 and max(medians) < 6, medians
 
 
 def test_the_result_is_in_the_target_pose_and_the_source_is_not(pipeline):
