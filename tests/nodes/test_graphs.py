@@ -107,7 +107,8 @@ def latents(comfy):
         graph[name]["inputs"].update(inputs)
 
     def guidance(name, **inputs):
-        settings = {"strength": 0.01, "start_percent": 0.0, "end_percent": 1.0, "space": "heatmaps", **inputs}
+        settings = {"strength": 0.01, "start_percent": 0.0, "end_percent": 1.0, "space": "heatmaps",
+                    "limit": 0.1, **inputs}
         graph[f"guidance {name}"] = {"class_type": "RePoseDMPoseFieldGuidance", "inputs": {
             "model": [loader, 0], "vae": [loader, 1], "pose_estimator": [loader, 3], "pose": [example, 1], **settings}}
         variation(name, model=[f"guidance {name}", 0])
