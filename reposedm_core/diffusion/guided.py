@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,8 +148,11 @@ class GuidedModel:
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """While it is open the context's keys and values are kept from step to step (the samplers open it)."""
-        with cached_context(self.denoiser):
+        """While it is open the context's keys and values are kept from step to step, and so is the field's estimator.
+
+        The samplers open it. Weights must not change meanwhile.
+        """
+        with cached_context(self.denoiser), self.field.field.sampling() if self.field else nullcontext():
             yield
 
     def _told(self, count: int) -> list[Tensor]:

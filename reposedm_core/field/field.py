@@ -5,7 +5,8 @@ Paper, section 3.3, eq. 10-12: G = W_h · ‖P_φ(P̃_t) − P_φ(P)‖² with t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,12 @@ class PoseInteractionField(nn.Module):
         super().train(mode)
         self.estimator.eval()
         return self
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """While it is open the estimator's weights are taken not to change: a run of sampling looks at them once."""
+        with self._folded.held(self.estimator):
+            yield
 
     def target_from_joints(self, joints: Tensor, height: int, width: int) -> PoseTarget:
         """Target from COCO joints, for space "heatmaps".

@@ -27,7 +27,7 @@ def step_row(bench: Bench, name: str, pipeline: RePoseDMPipeline) -> Row:
     """One step with the field over the same step without it."""
     size = size_of(pipeline)
     what, field = f"{name}, {size[0]}×{size[1]}", guidance(pipeline, *size)
-    with sampling_step(pipeline, random_condition(pipeline, *size)) as step:
+    with sampling_step(pipeline, random_condition(pipeline, *size)) as step, field.field.sampling():
         timings = bench.compare(f"guided step, {what}", {"guided": lambda: step(field), "unguided": step})
     value, spread = timings.ratio("guided", "unguided")
     return Row(GUIDANCE, f"{what}: guided step / unguided step, own decoder", value, budget=("≤", 1.5), spread=spread,

@@ -152,3 +152,18 @@ def test_layers_of_a_host_stay():
     assert kinds[1] == kinds[0] - 1, "only the transposed convolution is plain here"
     picture = torch.rand(1, 3, *SIZE)
     torch.testing.assert_close(folded(picture).heatmaps_half, net(picture).heatmaps_half)
+
+
+def test_while_sampling_the_weights_are_looked_at_once():
+    field = PoseInteractionField(estimator())
+    with field.sampling():
+        inside = field._folded.of(field.estimator)
+        with field.sampling():
+            field.estimator.trunk.conv1.weight.data.mul_(2)
+            assert field._folded.of(field.estimator) is inside
+        assert field._folded.of(field.estimator) is inside, "the outer run goes on"
+        assert copy.deepcopy(field)._folded.of(field.estimator) is not inside
+    assert field._folded.of(field.estimator) is not inside
+    half = PoseInteractionField(estimator().bfloat16())
+    with half.sampling():
+        assert half._folded.of(half.estimator) is half.estimator
