@@ -49,8 +49,8 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                                tooltip="Where in the sampling guidance begins; 0 is the first step, which knows little "
                                        "of the pose yet."),
                 io.Float.Input("end_percent", default=default.end, min=0.0, max=1.0, step=0.001,
-                               tooltip="Where in the sampling guidance ends; 1 is after the last step, in which it "
-                                       "moves the joints a little more and leaves traces. Sooner is quicker."),
+                               tooltip="Where in the sampling guidance ends; 1 is after the last step, in which too "
+                                       "much strength leaves traces. Sooner is quicker."),
                 io.Combo.Input("space", options=list(SPACES), default=default.space,
                                tooltip="What is compared: heatmaps of the joints with those of the pose, or (the "
                                        "paper's) features of the picture with those of the drawn skeleton."),

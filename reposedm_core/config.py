@@ -140,12 +140,12 @@ class FieldConfig:
             decoded ŷ_0.
     """
 
-    strength: float = 1.0
-    start: float = 0.25
-    end: float = 0.75
+    strength: float = 0.1
+    start: float = 0.75
+    end: float = 1.0
     space: str = "heatmaps"
     mask: str = "union"
-    limit: float = 0.2
+    limit: float = 0.1
     training: float = 0.0
     estimate: str = "x0"
 

@@ -18,7 +18,7 @@ from .field.config import ESTIMATORS
 STABLE_DIFFUSION_VAE = AutoencoderConfig(kind="kl", channels=4, widths=(128, 256, 512, 512), scaling=0.18215)
 """Stable Diffusion's autoencoder, whose public weights load unchanged."""
 
-PAPER_FIELD = FieldConfig(start=0.0, end=1.0, space="features", mask="predicted", limit=0.1, training=1.0)
+PAPER_FIELD = FieldConfig(1.0, 0.0, 1.0, space="features", mask="predicted", training=1.0)
 """The paper's field, in every step of training and sampling; the bound of a step is **ours** here, too."""
 
 VARIANTS = ("b1", "b2")

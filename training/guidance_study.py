@@ -28,8 +28,8 @@ from training.sheet import comparison_sheet
 
 STRENGTHS = {"heatmaps": (0.1, 1.0), "features": (0.001, 0.1)}
 """∇G has the unit of what is compared: features are larger numbers, and many more, than heat maps."""
-WINDOWS = ((0.0, 1.0), (0.0, 0.75), (0.25, 0.75), (0.5, 1.0))
-LIMITS = (0.1, 0.2, 0.3)
+WINDOWS = ((0.0, 1.0), (0.25, 0.75), (0.5, 0.75), (0.5, 1.0), (0.75, 1.0))
+LIMITS = (0.05, 0.1, 0.2)
 SHOWN = ("joint_error", "pck@0.05", "perceptual", "ssim", "colour_right")
 
 
@@ -58,8 +58,10 @@ def measure(pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, kinds
 
 
 def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None = None, seed: int = 0,
-          device: str = "cpu", shown: int = 12) -> dict:
+          device: str = "cpu", shown: int = 12, compare: bool = True) -> dict:
     """Compare settings on validation people, measure the default on test people, and write the report into `out`.
+
+    `compare` = False leaves out the former.
 
     Raises:
         InputError: no such checkpoint, set or judge, pictures of another size than the checkpoint's, or fewer than 1
@@ -71,9 +73,11 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
     test = SyntheticPeople(data, "test")
     own = pipe.config.field
     default = replace(own, strength=own.strength or 1.0, training=0.0, estimate="x0")
-    chosen = validation.fixed_pairs(pairs)
-    rows, _ = measure(pipe, validation, chosen, settings_to_compare(default), seed, judge)
-    compared = summarise(rows, chosen.identity)
+    compared = {}
+    if compare:
+        chosen = validation.fixed_pairs(pairs)
+        rows, _ = measure(pipe, validation, chosen, settings_to_compare(default), seed, judge)
+        compared = summarise(rows, chosen.identity)
     held_out = test.fixed_pairs(pairs)
     rows, pictures = measure(pipe, test, held_out, [OFF, default], seed, judge)
     off, on = (rows[label(kind)] for kind in (OFF, default))
@@ -102,13 +106,15 @@ def markdown(results: dict) -> str:
     p = results["protocol"]
     default = "the default" if p["own_strength"] else "strength 1 (the checkpoint samples without guidance)"
     judge = f"another estimator than the guiding one ({p['judge']})" if p["judge"] else "the guiding estimator itself"
-    return "\n\n".join([
+    parts = [
         f"# Pose field guidance off and on: {p['weights']}",
         f"{p['pairs']} pairs, {p['steps']} DDIM steps, w_c {p['guidance_scale']:g}, seed {p['seed']} + number of the "
         f"pair, the same for every row. Joints are found by {judge}. In brackets: 95 % bootstrap interval.",
         f"## Test people, {default}", markdown_table(results["test"], list(SHOWN), "guidance"),
-        markdown_table(results["difference"], list(SHOWN), "pair by pair", signed=True),
-        "## Validation people, every setting", markdown_table(results["validation"], list(SHOWN), "guidance")]) + "\n"
+        markdown_table(results["difference"], list(SHOWN), "pair by pair", signed=True)]
+    if results["validation"]:
+        parts += ["## Validation people, every setting", markdown_table(results["validation"], list(SHOWN), "guidance")]
+    return "\n\n".join(parts) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -120,6 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--judge", help="estimator.safetensors of another training run, to find the joints with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--test-only", dest="compare", action="store_false", help="no comparison of settings")
     options = parser.parse_args(arguments)
     try:
         study(**vars(options))

@@ -122,7 +122,8 @@ class Step:
 
     @torch.no_grad()
     def __call__(self, field: FieldGuidance | None = None) -> None:
-        self.model.field = field
+        """`field` acts at this step, whatever its schedule."""
+        self.model.field = field and replace(field, start=0.0, end=1.0)
         self.model(self.x, self.sigma)
 
 

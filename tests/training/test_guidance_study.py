@@ -41,23 +41,23 @@ def test_settings_cover_strength_space_and_window_once():
     new, known = (guidance_study.settings_to_compare(FieldConfig(strength, 0.0, 1.0, training=1.0))
                   for strength in (7.0, 1.0))
     names = [guidance_study.label(kind) for kind in new]
-    assert len(set(names)) == len(names) == len(known) + 1 == 2 + (2 + 2) * 4 * 3
-    assert names[:2] == ["off", "heatmaps, strength 7, 0 to 1, limit 0.2"]
-    assert "features, strength 0.1, 0.5 to 1, limit 0.3" in names
+    assert len(set(names)) == len(names) == len(known) + 1 == 2 + (2 + 2) * 5 * 3
+    assert names[:2] == ["off", "heatmaps, strength 7, 0 to 1, limit 0.1"]
+    assert "features, strength 0.1, 0.5 to 1, limit 0.2" in names
 
 
 def test_study_measures_the_default_on_test_people_with_another_judge(both_splits, weights, judge, tmp_path, capsys,
                                                                       monkeypatch):
     monkeypatch.setattr(guidance_study, "STRENGTHS", {"heatmaps": (1.0,), "features": (1.0,)})
     monkeypatch.setattr(guidance_study, "WINDOWS", ((0.0, 1.0),))
-    monkeypatch.setattr(guidance_study, "LIMITS", (0.2,))
+    monkeypatch.setattr(guidance_study, "LIMITS", (0.1,))
     arguments = ["--weights", str(weights), "--data", str(both_splits), "--out", str(tmp_path), "--pairs", "2",
                  "--judge", str(judge)]
     assert guidance_study.main(arguments) == 0
     found = json.loads((tmp_path / "guidance.json").read_text(encoding="utf-8"))
-    assert list(found["validation"]) == ["off", "heatmaps, strength 1, 0 to 1, limit 0.2",
-                                         "features, strength 1, 0 to 1, limit 0.2"]
-    assert list(found["test"]) == ["off", "heatmaps, strength 1, 0 to 1, limit 0.2"]
+    assert list(found["validation"]) == ["off", "heatmaps, strength 1, 0 to 1, limit 0.1",
+                                         "features, strength 1, 0 to 1, limit 0.1"]
+    assert list(found["test"]) == ["off", "heatmaps, strength 1, 0 to 1, limit 0.1"]
     off, on = (row["joint_error"]["mean"] for row in found["test"].values())
     assert found["difference"]["on − off"]["joint_error"]["mean"] == pytest.approx(on - off, abs=1e-5)
     table = (tmp_path / "guidance.md").read_text(encoding="utf-8")
@@ -85,9 +85,9 @@ def test_a_checkpoint_that_samples_without_guidance_is_studied_at_strength_1(bot
                                                                             monkeypatch):
     monkeypatch.setattr(guidance_study, "STRENGTHS", {"heatmaps": (1.0,)})
     monkeypatch.setattr(guidance_study, "WINDOWS", ((0.0, 1.0),))
-    monkeypatch.setattr(guidance_study, "LIMITS", (0.2,))
+    monkeypatch.setattr(guidance_study, "LIMITS", (0.1,))
     found = guidance_study.study(str(without_guidance), str(both_splits), str(tmp_path / "out"), pairs=2)
-    assert list(found["test"]) == list(found["validation"]) == ["off", "heatmaps, strength 1, 0 to 1, limit 0.2"]
+    assert list(found["test"]) == list(found["validation"]) == ["off", "heatmaps, strength 1, 0 to 1, limit 0.1"]
     assert found["protocol"]["default"]["mask"] == "predicted", "all else is the checkpoint's"
     assert found["difference"]["on − off"]["perceptual"]["mean"] != 0
     table = (tmp_path / "out" / "guidance.md").read_text(encoding="utf-8")
@@ -110,3 +110,12 @@ def test_bad_input_is_one_clear_line(both_splits, weights, judge, tmp_path, caps
     assert "pairs = 0" in capsys.readouterr().err
     with pytest.raises(InputError, match="judge"):
         evaluate.load_judge(weights, "cpu")
+
+
+def test_test_people_alone_are_measured_alike(both_splits, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(guidance_study, "settings_to_compare", None)
+    arguments = ["--weights", str(weights), "--data", str(both_splits), "--out", str(tmp_path), "--pairs", "2"]
+    assert guidance_study.main([*arguments, "--test-only"]) == 0
+    found = json.loads((tmp_path / "guidance.json").read_text(encoding="utf-8"))
+    assert found["validation"] == {} and len(found["test"]) == 2
+    assert "Validation people" not in (tmp_path / "guidance.md").read_text(encoding="utf-8")
