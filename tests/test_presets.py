@@ -105,7 +105,8 @@ def test_a_small_copy_runs_from_its_checkpoint(name, pose, tmp_path):
     assert not torch.equal(changed, made.latent), "the source has a say"
     assert not torch.equal(pipeline(SOURCE, pose.resized(16, 16).resized(32, 16), seed=1).latent, made.latent)
     # An untrained estimator sees nobody, and the paper's mask W_h is then empty: ours also looks where the target is.
-    guided, free = (pipeline(SOURCE, pose, seed=1, field_strength=s, field_space="heatmaps") for s in (50.0, 0.0))
+    guided, free = (pipeline(SOURCE, pose, seed=1, field_strength=strength, field_start=0.0, field_space="heatmaps")
+                    for strength in (50.0, 0.0))
     assert guided.image.isfinite().all() and not torch.equal(guided.latent, free.latent)
     dressed = pipeline.dress(SOURCE, 1 - SOURCE, torch.ones(32, 16).tril(), pose, seed=1, height=32, width=16)
     assert torch.equal(dressed.image[..., 0, 5:], dressed.reference[..., 0, 5:])
