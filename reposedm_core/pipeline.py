@@ -146,7 +146,8 @@ class RePoseDMPipeline:
             seed: the same seed gives the same picture.
             steps, guidance_scale: sampling steps and w_c of eq. 16; the preset's defaults.
             field_strength: of the gradient guidance by the pose interaction field; 0 is off; the preset's default.
-            field_start, field_end: the share of the sampling in which it acts, 0 to 1; the preset's defaults.
+            field_start, field_end: the share of the sampling in which it acts, 0 to 1; the preset's defaults. A step
+                counts where it begins: with fewer than 4 steps `mini`'s 0.75 is after all of them.
             field_space: what it compares, "heatmaps" or "features"; the preset's default.
             sampler: one of `diffusion.sampler.SAMPLERS`: "ddim", "ancestral" with the learned variance, ….
             height, width: of the result, divisible by 8 (default: what the model was trained at).

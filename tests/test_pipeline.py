@@ -65,14 +65,14 @@ def test_half_precision_gives_nearly_the_same_picture(pipeline, pose):
     assert near.image.dtype == near.latent.dtype == torch.float32
     assert next(half.denoiser.parameters()).dtype == torch.bfloat16
     assert 0 < (near.image - exact.image).abs().mean() < 0.02
-    guided = half(source, pose, seed=1, steps=2, height=64, width=48, field_strength=1.0)
+    guided = half(source, pose, seed=1, steps=2, height=64, width=48, field_strength=1.0, field_start=0.0)
     assert guided.image.isfinite().all() and not torch.equal(guided.image, near.image)
 
 
 def test_only_the_first_of_several_people_counts(pipeline, picture, pose):
     other = pose.joints + np.array([20.0, 10.0, 0.0], np.float32)
     both = Pose(np.concatenate([pose.joints, other]), pose.height, pose.width)
-    small = {"steps": 2, "height": 64, "width": 48, "field_strength": 1.0}
+    small = {"steps": 2, "height": 64, "width": 48, "field_strength": 1.0, "field_start": 0.0}
     assert torch.equal(pipeline(picture, both, **small).image, pipeline(picture, pose, **small).image)
 
 
