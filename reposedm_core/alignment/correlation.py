@@ -40,7 +40,7 @@ def local_correlation(target: Tensor, source: Tensor, radius: int) -> Tensor:
     windows = products.as_strided(
         (b, h, strips.tiles, strips.strip, side, side),
         (strips.tiles * strips.rows * row, row, strips.rows * row, cell + 1, strips.span, 1))
-    return F.relu(windows.reshape(b, h, -1, side * side)[:, :, :w]).movedim(-1, 1)
+    return windows.reshape(b, h, -1, side * side)[:, :, :w].relu_().movedim(-1, 1)
 
 
 def global_match(target: Tensor, source: Tensor, sharpness: Tensor | float) -> tuple[Tensor, Tensor]:
