@@ -47,7 +47,7 @@ def _paper(name: str, height: int, width: int, block_channels: tuple[int, ...], 
     """The paper's model at one size: 6 iterations on Stable Diffusion's latents, ε-prediction, guidance in training.
 
     The sizes of the U-Net are **ours**: at 256×176 one pass costs a 24th of the multiplications of a pixel-space
-    U-Net of 181 M parameters at 256×256, such as PIDM's, and a thirteenth of its time (`make bench`).
+    U-Net of 181 M parameters at 256×256, such as PIDM's, and a tenth to a fourteenth of its time (`make bench`).
     """
     return ModelConfig(
         name, height, width, steps=100, guidance_scale=2.0, autoencoder=STABLE_DIFFUSION_VAE,
