@@ -226,6 +226,8 @@ class RePoseDMPipeline:
     def estimate(self, image: ImageLike) -> Pose:
         """The pose of the one person in a picture, in the picture's own pixels; nobody in it where none is found."""
         picture = to_image(image, "image")
+        if len(picture) != 1:
+            raise InputError(f"image: it holds {len(picture)} pictures; estimate one at a time.")
         height, width = picture.shape[-2:]
         joints = predict_pose(self.estimator, fit_image(picture, self.config.height, self.config.width).to(self.device))
         points = coco_to_openpose(joints[:1].cpu().numpy())

@@ -200,6 +200,8 @@ def test_input_that_cannot_be_used_is_named(pipeline, picture, pose, tmp_path):
         pipeline(torch.zeros(5, 5), pose)
     with pytest.raises(InputError, match="source"):
         pipeline(None, pose)
+    with pytest.raises(InputError, match="2 pictures; estimate one"):
+        pipeline.estimate(torch.zeros(2, 128, 96, 3))
     with pytest.raises(InputError, match="no such file"):
         RePoseDMPipeline.from_pretrained(tmp_path / "none.safetensors")
 
