@@ -6,7 +6,8 @@ import operator
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.amp import is_autocast_available
 
 from .errors import InputError
 
@@ -57,6 +58,24 @@ def check_tensor(value: Tensor, name: str, shape: str, sizes: dict[str, int] | N
         count = int((~torch.isfinite(value)).sum())
         raise InputError(f"{here} and {count} values that are not finite (NaN or infinity); mend them first.")
     return sizes
+
+
+def keeps_precision(layer: nn.Module, value: Tensor) -> bool:
+    """Does `layer` compute in the dtype of its weights? A host's own classes of layers may cast, and autocast does."""
+    kind = value.device.type
+    return type(layer) is nn.Conv2d and not (is_autocast_available(kind) and torch.is_autocast_enabled(kind))
+
+
+def check_precision(value: Tensor, name: str, layer: nn.Module, weight: Tensor) -> bool:
+    """Raise an `InputError` unless `value` has the dtype of `weight`, which belongs to `layer`.
+
+    Returns whether precisions were looked at: not where `keeps_precision` says no.
+    """
+    strict = not value.is_meta and keeps_precision(layer, value)
+    if strict and value.dtype != weight.dtype:
+        raise InputError(f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; the network's weights are "
+                         f"{weight.dtype}.")
+    return strict
 
 
 def _spelt(shape: str) -> str:

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..checkpoint import load_into, read_weights
-from ..checks import check_tensor
+from ..checks import check_precision, check_tensor
 from ..config import AutoencoderConfig
 from ..errors import InputError
 
@@ -40,19 +40,6 @@ def build_autoencoder(config: AutoencoderConfig, operations=nn) -> Autoencoder |
     if config.kind == "kl":
         return KLAutoencoder(config)
     raise InputError(f"autoencoder.kind = {config.kind!r}: known are pca, kl.")
-
-
-def check_precision(value: Tensor, name: str, layer: nn.Module, weight: Tensor) -> bool:
-    """Raise an `InputError` unless `value` has the dtype of `weight`, which belongs to `layer`.
-
-    Under autocast, and in a host's own classes of layers, precisions are somebody else's to match: returns whether they
-    are to be looked at.
-    """
-    strict = type(layer) is nn.Conv2d and not (value.is_meta or torch.is_autocast_enabled(value.device.type))
-    if strict and value.dtype != weight.dtype:
-        raise InputError(f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; the network's weights are "
-                         f"{weight.dtype}.")
-    return strict
 
 
 def patches_of(images: Tensor, stride: int) -> Tensor:

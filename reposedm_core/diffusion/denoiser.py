@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..checks import check_tensor
+from ..checks import check_precision, check_tensor
 from ..config import DenoiserConfig
 from ..errors import InputError
-from .autoencoder import ResidualBlock, check_precision
+from .autoencoder import ResidualBlock
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def in_window(fraction: float, start: float, end: float, timesteps: int) -> bool
     return first <= passed < last
 
 
-class GuidedModel:
+class GuidedModel(ABC):
     """`model(x, σ)` for the samplers: both passes of eq. 16 in one batch, then the field's gradient with weight w_c.
 
     A kind of network is a subclass: `conditions` and `predict`. `condition`, `scale` and `field` may be replaced, or
@@ -138,13 +139,13 @@ class GuidedModel:
         self.scale, self.field = scale, field
         self._kept: tuple[tuple, list[Tensor], list[Tensor]] | None = None
 
+    @abstractmethod
     def conditions(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """What `predict` is told in the conditional and in the unconditional pass, (1 or B, …) each."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, z: Tensor, t: Tensor, *told: Tensor) -> tuple[Tensor, Tensor | None]:
         """Prediction and variance logits of the bare network at y_t = z; t (B,) int64."""
-        raise NotImplementedError
 
     @contextmanager
     def sampling(self) -> Iterator[None]:

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.amp import is_autocast_available
 
-from ..checks import check_tensor
+from ..checks import check_tensor, keeps_precision
 from ..pose.heatmaps import decode_heatmaps
 from .config import EstimatorConfig
 from .protocol import EstimatorOutput, PoseEstimator
@@ -112,10 +111,8 @@ class HigherHRNet(nn.Module):
                 device than the weights of plain layers.
         """
         check_tensor(x, "picture", "B 3 H W", multiples={"H": 4, "W": 4})
-        first, kind = self.trunk.conv1, x.device.type
-        # A host's own layers may cast their weights to the picture, and autocast both.
-        if type(first) is nn.Conv2d and not (is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-            check_tensor(x, "picture", "B 3 H W", like=first.weight)
+        if keeps_precision(self.trunk.conv1, x):
+            check_tensor(x, "picture", "B 3 H W", like=self.trunk.conv1.weight)
         height, width = x.shape[-2:]
         if self.config.normalise == "imagenet":
             x = normalise_imagenet(x)

@@ -108,8 +108,8 @@ def guidance(pipeline: RePoseDMPipeline, height: int, width: int) -> FieldGuidan
     """The preset's own guidance: space, strength, schedule and limit, the strength 1 where the preset has it off."""
     native, settings = size_of(pipeline), pipeline.config.field
     target = pose_target(pipeline.field, [one_pose(POSE)], (height, width), native).map(lambda t: t.to(pipeline.device))
-    return FieldGuidance(pipeline.field, target, lambda z: fit_image(pipeline.decode(z), *native),
-                         settings.strength or 1.0, settings.start, settings.end, settings.limit)
+    return FieldGuidance.configured(replace(settings, strength=settings.strength or 1.0), pipeline.field, target,
+                                    lambda z: fit_image(pipeline.decode(z), *native))
 
 
 @dataclass

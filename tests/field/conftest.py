@@ -58,6 +58,23 @@ def _latent(batch: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(batch, 4, 4, 3, dtype=dtype)
 
 
+def _check_slopes(field: PoseInteractionField, decode: nn.Module, z: torch.Tensor, target: PoseTarget,
+                  gradient: torch.Tensor, draws: int) -> None:
+    """The gradient (B, C, h, w) of float64 against central differences of the distance along random directions."""
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(draws):
+        direction, step = torch.randn(z.shape, generator=generator, dtype=z.dtype), 1e-7
+        with torch.no_grad():
+            ahead, behind = (field.distance(decode(z + s * direction), target) for s in (step, -step))
+        slope = (gradient * direction).sum((1, 2, 3))
+        torch.testing.assert_close((ahead - behind) / (2 * step), slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def check_slopes() -> Callable:
+    return _check_slopes
+
+
 @pytest.fixture
 def estimator() -> Callable:
     return _estimator
