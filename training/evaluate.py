@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from reposedm_core.checkpoint import load_into, load_parts
 from reposedm_core.config import EstimatorConfig, FieldConfig, from_dict
-from reposedm_core.diffusion.guided import FieldGuidance, GuidedDenoiser
+from reposedm_core.diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
 from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas
 from reposedm_core.errors import InputError
 from reposedm_core.field import HigherHRNet, PoseInteractionField, predict_pose
@@ -44,38 +44,35 @@ OFF = FieldConfig(strength=0.0)
 
 
 @torch.no_grad()
-def transfer(pipe: RePoseDMPipeline, source: Tensor, skeleton: Tensor, seeds: list[int], steps: int, scale: float,
-             guide: FieldConfig | None = None, joints: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What `RePoseDMPipeline` does with one picture and one pose, for each of a batch, by DDIM.
+def transfer(pipe: RePoseDMPipeline, condition: Condition, skeleton: Tensor, seeds: list[int], steps: int, scale: float,
+             guide: FieldConfig | None = None, joints: Tensor | None = None) -> Tensor:
+    """What `RePoseDMPipeline` does with one aligned picture and one pose, for each of a batch, by DDIM.
 
     Here each picture has a seed. The pipeline draws the noise of a whole batch from one, so that there the second
     picture of a batch is not what the same picture gives alone.
 
     Args:
-        source, skeleton: (B, 3, H, W) in [-1, 1].
+        condition: of B pictures, by `RePoseDMPipeline.condition`. skeleton: (B, 3, H, W) in [-1, 1].
         seeds: one a picture: a picture's result depends on its own seed only.
         steps, scale: sampling steps and w_c of eq. 16.
         guide, joints: gradient guidance towards the COCO joints (B, 17, 3), or in space "features" the skeleton;
             None or a strength of 0 is off.
 
     Returns:
-        The aligned pictures and the results, (B, 3, H, W), about [-1, 1].
+        The results, (B, 3, H, W), about [-1, 1].
     """
-    source, skeleton = source.to(pipe.device), skeleton.to(pipe.device)
-    coder = pipe.autoencoder
-    condition, alignment = pipe.condition(source, skeleton)
-    field = None
+    skeleton, coder, field = skeleton.to(pipe.device), pipe.autoencoder, None
     if guide is not None and guide.strength:
         compare = PoseInteractionField(pipe.estimator, guide.space, mask=guide.mask)
         target = (compare.target_from_image(skeleton) if guide.space == "features"
-                  else compare.target_from_joints(joints.to(pipe.device), *source.shape[-2:]))
+                  else compare.target_from_joints(joints.to(pipe.device), *skeleton.shape[-2:]))
         field = FieldGuidance.configured(guide, compare, target, coder.decode)
     shape = condition.pose.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     sigmas = simple_sigmas(pipe.schedule, steps).to(pipe.device)
     model = GuidedDenoiser(pipe.denoiser, pipe.schedule, condition, scale, field)
     latent = sample_ddim(model, initial_latent(noise.to(pipe.device), sigmas[0]), sigmas)
-    return alignment.image, coder.decode(latent)
+    return coder.decode(latent)
 
 
 def to_pictures(images: Tensor) -> np.ndarray:
@@ -97,9 +94,11 @@ def generate(pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, kind
             joints = torch.from_numpy(people.joints(part.identity, part.target))
             seeds = [seed + first + i for i in range(len(part))]
             upper = pipe.autoencoder.decode(pipe.autoencoder.encode(target.to(pipe.device)))
-            rows = {COPY: source, UPPER: upper, TRUTH: target, "pose": skeleton}
+            # Once for all kinds: aligning does not depend on the guidance.
+            condition, alignment = pipe.condition(source.to(pipe.device), skeleton.to(pipe.device))
+            rows = {COPY: source, WARP: alignment.image, UPPER: upper, TRUTH: target, "pose": skeleton}
             for name, kind in kinds.items():
-                rows[WARP], rows[name] = transfer(pipe, source, skeleton, seeds, steps, scale, kind, joints)
+                rows[name] = transfer(pipe, condition, skeleton, seeds, steps, scale, kind, joints)
                 bar.update(len(part))
             for name, images in rows.items():
                 columns.setdefault(name, []).append(to_pictures(images))

@@ -191,13 +191,15 @@ def test_a_batch_gives_what_the_pipeline_gives_one_by_one(data, weights, strengt
     people, pipe = SyntheticPeople(data, "test"), RePoseDMPipeline.from_pretrained(weights)
     pairs = people.fixed_pairs(3)
     source, joints = people.pictures(pairs.identity, pairs.source), people.joints(pairs.identity, pairs.target)
-    aligned, batch = evaluate.transfer(pipe, source, people.skeletons(pairs.identity, pairs.target), [7, 8, 9], 3, 1.5,
-                                       replace(pipe.config.field, strength=strength), torch.from_numpy(joints))
+    skeleton = people.skeletons(pairs.identity, pairs.target)
+    condition, alignment = pipe.condition(source, skeleton)
+    batch = evaluate.transfer(pipe, condition, skeleton, [7, 8, 9], 3, 1.5,
+                              replace(pipe.config.field, strength=strength), torch.from_numpy(joints))
     for i in range(3):
         single = pipe(people.arrays["pictures"][pairs.identity[i], pairs.source[i]],
                       Pose(coco_to_openpose(joints[i:i + 1]), HEIGHT, WIDTH), seed=7 + i, steps=3, guidance_scale=1.5,
                       field_strength=strength)
-        for mine, theirs in ((batch[i], single.image[0]), (aligned[i], single.aligned[0])):
+        for mine, theirs in ((batch[i], single.image[0]), (alignment.image[i], single.aligned[0])):
             assert ((mine.clamp(-1, 1) + 1) / 2 - theirs).abs().max() < 1e-3
     assert (batch[0] - batch[1]).abs().max() > 0.1, "the pairs differ"
 
