@@ -29,7 +29,7 @@ from reposedm_core.errors import InputError
 from reposedm_core.field import HigherHRNet, PoseInteractionField, predict_pose
 from reposedm_core.pipeline import RePoseDMPipeline
 from training import metrics
-from training.data.dataset import SPLITS, Pairs, SyntheticPeople, to_unit
+from training.data.dataset import SPLITS, Pairs, People, to_unit
 from training.perceptual import NETWORK, PerceptualDistance
 from training.report import captions, summarise, write_report
 from training.sheet import comparison_sheet
@@ -81,7 +81,7 @@ def to_pictures(images: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def generate(pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, kinds: dict[str, FieldConfig], steps: int,
+def generate(pipe: RePoseDMPipeline, people: People, pairs: Pairs, kinds: dict[str, FieldConfig], steps: int,
              scale: float, seed: int = 0, batch: int = 16) -> dict[str, np.ndarray]:
     """Pictures of every pair, uint8 (n, H, W, 3): results with the guidance of each of `kinds`, under its name, what
     they are compared with, and "pose", the skeletons."""
@@ -110,13 +110,13 @@ def with_field(strength: float) -> str:
     return f"{OURS} + field {strength:g}"
 
 
-def load(weights: str | Path, data: str | Path, split: str, device: str) -> tuple[RePoseDMPipeline, SyntheticPeople]:
+def load(weights: str | Path, data: str | Path, split: str, device: str) -> tuple[RePoseDMPipeline, People]:
     """A checkpoint, and people to try it on.
 
     Raises:
         InputError: no such checkpoint or set, or pictures of another size than the checkpoint's.
     """
-    people = SyntheticPeople(data, split)
+    people = People(data, split)
     pipe = RePoseDMPipeline.from_pretrained(weights, device)
     height, width = pipe.config.height, pipe.config.width
     if (people.height, people.width) != (height, width):
@@ -131,14 +131,14 @@ class Judge:
     The joints are found by `estimator`, the checkpoint's own unless another is given.
     """
 
-    def __init__(self, pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, batch: int = 16,
+    def __init__(self, pipe: RePoseDMPipeline, people: People, pairs: Pairs, batch: int = 16,
                  estimator: HigherHRNet | None = None):
         self.pipe, self.batch, self.estimator = pipe, batch, estimator or pipe.estimator
         self.perceptual = PerceptualDistance().to(pipe.device)
         self.truth = to_pictures(people.pictures(pairs.identity, pairs.target))
         self.masks = people.masks(pairs.identity, pairs.target)[:, 0].numpy()
         self.joints = people.joints(pairs.identity, pairs.target)
-        self.garments = read_garments(people, pairs)
+        self.garments = people.garments(pairs.identity, pairs.target)
 
     def measure(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
         """All columns of uint8 pictures (n, H, W, 3); the colour columns only where the set labels garments."""
@@ -175,15 +175,6 @@ def load_judge(path: str | Path, device: str) -> HigherHRNet:
     estimator = HigherHRNet(from_dict(EstimatorConfig, header["config"], Path(path).name))
     load_into(estimator, parts["estimator"], f"judge: {Path(path).name}")
     return estimator.eval().requires_grad_(False).to(device)
-
-
-def read_garments(people: SyntheticPeople, pairs: Pairs) -> np.ndarray | None:
-    """Garment labels (n, H, W) uint8 of the targets; None for a set without them."""
-    file = people.root / "garments.npy"
-    if not file.is_file():
-        return None
-    labels = np.load(file, mmap_mode="r")
-    return np.stack([labels[i, k] for i, k in zip(pairs.identity, pairs.target, strict=True)])
 
 
 def colour_measures(pictures: np.ndarray, truth: np.ndarray, garments: np.ndarray) -> dict[str, np.ndarray]:
@@ -240,7 +231,7 @@ def evaluate(weights: str | Path, data: str | Path, out: str | Path, split: str 
 
     Args:
         weights, data: a checkpoint of training/train.py and a folder of training/data/synthetic.py.
-        pairs: how many pairs of `SyntheticPeople.fixed_pairs`.
+        pairs: how many pairs of `People.fixed_pairs`.
         steps, guidance_scale: the checkpoint's defaults when None.
         field_strength: above 0 adds a row with gradient guidance.
         shown: pairs on the sheet, the first ones.

@@ -21,7 +21,7 @@ import numpy as np
 from reposedm_core.config import FieldConfig
 from reposedm_core.errors import InputError
 from reposedm_core.pipeline import RePoseDMPipeline
-from training.data.dataset import Pairs, SyntheticPeople
+from training.data.dataset import Pairs, People
 from training.evaluate import COPY, OFF, TRUTH, Judge, generate, load, load_judge
 from training.report import Measures, markdown_table, summarise
 from training.sheet import comparison_sheet
@@ -48,7 +48,7 @@ def label(kind: FieldConfig) -> str:
     return f"{kind.space}, strength {kind.strength:g}, {kind.start:g} to {kind.end:g}, limit {kind.limit:g}"
 
 
-def measure(pipe: RePoseDMPipeline, people: SyntheticPeople, pairs: Pairs, kinds: list[FieldConfig], seed: int,
+def measure(pipe: RePoseDMPipeline, people: People, pairs: Pairs, kinds: list[FieldConfig], seed: int,
             judge: str | None) -> tuple[dict[str, Measures], dict[str, np.ndarray]]:
     """Measures of every setting, under its label, and the pictures of `evaluate.generate`."""
     named = {label(kind): kind for kind in kinds}
@@ -70,7 +70,7 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
     if pairs < 1:
         raise InputError(f"pairs = {pairs}: must be at least 1.")
     pipe, validation = load(weights, data, "val", device)
-    test = SyntheticPeople(data, "test")
+    test = People(data, "test")
     own = pipe.config.field
     default = replace(own, strength=own.strength or 1.0, training=0.0, estimate="x0")
     compared = {}

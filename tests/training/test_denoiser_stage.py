@@ -19,7 +19,7 @@ from reposedm_core.field import HigherHRNet, PoseInteractionField
 from reposedm_core.pipeline import load_networks
 from reposedm_core.pose import coco_to_openpose, draw_joints
 from reposedm_core.presets import variant
-from training.data.dataset import ARRAYS, Pairs, SyntheticPeople
+from training.data.dataset import Pairs, People
 from training.settings import DenoiserSettings
 from training.stages import denoiser as stage
 from training.stages.denoiser import ColourShuffle, FieldTerm, cache_latents, denoise, fingerprint, train
@@ -118,10 +118,9 @@ def people(tmp_path_factory):
     arrays = {"pictures": drawn.reshape(*count, HEIGHT, WIDTH, 3), "joints": joints,
               "masks": np.ones((*count, HEIGHT, WIDTH), np.uint8), "flow": np.zeros((*cells, 2), np.float16),
               "visibility": np.zeros(cells, np.uint8), "done": np.ones(count[0], np.uint8)}
-    assert set(arrays) == set(ARRAYS)
     for name, value in arrays.items():
         np.save(root / f"{name}.npy", value)
-    (root / "dataset.json").write_text(json.dumps({}))
+    (root / "dataset.json").write_text(json.dumps({"generator": "synthetic people", "version": 1}))
     return root
 
 
@@ -187,7 +186,7 @@ def test_the_field_without_an_estimator_is_refused(tmp_path, people, networks):
 
 
 def test_the_cache_takes_up_joints_when_they_are_needed(tmp_path, people, networks):
-    figures, file, cpu = SyntheticPeople(people, "train"), tmp_path / "latents.pt", torch.device("cpu")
+    figures, file, cpu = People(people, "train"), tmp_path / "latents.pt", torch.device("cpu")
     pairs = figures.fixed_pairs(4)
 
     def cached(**options):
@@ -204,7 +203,7 @@ def test_the_cache_takes_up_joints_when_they_are_needed(tmp_path, people, networ
 def test_the_field_s_gradient_is_each_picture_s_own_and_none_where_the_pose_was_dropped(people, networks, space):
     config = replace(networks.config, field=replace(networks.config.field, space=space))
     term = FieldTerm(config, networks.estimator, networks.autoencoder, HEIGHT, WIDTH, torch.device("cpu"))
-    figures = SyntheticPeople(people, "train")
+    figures = People(people, "train")
     joints = torch.from_numpy(figures.joints(np.array([2, 3, 4]), np.array([0, 1, 2])))
     generator = torch.Generator().manual_seed(0)
     z, noise, prediction = (torch.randn(3, 16, 8, 6, generator=generator) for _ in range(3))
@@ -221,7 +220,7 @@ def test_the_field_looks_at_the_estimate_that_is_configured(people, networks, es
     """Eq. 10 as written, the decoded ε - ε_θ, or the decoded ŷ_0, from v = (ε √ᾱ - y_0 √(1-ᾱ)) by hand."""
     config = replace(networks.config, field=replace(networks.config.field, estimate=estimate))
     term = FieldTerm(config, networks.estimator, networks.autoencoder, HEIGHT, WIDTH, torch.device("cpu"))
-    figures = SyntheticPeople(people, "train")
+    figures = People(people, "train")
     joints = torch.from_numpy(figures.joints(np.array([2, 3]), np.array([0, 1])))
     generator = torch.Generator().manual_seed(0)
     z, noise, v = (torch.randn(2, 16, 8, 6, generator=generator) for _ in range(3))

@@ -16,7 +16,7 @@ from PIL import Image
 from reposedm_core import Pose, RePoseDMPipeline
 from reposedm_core.pose import coco_to_openpose
 from training import evaluate, metrics
-from training.data.dataset import SyntheticPeople
+from training.data.dataset import People
 from training.perceptual import PerceptualDistance, load_network
 from training.sheet import comparison_sheet
 
@@ -188,7 +188,7 @@ def results(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.parametrize("strength", [0.0, FIELD])
 def test_a_batch_gives_what_the_pipeline_gives_one_by_one(data, weights, strength):
-    people, pipe = SyntheticPeople(data, "test"), RePoseDMPipeline.from_pretrained(weights)
+    people, pipe = People(data, "test"), RePoseDMPipeline.from_pretrained(weights)
     pairs = people.fixed_pairs(3)
     source, joints = people.pictures(pairs.identity, pairs.source), people.joints(pairs.identity, pairs.target)
     skeleton = people.skeletons(pairs.identity, pairs.target)
@@ -196,7 +196,7 @@ def test_a_batch_gives_what_the_pipeline_gives_one_by_one(data, weights, strengt
     batch = evaluate.transfer(pipe, condition, skeleton, [7, 8, 9], 3, 1.5,
                               replace(pipe.config.field, strength=strength), torch.from_numpy(joints))
     for i in range(3):
-        single = pipe(people.arrays["pictures"][pairs.identity[i], pairs.source[i]],
+        single = pipe(people.read("pictures", pairs.identity[i], pairs.source[i])[0],
                       Pose(coco_to_openpose(joints[i:i + 1]), HEIGHT, WIDTH), seed=7 + i, steps=3, guidance_scale=1.5,
                       field_strength=strength)
         for mine, theirs in ((batch[i], single.image[0]), (alignment.image[i], single.aligned[0])):
@@ -220,10 +220,9 @@ def test_rows_and_columns(results):
 
 def test_numbers_are_those_of_the_pictures(results, data):
     found, _ = results
-    people = SyntheticPeople(data, "test")
+    people = People(data, "test")
     pairs = people.fixed_pairs(3)
-    pictures = np.array(people.arrays["pictures"])
-    copies, truth = (pictures[pairs.identity, index] for index in (pairs.source, pairs.target))
+    copies, truth = (people.read("pictures", pairs.identity, index) for index in (pairs.source, pairs.target))
     row = found["rows"]["copy the source"]
     assert row["psnr"]["mean"] == pytest.approx(metrics.psnr(copies, truth).mean(), abs=1e-5)
     garments = np.load(data / "garments.npy")[pairs.identity, pairs.target]

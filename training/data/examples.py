@@ -18,21 +18,21 @@ import numpy as np
 from PIL import Image
 
 from reposedm_core.pose import Pose, coco_to_openpose, to_keypoints
-from training.data.dataset import SyntheticPeople
+from training.data.dataset import People
 
 EXAMPLES = {"black_shirt": (250, 0, 5), "blue_top": (350, 3, 0), "check_shirt": (575, 0, 2), "green_skirt": (375, 2, 0),
             "lime_top": (525, 0, 1), "pink_top": (200, 2, 4)}
 """Name: identity of the shipped set (4,000 identities, 6 poses, seed 1), source and target picture."""
 
 
-def export(data: SyntheticPeople, folder: Path) -> None:
+def export(data: People, folder: Path) -> None:
     """Write every example's three files."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (identity, source, target) in EXAMPLES.items():
         if identity not in data.identities:
             raise SystemExit(f"{data.root} has no test identity {identity}: make it with --identities 4000 --seed 1.")
         for suffix, index in (("", source), ("_target", target)):
-            picture = np.asarray(data.arrays["pictures"][identity, index])
+            picture = data.read("pictures", np.array([identity]), np.array([index]))[0]
             Image.fromarray(picture).save(folder / f"{name}{suffix}.png", optimize=True)
         joints = coco_to_openpose(data.joints(np.array([identity]), np.array([target])).clip(max=[1e9, 1e9, 1]))
         pose = to_keypoints(Pose(joints.round(2), data.height, data.width))
@@ -44,4 +44,4 @@ if __name__ == "__main__":
     parser.add_argument("data", help="folder of the synthetic set")
     parser.add_argument("out", type=Path, help="folder to write to")
     options = parser.parse_args()
-    export(SyntheticPeople(options.data, "test"), options.out)
+    export(People(options.data, "test"), options.out)

@@ -13,7 +13,7 @@ from torch import Tensor
 from reposedm_core.alignment import Alignment, RecurrentPoseAligner
 from reposedm_core.alignment.warp import resize_map, warp
 from reposedm_core.config import AlignerConfig
-from training.data.dataset import SyntheticPeople
+from training.data.dataset import People
 from training.loop import optimise
 from training.settings import AlignerSettings
 
@@ -53,11 +53,11 @@ def alignment_loss(alignment: Alignment, source: Tensor, target: Tensor, flow: T
 def train(config: AlignerConfig, settings: AlignerSettings, root: str, out: Path, seed: int, resume: bool,
           accelerator: Accelerator) -> tuple[RecurrentPoseAligner, dict]:
     """Supervised training; the first `first_steps` steps train one iteration only, three times as fast."""
-    data = SyntheticPeople(root, "train")
+    data = People(root, "train")
     network = RecurrentPoseAligner(config)
     device = accelerator.device
 
-    def batch(people: SyntheticPeople, pairs) -> tuple[Tensor, ...]:
+    def batch(people: People, pairs) -> tuple[Tensor, ...]:
         tensors = (people.pictures(pairs.identity, pairs.source), people.pictures(pairs.identity, pairs.target),
                    people.skeletons(pairs.identity, pairs.target), *people.correspondence(pairs))
         return tuple(t.to(device) for t in tensors)
@@ -68,7 +68,7 @@ def train(config: AlignerConfig, settings: AlignerSettings, root: str, out: Path
         return alignment_loss(model(source, skeleton, iterations), source, target, flow, visible)
 
     def validate(model: RecurrentPoseAligner) -> dict[str, float]:
-        people = SyntheticPeople(root, "val")
+        people = People(root, "val")
         pairs = people.fixed_pairs(128)
         totals: dict[str, float] = {}
         for rows in np.array_split(np.arange(len(pairs)), 8):

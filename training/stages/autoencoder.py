@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reposedm_core.config import AutoencoderConfig
 from reposedm_core.diffusion.autoencoder import Autoencoder, patches_of
-from training.data.dataset import SyntheticPeople
+from training.data.dataset import People
 from training.loop import optimise
 from training.settings import StageSettings
 
@@ -20,13 +20,12 @@ SKELETONS = 0.2
 """Share of skeleton pictures: the denoiser sees the pose through the same encoder."""
 
 
-def fit_encoder(network: Autoencoder, data: SyntheticPeople, pictures: int = 1500) -> Tensor:
+def fit_encoder(network: Autoencoder, data: People, pictures: int = 1500) -> Tensor:
     """Principal components of the patches of `pictures` pictures and a fifth as many skeletons."""
     rng = np.random.default_rng(0)
     patches = []
     for count, read in ((pictures, data.pictures), (int(pictures * SKELETONS), data.skeletons)):
-        identity, index = rng.choice(data.identities, count), rng.integers(0, data.poses, count)
-        patches.append(patches_of(read(identity, index), network.stride).flatten(0, 2))
+        patches.append(patches_of(read(*data.random_pictures(rng, count)), network.stride).flatten(0, 2))
     return network.fit(torch.cat(patches))
 
 
@@ -37,14 +36,14 @@ def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
 def train(config: AutoencoderConfig, settings: StageSettings, root: str, out: Path, seed: int, resume: bool,
           accelerator: Accelerator) -> tuple[Autoencoder, dict]:
     """Train on crops of pictures and skeletons; the latent is noised a little, as sampled latents are."""
-    data = SyntheticPeople(root, "train")
+    data = People(root, "train")
     network = Autoencoder(config)
     kept = fit_encoder(network, data)
     print(f"autoencoder: {config.channels} components keep {kept.sum():.1%} of the patches' variance", flush=True)
 
     def step(model, _, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         read = data.skeletons if rng.random() < SKELETONS else data.pictures
-        images = read(rng.choice(data.identities, settings.batch), rng.integers(0, data.poses, settings.batch))
+        images = read(*data.random_pictures(rng, settings.batch))
         y = 8 * int(rng.integers(0, (data.height - CROP) // 8 + 1))
         x = 8 * int(rng.integers(0, (data.width - CROP) // 8 + 1))
         images = images[..., y:y + CROP, x:x + CROP]
@@ -60,7 +59,7 @@ def train(config: AutoencoderConfig, settings: StageSettings, root: str, out: Pa
         return {"loss": loss, "mse": difference.square().mean()}
 
     def validate(model: Autoencoder) -> dict[str, float]:
-        held_out = SyntheticPeople(root, "val")
+        held_out = People(root, "val")
         pairs = held_out.fixed_pairs(64)
         values = {}
         for name, images in (("pictures", held_out.pictures(pairs.identity, pairs.source)),

@@ -25,7 +25,7 @@ from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.errors import InputError
 from reposedm_core.field import HigherHRNet, PoseInteractionField
 from reposedm_core.pose import coco_to_openpose, draw_joints
-from training.data.dataset import Pairs, SyntheticPeople
+from training.data.dataset import Pairs, People
 from training.loop import optimise, save_atomically
 from training.settings import DenoiserSettings
 
@@ -58,7 +58,7 @@ def fingerprint(pairs: Pairs, *networks: torch.nn.Module) -> int:
 
 
 @torch.no_grad()
-def cache_latents(people: SyntheticPeople, pairs: Pairs, autoencoder: Autoencoder, aligner: RecurrentPoseAligner,
+def cache_latents(people: People, pairs: Pairs, autoencoder: Autoencoder, aligner: RecurrentPoseAligner,
                   device: torch.device, file: Path | None = None, chunk: int = 32, joints: bool = False) -> Latents:
     """Encode and align every pair once; kept in `file` and read back while pairs and networks are the same.
 
@@ -181,7 +181,7 @@ def train(config: ModelConfig, settings: DenoiserSettings, root: str, out: Path,
     """
     device = accelerator.device
     schedule = DiffusionSchedule(config.schedule)
-    people, held_out = SyntheticPeople(root, "train"), SyntheticPeople(root, "val")
+    people, held_out = People(root, "train"), People(root, "val")
     guided = config.field.training > 0
     if guided and estimator is None:
         raise InputError(f"field.training = {config.field.training}: training with the pose field needs the pose "

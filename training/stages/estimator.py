@@ -13,7 +13,7 @@ from reposedm_core.config import EstimatorConfig
 from reposedm_core.field import HigherHRNet, predict_pose
 from reposedm_core.pose import render_heatmaps
 from training.data.augment import random_affine, random_backgrounds, random_look
-from training.data.dataset import SyntheticPeople
+from training.data.dataset import People
 from training.loop import optimise
 from training.metrics import pck
 from training.settings import StageSettings
@@ -42,13 +42,12 @@ def pull_loss(tags: Tensor, joints: Tensor) -> Tensor:
 def train(config: EstimatorConfig, settings: StageSettings, root: str, out: Path, seed: int, resume: bool,
           accelerator: Accelerator) -> tuple[HigherHRNet, dict]:
     """One person a picture: heat maps and the pull half of the tag loss. Occluded joints are taught too."""
-    data = SyntheticPeople(root, "train")
+    data = People(root, "train")
     network = HigherHRNet(config)
     height, width = data.height, data.width
 
     def step(model, _, rng: np.random.Generator, __) -> dict[str, Tensor]:
-        identity = rng.choice(data.identities, settings.batch)
-        index = rng.integers(0, data.poses, settings.batch)
+        identity, index = data.random_pictures(rng, settings.batch)
         images, joints = data.pictures(identity, index), data.joints(identity, index)
         masks = data.masks(identity, index)
         replace = torch.from_numpy(rng.random((len(images), 1, 1, 1)) < 0.6)
@@ -63,7 +62,7 @@ def train(config: EstimatorConfig, settings: StageSettings, root: str, out: Path
         return {"loss": heat + 1e-2 * pull, "heat": heat, "pull": pull}
 
     def validate(model: HigherHRNet) -> dict[str, float]:
-        people = SyntheticPeople(root, "val")
+        people = People(root, "val")
         pairs = people.fixed_pairs(192)
         images = people.pictures(pairs.identity, pairs.source).to(accelerator.device)
         predicted = torch.cat([predict_pose(model, part) for part in images.split(32)]).cpu().numpy()
