@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -34,24 +35,32 @@ def save_model(path: str | os.PathLike, modules: dict[str, nn.Module], config: d
         card: what the weights were made of and their measured numbers (free JSON).
         dtype: floating tensors are stored in it.
     """
-    path = Path(path)
     state = {}
     for name, module in modules.items():
         for key, value in module.state_dict().items():
-            value = value.detach().to("cpu", copy=True).contiguous()
-            state[f"{name}.{key}"] = value.to(dtype) if value.is_floating_point() else value
-    header = {"kind": "reposedm", "parts": sorted(modules), "config": config, "card": card or {}}
+            state[f"{name}.{key}"] = value
+    save_weights(path, state, {"kind": "reposedm", "parts": sorted(modules), "config": config, "card": card or {}},
+                 dtype)
+
+
+def save_weights(path: str | os.PathLike, state: Mapping[str, torch.Tensor], header: dict[str, Any],
+                 dtype: torch.dtype) -> None:
+    """Write weights under their own names and a JSON header into one safetensors file, atomically; see `save_model`."""
+    path, own = Path(path), {}
+    for key, value in state.items():
+        value = value.detach().to("cpu", copy=True).contiguous()
+        own[key] = value.to(dtype) if value.is_floating_point() else value
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    save_file(state, temporary, metadata={KEY: json.dumps(header), "format": "pt"})
+    save_file(own, temporary, metadata={KEY: json.dumps(header), "format": "pt"})
     umask = os.umask(0)
     os.umask(umask)
     temporary.chmod(0o666 & ~umask)      # safetensors writes files that only their owner may read
     os.replace(temporary, path)
 
 
-def read_header(path: str | os.PathLike) -> dict[str, Any]:
-    """Header of a checkpoint: {"kind", "parts", "config", "card"}; reads no weights.
+def read_header(path: str | os.PathLike, kind: str = "reposedm") -> dict[str, Any]:
+    """Header of a checkpoint: {"kind", "parts", "config", "card"}; reads no weights. `kind` is the one expected.
 
     Raises:
         InputError: the file is missing, is no safetensors file or is a checkpoint of another kind.
@@ -67,7 +76,7 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
                          "Download it again, or export it with training/train.py.") from error
     try:
         header = json.loads(metadata[KEY])
-        if header["kind"] != "reposedm" or not isinstance(header["config"], dict):
+        if header["kind"] != kind or not isinstance(header["config"], dict):
             raise KeyError("kind")
         header["parts"] = list(header["parts"])
     except (KeyError, TypeError, json.JSONDecodeError):
