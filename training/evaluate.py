@@ -7,7 +7,6 @@ and the result is compared with that picture. Writes results.json, results.md an
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from dataclasses import replace
@@ -30,14 +29,11 @@ from reposedm_core.field import HigherHRNet, PoseInteractionField, predict_pose
 from reposedm_core.pipeline import RePoseDMPipeline
 from training import metrics
 from training.data.dataset import SPLITS, Pairs, People, to_unit
-from training.perceptual import NETWORK, PerceptualDistance
+from training.metrics.perceptual import NETWORK, PerceptualDistance
+from training.metrics.pictures import LEAST_SHARE, REGIONS, RIGHT_COLOUR
 from training.report import captions, summarise, write_report
 from training.sheet import comparison_sheet
 
-REGIONS = {"top": 3, "bottom": 4}
-"""Garments whose colour is judged, and their labels in garments.npy."""
-RIGHT_COLOUR, LEAST_SHARE = 20.0, 0.005
-"""Largest ΔE of a right colour, and the share of the picture that a garment must cover to be judged."""
 COPY, WARP, UPPER, OURS = "copy the source", "warp only", "autoencoder of the truth", "RePoseDM"
 TRUTH = "the truth itself"
 OFF = FieldConfig(strength=0.0)
@@ -143,16 +139,16 @@ class Judge:
     def measure(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
         """All columns of uint8 pictures (n, H, W, 3); the colour columns only where the set labels garments."""
         values = {"perceptual": self._batched(lambda a, b: self.perceptual(a, b), pictures, self.truth),
-                  "psnr": metrics.psnr(pictures, self.truth), "ssim": metrics.ssim(pictures, self.truth),
+                  "psnr": metrics.psnr(pictures, self.truth), "ssim": metrics.ssim_256(pictures, self.truth),
                   "foreground_l1": metrics.foreground_l1(pictures, self.truth, self.masks)}
         if self.garments is not None:
-            values.update(colour_measures(pictures, self.truth, self.garments))
+            values.update(metrics.colour_measures(pictures, self.truth, self.garments))
         return {**values, **self.measure_pose(pictures)}
 
     def measure_pose(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of the estimator: each joint at the highest peak of its heat map."""
         predicted = self._batched(lambda a: predict_pose(self.estimator, a, threshold=0.0), pictures)
-        return pose_measures(predicted, self.joints, pictures.shape[1])
+        return metrics.pck_measures(predicted, self.joints, pictures.shape[1])
 
     def _batched(self, function, *pictures: np.ndarray) -> np.ndarray:
         parts = []
@@ -175,30 +171,6 @@ def load_judge(path: str | Path, device: str) -> HigherHRNet:
     estimator = HigherHRNet(from_dict(EstimatorConfig, header["config"], Path(path).name))
     load_into(estimator, parts["estimator"], f"judge: {Path(path).name}")
     return estimator.eval().requires_grad_(False).to(device)
-
-
-def colour_measures(pictures: np.ndarray, truth: np.ndarray, garments: np.ndarray) -> dict[str, np.ndarray]:
-    """ΔE averaged over a pair's judged garments, and 1 where the colours of all of them are right, else 0."""
-    least = math.ceil(LEAST_SHARE * garments[0].size)
-    found = np.stack([metrics.colour_difference(pictures, truth, garments == label, least)
-                      for label in REGIONS.values()])
-    judged = np.isfinite(found)
-    count = judged.sum(0)
-    mean = np.where(count > 0, np.where(judged, found, 0).sum(0) / np.maximum(count, 1), np.nan)
-    right = (~judged | (found <= RIGHT_COLOUR)).all(0)
-    return {"colour_right": np.where(count > 0, right, np.nan), "colour_difference": mean}
-
-
-def pose_measures(predicted: np.ndarray, truth: np.ndarray, height: int) -> dict[str, np.ndarray]:
-    """Share of a picture's visible joints within 0.05·H and 0.1·H, and their mean distance in pixels; (n,) each."""
-    distances = metrics.joint_distances(predicted, truth)
-    count = np.isfinite(distances).sum(1)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.where(count > 0, np.where(np.isfinite(distances), values, 0).sum(1) / np.maximum(count, 1), np.nan)
-
-    return {"pck@0.05": mean(distances <= 0.05 * height), "pck@0.1": mean(distances <= 0.1 * height),
-            "joint_error": mean(distances)}
 
 
 def notes(colours: bool, field: bool, judge: str | None = None) -> list[str]:

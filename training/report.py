@@ -14,7 +14,8 @@ from training.metrics import interval
 COLUMNS = {"perceptual": ("perceptual ↓", "{:.3f}"), "psnr": ("PSNR ↑", "{:.2f}"), "ssim": ("SSIM ↑", "{:.3f}"),
            "foreground_l1": ("foreground L1 ↓", "{:.3f}"), "colour_right": ("colours right ↑", "{:.1%}"),
            "colour_difference": ("ΔE ↓", "{:.1f}"), "pck@0.05": ("PCK@0.05 ↑", "{:.1%}"),
-           "pck@0.1": ("PCK@0.1 ↑", "{:.1%}"), "joint_error": ("joints px ↓", "{:.2f}")}
+           "pck@0.1": ("PCK@0.1 ↑", "{:.1%}"), "pck_torso@0.2": ("PCK torso@0.2 ↑", "{:.1%}"),
+           "pck_head@0.5": ("PCKh-like@0.5 ↑", "{:.1%}"), "joint_error": ("joints px ↓", "{:.2f}")}
 """Measure → heading and number format, in the order of the table."""
 
 Measures = dict[str, np.ndarray]

@@ -1,7 +1,8 @@
 """How far found joints are from the true ones: distances in pixels and percentages of correct keypoints (PCK).
 
 Arrays of COCO-17 joints are (n, 17, 3): x, y in pixels, then a score (found joints) or a state (true joints: 0 outside
-the frame or unknown, 1 occluded, 2 visible). Only joints that are visible in the truth are judged.
+the frame or unknown, 1 occluded, 2 visible). Only joints that are visible in the truth are judged; one that was not
+found has infinite coordinates, and counts as wrong.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ EARS = (COCO17.index("left_ear"), COCO17.index("right_ear"))
 
 
 def joint_distances(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Distance in pixels of every joint, (n, 17) float64, NaN where the true joint is not visible."""
+    """Distance in pixels of every joint, (n, 17) float64; NaN where the true one is hidden, infinite if not found."""
     distance = np.linalg.norm(predicted[..., :2].astype(np.float64) - truth[..., :2], axis=-1)
     return np.where(truth[..., 2] == 2, distance, np.nan)
 
@@ -49,7 +50,7 @@ def pck(predicted: np.ndarray, truth: np.ndarray, distance: float | np.ndarray) 
 
 
 def joint_error(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Mean distance in pixels over the visible joints of all pictures; NaN where there is none."""
+    """Mean distance in pixels over the visible joints of all pictures that were found; NaN where there is none."""
     distances = joint_distances(predicted, truth)
     distances = distances[np.isfinite(distances)]
     return float(distances.mean()) if len(distances) else float("nan")
@@ -64,8 +65,8 @@ def pck_measures(predicted: np.ndarray, truth: np.ndarray, height: int) -> dict[
 
     Returns:
         "pck@0.05" and "pck@0.1": share of the visible joints within 0.05·H and 0.1·H; "pck_torso@0.2": within 0.2 of
-        the torso's diameter; "pck_head@0.5": within half of the head's width; "joint_error": their mean distance in
-        pixels.
+        the torso's diameter; "pck_head@0.5": within half of the head's width; "joint_error": mean distance in pixels of
+        those that were found.
     """
     distances = joint_distances(predicted, truth)
     limits = {"pck@0.05": np.full(len(truth), 0.05 * height), "pck@0.1": np.full(len(truth), 0.1 * height),
@@ -85,7 +86,7 @@ def _correct(distances: np.ndarray, limit: float | np.ndarray) -> np.ndarray:
 
 
 def _judged(distances: np.ndarray, limit: float | np.ndarray) -> np.ndarray:
-    return np.isfinite(distances) & np.isfinite(np.broadcast_to(limit, len(distances)))[:, None]
+    return ~np.isnan(distances) & np.isfinite(np.broadcast_to(limit, len(distances)))[:, None]
 
 
 def _mean(values: np.ndarray, judged: np.ndarray) -> np.ndarray:

@@ -64,6 +64,14 @@ def test_pck_by_the_body_is_a_loop_over_joints():
     assert pck(predicted, truth, 0.2 * torso_sizes(truth)) == pytest.approx(hits / total)
 
 
+def test_a_joint_that_was_not_found_is_wrong_and_has_no_distance():
+    lost = FOUND.copy()
+    lost[0, COCO17.index("left_ear")] = np.inf                              # 3, 5, –, not found, 7
+    found = pck_measures(lost, TRUTH, height=100)
+    assert found["pck@0.05"].tolist() == [0.5] and found["joint_error"].tolist() == [5]
+    assert pck(lost, TRUTH, 5) == 0.5 and joint_error(lost, TRUTH) == 5
+
+
 def test_distances_of_what_is_hidden_are_unknown():
     distances = joint_distances(FOUND, TRUTH)
     assert np.isnan(distances[0, COCO17.index("right_eye")]) and np.isfinite(distances).sum() == 4

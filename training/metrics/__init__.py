@@ -1,0 +1,12 @@
+"""Measures shared by training and evaluation.
+
+A measure of single pictures gives one number a picture, (n,) float64, NaN where it does not apply.
+"""
+
+from reposedm_core.metrics import joint_distances, joint_error, pck, pck_measures
+
+from .pictures import colour_measures, foreground_l1, psnr, ssim_51, ssim_256
+from .statistics import interval, mean_or_nan
+
+__all__ = ["colour_measures", "foreground_l1", "interval", "joint_distances", "joint_error", "mean_or_nan", "pck",
+           "pck_measures", "psnr", "ssim_51", "ssim_256"]
