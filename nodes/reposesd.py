@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from ..reposedm_core import InputError
 from ..reposedm_core.checkpoint import read_header
+from ..reposedm_core.diffusion.reposesd import V_PREDICTION
 from . import folders
 from .bridge import in_patcher
 
@@ -83,7 +84,8 @@ def build_model(state: dict[str, torch.Tensor], name: str) -> RePoseSDModel:
         dtype = management.unet_dtype(model_params=parameters, supported_dtypes=kinds,
                                       weight_dtype=comfy.utils.weight_dtype(state, UNET))
         config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, kinds))
-        network = RePoseSDModel(config, device=management.unet_inital_load_device(parameters, dtype))
+        kind = comfy.model_base.ModelType.V_PREDICTION if V_PREDICTION in state else comfy.model_base.ModelType.EPS
+        network = RePoseSDModel(config, kind, management.unet_inital_load_device(parameters, dtype))
         problem = min((key for key in network.diffusion_model.state_dict() if UNET + key not in state), default=None)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:   # sizes that make no network
         problem = str(error)

@@ -4,7 +4,8 @@ Its U-Net is diffusers' UNet2DConditionModel with Stable Diffusion 2.1's options
 Weights of HumanSD, which has the same input, load unchanged; those of Stable Diffusion itself grow four input channels
 of zeros, so that training starts from a network that does exactly what Stable Diffusion does.
 
-The text encoder is the host's: tokens are the hidden states of the prompt, (B, 77, 1024) for Stable Diffusion 2.1.
+The loss of eq. 17, ‖ε − ε̃_θ‖² with ε̃_θ of eq. 15, is `losses.training_loss` with a gradient and no L_vlb. The text
+encoder is the host's: tokens are the hidden states of the prompt, (B, 77, 1024) for Stable Diffusion 2.1.
 """
 
 from __future__ import annotations
@@ -12,21 +13,29 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoint import load_into, read_weights
+from ..checkpoint import load_into, read_header, read_weights, save_weights
 from ..checks import check_tensor
-from ..config import DenoiserConfig
+from ..config import DenoiserConfig, ModelConfig, from_dict, to_dict
 from ..errors import InputError
+from ..presets import PRESETS
+from .autoencoder import KLAutoencoder
 from .denoiser import build_unet, check_inputs
-from .guidance import guide_epsilon
 from .guided import GuidedModel
+from .ldm_layout import PREFIXES, text_to_ldm, unet_to_ldm, vae_to_ldm
 
-PREFIXES = ("model.diffusion_model.", "unet.", "")
+UNET_PREFIXES = ("model.diffusion_model.", "unet.", "")
 """What stands before the U-Net's keys: in LDM's layout, in a file of several networks, in a file of its own."""
+KIND = "reposesd"
+"""Of the header of our own files."""
+V_PREDICTION = "v_pred"
+HEADS_DIM = 64
+"""Channels of an attention head of Stable Diffusion 2.1."""
 
 
 class RePoseSD(nn.Module):
@@ -75,7 +84,7 @@ def unet_weights(state: Mapping[str, Tensor], config: DenoiserConfig) -> dict[st
         InputError: no U-Net in it, or one with another number of input channels, such as an inpainting model.
     """
     layouts = {"input_blocks.0.0.weight": True, "conv_in.weight": False}
-    found = [(prefix, first) for prefix in PREFIXES for first in layouts if prefix + first in state]
+    found = [(prefix, first) for prefix in UNET_PREFIXES for first in layouts if prefix + first in state]
     if not found:
         raise InputError("RePoseSD: no Stable Diffusion U-Net among these weights (neither input_blocks.0.0.weight nor "
                          "conv_in.weight); choose a Stable Diffusion or HumanSD checkpoint.")
@@ -89,33 +98,64 @@ def unet_weights(state: Mapping[str, Tensor], config: DenoiserConfig) -> dict[st
     if layouts[first]:
         from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-        own = convert_ldm_unet_checkpoint({PREFIXES[0] + key: value for key, value in own.items()},
+        own = convert_ldm_unet_checkpoint({UNET_PREFIXES[0] + key: value for key, value in own.items()},
                                           {"layers_per_block": config.layers})
     return {f"unet.{key}": value for key, value in own.items()}
 
 
-def load_reposesd(path: str | os.PathLike, config: DenoiserConfig) -> RePoseSD:
-    """`RePoseSD` in float32 from a public file; `diffusion.autoencoder.load_autoencoder` reads the same file's VAE.
+def reposesd_config(path: str | os.PathLike) -> ModelConfig:
+    """Configuration of a checkpoint: what its header says, and of public files, which have none, `PRESETS["sd21"]`."""
+    try:
+        header = read_header(path, KIND)
+    except InputError:
+        return PRESETS["sd21"]
+    return from_dict(ModelConfig, header["config"], os.path.basename(path))
+
+
+def load_reposesd(path: str | os.PathLike, config: DenoiserConfig | None = None) -> RePoseSD:
+    """`RePoseSD` in float32 from a checkpoint, public or of `save_reposesd`.
+
+    `diffusion.autoencoder.load_autoencoder` reads the same file's VAE.
+
+    Args:
+        config: sizes of the network; those of `reposesd_config` where it is left out.
 
     Raises:
         InputError: unreadable, no such U-Net in it, or one of other sizes.
     """
+    config = config or reposesd_config(path).denoiser
     network = RePoseSD(config)
     load_into(network, unet_weights(read_weights(path), config), f"{os.path.basename(path)}: U-Net")
     return network.eval().requires_grad_(False)
 
 
-def guided_loss(noise: Tensor, prediction: Tensor, gradient: Tensor, alpha_bar: Tensor | float,
-                weight: float = 1.0) -> Tensor:
-    """eq. 17, L_LDM = ‖ε − ε̃_θ‖² with ε̃_θ = ε_θ + w √(1 − ᾱ_t) ∇G of eq. 15, the mean over everything.
+def save_reposesd(path: str | os.PathLike, network: RePoseSD, autoencoder: KLAutoencoder, text: Mapping[str, Tensor],
+                  config: ModelConfig, card: dict[str, Any] | None = None, dtype: torch.dtype = torch.float16) -> None:
+    """Write one file in HumanSD's layout, which RePoseSD Loader reads, with the configuration in its header.
+
+    A network that predicts v carries the mark that trainers of Stable Diffusion have for it, an empty `v_pred`.
 
     Args:
-        noise, prediction: ε and ε_θ, (B, C, h, w).
-        gradient: ∇G, the same shape; no derivative is taken of it (**ours**: no second-order terms).
-        alpha_bar: ᾱ_t, a number or one a picture (B,).
-        weight: w; 0 is Stable Diffusion's own loss.
+        text: state dict of transformers' CLIPTextModel, whose layers are all that the tokens go through; empty for a
+            file without a text encoder.
+        config: of the whole model; card: see `checkpoint.save_model`.
+        dtype: floating weights are stored in it.
+
+    Raises:
+        InputError: heads of another size than Stable Diffusion 2.1's: the layout does not say it.
     """
-    return F.mse_loss(guide_epsilon(prediction, gradient.detach(), alpha_bar, weight), noise)
+    if config.denoiser.heads_dim != HEADS_DIM:
+        raise InputError(f"{os.path.basename(path)}: the U-Net's heads have {config.denoiser.heads_dim} channels; "
+                         f"loaders of Stable Diffusion 2.1 take {HEADS_DIM}, so that the file would not work.")
+    parts = {"denoiser": unet_to_ldm(network.unet.state_dict(), config.denoiser),
+             "autoencoder": vae_to_ldm(autoencoder.vae.state_dict(), config.autoencoder)}
+    if text:
+        parts["text"] = text_to_ldm(text)
+    state = {PREFIXES[part] + key: value for part, weights in parts.items() for key, value in weights.items()}
+    if config.schedule.prediction == "v_prediction":
+        state[V_PREDICTION] = torch.empty(0)
+    header = {"kind": KIND, "parts": sorted(parts), "config": to_dict(config), "card": card or {}}
+    save_weights(path, state, header, dtype)
 
 
 @dataclass

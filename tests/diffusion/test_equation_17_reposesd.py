@@ -4,20 +4,26 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from reposedm_core import PRESETS, InputError
-from reposedm_core.checkpoint import load_into
+from reposedm_core.checkpoint import load_into, read_header
+from reposedm_core.diffusion.autoencoder import KLAutoencoder, load_autoencoder
 from reposedm_core.diffusion.guided import FieldGuidance
+from reposedm_core.diffusion.ldm_layout import PREFIXES, text_from_ldm, text_to_ldm, unet_to_ldm, vae_to_ldm
+from reposedm_core.diffusion.losses import training_loss
 from reposedm_core.diffusion.reposesd import (
+    V_PREDICTION,
     GuidedRePoseSD,
     RePoseSD,
     TextCondition,
     grow_input,
-    guided_loss,
     load_reposesd,
+    reposesd_config,
+    save_reposesd,
     unet_weights,
 )
 from reposedm_core.diffusion.sampler import SAMPLERS, initial_latent, simple_sigmas
@@ -157,22 +163,92 @@ def test_pose_and_text_reach_the_network_and_a_batch_is_its_pictures(tiny):
 
 
 def test_loss_is_the_written_one_and_takes_no_derivative_of_the_gradient():
-    generator = torch.Generator().manual_seed(0)
-    noise, prediction, gradient = (torch.randn(3, 4, 2, 2, generator=generator, dtype=torch.float64) for _ in range(3))
-    alpha_bar = torch.tensor([0.9, 0.5, 0.01], dtype=torch.float64)
+    generator, schedule = torch.Generator().manual_seed(0), DiffusionSchedule(PRESETS["sd21"].schedule)
+    x0, noise, prediction, gradient = (torch.randn(3, 4, 2, 2, generator=generator, dtype=torch.float64)
+                                       for _ in range(4))
+    t = torch.tensor([3, 500, 999])
+    z = schedule.add_noise(x0, noise, t)
     prediction.requires_grad_(True)
     gradient.requires_grad_(True)
-    loss = guided_loss(noise, prediction, gradient, alpha_bar, 0.7)
+
+    def loss(p, weight=0.7):
+        return training_loss(schedule, x0, noise, z, t, p, gradient=gradient, field_weight=weight)["loss"]
+
+    # Stable Diffusion's β are evenly spaced in their roots.
+    alpha_bar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[t]
     total = 0.0
     for i in range(3):
         guided = prediction[i] + 0.7 * (1 - alpha_bar[i]) ** 0.5 * gradient[i]
         total += float((noise[i] - guided).detach().square().sum())
-    assert float(loss.detach()) == pytest.approx(total / noise.numel(), rel=1e-12)
-    loss.backward()
+    assert float(loss(prediction).detach()) == pytest.approx(total / noise.numel(), rel=1e-12)
+    loss(prediction).backward()
     assert gradient.grad is None and prediction.grad.abs().max() > 0
-    assert torch.autograd.gradcheck(lambda p: guided_loss(noise, p, gradient, alpha_bar, 0.7), prediction)
-    assert torch.equal(guided_loss(noise, prediction, gradient, alpha_bar, 0.0),
-                       torch.nn.functional.mse_loss(prediction, noise))
+    assert torch.autograd.gradcheck(loss, prediction)
+    assert torch.equal(loss(prediction, 0.0), torch.nn.functional.mse_loss(prediction, noise))
+
+
+# -- export
+
+
+WIDE = replace(SD21, block_channels=(64, 128), attention=(True, False), layers=1, heads_dim=64, context_dim=32)
+MODEL = replace(PRESETS["sd21"], denoiser=WIDE, autoencoder=replace(PRESETS["sd21"].autoencoder, widths=(8, 8, 8, 8)))
+
+
+def text_encoder(layers=2):
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2,
+        max_position_embeddings=9, hidden_act="gelu", bos_token_id=0, eos_token_id=1, pad_token_id=2))
+
+
+def test_every_network_is_written_under_the_keys_of_humansd():
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    model = PRESETS["sd21"]
+    with torch.device("meta"):
+        text = CLIPTextModel(CLIPTextConfig(vocab_size=49408, hidden_size=1024, intermediate_size=4096,
+                                            num_hidden_layers=23, num_attention_heads=16))
+        parts = {"denoiser": unet_to_ldm(RePoseSD(SD21).unet.state_dict(), SD21),
+                 "autoencoder": vae_to_ldm(KLAutoencoder(model.autoencoder).vae.state_dict(), model.autoencoder),
+                 "text": text_to_ldm(text.state_dict())}
+    own = {PREFIXES[part] + key: list(value.shape) for part, state in parts.items() for key, value in state.items()}
+    unread = {PREFIXES["text"] + name for name in ("text_projection", "logit_scale")}
+    assert own == {key: shape for key, shape in SHAPES.items() if key not in unread}
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_an_exported_file_is_read_back_bit_for_bit(tmp_path, prediction):
+    network, vae, text = fill(RePoseSD(WIDE)), fill(KLAutoencoder(MODEL.autoencoder)), fill(text_encoder())
+    config = replace(MODEL, schedule=replace(MODEL.schedule, prediction=prediction))
+    path = tmp_path / "own.safetensors"
+    save_reposesd(path, network, vae, text.state_dict(), config, {"data": "few"}, torch.float32)
+    assert reposesd_config(path) == config and read_header(path, "reposesd")["card"] == {"data": "few"}
+    for loaded, kept in ((load_reposesd(path), network), (load_autoencoder(path, config.autoencoder), vae)):
+        assert {k: v.tolist() for k, v in loaded.state_dict().items()} == {
+            k: v.tolist() for k, v in kept.state_dict().items()}
+    state = load_file(path)
+    assert (V_PREDICTION in state) == (prediction == "v_prediction")
+    read, names = text_from_ldm(state), text.state_dict()
+    assert set(read) == set(names) and all(torch.equal(value, names[key]) for key, value in read.items())
+
+
+def test_diffusers_reads_the_text_encoder_back(tmp_path):
+    """Its converter of OpenCLIP's names is the judge of ours."""
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+
+    text = fill(text_encoder())
+    state = {PREFIXES["text"] + key: value for key, value in text_to_ldm(text.state_dict()).items()}
+    found = {key.removeprefix("text_model."): value for key, value in convert_open_clip_checkpoint(text, state).items()}
+    kept = text.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in kept.items())
+    assert set(found) - set(kept) == {key.replace("layers.1.", "layers.2.") for key in kept if "layers.1." in key}
+
+
+def test_a_network_with_other_heads_is_not_exported(tmp_path):
+    with pytest.raises(InputError, match=r"own\.safetensors: the U-Net's heads have 16 channels; .* take 64"):
+        save_reposesd(tmp_path / "own.safetensors", RePoseSD(TINY), KLAutoencoder(MODEL.autoencoder), {},
+                      replace(MODEL, denoiser=TINY))
 
 
 def test_sampling_follows_equation_16_and_a_sampler_runs_it(tiny):

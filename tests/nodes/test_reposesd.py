@@ -107,6 +107,39 @@ def test_ckpt_file_of_a_trainer_is_read_without_running_it(pack, small, tmp_path
     assert torch.equal(first, small[UNET + "input_blocks.0.0.weight"])
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_an_exported_network_predicts_the_same_in_the_host(pack, tmp_path, prediction):
+    """Core writes it, the host's own U-Net reads it: names, heads and what is predicted must all be right."""
+    from dataclasses import replace
+
+    from reposedm_core.diffusion.autoencoder import KLAutoencoder
+    from reposedm_core.diffusion.reposesd import GuidedRePoseSD, RePoseSD, TextCondition, save_reposesd
+    from reposedm_core.diffusion.schedule import DiffusionSchedule
+
+    sd21 = PRESETS["sd21"]
+    config = replace(sd21, schedule=replace(sd21.schedule, prediction=prediction),
+                     autoencoder=replace(sd21.autoencoder, widths=(8, 8, 8, 8)),
+                     denoiser=replace(sd21.denoiser, block_channels=(64, 128), attention=(True, False), layers=1,
+                                      context_dim=CONTEXT, norm_groups=32))
+    generator = torch.Generator().manual_seed(0)
+    network = RePoseSD(config.denoiser).eval().requires_grad_(False)
+    for weight in network.parameters():
+        weight.copy_(0.05 * torch.randn(weight.shape, generator=generator) + (weight.ndim == 1) * 0.5)
+    path = tmp_path / "own.safetensors"
+    save_reposesd(path, network, KLAutoencoder(config.autoencoder), {}, config, dtype=torch.float32)
+    # The host knows a VAE of the full size only.
+    save_file({key: value for key, value in load_file(path).items() if not key.startswith("first_stage")}, path)
+    model = pack.nodes.reposesd.load_checkpoint(path)[0]
+    x, pose = (torch.randn(1, 4, 8, 6, generator=generator) for _ in range(2))
+    tokens, sigma = torch.randn(1, 77, CONTEXT, generator=generator), torch.tensor([1.5])
+    guided = GuidedRePoseSD(network, DiffusionSchedule(config.schedule), TextCondition(pose, tokens, tokens))
+    level = model.model.model_sampling.sigma(model.model.model_sampling.timestep(sigma)).float()
+    with torch.inference_mode():
+        found = model.model.to(x.device).apply_model(x, level, c_concat=pose, c_crossattn=tokens)
+    expected = guided(x, level).x0
+    torch.testing.assert_close(found.float(), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_missing_weight_is_named(pack, small, tmp_path):
     path = tmp_path / "torn.safetensors"
     save_file({key: value for key, value in small.items() if not key.endswith("time_embed.2.bias")}, path)
