@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from reposedm_core.checkpoint import save_model
 from reposedm_core.config import AlignerConfig, AutoencoderConfig, DenoiserConfig, FieldConfig, ModelConfig, to_dict
 from reposedm_core.pipeline import NETWORKS
+from reposedm_core.pose import coco_to_openpose, draw_joints
 from training.data import synthetic
 
 HEIGHT, WIDTH = 64, 48
@@ -42,3 +45,25 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_model(path, networks, to_dict(config))
     return path
+
+
+@pytest.fixture(scope="session")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A people set of stick figures, three pictures each of eight people, of whom one validates and one tests."""
+    root, rng, people, poses = tmp_path_factory.mktemp("figures"), np.random.default_rng(0), 8, 3
+    count = people * poses
+    joints = np.concatenate([rng.uniform((4, 4), (WIDTH - 4, HEIGHT - 4), (count, 17, 2)),
+                             np.full((count, 17, 1), 2.0)], -1).astype(np.float32)
+    openpose = coco_to_openpose(joints)
+    drawn = draw_joints(openpose, HEIGHT, WIDTH).movedim(1, -1).numpy()
+    grey = rng.integers(30, 220, (people, 1, 1, 1, 3)).repeat(poses, 1).reshape(count, 1, 1, 3)
+    label = np.repeat(np.arange(people), poses)
+    arrays = {"pictures": np.where(drawn.any(-1, keepdims=True), drawn, grey).astype(np.uint8), "joints": joints,
+              "openpose": openpose, "identity": label,
+              "split": np.select([label == 1, label == 0], [1, 2]).astype(np.uint8),
+              "done": np.ones(count, np.uint8), "garments": np.full((count, HEIGHT, WIDTH), 3, np.uint8)}
+    for name, value in arrays.items():
+        np.save(root / f"{name}.npy", value)
+    (root / "dataset.json").write_text(json.dumps({"format": "people set", "version": 2, "name": "stick figures",
+                                                   "height": HEIGHT, "width": WIDTH}))
+    return root
