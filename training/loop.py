@@ -1,30 +1,29 @@
-"""The optimisation loop that every stage shares: schedule, weight average, atomic checkpoints, progress."""
+"""The optimisation loop that every stage shares: schedule, weight average, checkpoints, validation, interruption."""
 
 from __future__ import annotations
 
 import copy
 import math
-import os
-import time
-from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
-from reposedm_core.checkpoint import load_into, load_parts
-from reposedm_core.errors import InputError
+from reposedm_core.checkpoint import load_into
+from training.distributed import mean_over_processes, use_global_batch_norm
+from training.feed import Batches, Steps, open_loader, to_device
+from training.interrupts import Interrupts, Stopped
+from training.journal import LOG_EVERY, Journal, draw_curves, empty_log
 from training.settings import StageSettings
+from training.stages.base import Stage
+from training.state import differences, read_state, save_atomically
 
-Step = Callable[[nn.Module, int, np.random.Generator, torch.Generator], dict[str, Tensor]]
-"""(network, step, numpy generator, torch generator) → {"loss": scalar to minimise, other names: scalars to log}."""
-
-
-class OutOfTime(Exception):
-    """A stage used up its minutes; its state is saved."""
+WITHOUT_INFLUENCE = ("minutes", "save_every", "validate_every", "workers", "checkpointing", "compile", "batch",
+                     "accumulate", "init")
+"""Settings that may change between runs; of batch and accumulate their product over all processes counts."""
 
 
 def learning_rate(settings: StageSettings, step: int) -> float:
@@ -35,112 +34,169 @@ def learning_rate(settings: StageSettings, step: int) -> float:
     return settings.lr * (settings.lr_end + (1 - settings.lr_end) * 0.5 * (1 + math.cos(math.pi * min(done, 1))))
 
 
-def save_atomically(state: dict, path: Path) -> None:
-    """Write `state` so that a kill at any byte leaves the previous file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def train(stage: Stage, out: Path, seed: int, accelerator: Accelerator, resume: bool = True,
+          log_every: int = LOG_EVERY) -> tuple[nn.Module, dict]:
+    """Train a stage for `settings.steps` steps; returns the averaged network and its log (see `Journal`).
 
-
-def start_from(checkpoint: str, stage: str, network: nn.Module) -> None:
-    """Fill the network of a stage with its weights in an exported checkpoint, strictly.
+    Every step draws from generators of (seed, step) alone, so that a resumed run sees what an uninterrupted one sees.
+    The state is saved every `save_every` steps, in `out/STAGE.state.pt`.
 
     Raises:
-        InputError: no such checkpoint, without this stage, or with another network.
+        FloatingPointError: the loss or its gradient is not finite; the last checkpoint is kept.
+        Stopped: `settings.minutes` are over, or the run was interrupted; the state is saved.
+        InputError: the state in `out` belongs to another network, the disk is full, or data cannot be read.
     """
-    parts, _ = load_parts(checkpoint)
-    if stage not in parts:
-        raise InputError(f"{stage}.init: {checkpoint} holds {', '.join(sorted(parts))}, and no {stage}.")
-    # The trained module may wrap the network, under the stage's name.
-    load_into(getattr(network, stage, network), parts[stage], f"{stage}.init: {checkpoint}")
+    run = _Run(stage, out, seed, accelerator, log_every)
+    state = read_state(run.path) if resume else None
+    if state is not None:
+        run.restore(state)
+    if run.log["step"] < stage.settings.steps or not state:
+        run.begin(fresh=state is None)
+        run.optimise()
+    return stage.part_of(run.average), run.log
 
 
-def optimise(name: str, network: nn.Module, settings: StageSettings, step_fn: Step, out: Path, seed: int,
-             resume: bool, accelerator: Accelerator, validate: Callable[[nn.Module], dict[str, float]] | None = None,
-             ) -> tuple[nn.Module, dict]:
-    """Train `network` for `settings.steps` steps; returns the averaged network and a log.
+class _Run:
+    """A stage on its way: the trained module, its average and optimiser, and the log."""
 
-    Every step draws from generators seeded by (seed, step) alone, so that a resumed run sees what an uninterrupted
-    one sees. The state (weights, optimiser, average, step, log) is saved every `save_every` steps.
+    def __init__(self, stage: Stage, out: Path, seed: int, accelerator: Accelerator, log_every: int):
+        self.stage, self.settings, self.out, self.seed = stage, stage.settings, out, seed
+        self.accelerator, self.log_every = accelerator, log_every
+        self.path = out / f"{stage.name}.state.pt"
+        self.module = stage.build()
+        if accelerator.num_processes > 1:
+            use_global_batch_norm(self.module)
+        self.average = copy.deepcopy(self.module).eval().requires_grad_(False)
+        trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.AdamW(trained, self.settings.lr, betas=(0.9, 0.99),
+                                           weight_decay=self.settings.weight_decay)
+        self.log, self.made_of = empty_log(), None
 
-    Raises:
-        FloatingPointError: the loss is not finite; the last checkpoint is kept.
-        OutOfTime: `settings.minutes` are over; the state is saved.
-        InputError: the state in `out` belongs to another network.
-    """
-    path = out / f"{name}.state.pt"
-    if settings.init:
-        start_from(settings.init, name, network)
-    average = copy.deepcopy(network).eval().requires_grad_(False).to(accelerator.device)
-    optimiser = torch.optim.AdamW(network.parameters(), settings.lr, betas=(0.9, 0.99),
-                                  weight_decay=settings.weight_decay)
-    network, optimiser = accelerator.prepare(network, optimiser)
-    inner = accelerator.unwrap_model(network)
-    start, log = 0, {"examples": 0, "seconds": 0.0, "history": []}
-    if resume and path.is_file():
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        load_into(inner, state["network"], f"{path} (give another out=, or resume=false)")
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        start, log = state["step"], state["log"]
+    def restore(self, state: dict) -> None:
+        load_into(self.module, state["network"], f"{self.path} (give another out=, or resume=false)")
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for group in self.optimiser.param_groups:
+            group["weight_decay"] = self.settings.weight_decay
+        self.log, self.made_of = {**empty_log(), **state["log"], "step": state["step"]}, state.get("made_of")
 
-    def save(step: int) -> None:
-        log["seconds"] = spent + time.monotonic() - began
-        if accelerator.is_main_process:
-            save_atomically({"network": inner.state_dict(), "average": average.state_dict(), "step": step,
-                             "optimiser": optimiser.state_dict(), "log": log}, path)
+    def begin(self, fresh: bool) -> None:
+        """Data, caches and first weights; then the processes are joined."""
+        stage, settings, accelerator = self.stage, self.settings, self.accelerator
+        with accelerator.main_process_first():
+            stage.prepare(accelerator.is_main_process)
+        if fresh:
+            stage.initialise(self.module)
+            if settings.init:
+                stage.start_from(self.module, settings.init)
+            self.average.load_state_dict(self.module.state_dict())
+        if settings.checkpointing:
+            stage.checkpointed(self.module)
+        if settings.compile:
+            self.module.compile()
+        self.module.train().to(accelerator.device)
+        self.average.to(accelerator.device)
+        for values in self.optimiser.state.values():
+            values.update({key: value.to(accelerator.device) for key, value in values.items() if key != "step"})
+        self.steps = Steps(stage, settings, self.seed, accelerator.process_index, accelerator.num_processes)
+        self.network, self.prepared = accelerator.prepare(self.module, self.optimiser)
+        now = {**{key: value for key, value in asdict(settings).items() if key not in WITHOUT_INFLUENCE},
+               "seed": self.seed, "examples a step": self.steps.examples, **stage.made_of()}
+        changed = differences(self.made_of, now) if self.made_of else []
+        if changed:
+            self.log.setdefault("changes", []).append({"step": self.log["step"], "changed": changed})
+            accelerator.print(f"{stage.name} goes on from step {self.log['step']} with other settings, and will not "
+                              f"end as an uninterrupted run would: {'; '.join(changed)}", flush=True)
+        self.made_of = now
 
-    began, spent, totals, since = time.monotonic(), log["seconds"], {}, 0
-    progress = tqdm(range(start, settings.steps), initial=start, total=settings.steps, desc=name, mininterval=5,
-                    unit="step", disable=not accelerator.is_main_process)
-    step = start
-    for step in progress:
-        rng = np.random.default_rng([seed, step, accelerator.process_index])
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        for group in optimiser.param_groups:
+    def optimise(self) -> None:
+        settings, log, accelerator = self.settings, self.log, self.accelerator
+        journal = Journal(self.stage.name, settings.steps, self.steps.examples, log, accelerator, self.out,
+                          self.log_every)
+        loader = iter(open_loader(self.steps, log["step"], settings.workers, accelerator.device.type == "cuda"))
+        try:
+            with Interrupts() as interrupts:
+                while log["step"] < settings.steps:
+                    with journal.waiting():
+                        batches = self.fetch(loader, interrupts)
+                    values, stop = self.step(batches, log["step"], interrupts.number,
+                                             0 < settings.minutes <= journal.minutes)
+                    journal.step(values)
+                    step = log["step"]
+                    last = step == settings.steps
+                    if last or (settings.validate_every and step % settings.validate_every == 0):
+                        self.validate(journal)
+                    if last or stop or step % settings.save_every == 0:
+                        self.save()
+                    if stop and not last:
+                        self.stop(interrupts.number)
+            if settings.steps == 0:
+                self.validate(journal)
+                self.save()
+        finally:
+            del loader      # and with it the workers
+            journal.close()
+
+    def fetch(self, loader, interrupts: Interrupts) -> Batches:
+        try:
+            batches = next(loader)
+        except RuntimeError:      # a kill of the whole group ends the workers too
+            if not interrupts.number:
+                raise
+            self.save()
+            self.stop(interrupts.number)
+        if isinstance(batches, Exception):
+            raise batches
+        return batches
+
+    def step(self, batches: Batches, step: int, interrupted: int, late: bool) -> tuple[dict[str, float], bool]:
+        """One step of the optimiser; its scalars, and whether to stop after it. All processes get the same answer."""
+        settings, stage, accelerator = self.settings, self.stage, self.accelerator
+        torch.manual_seed(hash((self.seed, step, accelerator.process_index)) % 2**62)      # a network's own dropout
+        for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(settings, step)
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16):
-            values = step_fn(network, step, rng, generator)
-        loss = values["loss"]
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"{name}: the loss is {loss.item()} at step {step}; the last checkpoint is "
-                                     f"{path}. Lower {name}.lr, or look for corrupt pictures.")
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        sums: dict[str, torch.Tensor] = {}
+        for number, batch in enumerate(batches):
+            with nullcontext() if number + 1 == len(batches) else accelerator.no_sync(self.network):
+                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16):
+                    values = stage.loss(self.network, to_device(batch, accelerator.device), step)
+                accelerator.backward(values["loss"] / len(batches))
+            for key, value in values.items():
+                sums[key] = sums.get(key, 0.0) + value.detach().float() / len(batches)
+        norm = accelerator.clip_grad_norm_(self.module.parameters(), 1.0)
+        told = torch.stack([*sums.values(), norm.detach().float(), norm.new_tensor(float(bool(interrupted) or late))])
+        *scalars, norm, stop = mean_over_processes(told, accelerator).tolist()
+        values = dict(zip(sums, scalars, strict=True))
+        if not math.isfinite(values["loss"]) or not math.isfinite(norm):
+            what = f"the loss is {values['loss']}" if not math.isfinite(values["loss"]) else f"its gradient is {norm}"
+            kept = f"the last checkpoint is {self.path}" if self.path.is_file() else "there is no checkpoint yet"
+            raise FloatingPointError(f"{stage.name}: {what} at step {step}; {kept}. Lower {stage.name}.lr, or look for "
+                                     f"corrupt pictures or joints in {stage.root}; the same command goes on.")
+        self.prepared.step()
+        self.prepared.zero_grad()
         decay = min(settings.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(inner.parameters()), 1 - decay)
-            for mine, theirs in zip(average.buffers(), inner.buffers(), strict=True):
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.module.parameters()), 1 - decay)
+            for mine, theirs in zip(self.average.buffers(), self.module.buffers(), strict=True):
                 mine.copy_(theirs)
-        log["examples"] += settings.batch * accelerator.num_processes
-        for key, value in values.items():
-            totals[key] = totals.get(key, 0.0) + float(value.detach())
-        since += 1
-        last = step + 1 == settings.steps
-        if since == 100 or last:
-            means = {key: value / since for key, value in totals.items()}
-            log["seconds"] = spent + time.monotonic() - began
-            log["history"].append({"step": step + 1, "seconds": round(log["seconds"], 1), **means})
-            rate = (step + 1 - start) * settings.batch / (time.monotonic() - began)
-            progress.write(f"{name} {step + 1}/{settings.steps} {rate:.1f} examples/s "
-                           + " ".join(f"{key} {value:.4f}" for key, value in means.items()))
-            totals, since = {}, 0
-        out_of_time = not last and settings.minutes > 0 and time.monotonic() - began > 60 * settings.minutes
-        if (step + 1) % settings.save_every == 0 or last or out_of_time:
-            save(step + 1)
-        if out_of_time:
-            progress.close()
-            raise OutOfTime(f"{name}: stopped after {settings.minutes} minutes at step {step + 1}; run again to go on.")
-    progress.close()
-    log["step"] = min(settings.steps, step + 1)
-    if validate is not None:
-        with torch.no_grad():
-            log["validation"] = validate(average)
-        print(f"{name} validation:", {k: round(v, 4) for k, v in log["validation"].items()}, flush=True)
-    return average, log
+        return values, stop > 0
+
+    def validate(self, journal: Journal) -> None:
+        """Measures and sheet, by the first process."""
+        if self.accelerator.is_main_process:
+            network = self.stage.part_of(self.average)
+            with torch.no_grad():
+                journal.validated(self.stage.validate(network), self.stage.sheet(network))
+            draw_curves(self.stage.name, self.log, self.out / f"{self.stage.name}.png")
+        self.accelerator.wait_for_everyone()
+
+    def save(self) -> None:
+        if self.accelerator.is_main_process:
+            save_atomically({"network": self.module.state_dict(), "average": self.average.state_dict(),
+                             "optimiser": self.optimiser.state_dict(), "step": self.log["step"], "log": self.log,
+                             "made_of": self.made_of}, self.path)
+
+    def stop(self, number: int) -> None:
+        why = "interrupted" if number else f"stopped after {self.settings.minutes:g} minutes"
+        raise Stopped(f"{self.stage.name}: {why} at step {self.log['step']}, its state is saved; run the same command "
+                      "again to go on.", number)

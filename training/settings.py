@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from reposedm_core.errors import InputError
 
-STAGES = ("autoencoder", "estimator", "aligner", "denoiser")
+STAGES = ("vae", "estimator", "aligner", "reposedm", "reposesd")
+"""In the order in which they run."""
+TRACKERS = ("none", "tensorboard", "wandb", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab", "trackio")
 
 
 @dataclass
@@ -19,31 +22,59 @@ class StageSettings:
 
     Attributes:
         steps: optimiser steps; the learning rate decays over them.
-        batch: examples a step (a process).
+        batch: examples at a time in each process. A step sees batch × accumulate × processes of them.
+        accumulate: batches whose gradients are averaged before the weights move. Batch norm sees one batch of each
+            process at a time.
         lr: peak learning rate, after `warmup` steps; it falls along a cosine to `lr_end` times the peak.
         minutes: stop a run after so long and keep the state (0: no limit). The schedule follows steps alone.
         save_every: steps between checkpoints.
+        validate_every: steps between validations, each with a sample sheet; 0: only after the last step.
         ema: decay of the weight average.
         init: exported checkpoint whose weights of this stage training starts from; a state in `out` comes first.
         bf16: compute in bfloat16 where torch's autocast does (weights stay float32). On CPUs with AVX512-BF16 it is
             a third faster; on others it may be slower.
+        checkpointing: forget activations and compute them again on the way back: less memory, a third more time.
+        compile: torch.compile the trained network.
+        workers: processes that load the examples, for each training process; 0 loads between the steps.
     """
 
     steps: int = 1000
     batch: int = 16
+    accumulate: int = 1
     lr: float = 1e-3
     lr_end: float = 0.02
     warmup: int = 100
     weight_decay: float = 0.01
     minutes: float = 0.0
     save_every: int = 200
+    validate_every: int = 0
     ema: float = 0.998
     init: str = ""
     bf16: bool = False
+    checkpointing: bool = False
+    compile: bool = False
+    workers: int = 1
 
 
 @dataclass
-class DenoiserSettings(StageSettings):
+class VaeSettings(StageSettings):
+    """Autoencoder training; what is here counts for Stable Diffusion's kind ("kl") alone.
+
+    Attributes:
+        crop: side of the random crops in pixels, a multiple of the stride; smaller pictures are taken whole.
+        perceptual: factor of the perceptual distance (0: none).
+        kl: factor of the divergence from a standard normal, a picture value.
+        train_encoder: false trains the decoder alone and leaves the latents what they are.
+    """
+
+    crop: int = 256
+    perceptual: float = 1.0
+    kl: float = 1e-6
+    train_encoder: bool = True
+
+
+@dataclass
+class RePoseDMSettings(StageSettings):
     """Denoiser training.
 
     Attributes:
@@ -80,9 +111,12 @@ class Settings:
         preset: name in `reposedm_core.PRESETS`.
         data: folder of the training set.
         out: folder for checkpoints, logs and the exported model.
-        stages: which stages to run, always in the order of `STAGES`; results of the others are read from `out`.
+        stages: which stages to run, always in the order of `STAGES`; none named: all that the preset has. Results of
+            the others are read from `out`.
         resume: go on from the state in `out`, where there is one.
         threads: torch's CPU threads, 0 = its own choice.
+        device: "auto" or "cpu".
+        tracker: where curves and sample sheets go while training: one of `TRACKERS`, or several with commas.
         name: file name of the exported model.
         notes: what else the model card should say.
     """
@@ -90,21 +124,27 @@ class Settings:
     preset: str = "mini"
     data: str = "data/synthetic"
     out: str = "runs/mini"
-    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    stages: list[str] = field(default_factory=list)
     seed: int = 0
     resume: bool = True
     threads: int = 0
     device: str = "auto"
+    tracker: str = "tensorboard"
     name: str = "reposedm-mini"
     notes: str = ""
-    autoencoder: StageSettings = field(default_factory=StageSettings)
+    vae: VaeSettings = field(default_factory=VaeSettings)
     estimator: StageSettings = field(default_factory=StageSettings)
     aligner: AlignerSettings = field(default_factory=AlignerSettings)
-    denoiser: DenoiserSettings = field(default_factory=DenoiserSettings)
+    reposedm: RePoseDMSettings = field(default_factory=RePoseDMSettings)
+    reposesd: RePoseDMSettings = field(default_factory=RePoseDMSettings)
 
 
 def load_settings(config: str | Path | None, overrides: list[str]) -> Settings:
-    """Defaults, then the YAML file, then key=value overrides; unknown keys are refused by name."""
+    """Defaults, then the YAML file, then key=value overrides; unknown keys are refused by name.
+
+    Raises:
+        InputError: no such file, not YAML, an unknown key, or a value that cannot be meant.
+    """
     merged = OmegaConf.structured(Settings)
     try:
         if config:
@@ -112,10 +152,36 @@ def load_settings(config: str | Path | None, overrides: list[str]) -> Settings:
                 raise InputError(f"Configuration {config}: no such file.")
             merged = OmegaConf.merge(merged, OmegaConf.load(config))
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(overrides))
-    except OmegaConfBaseException as error:
+        settings = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, YAMLError) as error:
         raise InputError(f"Configuration: {str(error).splitlines()[0]}") from error
-    settings = OmegaConf.to_object(merged)
+    check(settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Raise an `InputError` that names the first setting that cannot be meant."""
     unknown = [stage for stage in settings.stages if stage not in STAGES]
     if unknown:
         raise InputError(f"stages: unknown {unknown}; known are {', '.join(STAGES)}.")
-    return settings
+    if settings.device not in ("auto", "cpu"):
+        raise InputError(f"device = {settings.device!r}: known are auto, cpu.")
+    strange = [name for name in tracker_names(settings) if name not in TRACKERS]
+    if strange:
+        raise InputError(f"tracker: unknown {strange}; known are {', '.join(TRACKERS)}.")
+    least = {"steps": 0, "batch": 1, "accumulate": 1, "lr": 0, "lr_end": 0, "warmup": 0, "weight_decay": 0,
+             "minutes": 0, "save_every": 1, "validate_every": 0, "ema": 0, "workers": 0, "pairs": 1}
+    shares = ("dropout", "colour_shuffle", "ema")
+    for stage in STAGES:
+        own = getattr(settings, stage)
+        for name in (item.name for item in fields(own)):
+            value = getattr(own, name)
+            if name in least and not value >= least[name]:
+                raise InputError(f"{stage}.{name} = {value}: must be {least[name]} or more.")
+            if name in shares and not value <= 1:
+                raise InputError(f"{stage}.{name} = {value}: must be 0 to 1.")
+
+
+def tracker_names(settings: Settings) -> list[str]:
+    """The trackers that are asked for."""
+    return [name.strip() for name in settings.tracker.split(",") if name.strip()]

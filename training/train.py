@@ -1,17 +1,15 @@
-"""Make a RePoseDM checkpoint: python training/train.py [configs/mini.yaml] [key=value …]
+"""Make a checkpoint: python training/train.py [configs/mini.yaml] [key=value …]
 
-Runs the stages autoencoder, estimator, aligner and denoiser in turn and exports one self-describing safetensors
-file. Every stage keeps its state in `out` and goes on from there when the command is run again.
+Runs the stages of the preset in turn, vae, estimator, aligner and reposedm (or reposesd), and exports one
+self-describing safetensors file. Every stage keeps its state in `out` and goes on from there when the command is run
+again. Several processes, GPUs or machines: accelerate launch training/train.py …
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-import time
-from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
@@ -24,93 +22,138 @@ from accelerate.utils import set_seed
 from reposedm_core.checkpoint import load_into, load_parts, save_model
 from reposedm_core.config import ModelConfig, to_dict
 from reposedm_core.errors import InputError
-from reposedm_core.pipeline import NETWORKS
+from reposedm_core.networks import NETWORKS, needs_aligner
 from reposedm_core.presets import PRESETS
-from training.loop import OutOfTime
-from training.settings import STAGES, Settings, load_settings
-from training.stages import aligner, autoencoder, denoiser, estimator
+from training.card import make_card, write_log
+from training.distributed import open_accelerator
+from training.interrupts import Stopped
+from training.loop import train
+from training.settings import STAGES, Settings, load_settings, tracker_names
+from training.stages.base import Stage
 
 CONFIGS = Path(__file__).parent / "configs"
 
+CLASSES = {"vae": "vae.VaeStage", "vae of kl": "vae_kl.KLVaeStage", "estimator": "estimator.EstimatorStage",
+           "aligner": "aligner.AlignerStage", "reposedm": "reposedm.RePoseDMStage",
+           "reposesd": "reposesd.RePoseSDStage"}
+"""Module and class of every stage, in training/stages."""
+
+
+def stage_class(name: str, config: ModelConfig) -> type[Stage]:
+    """The class of a stage for a preset."""
+    module, _, kind = CLASSES["vae of kl" if (name, config.autoencoder.kind) == ("vae", "kl") else name].partition(".")
+    return getattr(import_module(f"training.stages.{module}"), kind)
+
+
+def stages_of(config: ModelConfig) -> tuple[str, ...]:
+    """The stages that make a preset: B1 has no aligner, a text-conditioned model is RePoseSD."""
+    if config.denoiser.texture == "text":
+        return ("reposesd",)
+    return tuple(name for name in STAGES if name != "reposesd" and (name != "aligner" or needs_aligner(config)))
+
 
 def run(settings: Settings) -> Path:
-    """Run the stages of `settings`; returns the exported file."""
+    """Run the stages of `settings`; returns the exported file.
+
+    Raises:
+        InputError: a setting, the data, or an earlier stage's result that is missing; the disk is full.
+        Stopped: a stage was interrupted or its time is over; its state is saved.
+        FloatingPointError: a loss is not finite; the last checkpoint is kept.
+    """
     if settings.preset not in PRESETS:
         raise InputError(f"preset = {settings.preset!r}: known are {', '.join(PRESETS)}.")
-    config: ModelConfig = PRESETS[settings.preset]
-    out = Path(settings.out)
+    config, out = PRESETS[settings.preset], Path(settings.out)
+    wanted = [name for name in STAGES if name in (settings.stages or stages_of(config))]
     out.mkdir(parents=True, exist_ok=True)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    accelerator = Accelerator(cpu=settings.device == "cpu")
-    if accelerator.num_processes > 1:
-        raise InputError("Training runs in one process; start it with python training/train.py, not accelerate launch.")
+    classes = {name: stage_class(name, config) for name in wanted}
+    check_needs(classes, config, out)
+    accelerator = open_accelerator(settings.device == "cpu", tracker_names(settings), out,
+                                   any(each.unused for each in classes.values()))
+    accelerator.init_trackers("reposedm", config={"preset": settings.preset, "data": settings.data,
+                                                  "seed": settings.seed, "stages": ",".join(wanted)})
     networks: dict[str, torch.nn.Module] = {}
-    common = {"root": settings.data, "out": out, "resume": settings.resume, "accelerator": accelerator}
-    absent = [stage for stage in STAGES
-              if stage not in settings.stages and not (out / f"{stage}.safetensors").is_file()]
-    if absent and "denoiser" in settings.stages:
-        raise InputError(f"stages leaves out {', '.join(absent)}, and {out} has no result of an earlier run: run those "
-                         f"stages first, or copy {absent[0]}.safetensors there.")
-    for number, stage in enumerate(STAGES):
-        finished = out / f"{stage}.safetensors"
-        if stage not in settings.stages:
-            if finished.is_file():
-                networks[stage] = NETWORKS[stage](getattr(config, stage))
-                load_into(networks[stage], load_parts(finished)[0][stage], f"{finished.name}: {stage}")
-            continue
-        set_seed(settings.seed + number)
-        own = getattr(settings, stage)
-        if stage == "denoiser":
-            network, log = denoiser.train(config, own, seed=settings.seed, autoencoder=networks["autoencoder"],
-                                          aligner=networks["aligner"], estimator=networks["estimator"], **common)
-        else:
-            module = {"autoencoder": autoencoder, "estimator": estimator, "aligner": aligner}[stage]
-            network, log = module.train(getattr(config, stage), own, seed=settings.seed, **common)
-        networks[stage] = network.cpu()
-        if accelerator.is_main_process:
-            save_model(finished, {stage: network}, to_dict(getattr(config, stage)), {"log": log}, torch.float32)
-            (out / f"{stage}.json").write_text(json.dumps(log, indent=1))
+    try:
+        for name, kind in classes.items():
+            run_stage(name, kind, config, settings, accelerator, networks)
+    finally:
+        accelerator.end_training()
     path = out / f"{settings.name}.safetensors"
-    if accelerator.is_main_process and len(networks) == 4:
-        save_model(path, networks, to_dict(config), make_card(settings, out, accelerator))
+    parts = {part for name in stages_of(config) for part in [stage_class(name, config).part]}
+    if "reposedm" in wanted and accelerator.is_main_process:
+        load_finished(parts - set(networks), config, out, networks)
+        save_model(path, {part: networks[part] for part in NETWORKS if part in parts}, to_dict(config),
+                   make_card(settings, out, accelerator.device))
         print(f"Exported {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return path
 
 
-def make_card(settings: Settings, out: Path, accelerator: Accelerator) -> dict:
-    """What the weights were made of: data, settings, hardware, examples, hours and validation of each stage."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    hardware = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else f"{cores} CPU cores"
-    kept = {key: value for key, value in asdict(settings).items() if key not in ("data", "out", "notes")}
-    card = {"data": json.loads((Path(settings.data) / "dataset.json").read_text()), "preset": settings.preset,
-            "seed": settings.seed, "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
-            "hardware": hardware, "settings": kept, "notes": settings.notes}
-    for stage in STAGES:
-        file = out / f"{stage}.json"
-        if file.is_file():
-            log = json.loads(file.read_text())
-            card[stage] = {"steps": log["step"], "examples": log["examples"], "hours": round(log["seconds"] / 3600, 3),
-                           "validation": log.get("validation", {})}
-    return card
+def run_stage(name: str, kind: type[Stage], config: ModelConfig, settings: Settings, accelerator: Accelerator,
+              networks: dict[str, torch.nn.Module]) -> None:
+    """Train one stage, or take what is finished of it; writes its result and adds it to `networks`."""
+    out = Path(settings.out)
+    needed = kind.needs(config)
+    load_finished(set(needed) - set(networks), config, out, networks)
+    set_seed(settings.seed + STAGES.index(name))
+    stage = kind(config, getattr(settings, name), settings.data, out,
+                 {part: networks[part].cpu() for part in needed}, accelerator.device)
+    network, log = train(stage, out, settings.seed, accelerator, settings.resume)
+    networks[kind.part] = network.cpu()
+    if accelerator.is_main_process:
+        write_log(name, log, out)
+        stage.save(network, out / f"{name}.safetensors", make_card(settings, out, accelerator.device, [name]))
+    accelerator.wait_for_everyone()
+
+
+def finished_file(part: str, config: ModelConfig, out: Path) -> Path:
+    """Where an earlier run left a part."""
+    name = next(name for name in stages_of(config) if stage_class(name, config).part == part)
+    return out / f"{name}.safetensors"
+
+
+def check_needs(classes: dict[str, type[Stage]], config: ModelConfig, out: Path) -> None:
+    """Raise an `InputError` that names a stage whose result is needed, and neither made in this run nor in `out`."""
+    made: set[str] = set()
+    for name, kind in classes.items():
+        for part in kind.needs(config):
+            file = finished_file(part, config, out)
+            if part not in made and not file.is_file():
+                raise InputError(f"Stage {name} needs the result of stage {file.stem}, which stages leaves out, and "
+                                 f"{out} has none of an earlier run: run that stage first, or copy {file.name} there.")
+        made.add(kind.part)
+
+
+def load_finished(parts: set[str], config: ModelConfig, out: Path, networks: dict[str, torch.nn.Module]) -> None:
+    """Add to `networks` the parts that an earlier run left in `out`."""
+    for part in sorted(parts):
+        file = finished_file(part, config, out)
+        if not file.is_file():
+            raise InputError(f"The whole model also needs {file.name} in {out}: run the stage {file.stem}.")
+        networks[part] = NETWORKS[part](getattr(config, part)).eval().requires_grad_(False)
+        load_into(networks[part], load_parts(file)[0][part], f"{file.name}: {part}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", default=str(CONFIGS / "mini.yaml"),
                         help="YAML file (default: configs/mini.yaml)")
-    parser.add_argument("overrides", nargs="*", help="key=value, e.g. data=FOLDER out=FOLDER denoiser.steps=20000")
+    parser.add_argument("overrides", nargs="*", help="key=value, e.g. data=FOLDER out=FOLDER reposedm.steps=20000")
     options = parser.parse_args(arguments)
     if "=" in options.config:      # only overrides were given
         options.overrides.insert(0, options.config)
         options.config = str(CONFIGS / "mini.yaml")
     try:
         run(load_settings(options.config, options.overrides))
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OutOfTime as stopped:
-        print(stopped)
+    except Stopped as stopped:
+        print(stopped, flush=True)
+        return 128 + stopped.number if stopped.number else 0
+    except KeyboardInterrupt:
+        print("Interrupted; run the same command again to go on from the last checkpoint.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,6 +1,11 @@
-"""Augmentation for the estimator: what photographs have and rendered people have not."""
+"""Augmentation for the estimator: what photographs have and rendered people have not.
+
+Every example has a generator of its own, so that what happens to it does not depend on the others in the batch.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,18 +14,24 @@ from torch import Tensor
 
 from reposedm_core.pose.skeleton import COCO_FLIP
 
+Generators = Sequence[np.random.Generator]
 
-def random_backgrounds(rng: np.random.Generator, count: int, height: int, width: int) -> Tensor:
+
+def random_backgrounds(rngs: Generators, height: int, width: int) -> Tensor:
     """(n, 3, H, W) in [-1, 1]: noise of several scales, from nearly plain to cluttered."""
-    total = torch.from_numpy(rng.uniform(-0.8, 0.8, (count, 3, 1, 1)).astype(np.float32))
-    for cells in (2, 4, 9, 24):
-        strength = rng.uniform(0, 0.7, (count, 1, 1, 1)).astype(np.float32) * (rng.random((count, 1, 1, 1)) < 0.6)
-        noise = torch.from_numpy((rng.standard_normal((count, 3, cells, cells)) * strength).astype(np.float32))
-        total = total + F.interpolate(noise, size=(height, width), mode="bilinear" if rng.random() < 0.6 else "nearest")
-    return total.clamp(-1, 1)
+    pictures = []
+    for rng in rngs:
+        total = torch.from_numpy(rng.uniform(-0.8, 0.8, (1, 3, 1, 1)).astype(np.float32)).expand(1, 3, height, width)
+        for cells in (2, 4, 9, 24):
+            strength, smooth = rng.uniform(0, 0.7), rng.random() < 0.6
+            if rng.random() < 0.6:
+                noise = torch.from_numpy(rng.standard_normal((1, 3, cells, cells), np.float32) * np.float32(strength))
+                total = total + F.interpolate(noise, (height, width), mode="bilinear" if smooth else "nearest")
+        pictures.append(total)
+    return torch.cat(pictures).clamp(-1, 1)
 
 
-def random_affine(rng: np.random.Generator, images: Tensor, joints: np.ndarray) -> tuple[Tensor, np.ndarray]:
+def random_affine(rngs: Generators, images: Tensor, joints: np.ndarray) -> tuple[Tensor, np.ndarray]:
     """Rotate, scale, shift and mirror each picture about its centre, and its joints with it.
 
     Args:
@@ -29,11 +40,11 @@ def random_affine(rng: np.random.Generator, images: Tensor, joints: np.ndarray) 
     Returns:
         pictures, the border repeated, and joints, those outside the frame with score 0.
     """
-    n, _, height, width = images.shape
-    angle = np.deg2rad(rng.uniform(-20, 20, n))
-    scale = rng.uniform(0.7, 1.15, n)
-    shift = np.stack([rng.uniform(-0.12, 0.12, n) * width, rng.uniform(-0.1, 0.1, n) * height], 1)
-    mirror = np.where(rng.random(n) < 0.5, -1.0, 1.0)
+    height, width = images.shape[-2:]
+    drawn = np.array([[rng.uniform(-20, 20), rng.uniform(0.7, 1.15), rng.uniform(-0.12, 0.12),
+                       rng.uniform(-0.1, 0.1), rng.random()] for rng in rngs])
+    angle, scale, mirror = np.deg2rad(drawn[:, 0]), drawn[:, 1], np.where(drawn[:, 4] < 0.5, -1.0, 1.0)
+    shift = drawn[:, 2:4] * (width, height)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     forward = np.stack([np.stack([cos * mirror, -sin], 1), np.stack([sin * mirror, cos], 1)], 1)     # n, 2, 2
     centre = np.array([width / 2, height / 2])
@@ -53,21 +64,21 @@ def random_affine(rng: np.random.Generator, images: Tensor, joints: np.ndarray) 
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False), moved.astype(np.float32)
 
 
-def random_look(rng: np.random.Generator, images: Tensor) -> Tensor:
+def random_look(rngs: Generators, images: Tensor) -> Tensor:
     """Contrast, brightness, tint, grey, blur by resampling, and noise; (n, 3, H, W) in [-1, 1]."""
-    n, _, height, width = images.shape
-
-    def draw(low: float, high: float, channels: int = 1) -> Tensor:
-        return torch.from_numpy(rng.uniform(low, high, (n, channels, 1, 1)).astype(np.float32))
-
-    def chosen(share: float) -> Tensor:
-        return torch.from_numpy(rng.random((n, 1, 1, 1)) < share)
-
-    images = images * draw(0.6, 1.3) + draw(-0.25, 0.25) + draw(-0.1, 0.1, 3)
-    images = torch.where(chosen(0.1), images.mean(1, keepdim=True).expand_as(images), images)
-    factor = float(rng.uniform(1.3, 4))
-    small = F.interpolate(images, size=(int(height / factor), int(width / factor)), mode="area")
-    blurred = F.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
-    images = torch.where(chosen(0.35), blurred, images)
-    noise = torch.from_numpy(rng.standard_normal(images.shape).astype(np.float32))
-    return (images + noise * draw(0, 0.08) * chosen(0.5)).clamp(-1, 1)
+    height, width = images.shape[-2:]
+    pictures = []
+    for rng, image in zip(rngs, images.split(1), strict=True):
+        tint = torch.from_numpy(rng.uniform(-0.1, 0.1, (1, 3, 1, 1)).astype(np.float32))
+        image = image * rng.uniform(0.6, 1.3) + rng.uniform(-0.25, 0.25) + tint
+        if rng.random() < 0.1:
+            image = image.mean(1, keepdim=True).expand_as(image)
+        if rng.random() < 0.35:
+            factor = rng.uniform(1.3, 4)
+            small = F.interpolate(image, size=(int(height / factor), int(width / factor)), mode="area")
+            image = F.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
+        if rng.random() < 0.5:
+            noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 0.08))
+            image = image + torch.from_numpy(noise)
+        pictures.append(image)
+    return torch.cat(pictures).clamp(-1, 1)

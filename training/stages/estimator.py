@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
-from accelerate import Accelerator
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
-from reposedm_core.config import EstimatorConfig
 from reposedm_core.field import HigherHRNet, predict_pose
-from reposedm_core.pose import render_heatmaps
+from reposedm_core.pose import coco_to_openpose, draw_joints, render_heatmaps
 from training.data.augment import random_affine, random_backgrounds, random_look
 from training.data.dataset import People
-from training.loop import optimise
 from training.metrics import pck
-from training.settings import StageSettings
+from training.stages.base import Plan, Stage, example_seeds
+from training.stages.picture_grid import picture_grid
+
+PASTED = 0.6
+"""Share of the people that get another background, where the set has masks."""
 
 
 def heatmap_loss(output, joints: Tensor, height: int, width: int, sigma: float) -> Tensor:
@@ -29,44 +29,66 @@ def heatmap_loss(output, joints: Tensor, height: int, width: int, sigma: float) 
 
 
 def pull_loss(tags: Tensor, joints: Tensor) -> Tensor:
-    """Associative embedding's pull: tags (B, K, h, w) read at the joints of one person agree."""
+    """Associative embedding's pull: tags (B, K, h, w) read at the joints of one person agree; mean over people."""
     height, width = tags.shape[-2:]
     x = (joints[..., 0] / 4).long().clamp(0, width - 1)
     y = (joints[..., 1] / 4).long().clamp(0, height - 1)
     read = tags.flatten(2).gather(2, (y * width + x)[..., None])[..., 0]
     weight = (joints[..., 2] > 0).float()
-    mean = (read * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
-    return ((read - mean).square() * weight).sum() / weight.sum().clamp(min=1)
+    count = weight.sum(1, keepdim=True).clamp(min=1)
+    mean = (read * weight).sum(1, keepdim=True) / count
+    return (((read - mean).square() * weight).sum(1, keepdim=True) / count).mean()
 
 
-def train(config: EstimatorConfig, settings: StageSettings, root: str, out: Path, seed: int, resume: bool,
-          accelerator: Accelerator) -> tuple[HigherHRNet, dict]:
+class EstimatorStage(Stage):
     """One person a picture: heat maps and the pull half of the tag loss. Occluded joints are taught too."""
-    data = People(root, "train")
-    network = HigherHRNet(config)
-    height, width = data.height, data.width
 
-    def step(model, _, rng: np.random.Generator, __) -> dict[str, Tensor]:
-        identity, index = data.random_pictures(rng, settings.batch)
-        images, joints = data.pictures(identity, index), data.joints(identity, index)
-        masks = data.masks(identity, index)
-        replace = torch.from_numpy(rng.random((len(images), 1, 1, 1)) < 0.6)
-        both, joints = random_affine(rng, torch.cat([images, masks], 1), joints)
-        images, masks = both[:, :3], both[:, 3:]
-        pasted = masks * images + (1 - masks) * random_backgrounds(rng, len(images), height, width)
-        images = random_look(rng, torch.where(replace, pasted, images)).to(accelerator.device)
-        targets = torch.from_numpy(joints).to(accelerator.device)
-        output = model(images)
-        heat = heatmap_loss(output, targets, height, width, config.sigma)
-        pull = pull_loss(output.tags_quarter, targets)
+    name, part = "estimator", "estimator"
+
+    def build(self) -> HigherHRNet:
+        return HigherHRNet(self.config.estimator)
+
+    def prepare(self, main: bool) -> None:
+        self.people, self.held_out = People(self.root, "train"), People(self.root, "val")
+
+    def plan(self, rng: np.random.Generator, count: int) -> Plan:
+        identity, index = self.people.random_pictures(rng, count)
+        return {"identity": identity, "index": index, "seed": example_seeds(rng, count)}
+
+    def load(self, plan: Plan) -> dict[str, Tensor]:
+        rngs = [np.random.default_rng(seed) for seed in plan["seed"]]
+        chosen = plan["identity"], plan["index"]
+        images, joints = self.people.pictures(*chosen), self.people.joints(*chosen)
+        if self.people.has_masks:
+            pasted = torch.tensor([float(rng.random() < PASTED) for rng in rngs])[:, None, None, None]
+            both = torch.cat([images, torch.maximum(self.people.masks(*chosen), 1 - pasted)], 1)
+            both, joints = random_affine(rngs, both, joints)
+            images, masks = both[:, :3], both[:, 3:]
+            images = masks * images + (1 - masks) * random_backgrounds(rngs, *images.shape[-2:])
+        else:
+            images, joints = random_affine(rngs, images, joints)
+        return {"images": random_look(rngs, images), "joints": torch.from_numpy(joints)}
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        output = model(batch["images"])
+        heat = heatmap_loss(output, batch["joints"], *batch["images"].shape[-2:], self.config.estimator.sigma)
+        pull = pull_loss(output.tags_quarter, batch["joints"])
         return {"loss": heat + 1e-2 * pull, "heat": heat, "pull": pull}
 
-    def validate(model: HigherHRNet) -> dict[str, float]:
-        people = People(root, "val")
-        pairs = people.fixed_pairs(192)
-        images = people.pictures(pairs.identity, pairs.source).to(accelerator.device)
-        predicted = torch.cat([predict_pose(model, part) for part in images.split(32)]).cpu().numpy()
-        truth = people.joints(pairs.identity, pairs.source)
-        return {"pck@0.1": pck(predicted, truth, 0.1 * height), "pck@0.05": pck(predicted, truth, 0.05 * height)}
+    def _predict(self, network: HigherHRNet, count: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        pairs = self.held_out.fixed_pairs(count)
+        images = self.held_out.pictures(pairs.identity, pairs.source)
+        found = torch.cat([predict_pose(network, part.to(self.device)) for part in images.split(32)]).cpu().numpy()
+        return images, found, self.held_out.joints(pairs.identity, pairs.source)
 
-    return optimise("estimator", network, settings, step, out, seed, resume, accelerator, validate)
+    def validate(self, network: HigherHRNet) -> dict[str, float]:
+        """PCK of the visible and hidden joints at a tenth and a twentieth of the picture's height."""
+        _, found, truth = self._predict(network, 192)
+        height = self.held_out.height
+        return {"pck@0.1": pck(found, truth, 0.1 * height), "pck@0.05": pck(found, truth, 0.05 * height)}
+
+    def sheet(self, network: HigherHRNet) -> Image.Image:
+        """Pictures, the joints that are found in them, and the true ones."""
+        images, *joints = self._predict(network, 8)
+        drawn = [draw_joints(coco_to_openpose(points), *images.shape[-2:]).float() / 127.5 - 1 for points in joints]
+        return picture_grid([images, *drawn])

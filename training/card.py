@@ -1,0 +1,49 @@
+"""The model card in a checkpoint: what the weights were made of, how, and what was measured on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from training.settings import STAGES, Settings
+
+ENTRIES = 50
+"""Of a stage's log that a card keeps."""
+
+
+def write_log(stage: str, log: dict, out: Path) -> None:
+    """Keep the log of a finished stage as `out/STAGE.json`."""
+    (out / f"{stage}.json").write_text(json.dumps(log, indent=1))
+
+
+def make_card(settings: Settings, out: Path, device: torch.device, stages: list[str] | None = None) -> dict:
+    """Data, settings, hardware, examples, hours, validation and a thinned log of the stages that are finished."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{cores} CPU cores"
+    described = Path(settings.data) / "dataset.json"
+    kept = {key: value for key, value in asdict(settings).items() if key not in ("data", "out", "notes", *STAGES)}
+    card = {"data": json.loads(described.read_text()) if described.is_file() else Path(settings.data).name,
+            "preset": settings.preset, "seed": settings.seed, "date": time.strftime("%Y-%m-%d"),
+            "torch": torch.__version__, "hardware": hardware, "settings": kept, "notes": settings.notes}
+    for stage in stages or STAGES:
+        file = out / f"{stage}.json"
+        if file.is_file():
+            log = json.loads(file.read_text())
+            card["settings"][stage] = asdict(getattr(settings, stage))
+            card[stage] = {"steps": log["step"], "examples": log["examples"], "hours": round(log["seconds"] / 3600, 3),
+                           "validation": log.get("validation", {}), "history": thinned(log["history"]),
+                           "validations": thinned(log["validations"]), "changes": log.get("changes", [])}
+    return card
+
+
+def thinned(entries: list[dict]) -> list[dict]:
+    """At most `ENTRIES` of them, evenly, the last among them, numbers to four digits."""
+    step = -(-len(entries) // ENTRIES)
+    chosen = entries[::-1][::step][::-1] if entries else []
+    return [{key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in entry.items()}
+            for entry in chosen]

@@ -1,0 +1,108 @@
+"""Latents of aligned pairs, made once and kept on disk: what the denoiser trains on."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from reposedm_core.diffusion.autoencoder import Autoencoder
+from reposedm_core.errors import InputError
+from training.data.dataset import Pairs, People
+from training.state import checksum, save_atomically
+
+
+class Latents:
+    """Cached latents of every pair: target, pose, source, aligned source and its visibility (float16 on the CPU).
+
+    With the field also "joints", the target's COCO joints (n, 17, 3) in float32.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]):
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors["target"])
+
+    def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """The pairs `rows` (n,) in float32."""
+        rows = torch.from_numpy(rows)
+        return {name: values[rows].float() for name, values in self.tensors.items()}
+
+
+@torch.no_grad()
+def cache_latents(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Module, device: torch.device,
+                  file: Path, joints: bool = False, chunk: int = 32) -> Latents:
+    """Encode and align every pair once; kept in `file` and read back while pairs and networks are the same.
+
+    With `joints` the target's joints are among them, for the field. The tensors stay in the file (memory-mapped).
+
+    Raises:
+        InputError: the disk is full.
+    """
+    made_of = checksum(pairs.identity, pairs.source, pairs.target, autoencoder, aligner)
+    stored = _read(file)
+    if stored.pop("made_of", None) != made_of or (joints and "joints" not in stored):
+        stored = None      # close the file before it is replaced
+        made = _align(people, pairs, autoencoder, aligner, device, joints, chunk)
+        save_atomically({**made, "made_of": made_of}, file)
+        stored = _read(file)
+        del stored["made_of"]
+    return Latents(stored)
+
+
+def _read(file: Path) -> dict:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True) if file.is_file() else {}
+    except (RuntimeError, OSError, EOFError, ValueError):      # damaged: it is only a cache
+        return {}
+
+
+def _align(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Module, device: torch.device,
+           joints: bool, chunk: int) -> dict[str, Tensor]:
+    autoencoder, aligner = autoencoder.to(device).eval(), aligner.to(device).eval()
+    columns: dict[str, list[Tensor]] = {}
+    for first in tqdm(range(0, len(pairs), chunk), desc=f"{people.split}: aligning", unit="batch", mininterval=1):
+        part = pairs[slice(first, first + chunk)]
+        source = people.pictures(part.identity, part.source).to(device)
+        skeleton = people.skeletons(part.identity, part.target).to(device)
+        alignment = aligner(source, skeleton, encode=autoencoder.encode)
+        row = {"target": autoencoder.encode(people.pictures(part.identity, part.target).to(device)),
+               "pose": autoencoder.encode(skeleton), "source": autoencoder.encode(source),
+               "aligned": alignment.features, "visibility": aligner.latent_visibility(alignment, autoencoder.stride)}
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value.half().cpu())
+    tensors = {name: torch.cat(values) for name, values in columns.items()}
+    if joints:
+        tensors["joints"] = torch.from_numpy(people.joints(pairs.identity, pairs.target)).float()
+    return tensors
+
+
+class ColourShuffle:
+    """Permute the colour channels of latents of the linear encoder: z → A z + b, exact within the kept components."""
+
+    def __init__(self, autoencoder: Autoencoder, device: torch.device):
+        if autoencoder.config.kind != "pca":
+            raise InputError(f"reposedm.colour_shuffle: latents of a {autoencoder.config.kind!r} autoencoder cannot be "
+                             "recoloured; set it to 0.")
+        matrices, offsets = [], []
+        for order in itertools.permutations(range(3)):
+            def permute(patches: Tensor, order: tuple[int, ...] = order) -> Tensor:
+                return rearrange(patches, "... (c n) -> ... c n", c=3)[..., order, :].flatten(-2)
+
+            basis, scale = autoencoder.basis.cpu(), autoencoder.scale.cpu()
+            matrices.append((basis @ permute(basis).T) * scale / scale[:, None])
+            offsets.append(basis @ (permute(autoencoder.mean.cpu()) - autoencoder.mean.cpu()) / scale)
+        self.matrices, self.offsets = torch.stack(matrices).to(device), torch.stack(offsets).to(device)
+
+    def __call__(self, batch: dict[str, Tensor], choice: Tensor) -> dict[str, Tensor]:
+        """`batch` recoloured, each example by the permutation `choice` (B,), 0 being none; poses keep their colours."""
+        matrix, offset = self.matrices[choice], self.offsets[choice]
+        shuffled = {name: torch.einsum("bij,bjhw->bihw", matrix, batch[name]) + offset[..., None, None]
+                    for name in ("target", "source", "aligned")}
+        return {**batch, **shuffled}

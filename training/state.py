@@ -1,0 +1,109 @@
+"""The state of a stage on disk: written whole or not at all, and read with an eye to what has changed since."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from reposedm_core.checkpoint import UNREADABLE
+from reposedm_core.errors import InputError
+
+
+class _Recorder:
+    """A file whose first failed write is kept: torch's writer reports it only as an error of its own."""
+
+    def __init__(self, file):
+        self.file, self.error = file, None
+
+    def write(self, data) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save_atomically(state: dict, path: Path) -> None:
+    """Write `state` so that a kill at any byte, or a power cut, leaves the previous file whole.
+
+    Raises:
+        InputError: the disk is full or cannot be written; the previous file is whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    recorder = None
+    try:
+        with open(temporary, "wb") as file:
+            recorder = _Recorder(file)
+            torch.save(state, recorder)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        cause = error if isinstance(error, OSError) else recorder and recorder.error
+        if cause is None:
+            raise
+        kept = f"the one of before is whole ({path})" if path.is_file() else "there is none of before"
+        raise InputError(f"{path.name} could not be written: {cause.strerror or cause}; {kept}. Make room in "
+                         f"{path.parent} and run the same command again.") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a renamed file's name to the disk; where folders cannot be opened (Windows) the system does so itself."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """The state at `path`, on the CPU; None where there is none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"network", "average", "optimiser", "step", "log"} <= set(state):
+            raise KeyError("it is no state of a stage")
+        return state
+    except UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} cannot be read ({reason}): delete it or give resume=false to train this stage anew, "
+                         "or put a copy of it back.") from error
+
+
+def checksum(*values: np.ndarray | torch.Tensor | nn.Module | bytes) -> int:
+    """A number that changes when any weight, array or byte does."""
+    total = 0
+    for value in values:
+        parts = value.state_dict().values() if isinstance(value, nn.Module) else [value]
+        for part in parts:
+            if isinstance(part, torch.Tensor):
+                part = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            total = zlib.crc32(part if isinstance(part, bytes) else np.ascontiguousarray(part), total)
+    return total
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What a run that goes on does differently from the one that made the state: "lr: 0.001 → 0.002"."""
+    names = sorted(set(before) | set(now))
+    return [f"{name}: {before.get(name, 'nothing')} → {now.get(name, 'nothing')}" for name in names
+            if before.get(name) != now.get(name)]
