@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from reposedm_core.config import ModelConfig, from_dict, to_dict
 from reposedm_core.errors import InputError
+from reposedm_core.presets import PRESETS
 
 STAGES = ("vae", "estimator", "aligner", "reposedm", "reposesd")
 """In the order in which they run."""
@@ -104,15 +107,50 @@ class AlignerSettings(StageSettings):
 
 
 @dataclass
+class RePoseSDSettings(StageSettings):
+    """RePoseSD's training from Stable Diffusion 2.1 (eq. 17). `data` is a captioned set, or a people set.
+
+    Attributes:
+        start: local Stable Diffusion 2.1: a folder of diffusers, or a checkpoint file in LDM's layout.
+        tokenizer: folder of CLIP's tokenizer (vocab.json, merges.txt); empty: the one in `start`.
+        autoencoder: file with other weights of the VAE, such as those of the stage vae; empty: those in `start`.
+        estimator: weights of the frozen pose estimator: an exported checkpoint, or the official HigherHRNet file.
+        field_weight: factor of √(1-ᾱ_t) ∇G in the loss; null: the preset's, 0: without the field.
+        field_limit: see `RePoseDMSettings`.
+        dropout: share of examples whose caption and pose are dropped together.
+        caption_dropout: share of the others whose caption alone is dropped.
+        train: "all" weights, or only those of the "attention" and of the first convolution: half the memory.
+        cache: encode every picture and caption once, before the first step: 220 kB each at 512×512. Without it they
+            are encoded in every step, and pictures are cut out at random places.
+        pictures: use only so many of the set, mixed; 0: all.
+    """
+
+    start: str = ""
+    tokenizer: str = ""
+    autoencoder: str = ""
+    estimator: str = ""
+    field_weight: float | None = None
+    field_limit: float = 0.1
+    dropout: float = 0.1
+    caption_dropout: float = 0.0
+    train: str = "all"
+    cache: bool = True
+    pictures: int = 0
+
+
+@dataclass
 class Settings:
     """A whole run.
 
     Attributes:
         preset: name in `reposedm_core.PRESETS`.
+        model: what differs from the preset, under the names of `ModelConfig`: model.denoiser.layers=2.
         data: folder of the training set.
         out: folder for checkpoints, logs and the exported model.
         stages: which stages to run, always in the order of `STAGES`; none named: all that the preset has. Results of
-            the others are read from `out`.
+            the others are read from `out`, or from `parts`.
+        parts: folder of another run whose finished stages are taken where `out` has none.
+        cache: folder of cached latents, which several runs may share; by default `out`.
         resume: go on from the state in `out`, where there is one.
         threads: torch's CPU threads, 0 = its own choice.
         device: "auto" or "cpu".
@@ -122,9 +160,12 @@ class Settings:
     """
 
     preset: str = "mini"
+    model: dict[str, Any] = field(default_factory=dict)
     data: str = "data/synthetic"
     out: str = "runs/mini"
     stages: list[str] = field(default_factory=list)
+    parts: str = ""
+    cache: str = ""
     seed: int = 0
     resume: bool = True
     threads: int = 0
@@ -136,7 +177,7 @@ class Settings:
     estimator: StageSettings = field(default_factory=StageSettings)
     aligner: AlignerSettings = field(default_factory=AlignerSettings)
     reposedm: RePoseDMSettings = field(default_factory=RePoseDMSettings)
-    reposesd: RePoseDMSettings = field(default_factory=RePoseDMSettings)
+    reposesd: RePoseSDSettings = field(default_factory=RePoseSDSettings)
 
 
 def load_settings(config: str | Path | None, overrides: list[str]) -> Settings:
@@ -170,8 +211,8 @@ def check(settings: Settings) -> None:
     if strange:
         raise InputError(f"tracker: unknown {strange}; known are {', '.join(TRACKERS)}.")
     least = {"steps": 0, "batch": 1, "accumulate": 1, "lr": 0, "lr_end": 0, "warmup": 0, "weight_decay": 0,
-             "minutes": 0, "save_every": 1, "validate_every": 0, "ema": 0, "workers": 0, "pairs": 1}
-    shares = ("dropout", "colour_shuffle", "ema")
+             "minutes": 0, "save_every": 1, "validate_every": 0, "ema": 0, "workers": 0, "pairs": 1, "pictures": 0}
+    shares = ("dropout", "caption_dropout", "colour_shuffle", "ema")
     for stage in STAGES:
         own = getattr(settings, stage)
         for name in (item.name for item in fields(own)):
@@ -185,3 +226,19 @@ def check(settings: Settings) -> None:
 def tracker_names(settings: Settings) -> list[str]:
     """The trackers that are asked for."""
     return [name.strip() for name in settings.tracker.split(",") if name.strip()]
+
+
+def model_of(settings: Settings) -> ModelConfig:
+    """The preset with the changes of `settings.model`.
+
+    Raises:
+        InputError: no such preset, or a change that the model does not have.
+    """
+    if settings.preset not in PRESETS:
+        raise InputError(f"preset = {settings.preset!r}: known are {', '.join(PRESETS)}.")
+
+    def merged(base: dict, changes: dict) -> dict:
+        return {**base, **{key: merged(base[key], value) if isinstance(base.get(key), dict) and isinstance(value, dict)
+                           else value for key, value in changes.items()}}
+
+    return from_dict(ModelConfig, merged(to_dict(PRESETS[settings.preset]), settings.model), "model")

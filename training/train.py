@@ -23,12 +23,11 @@ from reposedm_core.checkpoint import load_into, load_parts, save_model
 from reposedm_core.config import ModelConfig, to_dict
 from reposedm_core.errors import InputError
 from reposedm_core.networks import NETWORKS, needs_aligner
-from reposedm_core.presets import PRESETS
 from training.card import make_card, write_log
 from training.distributed import open_accelerator
 from training.interrupts import Stopped
 from training.loop import train
-from training.settings import STAGES, Settings, load_settings, tracker_names
+from training.settings import STAGES, Settings, load_settings, model_of, tracker_names
 from training.stages.base import Stage
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -60,15 +59,13 @@ def run(settings: Settings) -> Path:
         Stopped: a stage was interrupted or its time is over; its state is saved.
         FloatingPointError: a loss is not finite; the last checkpoint is kept.
     """
-    if settings.preset not in PRESETS:
-        raise InputError(f"preset = {settings.preset!r}: known are {', '.join(PRESETS)}.")
-    config, out = PRESETS[settings.preset], Path(settings.out)
+    config, out = model_of(settings), Path(settings.out)
     wanted = [name for name in STAGES if name in (settings.stages or stages_of(config))]
     out.mkdir(parents=True, exist_ok=True)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     classes = {name: stage_class(name, config) for name in wanted}
-    check_needs(classes, config, out)
+    check_needs(classes, config, settings)
     accelerator = open_accelerator(settings.device == "cpu", tracker_names(settings), out,
                                    any(each.unused for each in classes.values()))
     accelerator.init_trackers("reposedm", config={"preset": settings.preset, "data": settings.data,
@@ -82,7 +79,7 @@ def run(settings: Settings) -> Path:
     path = out / f"{settings.name}.safetensors"
     parts = {part for name in stages_of(config) for part in [stage_class(name, config).part]}
     if "reposedm" in wanted and accelerator.is_main_process:
-        load_finished(parts - set(networks), config, out, networks)
+        load_finished(parts - set(networks), config, settings, networks)
         save_model(path, {part: networks[part] for part in NETWORKS if part in parts}, to_dict(config),
                    make_card(settings, out, accelerator.device))
         print(f"Exported {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -94,9 +91,9 @@ def run_stage(name: str, kind: type[Stage], config: ModelConfig, settings: Setti
     """Train one stage, or take what is finished of it; writes its result and adds it to `networks`."""
     out = Path(settings.out)
     needed = kind.needs(config)
-    load_finished(set(needed) - set(networks), config, out, networks)
+    load_finished(set(needed) - set(networks), config, settings, networks)
     set_seed(settings.seed + STAGES.index(name))
-    stage = kind(config, getattr(settings, name), settings.data, out,
+    stage = kind(config, getattr(settings, name), settings.data, Path(settings.cache or out),
                  {part: networks[part].cpu() for part in needed}, accelerator.device)
     network, log = train(stage, out, settings.seed, accelerator, settings.resume)
     networks[kind.part] = network.cpu()
@@ -106,32 +103,36 @@ def run_stage(name: str, kind: type[Stage], config: ModelConfig, settings: Setti
     accelerator.wait_for_everyone()
 
 
-def finished_file(part: str, config: ModelConfig, out: Path) -> Path:
-    """Where an earlier run left a part."""
+def finished_file(part: str, config: ModelConfig, settings: Settings) -> Path:
+    """Where an earlier run left a part: in `out`, else in `parts`; the former where neither has it."""
     name = next(name for name in stages_of(config) if stage_class(name, config).part == part)
-    return out / f"{name}.safetensors"
+    files = [Path(folder) / f"{name}.safetensors" for folder in (settings.out, settings.parts) if folder]
+    return next((file for file in files if file.is_file()), files[0])
 
 
-def check_needs(classes: dict[str, type[Stage]], config: ModelConfig, out: Path) -> None:
-    """Raise an `InputError` that names a stage whose result is needed, and neither made in this run nor in `out`."""
+def check_needs(classes: dict[str, type[Stage]], config: ModelConfig, settings: Settings) -> None:
+    """Raise an `InputError` that names a stage whose result is needed, and neither made in this run nor found."""
     made: set[str] = set()
     for name, kind in classes.items():
         for part in kind.needs(config):
-            file = finished_file(part, config, out)
+            file = finished_file(part, config, settings)
             if part not in made and not file.is_file():
                 raise InputError(f"Stage {name} needs the result of stage {file.stem}, which stages leaves out, and "
-                                 f"{out} has none of an earlier run: run that stage first, or copy {file.name} there.")
+                                 f"{file.parent} has none of an earlier run: run that stage first, or name the folder "
+                                 f"of a run that has it, parts=FOLDER.")
         made.add(kind.part)
 
 
-def load_finished(parts: set[str], config: ModelConfig, out: Path, networks: dict[str, torch.nn.Module]) -> None:
-    """Add to `networks` the parts that an earlier run left in `out`."""
+def load_finished(parts: set[str], config: ModelConfig, settings: Settings,
+                  networks: dict[str, torch.nn.Module]) -> None:
+    """Add to `networks` the parts that an earlier run left."""
     for part in sorted(parts):
-        file = finished_file(part, config, out)
+        file = finished_file(part, config, settings)
         if not file.is_file():
-            raise InputError(f"The whole model also needs {file.name} in {out}: run the stage {file.stem}.")
+            raise InputError(f"The whole model also needs {file}: run the stage {file.stem}, or name the folder of a "
+                             "run that has it, parts=FOLDER.")
         networks[part] = NETWORKS[part](getattr(config, part)).eval().requires_grad_(False)
-        load_into(networks[part], load_parts(file)[0][part], f"{file.name}: {part}")
+        load_into(networks[part], load_parts(file)[0][part], f"{file}: {part}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -37,8 +37,8 @@ class Latents:
 
 @torch.no_grad()
 def cache_latents(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Module, device: torch.device,
-                  file: Path, joints: bool = False, chunk: int = 32) -> Latents:
-    """Encode and align every pair once; kept in `file` and read back while pairs and networks are the same.
+                  folder: Path, joints: bool = False, chunk: int = 32) -> Latents:
+    """Encode and align every pair once; kept in a file of `folder` named after the check sum of pairs and networks.
 
     With `joints` the target's joints are among them, for the field. The tensors stay in the file (memory-mapped).
 
@@ -46,25 +46,25 @@ def cache_latents(people: People, pairs: Pairs, autoencoder: nn.Module, aligner:
         InputError: the disk is full.
     """
     made_of = checksum(pairs.identity, pairs.source, pairs.target, autoencoder, aligner)
+    file = folder / f"latents.{people.split}.{made_of:08x}.pt"
     stored = _read(file)
-    if stored.pop("made_of", None) != made_of or (joints and "joints" not in stored):
-        stored = None      # close the file before it is replaced
-        made = _align(people, pairs, autoencoder, aligner, device, joints, chunk)
-        save_atomically({**made, "made_of": made_of}, file)
+    if stored is None:
+        save_atomically(_align(people, pairs, autoencoder, aligner, device, chunk), file)
         stored = _read(file)
-        del stored["made_of"]
+    if joints:
+        stored["joints"] = torch.from_numpy(people.joints(pairs.identity, pairs.target)).float()
     return Latents(stored)
 
 
-def _read(file: Path) -> dict:
+def _read(file: Path) -> dict[str, Tensor] | None:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True) if file.is_file() else {}
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True) if file.is_file() else None
     except (RuntimeError, OSError, EOFError, ValueError):      # damaged: it is only a cache
-        return {}
+        return None
 
 
 def _align(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Module, device: torch.device,
-           joints: bool, chunk: int) -> dict[str, Tensor]:
+           chunk: int) -> dict[str, Tensor]:
     autoencoder, aligner = autoencoder.to(device).eval(), aligner.to(device).eval()
     columns: dict[str, list[Tensor]] = {}
     for first in tqdm(range(0, len(pairs), chunk), desc=f"{people.split}: aligning", unit="batch", mininterval=1):
@@ -77,10 +77,7 @@ def _align(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Mod
                "aligned": alignment.features, "visibility": aligner.latent_visibility(alignment, autoencoder.stride)}
         for name, value in row.items():
             columns.setdefault(name, []).append(value.half().cpu())
-    tensors = {name: torch.cat(values) for name, values in columns.items()}
-    if joints:
-        tensors["joints"] = torch.from_numpy(people.joints(pairs.identity, pairs.target)).float()
-    return tensors
+    return {name: torch.cat(values) for name, values in columns.items()}
 
 
 class ColourShuffle:

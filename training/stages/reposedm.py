@@ -73,9 +73,8 @@ class RePoseDMStage(Stage):
             self.shuffle = ColourShuffle(self.autoencoder, self.device)
         frozen = self.autoencoder, self.networks.get("aligner") or NoAlignment(), self.device
         self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
-        self.cache = cache_latents(people, people.fixed_pairs(self.settings.pairs), *frozen,
-                                   self.out / "latents.train.pt", joints=guided)
-        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out / "latents.val.pt")
+        self.cache = cache_latents(people, people.fixed_pairs(self.settings.pairs), *frozen, self.out, joints=guided)
+        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out)
         self.field = FieldTerm(self.config, self.networks["estimator"], self.autoencoder, people.height, people.width,
                                self.device) if guided else None
 
