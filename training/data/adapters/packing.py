@@ -1,0 +1,172 @@
+"""Writing a people set so that a kill loses nothing and a full disk is told before a byte is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from reposedm_core.errors import InputError
+from training.data.adapters.base import Plan
+from training.data.adapters.reading import Row
+from training.data.dataset import SPLITS, VERSION
+
+FLUSH_EVERY = 64
+"""Rows between two flushes; an interruption repeats at most these."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def layout(rows: int, height: int, width: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every array that an adapter's set has."""
+    return {"pictures": ((rows, height, width, 3), "uint8"), "joints": ((rows, 17, 3), "float32"),
+            "openpose": ((rows, 18, 3), "float32"), "identity": ((rows,), "int64"), "split": ((rows,), "uint8"),
+            "done": ((rows,), "uint8")}
+
+
+class PeopleWriter:
+    """Opens a folder for the rows of a plan, new or begun before; use as a context manager.
+
+    Args:
+        out: folder of the set.
+        plan: its rows; a folder begun with another plan, or other arguments, is refused.
+        description: what dataset.json says beside the format; JSON.
+        size: height and width.
+
+    Raises:
+        InputError: the folder holds something else, or the disk has no room for the whole set.
+    """
+
+    def __init__(self, out: Path, plan: Plan, description: dict, size: tuple[int, int]):
+        self.out, self._waiting = out, []
+        shapes = layout(len(plan.items), *size)
+        out.mkdir(parents=True, exist_ok=True)
+        self._describe({"format": "people set", "version": VERSION, "height": size[0], "width": size[1],
+                        "rows": len(plan.items), **description})
+        needed = sum(int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize for name, (shape, kind)
+                     in shapes.items() if not (out / f"{name}.npy").is_file())
+        free = shutil.disk_usage(out).free
+        if needed > free:
+            raise InputError(f"{out}: the set needs {needed / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free. "
+                             "Make room, choose another --out, or a smaller --size.")
+        self.arrays = {name: self._open(name, *shape) for name, shape in shapes.items()}
+        self.arrays["identity"][:] = [item.identity for item in plan.items]
+        self.arrays["split"][:] = [SPLITS.index(item.split) for item in plan.items]
+        names = "".join(json.dumps(item.name)[1:-1] + "\n" for item in plan.items)
+        write_whole(out / "names.txt", names)
+        for split, rows in official_pairs(plan).items():
+            np.save(out / f"pairs_{split}.part.npy", rows)
+            os.replace(out / f"pairs_{split}.part.npy", out / f"pairs_{split}.npy")
+
+    def _describe(self, description: dict) -> None:
+        file, description = self.out / "dataset.json", json.loads(json.dumps(description))
+        if file.is_file():
+            try:
+                found = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError:
+                found = {}
+            if found != description:
+                keys = sorted(key for key in {*found, *description} if found.get(key) != description.get(key))
+                raise InputError(f"{self.out} holds a set of other arguments or other originals ({', '.join(keys)} "
+                                 "differ): give another --out, or the same arguments as then.")
+        elif any(self.out.iterdir()):
+            raise InputError(f"{self.out} is not empty and holds no people set: give another --out.")
+        else:
+            write_whole(file, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+
+    def _open(self, name: str, shape: tuple[int, ...], dtype: str) -> np.memmap:
+        file = self.out / f"{name}.npy"
+        if not file.is_file():
+            reserve(file, shape, dtype)
+        try:
+            array = np.lib.format.open_memmap(file, mode="r+")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file}: not the array that was begun there ({error}); delete {self.out}.") from error
+        if array.shape != shape or array.dtype != np.dtype(dtype):
+            raise InputError(f"{file} holds {array.dtype} {array.shape}, not {dtype} {shape}: give another --out.")
+        return array
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Rows that are not finished."""
+        return np.flatnonzero(self.arrays["done"] == 0)
+
+    def write(self, number: int, row: Row) -> None:
+        self.arrays["pictures"][number] = row.picture
+        self.arrays["openpose"][number], self.arrays["joints"][number] = row.openpose, row.joints
+        self._waiting.append(number)
+        if len(self._waiting) >= FLUSH_EVERY:
+            self.settle()
+
+    def settle(self) -> None:
+        """Bring what was written to the disk, and only then call it done."""
+        for name, array in self.arrays.items():
+            if name != "done":
+                array.flush()
+        self.arrays["done"][self._waiting] = 1
+        self.arrays["done"].flush()
+        self._waiting.clear()
+
+    def __enter__(self) -> PeopleWriter:
+        return self
+
+    def __exit__(self, *_) -> None:      # also after Ctrl-C: what is there is kept
+        self.settle()
+
+
+def official_pairs(plan: Plan) -> dict[str, np.ndarray]:
+    """Rows (m, 2) of the set's own pairs, by split; pairs with a picture that is not listed are added to `skipped`."""
+    if plan.pairs is None:
+        return {}
+    number = {item.name: n for n, item in enumerate(plan.items)}
+    found: dict[str, list[tuple[int, int]]] = {}
+    for source, target in plan.pairs:
+        a, b = number.get(source), number.get(target)
+        if a is None or b is None:
+            continue
+        found.setdefault(plan.items[a].split, []).append((a, b))
+    return {split: np.array(rows, np.int64) for split, rows in found.items()}
+
+
+def reserve(file: Path, shape: tuple[int, ...], dtype: str) -> None:
+    """A new array of zeros, whose place on the disk is taken at once: a write into it cannot fail for want of room.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    fresh = file.with_suffix(".part")
+    try:
+        np.lib.format.open_memmap(fresh, mode="w+", dtype=dtype, shape=shape).flush()
+        if hasattr(os, "posix_fallocate"):
+            with fresh.open("r+b") as opened:
+                try:
+                    os.posix_fallocate(opened.fileno(), 0, fresh.stat().st_size)
+                except OSError as error:      # a file system that cannot reserve
+                    if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                        raise
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise full(error, file) from error
+    os.replace(fresh, file)
+
+
+def full(error: OSError, file: Path) -> InputError | OSError:
+    """What to raise for an error of writing: a full disk is the user's to mend."""
+    if error.errno not in FULL:
+        return error
+    return InputError(f"{file}: the disk is full ({error.strerror}). What was finished is kept; make room, or give "
+                      "another --out, and run the same command again.")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """A text file, atomically."""
+    fresh = file.with_name(file.name + ".part")
+    try:
+        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise full(error, file) from error
+    os.replace(fresh, file)
