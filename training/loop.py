@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -46,6 +47,7 @@ def train(stage: Stage, out: Path, seed: int, accelerator: Accelerator, resume: 
         Stopped: `settings.minutes` are over, or the run was interrupted; the state is saved.
         InputError: the state in `out` belongs to another network, the disk is full, or data cannot be read.
     """
+    out.mkdir(parents=True, exist_ok=True)
     run = _Run(stage, out, seed, accelerator, log_every)
     state = read_state(run.path) if resume else None
     if state is not None:
@@ -119,8 +121,8 @@ class _Run:
                 while log["step"] < settings.steps:
                     with journal.waiting():
                         batches = self.fetch(loader, interrupts)
-                    values, stop = self.step(batches, log["step"], interrupts.number,
-                                             0 < settings.minutes <= journal.minutes)
+                    values, stop = self.step(batches, log["step"], lambda: interrupts.number > 0
+                                             or 0 < settings.minutes <= journal.minutes)
                     journal.step(values)
                     step = log["step"]
                     last = step == settings.steps
@@ -149,8 +151,8 @@ class _Run:
             raise batches
         return batches
 
-    def step(self, batches: Batches, step: int, interrupted: int, late: bool) -> tuple[dict[str, float], bool]:
-        """One step of the optimiser; its scalars, and whether to stop after it. All processes get the same answer."""
+    def step(self, batches: Batches, step: int, over: Callable[[], bool]) -> tuple[dict[str, float], bool]:
+        """One step of the optimiser; its scalars, and whether it is `over` in any process: all get the same answer."""
         settings, stage, accelerator = self.settings, self.stage, self.accelerator
         torch.manual_seed(hash((self.seed, step, accelerator.process_index)) % 2**62)      # a network's own dropout
         for group in self.optimiser.param_groups:
@@ -164,7 +166,7 @@ class _Run:
             for key, value in values.items():
                 sums[key] = sums.get(key, 0.0) + value.detach().float() / len(batches)
         norm = accelerator.clip_grad_norm_(self.module.parameters(), 1.0)
-        told = torch.stack([*sums.values(), norm.detach().float(), norm.new_tensor(float(bool(interrupted) or late))])
+        told = torch.stack([*sums.values(), norm.detach().float(), norm.new_tensor(float(over()))])
         *scalars, norm, stop = mean_over_processes(told, accelerator).tolist()
         values = dict(zip(sums, scalars, strict=True))
         if not math.isfinite(values["loss"]) or not math.isfinite(norm):

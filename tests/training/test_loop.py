@@ -1,46 +1,71 @@
-"""The optimisation loop and its settings: resumed runs, lost runs, refused settings."""
+"""The optimisation loop: resumed runs, lost runs, accumulated batches, what is logged."""
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import resource
+import signal
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch import nn
 
 from reposedm_core.checkpoint import save_model
 from reposedm_core.errors import InputError
-from training.loop import OutOfTime, learning_rate, optimise, save_atomically
-from training.settings import Settings, StageSettings, load_settings
+from training import loop
+from training.feed import Steps
+from training.interrupts import Stopped
+from training.loop import learning_rate, train
+from training.settings import StageSettings
+from training.stages.base import Stage
+from training.state import save_atomically
 
 STEPS = 12
-SETTINGS = {"steps": STEPS, "batch": 4, "lr": 1e-2, "warmup": 3, "save_every": 4, "ema": 0.9}
+SETTINGS = {"steps": STEPS, "batch": 4, "lr": 1e-2, "warmup": 3, "save_every": 4, "ema": 0.9, "workers": 0}
 
 
-class Stopped(Exception):
+class Killed(BaseException):
     """A kill, as far as the loop can see it."""
 
 
-def network() -> nn.Module:
-    """With weights, and with buffers that change while training."""
-    torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 2))
+class Toy(Stage):
+    """Weights, buffers that change while training, dropout, and random choices of both kinds in the plan."""
+
+    name, part = "toy", "toy"
+    fails = None      # called as fails(step) before each loss
+
+    def build(self):
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Dropout(0.2), nn.Linear(7, 2))
+
+    def plan(self, rng, count):
+        return {"x": torch.from_numpy(rng.standard_normal((count, 5), np.float32)), "seed": rng.integers(0, 99, count)}
+
+    def load(self, plan):
+        noise = np.stack([np.random.default_rng(seed).normal(size=2) for seed in plan["seed"]]).astype(np.float32)
+        return {"x": plan["x"], "y": torch.from_numpy(0.2 * noise) + plan["x"][:, :2]}
+
+    def loss(self, model, batch, step):
+        factor = self.fails(step) if self.fails else 1.0
+        loss = (model(batch["x"]) - batch["y"]).square().mean()
+        return {"loss": loss * factor, "mse": loss}
 
 
-def step(model: nn.Module, number: int, rng: np.random.Generator, generator: torch.Generator) -> dict:
-    """Draws from both generators, so that a resumed run must see the same numbers."""
-    x = torch.randn(4, 5, generator=generator)
-    y = torch.from_numpy(rng.normal(size=(4, 2)).astype(np.float32)) + x[:, :2]
-    loss = (model(x) - y).square().mean()
-    return {"loss": loss, "mse": loss}
+def toy(out: Path, kind: type[Stage] = Toy, fails=None, **changes) -> Stage:
+    stage = kind(None, StageSettings(**{**SETTINGS, **changes}), out, out, {}, torch.device("cpu"))
+    stage.fails = fails
+    return stage
 
 
-def train(out: Path, resume: bool = True, step_fn=step, **changes) -> tuple[nn.Module, dict]:
-    settings = StageSettings(**{**SETTINGS, **changes})
-    return optimise("toy", network(), settings, step_fn, out, 11, resume, Accelerator(cpu=True))
+def run(out: Path, kind: type[Stage] = Toy, resume: bool = True, fails=None, log_every: int = 100, **changes):
+    return train(toy(out, kind, fails, **changes), out, 11, Accelerator(cpu=True), resume, log_every)
 
 
 def state(out: Path) -> dict:
@@ -49,8 +74,7 @@ def state(out: Path) -> dict:
 
 def assert_same_training(first: dict, second: dict) -> None:
     """Bit-identical weights, average, optimiser state and step."""
-    assert first["step"] == second["step"]
-    assert first["log"]["examples"] == second["log"]["examples"]
+    assert first["step"] == second["step"] and first["log"]["examples"] == second["log"]["examples"]
     for part in ("network", "average"):
         assert first[part].keys() == second[part].keys()
         assert all(torch.equal(value, second[part][key]) for key, value in first[part].items()), part
@@ -64,24 +88,22 @@ def assert_same_training(first: dict, second: dict) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
     """An uninterrupted run."""
     out = tmp_path_factory.mktemp("whole")
-    return out, train(out)[0]
+    return out, run(out)[0]
 
 
 @pytest.mark.parametrize("killed_at", [0, 5, 8])
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, whole, killed_at):
-    seen = []
+    def dying(step):
+        if step == killed_at:
+            raise Killed
+        return 1.0
 
-    def dying(model, number, *generators):
-        if number == killed_at and not seen:
-            seen.append(number)
-            raise Stopped
-        return step(model, number, *generators)
-
-    with pytest.raises(Stopped):
-        train(tmp_path, step_fn=dying)
+    with pytest.raises(Killed):
+        run(tmp_path, fails=dying)
     last = killed_at // 4 * 4
     assert (state(tmp_path)["step"] if last else (tmp_path / "toy.state.pt").exists()) == last
-    average, log = train(tmp_path, step_fn=dying)
+    torch.manual_seed(99)      # nothing depends on what the new process has drawn before
+    average, log = run(tmp_path)
     assert_same_training(state(tmp_path), state(whole[0]))
     assert log["step"] == STEPS
     for mine, other in zip(average.state_dict().values(), whole[1].state_dict().values(), strict=True):
@@ -90,94 +112,247 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, whole, killed_at):
 
 def test_a_run_stopped_by_the_clock_again_and_again_reaches_the_same_weights(tmp_path, whole):
     for number in range(1, STEPS):
-        with pytest.raises(OutOfTime, match=f"at step {number}; run again"):
-            train(tmp_path, minutes=1e-9, save_every=1000)
+        with pytest.raises(Stopped, match=f"at step {number}, .* again to go on"):
+            run(tmp_path, minutes=1e-9, save_every=1000)
         assert state(tmp_path)["step"] == number
-    _, log = train(tmp_path, minutes=1e-9, save_every=1000)
+    _, log = run(tmp_path, minutes=1e-9, save_every=1000)
     assert log["step"] == STEPS, "the last step ends the stage, whatever the clock says"
     assert_same_training(state(tmp_path), state(whole[0]))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step_with_its_state_saved(tmp_path, whole, number):
+    before = signal.getsignal(number)
+
+    def interrupted(step):
+        if step == 6:
+            os.kill(os.getpid(), number)
+        return 1.0
+
+    with pytest.raises(Stopped, match="interrupted at step 7, its state is saved; run the same command") as stopped:
+        run(tmp_path, fails=interrupted)
+    assert stopped.value.number == number and state(tmp_path)["step"] == 7
+    assert signal.getsignal(number) is before
+    run(tmp_path)
+    assert_same_training(state(tmp_path), state(whole[0]))
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path):
+    def impatient(step):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return 1.0
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, fails=impatient)
+    assert state(tmp_path)["step"] == 4
+
+
 def test_a_finished_run_is_not_trained_further_and_a_fresh_one_starts_over(tmp_path, whole):
-    train(tmp_path)
+    def never(step):
+        raise AssertionError(step)
+
+    run(tmp_path)
+    run(tmp_path, fails=never)
     assert_same_training(state(tmp_path), state(whole[0]))
-    train(tmp_path, step_fn=None)      # calling it would fail
-    assert_same_training(state(tmp_path), state(whole[0]))
-    train(tmp_path, resume=False, steps=5)
+    run(tmp_path, resume=False, steps=5)
     assert state(tmp_path)["step"] == 5
 
 
+def test_no_steps_keep_the_first_weights(tmp_path):
+    network, log = run(tmp_path, steps=0)
+    assert log["step"] == 0 and torch.equal(network[0].weight, toy(tmp_path).build()[0].weight)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(tmp_path, whole, workers):
+    run(tmp_path, workers=workers)
+    assert_same_training(state(tmp_path), state(whole[0]))
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    """Without batch norm and dropout, which see one batch at a time."""
+    class Plain(Toy):
+        def build(self):
+            torch.manual_seed(3)
+            return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2))
+
+    large, _ = run(tmp_path / "large", Plain, batch=12)
+    small, log = run(tmp_path / "small", Plain, batch=4, accumulate=3)
+    for mine, other in zip(small.state_dict().values(), large.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+    assert log["examples"] == 12 * STEPS
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_shares_of_all_processes_are_the_batch_of_one(tmp_path, world):
+    whole = Steps(toy(tmp_path, batch=8), StageSettings(steps=3, batch=8), 5)
+    shares = [Steps(toy(tmp_path), StageSettings(steps=3, batch=8 // world), 5, rank, world) for rank in range(world)]
+    for step in range(3):
+        together = [share[step][0] for share in shares]
+        assert torch.equal(torch.cat([batch["y"] for batch in together]), whole[step][0]["y"])
+        assert shares[0].examples == whole.examples == 8
+    assert not torch.equal(whole[0][0]["x"], whole[1][0]["x"])
+
+
 def test_training_starts_from_the_weights_of_an_exported_checkpoint(tmp_path):
-    file, given = tmp_path / "given.safetensors", network()
+    file, given = tmp_path / "given.safetensors", toy(tmp_path).build()
     nn.init.ones_(given[0].weight)
     save_model(file, {"toy": given}, {}, dtype=torch.float32)
     # One step at a learning rate of nothing: what comes out is what went in.
-    trained, _ = train(tmp_path / "run", steps=1, lr=0.0, warmup=0, init=str(file))
+    trained, _ = run(tmp_path / "run", steps=1, lr=0.0, warmup=0, init=str(file))
     assert torch.equal(trained[0].weight, given[0].weight)
-    assert torch.equal(trained[3].weight, given[3].weight)
+    assert torch.equal(trained[4].weight, given[4].weight)
     save_model(file, {"other": given}, {})
     with pytest.raises(InputError, match=r"toy\.init.*other"):
-        train(tmp_path / "second", init=str(file))
+        run(tmp_path / "second", init=str(file))
 
 
-def test_training_lowers_the_loss_and_validation_sees_the_average(tmp_path):
+def test_other_settings_than_before_are_reported_and_kept_in_the_log(tmp_path, capsys):
+    with pytest.raises(Stopped):
+        run(tmp_path, minutes=1e-9)
+    _, log = run(tmp_path, lr=2e-2, batch=2, accumulate=2, save_every=3)
+    assert "toy goes on from step 1 with other settings" in capsys.readouterr().out
+    assert log["changes"] == [{"step": 1, "changed": ["lr: 0.01 → 0.02"]}], "the same examples a step"
+
+
+def test_validation_and_sheets_come_while_it_trains_and_see_the_average(tmp_path):
     shown = []
 
-    def validate(model: nn.Module) -> dict[str, float]:
-        shown.append(model)
-        return {"answer": 42.0}
+    class Watched(Toy):
+        def validate(self, network):
+            shown.append(network)
+            return {"answer": float(len(shown))}
 
-    settings = StageSettings(steps=200, batch=4, lr=1e-2, warmup=5, save_every=1000, ema=0.9)
-    average, log = optimise("toy", network(), settings, step, tmp_path, 11, True, Accelerator(cpu=True), validate)
-    assert [entry["step"] for entry in log["history"]] == [100, 200]
-    assert log["history"][1]["loss"] < log["history"][0]["loss"]
-    assert log["validation"] == {"answer": 42.0} and shown == [average]
-    assert log["examples"] == 800
+        def sheet(self, network):
+            return Image.new("RGB", (8, 6), "red")
+
+    average, log = run(tmp_path, Watched, steps=10, validate_every=4, log_every=5)
+    assert [entry["step"] for entry in log["history"]] == [5, 10]
+    assert {"loss", "mse", "pictures_per_second", "waiting"} < set(log["history"][0])
+    assert log["validations"] == [{"step": s, "answer": n} for s, n in ((4, 1.0), (8, 2.0), (10, 3.0))]
+    assert log["validation"] == {"answer": 3.0} and all(network is average for network in shown)
+    assert log["examples"] == 40
     assert not average.training and not any(p.requires_grad for p in average.parameters())
+    assert sorted(file.name for file in (tmp_path / "samples").iterdir()) == [
+        f"toy-00000{step}.jpg" for step in ("04", "08", "10")]
+    curves = Image.open(tmp_path / "toy.png")
+    assert curves.width > 400 and len(np.unique(np.asarray(curves.convert("L")))) > 10
+    json.dumps(log)
+
+
+def test_training_lowers_the_loss(tmp_path):
+    _, log = run(tmp_path, steps=200, warmup=5, save_every=1000)
+    assert log["history"][1]["loss"] < log["history"][0]["loss"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(tmp_path, value):
-    def exploding(model, number, *generators):
-        values = step(model, number, *generators)
-        return {**values, "loss": values["loss"] * value} if number == 9 else values
-
+def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(tmp_path, whole, value):
     with pytest.raises(FloatingPointError, match=r"toy: the loss is (nan|inf) at step 9.*toy\.state\.pt.*toy\.lr"):
-        train(tmp_path, step_fn=exploding)
+        run(tmp_path, fails=lambda step: value if step == 9 else 1.0)
     kept = state(tmp_path)
     assert kept["step"] == 8
     assert all(torch.isfinite(v).all() for v in kept["network"].values())
-    train(tmp_path)
-    assert state(tmp_path)["step"] == STEPS
+    run(tmp_path)
+    assert_same_training(state(tmp_path), state(whole[0]))
 
 
-class BreaksOff:
-    """Fails while it is being written, after the tensors before it."""
+def test_a_gradient_that_is_no_number_is_not_applied(tmp_path):
+    class Steep(Toy):
+        def loss(self, model, batch, step):
+            values = super().loss(model, batch, step)
+            root = (values["loss"] - values["loss"].detach()).abs().sqrt()       # 0, and its slope is not
+            return {**values, "loss": values["loss"] + root} if step == 5 else values
 
-    def __reduce__(self):
-        raise OSError("no space left on device")
+    with pytest.raises(FloatingPointError, match="its gradient is (nan|inf) at step 5"):
+        run(tmp_path, Steep)
+    assert state(tmp_path)["step"] == 4
 
 
-def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "toy.state.pt"
-    save_atomically({"value": torch.arange(5)}, path)
-    before = path.read_bytes()
-    with pytest.raises(OSError, match="no space"):
-        save_atomically({"value": torch.ones(100_000), "end": BreaksOff()}, path)
-    assert path.read_bytes() == before
-    assert torch.equal(torch.load(path, weights_only=True)["value"], torch.arange(5))
-    save_atomically({"value": torch.zeros(2)}, path)
-    assert torch.equal(torch.load(path, weights_only=True)["value"], torch.zeros(2))
-    assert [file.name for file in tmp_path.iterdir()] == ["toy.state.pt"]
+# -- the disk
+
+
+@pytest.fixture
+def full_disk():
+    """From its call on no file may grow beyond so many bytes: writes fail half way, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path, whole, full_disk):
+    def filling(step):
+        if step == 6:
+            full_disk(3000)
+        return 1.0
+
+    with pytest.raises(InputError, match=r"toy\.state\.pt could not be written: File too large.*before is whole.*"
+                                         r"Make room in .*same command"):
+        run(tmp_path, fails=filling)
+    assert state(tmp_path)["step"] == 4
+    assert not list(tmp_path.glob("*.part"))
+    full_disk(resource.RLIM_INFINITY)
+    run(tmp_path)
+    assert_same_training(state(tmp_path), state(whole[0]))
 
 
 def test_a_torn_file_of_a_killed_write_is_ignored(tmp_path, whole):
-    with pytest.raises(OutOfTime):
-        train(tmp_path, minutes=1e-9)
+    with pytest.raises(Stopped):
+        run(tmp_path, minutes=1e-9)
     torn = (tmp_path / "toy.state.pt").read_bytes()[:1000]
     (tmp_path / "toy.state.part").write_bytes(torn)
-    train(tmp_path)
+    run(tmp_path)
     assert_same_training(state(tmp_path), state(whole[0]))
+
+
+def test_a_checkpoint_is_replaced_whole_and_on_the_disk_before_it_is_named(tmp_path, monkeypatch):
+    path, calls = tmp_path / "toy.state.pt", []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, original=original: (calls.append(name), original(*a))[1])
+    save_atomically({"value": torch.arange(5)}, path)
+    assert calls == ["fsync", "replace", "fsync"], "the file, its name, the folder that has the name"
+    assert torch.equal(torch.load(path, weights_only=True)["value"], torch.arange(5))
+    assert [file.name for file in tmp_path.iterdir()] == ["toy.state.pt"]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:len(data) // 2], lambda data: b"", lambda data: b"no state"])
+def test_a_damaged_state_is_named(tmp_path, damage):
+    path = tmp_path / "toy.state.pt"
+    with pytest.raises(Stopped):
+        run(tmp_path, minutes=1e-9)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=r"toy\.state\.pt cannot be read.*resume=false"):
+        run(tmp_path)
+    run(tmp_path, resume=False)
+
+
+def test_a_state_of_another_network_is_refused(tmp_path):
+    class Wider(Toy):
+        def build(self):
+            return nn.Sequential(nn.Linear(5, 9), nn.Linear(9, 2))
+
+    run(tmp_path)
+    with pytest.raises(InputError, match=r"toy\.state\.pt \(give another out=, or resume=false\) does not fit"):
+        run(tmp_path, Wider)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_example_that_cannot_be_read_is_named_and_the_last_checkpoint_kept(tmp_path, workers):
+    class Torn(Toy):
+        def load(self, plan):
+            if plan["x"].sum() == torn["x"].sum():
+                raise OSError("bad sector")
+            return super().load(plan)
+
+    torn = Steps(toy(tmp_path), StageSettings(**SETTINGS), 11).plan(6)
+    with pytest.raises(InputError, match=r"^toy: an example of step 6 cannot be read \(OSError: bad sector\)"):
+        run(tmp_path, Torn, workers=workers)
+    assert state(tmp_path)["step"] == 4
+
+
+# -- small things
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_end():
@@ -190,35 +365,10 @@ def test_the_learning_rate_warms_up_and_falls_to_its_end():
     assert learning_rate(settings, 5000) == pytest.approx(0.2)
 
 
-def test_settings_come_from_the_file_and_then_from_the_command(tmp_path):
-    file = tmp_path / "run.yaml"
-    file.write_text("preset: mini\nseed: 5\ndenoiser: {steps: 7, dropout: 0.2}\n")
-    settings = load_settings(file, ["denoiser.steps=9", "data=elsewhere", "stages=[aligner]"])
-    assert isinstance(settings, Settings)
-    assert (settings.seed, settings.data, settings.stages) == (5, "elsewhere", ["aligner"])
-    assert (settings.denoiser.steps, settings.denoiser.dropout) == (9, 0.2)
-    assert settings.autoencoder == Settings().autoencoder
+def test_settings_without_influence_are_settings():
+    assert set(loop.WITHOUT_INFLUENCE) <= set(asdict(StageSettings()))
 
 
-@pytest.mark.parametrize(("text", "overrides", "named"), [
-    ("denoiser: {stpes: 7}", [], "stpes"),
-    ("optimizer: adam", [], "optimizer"),
-    ("", ["aligner.first_stpes=3"], "first_stpes"),
-    ("", ["denoiser.steps=many"], "many"),
-    ("", ["stages=[autoencoder,refiner]"], "refiner"),
-])
-def test_settings_that_do_not_exist_are_refused_by_name(tmp_path, text, overrides, named):
-    file = tmp_path / "run.yaml"
-    file.write_text(text)
-    with pytest.raises(InputError, match=named):
-        load_settings(file, overrides)
-
-
-def test_a_missing_configuration_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
-        load_settings(tmp_path / "nowhere.yaml", [])
-
-
-def test_the_shipped_configuration_is_valid():
-    file = Path(__file__).parents[2] / "training" / "configs" / "mini.yaml"
-    assert load_settings(file, []).preset == "mini"
+def test_a_network_that_cannot_compute_activations_again_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"toy\.checkpointing: the toy cannot"):
+        run(tmp_path, checkpointing=True)
