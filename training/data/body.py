@@ -12,10 +12,12 @@ Rest coordinates ("rest") are those of the template mesh in an A-pose: x to the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
+
+from reposedm_core.pose.skeleton import COCO17
 
 PART_BODY, PART_TIGHTS, PART_SKIRT, PART_HAIR, PART_EYE = range(5)
 ZONE_TORSO, ZONE_ARM, ZONE_HAND, ZONE_LEG, ZONE_HEAD = range(5)
@@ -34,6 +36,12 @@ _ZONE_OF_BONE = (  # first matching prefix wins; everything else is torso
     (("upperleg", "lowerleg", "foot", "toe"), ZONE_LEG),
     (("neck", "head", "eye"), ZONE_HEAD),
 )
+_LIMBS = (
+    ("upperarm01", "shoulder", "elbow"),
+    ("lowerarm01", "elbow", "wrist"),
+    ("upperleg01", "hip", "knee"),
+    ("lowerleg01", "knee", "ankle"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,31 @@ class Mesh:
     zone: np.ndarray
     joints: np.ndarray
 
+    @cached_property
+    def highest(self) -> np.ndarray:
+        """(F,) float32: rest z of a triangle's highest corner."""
+        return self.rest[self.faces, 2].max(1)
+
+    @cached_property
+    def innermost(self) -> np.ndarray:
+        """(F,) float32: |rest x| of the corner nearest to the middle plane."""
+        return np.abs(self.rest[self.faces, 0]).min(1)
+
+    @cached_property
+    def tights_zone(self) -> np.ndarray:
+        """(V,) int8: ZONE_… of the vertices of the tights, -1 for all others."""
+        zone = np.full(len(self.rest), -1, np.int8)
+        tights = self.part == PART_TIGHTS
+        zone[self.faces[tights]] = self.zone[tights][:, None]
+        return zone
+
+    @cached_property
+    def in_skirt(self) -> np.ndarray:
+        """(V,) bool: the vertices of the skirt."""
+        inside = np.zeros(len(self.rest), bool)
+        inside[self.faces[self.part == PART_SKIRT]] = True
+        return inside
+
 
 class Body:
     """Anny with its COCO-17 joint regressor: about a minute the first time on a machine, then seconds."""
@@ -62,13 +95,20 @@ class Body:
         self._model = anny.Anny(topology="anny-full").to(dtype=torch.float32)
         self._regressor = anny.KeypointsRegressor.coco(self._model)
         self.bones: dict[str, int] = {name: i for i, name in enumerate(self._model.bone_labels)}
-        self.mesh = self._build_mesh(
-            Path(anny.paths.get_anny_root_dir()) / "data" / "mpfb2" / "3dobjs" / "base.obj"
-        )
+        self.mesh = self._build_mesh(Path(anny.paths.get_anny_root_dir()) / "data" / "mpfb2" / "3dobjs" / "base.obj")
 
-    def pose(
-        self, phenotype: dict[str, float], rotations: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, float]:
+    @property
+    def limbs(self) -> dict[str, np.ndarray]:
+        """Unit vectors (3,) from joint to joint along both arms and legs of the template, by the name of the bone."""
+        joint = dict(zip(COCO17, self.mesh.joints, strict=True))
+        found = {}
+        for side, name in (("L", "left"), ("R", "right")):
+            for bone, start, end in _LIMBS:
+                limb = joint[f"{name}_{end}"] - joint[f"{name}_{start}"]
+                found[f"{bone}.{side}"] = limb / np.linalg.norm(limb)
+        return found
+
+    def pose(self, phenotype: dict[str, float], rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """One person in K poses.
 
         phenotype: Anny's shape parameters, each in [0, 1]. rotations: (K, bones, 3, 3), each bone's rotation
@@ -101,11 +141,7 @@ class Body:
         zone = weight[faces].sum(1).argmax(1).astype(np.int8)
 
         with torch.no_grad():
-            joints = (
-                self._regressor({"vertices": model.template_vertices[None]})[0, :17]
-                .numpy()
-                .astype(np.float32)
-            )
+            joints = self._regressor({"vertices": model.template_vertices[None]})[0, :17].numpy().astype(np.float32)
         return Mesh(rest, faces, part, zone, joints)
 
 

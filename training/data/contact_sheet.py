@@ -17,10 +17,19 @@ def contact_sheet(pictures: np.ndarray, zoom: int = 1) -> np.ndarray:
     return sheet.repeat(zoom, 0).repeat(zoom, 1)
 
 
-def save_contact_sheet(folder: Path, path: Path, identities: int = 8, zoom: int = 2) -> None:
-    """Write the first finished identities of a data set folder as one picture file."""
-    finished = np.flatnonzero(np.load(folder / "done.npy"))[:identities]
-    if len(finished) == 0:
+def save_contact_sheet(folder: Path, path: Path, identities: int = 12, zoom: int = 1) -> None:
+    """Write the first people of a set whose pictures are all finished as one picture file, at most 8 pictures each.
+
+    Raises:
+        InputError: nobody is finished.
+    """
+    label, done = np.load(folder / "identity.npy"), np.load(folder / "done.npy") != 0
+    pictures = np.load(folder / "pictures.npy", mmap_mode="r")
+    people, first, counts = np.unique(label[done], return_index=True, return_counts=True)
+    if len(people) == 0:
         raise InputError(f"{folder} has no finished identity to show; run the generator first")
-    pictures = np.load(folder / "pictures.npy", mmap_mode="r")[finished]
-    Image.fromarray(contact_sheet(pictures, zoom)).save(path, quality=92)
+    rows = np.flatnonzero(done)
+    columns = min(int(counts.max()), 8)
+    shown = [rows[start : start + columns] for start, count in zip(first, counts, strict=True) if count >= columns]
+    sheet = contact_sheet(np.stack([pictures[part] for part in shown[:identities]]), zoom)
+    Image.fromarray(sheet).save(path, quality=92)

@@ -22,7 +22,8 @@ from training.data.dataset import People
 
 EXAMPLES = {"black_shirt": (250, 0, 5), "blue_top": (350, 3, 0), "check_shirt": (575, 0, 2), "green_skirt": (375, 2, 0),
             "lime_top": (525, 0, 1), "pink_top": (200, 2, 4)}
-"""Name: identity of the shipped set (4,000 identities, 6 poses, seed 1), source and target picture."""
+"""Name: identity of the first set of synthetic people (version 1: 4,000 identities, 6 poses, seed 1), source and target
+picture. The present generator makes other people of the same numbers."""
 
 
 def export(data: People, folder: Path) -> None:

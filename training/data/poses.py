@@ -1,4 +1,4 @@
-"""Joint-limited random poses for the Anny skeleton.
+"""Poses for the Anny skeleton: joint-limited random ones, and frames of motion clips.
 
 Angles are degrees; a pose is one rotation matrix a bone, relative to the parent, in axes parallel to the
 model's rest axes (x left, y backwards, z up). The rest pose is an A-pose: arms hang about 45° from the body.
@@ -10,7 +10,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from training.data import motion
+
 X, Y, Z = range(3)
+KINDS = {"standing": 0.26, "walking": 0.16, "free": 0.20, "gesture": 0.10, "motion": 0.28}
+"""Kinds of pose and their shares; `motion` is a frame of a captured clip."""
 
 
 def rotation(axis: int, degrees: float) -> np.ndarray:
@@ -33,17 +37,31 @@ def rotation_about(direction: tuple[float, float, float], degrees: float) -> np.
 
 
 def sample_yaw(rng: np.random.Generator) -> float:
-    """Turn of the whole body: within ±100° (front and sides), in 8 % of the pictures anything (backs)."""
-    return float(rng.uniform(-180, 180) if rng.random() < 0.08 else rng.uniform(-100, 100))
+    """Turn of the whole body: mostly within ±100° (front and sides), in 16 % of the pictures a back, 180 ± 70°."""
+    return float(rng.uniform(110, 250) if rng.random() < 0.16 else rng.uniform(-100, 100))
 
 
-def sample_pose(rng: np.random.Generator, bones: Mapping[str, int]) -> np.ndarray:
-    """One pose, (bones, 3, 3) float32: standing (45 %), walking (25 %) or free (30 %)."""
-    kind = rng.choice(["standing", "walking", "free"], p=[0.45, 0.25, 0.30])
+def sample_pose(
+    rng: np.random.Generator, bones: Mapping[str, int], limbs: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, float, str]:
+    """One pose: rotations (bones, 3, 3) float32, the turn of the body in degrees (-180 … 180) and its kind."""
+    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    yaw = (sample_yaw(rng) + 180) % 360 - 180
+    pose = _clip_frame(rng, bones, limbs) if kind == "motion" else _random_pose(rng, bones, kind)
+    pose[bones["root"]] = rotation(Z, yaw) @ pose[bones["root"]]
+    return pose.astype(np.float32), yaw, kind
+
+
+def _clip_frame(rng: np.random.Generator, bones: Mapping[str, int], limbs: Mapping[str, np.ndarray]) -> np.ndarray:
+    vectors = motion.frames()[rng.integers(len(motion.frames()))]
+    vectors = motion.mirrored(vectors) if rng.random() < 0.5 else vectors
+    vectors = vectors + np.radians(4) * rng.standard_normal(vectors.shape)  # no two pictures of a frame are the same
+    return motion.retarget(vectors, bones, limbs)
+
+
+def _random_pose(rng: np.random.Generator, bones: Mapping[str, int], kind: str) -> np.ndarray:
     free = kind == "free"
     pose = np.tile(np.eye(3), (len(bones), 1, 1))
-
-    pose[bones["root"]] = rotation(Z, sample_yaw(rng))
     pose[bones["spine03"]] = (
         rotation(Z, rng.uniform(-15, 15)) @ rotation(X, rng.uniform(-8, 12)) @ rotation(Y, rng.uniform(-8, 8))
     )
@@ -52,11 +70,7 @@ def sample_pose(rng: np.random.Generator, bones: Mapping[str, int]) -> np.ndarra
     stride = rng.uniform(12, 32) * rng.choice([-1, 1])  # walking: opposite arm and leg swing together
     for side, sign in (("L", 1), ("R", -1)):
         if kind == "walking":
-            lift, swing, elbow = (
-                rng.uniform(-42, -28),
-                -sign * stride + rng.uniform(-8, 8),
-                rng.uniform(5, 60),
-            )
+            lift, swing, elbow = rng.uniform(-42, -28), -sign * stride + rng.uniform(-8, 8), rng.uniform(5, 60)
             thigh, splay = sign * stride, rng.uniform(-2, 5)
             knee = rng.uniform(5, 25) if thigh < 0 else rng.uniform(10, 55)
         else:
@@ -66,8 +80,18 @@ def sample_pose(rng: np.random.Generator, bones: Mapping[str, int]) -> np.ndarra
             thigh = rng.uniform(-60, 15) if free else rng.uniform(-20, 12)
             splay = rng.uniform(-2, 25 if free else 10)
             knee = rng.uniform(0, 70) if free else rng.uniform(0, 22)
+        forearm = (-0.7 * sign, 0, -0.7)
+        if kind == "gesture":
+            choice = rng.integers(4)
+            if choice == 0:  # hand towards the hip, the elbow outwards
+                lift, swing, elbow, forearm = rng.uniform(-12, 4), rng.uniform(5, 25), rng.uniform(70, 95), (0, sign, 0)
+            elif choice == 1:  # arm raised
+                lift, swing, elbow = rng.uniform(60, 110), rng.uniform(-25, 5), rng.uniform(5, 50)
+            elif choice == 2:  # forearm across the body
+                lift, swing, elbow = rng.uniform(-42, -32), rng.uniform(-30, -10), rng.uniform(70, 105)
+                forearm = (-0.9 * sign, 0.3, -0.5)
         pose[bones[f"upperarm01.{side}"]] = rotation(X, swing) @ rotation(Y, -sign * lift)
-        pose[bones[f"lowerarm01.{side}"]] = rotation_about((-0.7 * sign, 0, -0.7), elbow)
+        pose[bones[f"lowerarm01.{side}"]] = rotation_about(forearm, elbow)
         pose[bones[f"upperleg01.{side}"]] = rotation(X, thigh) @ rotation(Y, -sign * splay)
         pose[bones[f"lowerleg01.{side}"]] = rotation(X, knee)
-    return pose.astype(np.float32)
+    return pose

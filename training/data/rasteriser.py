@@ -13,6 +13,7 @@ import numpy as np
 
 CAMERA_DISTANCE = 3.2  # the camera is at (0, -3.2, 0) and looks along +y, z up
 EMPTY = -1  # face index of a pixel that shows the background
+COVERED = 1e3  # rest coordinates of a pixel where somebody else stands in front: far from every point of a body
 
 
 @nb.njit(cache=True, fastmath=True)
@@ -28,6 +29,58 @@ def project(points, scale, height, width):
         screen[n, 1] = -points[n, 2] / depth * scale * height + 0.5 * height
         screen[n, 2] = depth
     return screen
+
+
+@nb.njit(cache=True, fastmath=True)
+def bounds(points):
+    """Lowest and highest coordinates (2, 3) float32 of points (N, 3), and the picture half extents (2,) of unit focal
+    length, |x / depth| and |z / depth| at most, of the points moved so that the middle of the bounds is the origin."""
+    box = np.empty((2, 3), np.float32)
+    for c in range(3):
+        box[0, c] = box[1, c] = points[0, c]
+    for n in range(points.shape[0]):
+        for c in range(3):
+            box[0, c], box[1, c] = min(box[0, c], points[n, c]), max(box[1, c], points[n, c])
+    x, y, z = 0.5 * (box[0, 0] + box[1, 0]), 0.5 * (box[0, 1] + box[1, 1]), 0.5 * (box[0, 2] + box[1, 2])
+    extent = np.zeros(2, np.float32)
+    for n in range(points.shape[0]):
+        depth = points[n, 1] - y + CAMERA_DISTANCE
+        extent[0] = max(extent[0], abs(points[n, 0] - x) / depth)
+        extent[1] = max(extent[1], abs(points[n, 2] - z) / depth)
+    return box, extent
+
+
+@nb.njit(cache=True, fastmath=True)
+def shrink(picture, factor):
+    """Mean over blocks, (H·f, W·f, 3) float32 in [0, 1] → (H, W, 3) uint8."""
+    height, width = picture.shape[0] // factor, picture.shape[1] // factor
+    out = np.empty((height, width, 3), np.uint8)
+    for y in range(height):
+        for x in range(width):
+            for c in range(3):
+                total = np.float32(0)
+                for i in range(factor):
+                    for j in range(factor):
+                        total += picture[factor * y + i, factor * x + j, c]
+                out[y, x, c] = np.uint8(min(max(total / (factor * factor) * 255 + 0.5, 0), 255))
+    return out
+
+
+@nb.njit(cache=True, fastmath=True)
+def majority(labels, factor, count):
+    """Downsample labels (H·f, W·f) below `count` → (H, W) uint8: 0 where that is over half, else the commonest."""
+    height, width = labels.shape[0] // factor, labels.shape[1] // factor
+    out = np.zeros((height, width), np.uint8)
+    votes = np.zeros(count, np.int64)
+    for y in range(height):
+        for x in range(width):
+            votes[:] = 0
+            for i in range(factor):
+                for j in range(factor):
+                    votes[labels[factor * y + i, factor * x + j]] += 1
+            if 2 * votes[0] <= factor * factor:
+                out[y, x] = 1 + np.argmax(votes[1:])
+    return out
 
 
 @nb.njit(cache=True, fastmath=True)
@@ -67,11 +120,12 @@ def inflate(points, normals, amount):
 def rasterise(screen, faces, keep, part, clip, rest, height, width):
     """Which triangle each pixel shows.
 
-    screen (N, 3) from `project`; keep (F,) bool; part (F,) numbers the mesh's parts. clip (parts, 3) float32
-    cuts an open shell along exact lines: of part p only rest points with clip[p, 0] < z < clip[p, 1] and y >
-    clip[p, 2] are drawn; clip[p, 0] = -inf leaves the part uncut. Returns face (height, width) int32 (EMPTY
+    screen (N, 3) from `project`; keep (F,) bool; part (F,) numbers the mesh's parts. clip (parts, 4) float32
+    cuts an open shell along exact lines: of part p only rest points with clip[p, 0] < z < clip[p, 1], y > clip[p, 2]
+    and |x| < clip[p, 3] are drawn; clip[p, 0] = -inf leaves the part uncut. Returns face (height, width) int32 (EMPTY
     where none), the barycentric weights of the triangle's second and third corner (height, width, 2) and the
-    depth (height, width), float32. Both sides of a triangle are drawn: the shells are open surfaces.
+    depth (height, width), float32. Of the cut parts, which are open surfaces, both sides
+    are drawn, of the others the outer one.
     """
     face = np.full((height, width), EMPTY, np.int32)
     bary = np.zeros((height, width, 2), np.float32)
@@ -90,10 +144,10 @@ def rasterise(screen, faces, keep, part, clip, rest, height, width):
         if first_x > last_x or first_y > last_y:
             continue
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        if abs(area) < 1e-12:
-            continue
         p = part[f]
         cut = clip[p, 0] > -1e9
+        if abs(area) < 1e-12 or (area > 0 and not cut):
+            continue
         for y in range(first_y, last_y + 1):
             for x in range(first_x, last_x + 1):
                 px, py = np.float32(x + 0.5), np.float32(y + 0.5)
@@ -106,9 +160,11 @@ def rasterise(screen, faces, keep, part, clip, rest, height, width):
                 if z >= depth[y, x]:
                     continue
                 if cut:
+                    rest_x = w0 * rest[i, 0] + w1 * rest[j, 0] + w2 * rest[k, 0]
                     rest_y = w0 * rest[i, 1] + w1 * rest[j, 1] + w2 * rest[k, 1]
                     rest_z = w0 * rest[i, 2] + w1 * rest[j, 2] + w2 * rest[k, 2]
-                    if rest_z <= clip[p, 0] or rest_z >= clip[p, 1] or rest_y <= clip[p, 2]:
+                    outside = rest_z <= clip[p, 0] or rest_z >= clip[p, 1] or rest_y <= clip[p, 2]
+                    if outside or abs(rest_x) >= clip[p, 3]:
                         continue
                 depth[y, x] = z
                 face[y, x] = f
@@ -130,9 +186,7 @@ def interpolate(values, faces, face, bary):
             w1, w2 = bary[y, x, 0], bary[y, x, 1]
             for c in range(3):
                 out[y, x, c] = (
-                    (1 - w1 - w2) * values[faces[f, 0], c]
-                    + w1 * values[faces[f, 1], c]
-                    + w2 * values[faces[f, 2], c]
+                    (1 - w1 - w2) * values[faces[f, 0], c] + w1 * values[faces[f, 1], c] + w2 * values[faces[f, 2], c]
                 )
     return out
 

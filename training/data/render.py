@@ -1,133 +1,249 @@
-"""One identity, completely: K pictures with joints, masks, garment labels and all K × K correspondences."""
+"""One identity, completely: K pictures with joints, masks, garment labels and, on request, all K × K correspondences.
+
+    person(seed, identity)  →  view(k): pose, camera, light, perhaps a second person  →  draw
+
+Every random number comes from (seed, identity) or (seed, identity, picture), so a picture depends neither on the
+number of pictures nor on what else is asked for.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from reposedm_core.pose import coco_to_openpose
 from training.data import materials, rasteriser
+from training.data.backgrounds import render_background
 from training.data.body import Body
-from training.data.people import Person, render_background, sample_person
-from training.data.poses import X, rotation, sample_pose
+from training.data.people import Light, Person, sample_light, sample_person, unlit
+from training.data.poses import KINDS, X, Y, rotation, sample_pose
 
 SUPERSAMPLING = 2
 _BODY_VERTICES = 13380  # the skin itself; the shells must not decide the framing
 # How near (rest units) the surface seen at a joint must be for it to be visible: about a limb's radius.
 # Five points of the face, then shoulders, elbows, wrists, hips, knees, ankles.
-_JOINT_RADIUS = np.array(
-    [0.05] * 5 + [0.15] * 2 + [0.09] * 2 + [0.07] * 2 + [0.17] * 2 + [0.13] * 2 + [0.1] * 2, "f4"
-)
+_JOINT_RADIUS = np.array([0.05] * 5 + [0.15] * 2 + [0.09] * 2 + [0.07] * 2 + [0.17] * 2 + [0.13] * 2 + [0.1] * 2, "f4")
 _REST_SLACK, _DEPTH_SLACK = 0.06, 0.04  # rest units: a few source pixels
 
 
-def render_identity(
-    body: Body, seed: int, identity: int, poses: int, height: int = 128, width: int = 96
-) -> dict[str, np.ndarray]:
-    """Render identity number `identity` of the data set `seed`.
+@dataclass(frozen=True)
+class Figure:
+    """A posed person in camera space: vertices (V, 3) without clothes and COCO-17 joints (17, 3), float32."""
 
-    Returns pictures (K, H, W, 3) uint8, joints (K, 17, 3) float32, masks and garments (K, H, W) uint8, flow
-    (K, K, H/2, W/2, 2) float16 and visibility (K, K, H/2, W/2) uint8. Depends on nothing but its arguments.
-    """
-    rng = np.random.default_rng([seed, identity])
-    person = sample_person(rng)
-    rotations, cameras = [], []
-    for _ in range(poses):
-        rotations.append(sample_pose(rng, body.bones))
-        cameras.append(rng.uniform(-1, 1, 6))
-    vertices, joints, stature = body.pose(person.phenotype, np.stack(rotations))
-    views = [
-        _frame(
-            vertices[k],
-            joints[k],
-            person.stature * rasteriser.CAMERA_DISTANCE / stature,
-            cameras[k],
-            height,
-            width,
+    person: Person
+    vertices: np.ndarray
+    joints: np.ndarray
+
+
+@dataclass(frozen=True)
+class View:
+    """What one picture shows: the person, perhaps a second one, the focal length in picture heights, and the light;
+    yaw in degrees and kind of pose, for the card."""
+
+    figure: Figure
+    other: Figure | None
+    focal: np.float32
+    light: Light
+    yaw: float
+    kind: str
+
+
+class Garb:
+    """The mesh of a dressed person: which triangles there are, where the shells end, how far the clothes stand off."""
+
+    def __init__(self, body: Body, person: Person):
+        style = person.look.style
+        self.mesh, self.clip = body.mesh, materials.shell_clip(style)
+        self.shown, self.loose = materials.shown_faces(body.mesh, style), materials.looseness(body.mesh, style)
+
+
+class Dressed:
+    """A figure with its clothes on: vertices and normals (V, 3) float32, ready to be rasterised at any resolution."""
+
+    def __init__(self, figure: Figure, garb: Garb):
+        self.figure, self.garb = figure, garb
+        self.normals = rasteriser.vertex_normals(figure.vertices, garb.mesh.faces, garb.shown)
+        self.vertices = rasteriser.inflate(figure.vertices, self.normals, garb.loose)
+
+    def rasterise(self, focal: np.float32, height: int, width: int) -> tuple[np.ndarray, ...]:
+        """screen (V, 3), face (H, W), bary (H, W, 2), depth (H, W), as in `rasteriser`."""
+        mesh, screen = self.garb.mesh, rasteriser.project(self.vertices, focal, height, width)
+        return screen, *rasteriser.rasterise(
+            screen, mesh.faces, self.garb.shown, mesh.part, self.garb.clip, mesh.rest, height, width
         )
-        for k in range(poses)
-    ]
-    return _draw(body, person, views, cameras, height, width)
+
+    def paint(
+        self, picture: np.ndarray, face: np.ndarray, bary: np.ndarray, light: Light
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Paint into `picture` (H, W, 3), in place; garment labels (H, W) uint8 and rest coordinates (H, W, 3)."""
+        mesh, look = self.garb.mesh, self.figure.person.look
+        rest = rasteriser.interpolate(mesh.rest, mesh.faces, face, bary)
+        normals = rasteriser.interpolate(self.normals, mesh.faces, face, bary)
+        labels = materials.paint(
+            picture, face, rest, normals, mesh.part, mesh.zone, *look, light.towards, light.ambient, light.direct
+        )
+        return labels, rest
+
+
+def sample_identity(seed: int, identity: int) -> Person:
+    """Person number `identity` of the data set `seed`."""
+    return sample_person(np.random.default_rng([seed, identity]))
+
+
+def sample_views(
+    body: Body, seed: int, identity: int, poses: int, second_person: float = 0.0, aspect: float = 0.75
+) -> list[View]:
+    """The first `poses` views of a person; aspect: width by height of the pictures."""
+    person = sample_identity(seed, identity)
+    generators = [np.random.default_rng([seed, identity, 1 + k]) for k in range(poses)]
+    drawn = [sample_pose(rng, body.bones, body.limbs) for rng in generators]
+    vertices, joints, stature = body.pose(person.phenotype, np.stack([pose for pose, _, _ in drawn]))
+    views = []
+    for k, rng in enumerate(generators):
+        camera = rng.uniform(-1, 1, 5)
+        tilt = (rotation(Y, 3 * camera[4]) @ rotation(X, 8 * camera[0])).astype(np.float32)
+        scale = person.stature * rasteriser.CAMERA_DISTANCE / stature
+        figure, focal = _frame(person, vertices[k] @ tilt.T, joints[k] @ tilt.T, scale, camera, aspect)
+        light = sample_light(rng, person)
+        crowd = np.random.default_rng([seed, identity, 1 + k, 1])  # of its own: the share does not change the person
+        other = _beside(body, crowd, figure, tilt) if crowd.random() < second_person else None
+        views.append(View(figure, other, focal, light, drawn[k][1], drawn[k][2]))
+    return views
 
 
 def _frame(
-    vertices: np.ndarray, joints: np.ndarray, scale: float, camera: np.ndarray, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Centre and tilt a posed body; the focal length (in picture heights) keeps it within the picture."""
-    tilt = rotation(X, 8 * camera[0]).astype(np.float32)
-    vertices, joints = vertices @ tilt.T, joints @ tilt.T
-    skin = vertices[:_BODY_VERTICES]
-    centre = 0.5 * (skin.max(0) + skin.min(0))
+    person: Person, vertices: np.ndarray, joints: np.ndarray, scale: float, camera: np.ndarray, aspect: float
+) -> tuple[Figure, np.float32]:
+    """Centre a posed and tilted body; the focal length (in picture heights) keeps it within the picture."""
+    box, extent = rasteriser.bounds(vertices[:_BODY_VERTICES])
+    centre, extent = 0.5 * (box[0] + box[1]), 2 * extent
     vertices, joints = vertices - centre, joints - centre
-    near = vertices[:_BODY_VERTICES, 1:2] + rasteriser.CAMERA_DISTANCE
-    extent = 2 * np.abs(vertices[:_BODY_VERTICES, [0, 2]] / near).max(0)
     scale *= 1 + 0.05 * camera[1]
-    scale = min(scale, 0.95 / extent[1], 1.05 * width / height / extent[0])
-    spare = np.maximum(
-        np.array([width / height, 1.0]) - scale * extent, 0
-    )  # picture heights left beside the person
+    scale = min(scale, 0.95 / extent[1], 1.05 * aspect / extent[0])
+    spare = np.maximum(np.array([aspect, 1.0]) - scale * extent, 0)  # picture heights left beside the person
     offset = camera[2:4] * np.minimum(0.4 * spare, 0.05) * rasteriser.CAMERA_DISTANCE / scale
     offset = np.array([offset[0], 0, offset[1]], np.float32)
-    return (vertices + offset).astype(np.float32), (joints + offset).astype(np.float32), np.float32(scale)
+    figure = Figure(person, (vertices + offset).astype(np.float32), (joints + offset).astype(np.float32))
+    return figure, np.float32(scale)
 
 
-def _draw(
-    body: Body, person: Person, views: list, cameras: list[np.ndarray], height: int, width: int
+def _beside(body: Body, rng: np.random.Generator, figure: Figure, tilt: np.ndarray) -> Figure:
+    """A second person on the same ground, beside the first: three in four partly behind, the others partly in front."""
+    person = sample_person(rng)
+    pose, _, _ = sample_pose(rng, body.bones, body.limbs)
+    vertices, joints, _ = body.pose(person.phenotype, pose[None])
+    vertices, joints = vertices[0] @ tilt.T, joints[0] @ tilt.T
+    mine, first = (rasteriser.bounds(points[:_BODY_VERTICES])[0] for points in (vertices, figure.vertices))
+    behind = rng.random() < 0.75
+    place = 0.5 * (first[0] + first[1])
+    place[0] += rng.choice([-1, 1]) * (rng.uniform(0.22, 0.55) if behind else rng.uniform(0.38, 0.6))
+    place[1] += rng.uniform(0.35, 0.9) if behind else rng.uniform(-0.5, -0.3)
+    offset = place - 0.5 * (mine[0] + mine[1])
+    offset[2] = first[0, 2] - mine[0, 2]
+    return Figure(person, (vertices + offset).astype(np.float32), (joints + offset).astype(np.float32))
+
+
+def render_identity(
+    body: Body,
+    seed: int,
+    identity: int,
+    poses: int,
+    height: int = 128,
+    width: int = 96,
+    correspondence: bool = False,
+    second_person: float = 0.0,
+    lit: bool = True,
 ) -> dict[str, np.ndarray]:
-    mesh, poses, s = body.mesh, len(views), SUPERSAMPLING
-    fine = (height * s, width * s)
-    cells = (height // 2, width // 2)
-    shown, clip = materials.shown_faces(mesh, person.style), materials.shell_clip(person.style)
-    loose = materials.looseness(mesh, person.style)
-    background = render_background(person.background, *fine)
-    result = {
-        "pictures": np.empty((poses, height, width, 3), np.uint8),
-        "joints": np.empty((poses, 17, 3), np.float32),
-        "masks": np.empty((poses, height, width), np.uint8),
-        "garments": np.empty((poses, height, width), np.uint8),
-        "flow": np.empty((poses, poses, *cells, 2), np.float16),
-        "visibility": np.empty((poses, poses, *cells), np.uint8),
-    }
-    sources, targets = [], []
-    for k, (vertices, joints, scale) in enumerate(views):
-        normals = rasteriser.vertex_normals(vertices, mesh.faces, shown)
-        vertices = rasteriser.inflate(vertices, normals, loose)
-        screen = rasteriser.project(vertices, scale, *fine)
-        face, bary, depth = rasteriser.rasterise(screen, mesh.faces, shown, mesh.part, clip, mesh.rest, *fine)
-        rest = rasteriser.interpolate(mesh.rest, mesh.faces, face, bary)
-        light = np.array([person.light[0] + 0.35 * cameras[k][4], -1, person.light[1] + 0.2 * cameras[k][5]])
-        light = (light / np.linalg.norm(light)).astype(np.float32)
-        picture = background.copy()
-        labels = materials.paint(
-            picture, face, rest, rasteriser.interpolate(normals, mesh.faces, face, bary),
-            mesh.part, mesh.zone, person.palette, person.style, light, person.ambient,
-        )  # fmt: skip
-        smooth = picture.reshape(height, s, width, s, 3).mean((1, 3))
-        result["pictures"][k] = (smooth * 255 + 0.5).clip(0, 255).astype(np.uint8)
-        result["garments"][k] = majority_label(labels, s)
-        result["masks"][k] = result["garments"][k] > 0
+    """Render identity number `identity` of the data set `seed`.
 
-        flat = rasteriser.project(joints, scale, *fine)
-        found = rasteriser.joint_visibility(
-            np.empty((17, 3), np.float32), flat, mesh.joints, _JOINT_RADIUS, face, rest
-        )
-        result["joints"][k] = found / np.array([s, s, 1], np.float32)
-        sources.append((screen, face, rest, depth))
-        coarse = rasteriser.project(vertices, scale, *cells)
-        targets.append(
-            rasteriser.rasterise(coarse, mesh.faces, shown, mesh.part, clip, mesh.rest, *cells)[:2]
-        )
+    Args:
+        poses: number of pictures K; height, width: of the pictures in pixels, even.
+        correspondence: with flow and visibility.
+        second_person: share of the pictures with a second person in them, in [0, 1]; with `others` if above 0.
+        lit: False gives the colours themselves on black, without light (for checks).
 
-    for i, source in enumerate(sources):
-        for j, target in enumerate(targets):
-            result["flow"][i, j], result["visibility"][i, j] = rasteriser.correspondence(
-                *target, mesh.faces, mesh.rest, *source, _REST_SLACK, _DEPTH_SLACK
-            )
+    Returns:
+        K rows of the arrays of `synthetic.layout`, all but `identity`, `split` and `done`.
+    """
+    views = sample_views(body, seed, identity, poses, second_person, width / height)
+    person, s = views[0].figure.person, SUPERSAMPLING
+    garb = Garb(body, person)
+    background = render_background((person if lit else unlit(person)[0]).background, height * s, width * s)
+    figures = [Dressed(view.figure, garb) for view in views]
+    others = [None if view.other is None else Dressed(view.other, Garb(body, view.other.person)) for view in views]
+    rows = []
+    for view, figure, other in zip(views, figures, others, strict=True):
+        light = view.light if lit else unlit(person)[1]
+        rows.append(_draw(body, figure, other, view.focal, light, background.copy(), height, width))
+    names = ["pictures", "joints", "openpose", "masks", "garments", *(["others"] if second_person > 0 else [])]
+    result = {name: np.stack([row[name] for row in rows]) for name in names}
+    result["views"] = np.array([[view.yaw, list(KINDS).index(view.kind)] for view in views], np.float32)
+    if correspondence:
+        cells = (height // 2, width // 2)
+        result["flow"] = np.empty((poses, poses, *cells, 2), np.float16)
+        result["visibility"] = np.empty((poses, poses, *cells), np.uint8)
+        for j, view in enumerate(views):
+            target = _target(figures[j], others[j], view.focal, cells)
+            for i, row in enumerate(rows):
+                result["flow"][i, j], result["visibility"][i, j] = rasteriser.correspondence(
+                    *target, body.mesh.faces, body.mesh.rest, *row["source"], _REST_SLACK, _DEPTH_SLACK
+                )
     return result
 
 
-def majority_label(labels: np.ndarray, factor: int) -> np.ndarray:
-    """Downsample labels (H·f, W·f) → (H, W): background where that is over half, else the commonest."""
-    height, width = labels.shape[0] // factor, labels.shape[1] // factor
-    blocks = labels.reshape(height, factor, width, factor)
-    counts = np.stack([(blocks == value).sum((1, 3)) for value in range(materials.LABEL_OTHER + 1)])
-    best = counts[1:].argmax(0) + 1
-    return np.where(2 * counts[0] > factor * factor, 0, best).astype(np.uint8)
+def _draw(
+    body: Body, figure: Dressed, other: Dressed | None, focal: np.float32, light: Light, picture: np.ndarray,
+    height: int, width: int,
+) -> dict[str, object]:  # fmt: skip
+    """One picture's row of every array; `picture` is the background, supersampled, and is painted over.
+
+    `source` is what `rasteriser.correspondence` asks of a source picture.
+    """
+    s = SUPERSAMPLING
+    fine = (height * s, width * s)
+    screen, face, bary, depth = figure.rasterise(focal, *fine)
+    covered, masks, others = None, np.zeros((height, width), np.uint8), np.zeros((17, 3), np.float32)
+    if other is not None:
+        _, face2, bary2, depth2 = other.rasterise(focal, *fine)
+        covered = depth2 < depth  # the second person stands in front of the first
+        hidden = (depth <= depth2) & (face >= 0)  # or the other way round
+        face2, face = np.where(hidden, rasteriser.EMPTY, face2), np.where(covered, rasteriser.EMPTY, face)
+        labels, rest = other.paint(picture, face2, bary2, light)
+        masks[rasteriser.majority(labels, s, len(materials.LABELS)) > 0] = 2
+        others = _joints(body, other, focal, face2, rest, hidden)
+    labels, rest = figure.paint(picture, face, bary, light)
+    garments = rasteriser.majority(labels, s, len(materials.LABELS))
+    masks[garments > 0] = 1
+    joints = _joints(body, figure, focal, face, rest, covered)
+    return {
+        "pictures": rasteriser.shrink(picture, s),
+        "joints": joints,
+        "openpose": coco_to_openpose(joints),
+        "masks": masks,
+        "garments": garments,
+        "others": others,
+        "source": (screen, face, rest, depth),
+    }
+
+
+def _joints(
+    body: Body, figure: Dressed, focal: np.float32, face: np.ndarray, rest: np.ndarray, covered: np.ndarray | None
+) -> np.ndarray:
+    """COCO-17 joints of the picture (17, 3), seen where neither the body nor somebody else (`covered`) hides them."""
+    if covered is not None:
+        face, rest = np.where(covered, 0, face), np.where(covered[..., None], np.float32(rasteriser.COVERED), rest)
+    flat = rasteriser.project(figure.figure.joints, focal, *face.shape)
+    found = np.empty((17, 3), np.float32)
+    rasteriser.joint_visibility(found, flat, body.mesh.joints, _JOINT_RADIUS, face, rest)
+    return found / np.array([SUPERSAMPLING, SUPERSAMPLING, 1], np.float32)
+
+
+def _target(
+    figure: Dressed, other: Dressed | None, focal: np.float32, cells: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Face and bary of the target at the correspondence's resolution, without what the second person covers."""
+    _, face, bary, depth = figure.rasterise(focal, *cells)
+    if other is not None:
+        face = np.where(other.rasterise(focal, *cells)[3] < depth, rasteriser.EMPTY, face)
+    return face, bary

@@ -1,20 +1,27 @@
-"""Generate the synthetic-people data set: dressed people in random poses, with joints and correspondences.
+"""Generate the synthetic people: a people set of dressed people in many poses, with all that is known of them.
 
     python training/data/synthetic.py --identities 4000 --poses 6 --seed 1 --out data/synthetic --workers 2
 
-writes a folder of plain .npy arrays, I identities, K pictures each, H × W pixels, h × w = H/2 × W/2 cells:
+writes a people set (training/data/README.md): a folder of plain .npy arrays, I identities of K pictures each, H × W
+pixels; row i·K + k is picture k of identity i.
 
-    pictures    (I, K, H, W, 3) uint8    sRGB
-    joints      (I, K, 17, 3) float32    COCO-17: x, y in pixels, 0 outside / 1 hidden / 2 visible
-    masks       (I, K, H, W) uint8       1 on the person
-    garments    (I, K, H, W) uint8       0 background 1 skin 2 hair 3 top 4 bottom 5 shoes 6 other
-    flow        (I, K, K, h, w, 2) float16   [identity, source, target]: where a target cell's surface point
-                                         lies in the source, in grid_sample coordinates (align_corners=False);
-                                         0 off the person
-    visibility  (I, K, K, h, w) uint8    0 background, 1 hidden in the source, 2 visible in the source
-    done        (I,) uint8               1 once the identity is on disk; a stopped run resumes from here
+    pictures    (n, H, W, 3) uint8   sRGB
+    joints      (n, 17, 3) float32   COCO-17: x, y in pixels, 0 outside / 1 hidden / 2 visible
+    openpose    (n, 18, 3) float32   OpenPose-18, the same meaning; the neck is the middle of the shoulders
+    identity    (n,) int64           i
+    split       (n,) uint8           0 train, 1 val (i % 25 == 1), 2 test (i % 25 == 0)
+    views       (n, 2) float32       turn of the body in degrees (0 faces the camera) and kind of pose (`poses.KINDS`)
+    masks       (n, H, W) uint8      1 on the person, 2 on the second person
+    garments    (n, H, W) uint8      what the person's pixels show: `materials.LABELS`
+    done        (n,) uint8           1 once the row is on disk; a stopped run goes on from here
+    others      (n, 17, 3) float32   with --second-person: that person's joints, zero where there is none
+    flow        (n, K, h, w, 2) float16   with --correspondence, [source row, number of the target picture], h × w is
+                                     H/2 × W/2: where a target cell's surface point lies in the source, in grid_sample's
+                                     coordinates (align_corners=False); 0 off the person
+    visibility  (n, K, h, w) uint8   with it: 0 not the person, 1 hidden in the source, 2 visible in the source
 
-Identity i depends on (seed, i) only, so neither the number of workers nor an interruption changes a byte.
+and README.md, the data card, and sheet.jpg, the first identities. Identity i depends on (seed, i) only, so neither the
+number of workers nor an interruption changes a byte.
 """
 
 from __future__ import annotations
@@ -24,7 +31,12 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 if not __package__:  # run as a script: make `training` importable from the project root
@@ -37,159 +49,182 @@ from tqdm import tqdm
 from reposedm_core.errors import InputError
 from training.data.body import load_body
 from training.data.contact_sheet import save_contact_sheet
+from training.data.dataset import SPLITS, VERSION, split_of
+from training.data.materials import LABELS
+from training.data.poses import KINDS
 from training.data.render import render_identity
+from training.data.rowfiles import Layout, RowFiles
 
-VERSION = 1
-FLUSH_EVERY = 32  # identities between two flushes; an interruption repeats at most these
+REVISION = 2  # of the people: raised whenever the same arguments give other pictures
+SETTLE_SECONDS = 1.0  # between two marks of what is done; a kill repeats at most this much work
 
 
-def layout(identities: int, poses: int, height: int, width: int) -> dict[str, tuple[tuple[int, ...], str]]:
+@dataclass(frozen=True)
+class Arguments:
+    """What decides the bytes of a set; second_person is the share of pictures with a second person."""
+
+    identities: int
+    poses: int
+    seed: int = 1
+    height: int = 128
+    width: int = 96
+    correspondence: bool = False
+    second_person: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.identities, self.poses) < 1 or self.seed < 0:
+            raise InputError("identities and poses must be positive, and seed at least 0.")
+        if min(self.height, self.width) < 16 or self.height % 2 or self.width % 2:
+            raise InputError(f"height {self.height} and width {self.width} must be even and at least 16.")
+        if not 0 <= self.second_person <= 1:
+            raise InputError(f"second_person = {self.second_person} is a share of the pictures: 0 to 1.")
+
+
+def layout(a: Arguments) -> Layout:
     """Shape and dtype of every array of the data set."""
-    i, k, cells = identities, poses, (height // 2, width // 2)
-    return {
-        "pictures": ((i, k, height, width, 3), "uint8"),
-        "joints": ((i, k, 17, 3), "float32"),
-        "masks": ((i, k, height, width), "uint8"),
-        "garments": ((i, k, height, width), "uint8"),
-        "flow": ((i, k, k, *cells, 2), "float16"),
-        "visibility": ((i, k, k, *cells), "uint8"),
-        "done": ((i,), "uint8"),
+    n, k, cells = a.identities * a.poses, a.poses, (a.height // 2, a.width // 2)
+    arrays = {
+        "pictures": ((n, a.height, a.width, 3), "uint8"),
+        "joints": ((n, 17, 3), "float32"),
+        "openpose": ((n, 18, 3), "float32"),
+        "identity": ((n,), "int64"),
+        "split": ((n,), "uint8"),
+        "views": ((n, 2), "float32"),
+        "masks": ((n, a.height, a.width), "uint8"),
+        "garments": ((n, a.height, a.width), "uint8"),
+        "done": ((n,), "uint8"),
     }
-
-
-def open_arrays(folder: Path, identities: int, poses: int, height: int, width: int) -> dict[str, np.memmap]:
-    """Open the arrays of a data set for writing, creating those that are missing.
-
-    Raises InputError when a file there has another shape or type: the folder holds a data set of other
-    arguments.
-    """
-    arrays = {}
-    for name, (shape, dtype) in layout(identities, poses, height, width).items():
-        path = folder / f"{name}.npy"
-        if not path.exists():
-            fresh = path.with_suffix(".part")
-            np.lib.format.open_memmap(fresh, mode="w+", dtype=dtype, shape=shape).flush()
-            os.replace(fresh, path)
-        array = np.lib.format.open_memmap(path, mode="r+")
-        if array.shape != shape or array.dtype != dtype:
-            raise InputError(
-                f"{path} holds {array.dtype} {array.shape}, not {dtype} {shape}: "
-                "give another --out or the same arguments"
-            )
-        arrays[name] = array
+    if a.second_person > 0:
+        arrays["others"] = ((n, 17, 3), "float32")
+    if a.correspondence:
+        arrays |= {"flow": ((n, k, *cells, 2), "float16"), "visibility": ((n, k, *cells), "uint8")}
     return arrays
 
 
-def describe(folder: Path, arguments: dict[str, int]) -> None:
+def describe(folder: Path, arguments: Arguments) -> None:
     """Write dataset.json, or check that the one there describes the same data."""
     description = {
-        "generator": "synthetic people",
+        "format": "people set",
         "version": VERSION,
-        **arguments,
-        "arrays": {name: {"shape": s, "dtype": t} for name, (s, t) in layout(
-            arguments["identities"], arguments["poses"], arguments["height"], arguments["width"]).items()},
+        "name": "synthetic people",
+        "source": {"generator": "training/data/synthetic.py", "revision": REVISION, **asdict(arguments)},
+        "height": arguments.height,
+        "width": arguments.width,
         "split": "by identity i: i % 25 == 0 test, i % 25 == 1 val, otherwise train",
-        "licence": "Rendered from Anny (code Apache-2.0) and MakeHuman assets (CC0); "
-        "the pictures show no real person.",
+        "garments": list(LABELS),
+        "poses": list(KINDS),
+        "licence": "Rendered from Anny (code Apache-2.0) and MakeHuman assets (CC0), some poses from motion clips of "
+        "the Bullet Physics SDK (zlib); may be passed on freely. The pictures show no real person.",
     }  # fmt: skip
-    description = json.loads(json.dumps(description))
     path = folder / "dataset.json"
     if path.exists():
-        if json.loads(path.read_text()) != description:
-            raise InputError(
-                f"{path} describes data made with other arguments: give another --out or the same arguments"
-            )
+        if json.loads(path.read_text(encoding="utf-8")) != description:
+            raise InputError(f"{path} describes data made with other arguments or by another version of the generator: "
+                             "give another --out or the same arguments.")  # fmt: skip
         return
     fresh = path.with_suffix(".part")
-    fresh.write_text(json.dumps(description, indent=1) + "\n")
+    fresh.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     os.replace(fresh, path)
 
 
-def generate(
-    out: Path,
-    identities: int,
-    poses: int,
-    seed: int = 1,
-    workers: int = 2,
-    height: int = 128,
-    width: int = 96,
-) -> None:
-    """Make the data set, or finish it; height and width are even, and one worker means in this process."""
-    if min(identities, poses, workers) < 1 or height < 16 or width < 16 or height % 2 or width % 2:
-        raise InputError(
-            "identities, poses and workers must be positive, height and width even and at least 16"
-        )
-    out = Path(out)
+def generate(out: str | Path, identities: int, poses: int, seed: int = 1, workers: int = 2, **more) -> None:
+    """Make the data set in the folder `out`, or finish it; one worker means in this process.
+
+    Args:
+        more: the other fields of `Arguments`.
+
+    Raises:
+        InputError: the folder holds something else, the disk is full, or a worker was killed. What was finished stays.
+    """
+    if workers < 1:
+        raise InputError(f"workers = {workers} must be positive.")
+    out, arguments = Path(out), Arguments(identities, poses, seed, **more)
     out.mkdir(parents=True, exist_ok=True)
-    arguments = {"identities": identities, "poses": poses, "seed": seed, "height": height, "width": width}
     describe(out, arguments)
-    arrays = open_arrays(out, identities, poses, height, width)
-    missing = [int(i) for i in np.flatnonzero(arrays["done"] == 0)]
-    tasks = [(seed, i, poses, height, width) for i in missing]
-
-    waiting: list[int] = []
-
-    def settle() -> None:
-        for name, array in arrays.items():
-            if name != "done":
-                array.flush()
-        arrays["done"][waiting] = 1
-        arrays["done"].flush()
-        waiting.clear()
-
-    with tqdm(total=identities * poses, initial=(identities - len(missing)) * poses, unit="picture") as bar:
-        for identity, result in _render_all(tasks, workers):
-            for name, value in result.items():
-                arrays[name][identity] = value
-            waiting.append(identity)
-            if len(waiting) == FLUSH_EVERY:
-                settle()
-            bar.update(poses)
-        if waiting:
-            settle()
+    with RowFiles(out, layout(arguments)) as files:
+        missing = np.flatnonzero(~files.done().reshape(-1, poses).all(1)).tolist()
+        total = identities * poses
+        settled = time.monotonic()
+        with tqdm(total=total, initial=total - len(missing) * poses, unit="picture") as bar:
+            try:
+                for identity, rows in _render_all(missing, arguments, workers):
+                    files.write(identity * poses, rows)
+                    bar.update(poses)
+                    if time.monotonic() - settled > SETTLE_SECONDS:
+                        files.settle()
+                        settled = time.monotonic()
+            finally:
+                files.settle()
 
 
-def _render_all(tasks: list[tuple], workers: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    if workers == 1 or len(tasks) < 2:
+def _render_all(missing: list[int], arguments: Arguments, workers: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """(identity, rows) of the missing identities, in any order."""
+    if workers == 1 or len(missing) < 2:
         import torch
 
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in a worker: the order of a sum must not depend on the machine
         try:
-            yield from map(_render, tasks)
+            for identity in missing:
+                yield identity, _render(identity, arguments)
         finally:
             torch.set_num_threads(threads)
         return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(tasks)), _start_worker) as pool:
-        yield from pool.imap_unordered(_render, tasks)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker) as pool:
+        waiting, left = {}, iter(missing)
+        try:
+            while True:
+                for identity in left:
+                    waiting[pool.submit(_render, identity, arguments)] = identity
+                    if len(waiting) == 3 * workers:  # enough to keep them busy, little to hold in memory
+                        break
+                if not waiting:
+                    return
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    yield waiting.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise InputError("A worker was killed, perhaps for want of memory. What was finished is kept: run the same "
+                             "command again, with fewer --workers.") from error  # fmt: skip
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
+    """Runs in every worker: one thread each, and an end when the main process has gone."""
     import torch
 
     torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def _render(task: tuple[int, int, int, int, int]) -> tuple[int, dict[str, np.ndarray]]:
-    seed, identity, poses, height, width = task
-    return identity, render_identity(load_body(), seed, identity, poses, height, width)
+def _render(identity: int, a: Arguments) -> dict[str, np.ndarray]:
+    rows = render_identity(load_body(), a.seed, identity, a.poses, a.height, a.width, a.correspondence, a.second_person)
+    rows["identity"] = np.full(a.poses, identity, np.int64)
+    rows["split"] = np.full(a.poses, SPLITS.index(split_of(identity)), np.uint8)
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--identities", type=int, default=4000)
-    parser.add_argument("--poses", type=int, default=6, help="pictures an identity")
+    parser.add_argument("--poses", type=int, default=6, help="pictures an identity (default 6)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("data/synthetic"), help="folder of the data set")
-    parser.add_argument("--workers", type=int, default=2, help="processes; does not change the data")
+    parser.add_argument("--out", type=Path, default=Path("data/synthetic"), help="folder of the set")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default 2); does not change the data")
     parser.add_argument("--height", type=int, default=128)
     parser.add_argument("--width", type=int, default=96)
-    parser.add_argument("--sheet", type=Path, help="also write a contact sheet of the first identities here")
-    args = parser.parse_args()
+    parser.add_argument("--correspondence", action="store_true", help="also write flow and visibility")
+    parser.add_argument(
+        "--second-person", type=float, default=0.0, metavar="SHARE", help="pictures with a second person"
+    )
+    parser.add_argument("--sheet", type=Path, help="contact sheet (default: sheet.jpg in the folder)")
+    args = vars(parser.parse_args())
+    out, workers, sheet = args.pop("out"), args.pop("workers"), args.pop("sheet")
     try:
-        generate(args.out, args.identities, args.poses, args.seed, args.workers, args.height, args.width)
-        if args.sheet:
-            save_contact_sheet(args.out, args.sheet)
+        generate(out, workers=workers, **args)
+        save_contact_sheet(out, sheet or out / "sheet.jpg")
     except InputError as error:
         parser.error(str(error))
 
