@@ -108,14 +108,14 @@ class AlignerSettings(StageSettings):
 
 @dataclass
 class RePoseSDSettings(StageSettings):
-    """RePoseSD's training from Stable Diffusion 2.1 (eq. 17). `data` is a captioned set, or a people set.
+    """RePoseSD's training from Stable Diffusion 2.1 (eq. 17) on a captioned set, or a people set.
 
     Attributes:
         start: local Stable Diffusion 2.1: a folder of diffusers, or a checkpoint file in LDM's layout.
         tokenizer: folder of CLIP's tokenizer (vocab.json, merges.txt); empty: the one in `start`.
         autoencoder: file with other weights of the VAE, such as those of the stage vae; empty: those in `start`.
-        estimator: weights of the frozen pose estimator: an exported checkpoint, or the official HigherHRNet file.
-        field_weight: factor of √(1-ᾱ_t) ∇G in the loss; null: the preset's, 0: without the field.
+        estimator: weights of the frozen pose estimator, an exported checkpoint or the official HigherHRNet file; not
+            needed with model.field.training=0, without the field.
         field_limit: see `RePoseDMSettings`.
         dropout: share of examples whose caption and pose are dropped together.
         caption_dropout: share of the others whose caption alone is dropped.
@@ -129,7 +129,6 @@ class RePoseSDSettings(StageSettings):
     tokenizer: str = ""
     autoencoder: str = ""
     estimator: str = ""
-    field_weight: float | None = None
     field_limit: float = 0.1
     dropout: float = 0.1
     caption_dropout: float = 0.0

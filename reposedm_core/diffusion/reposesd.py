@@ -103,12 +103,12 @@ def unet_weights(state: Mapping[str, Tensor], config: DenoiserConfig) -> dict[st
     return {f"unet.{key}": value for key, value in own.items()}
 
 
-def reposesd_config(path: str | os.PathLike) -> ModelConfig:
-    """Configuration of a checkpoint: what its header says, and of public files, which have none, `PRESETS["sd21"]`."""
+def reposesd_config(path: str | os.PathLike, public: ModelConfig = PRESETS["sd21"]) -> ModelConfig:
+    """Configuration of a checkpoint: what its header says, and `public` for files of others, which have none."""
     try:
         header = read_header(path, KIND)
     except InputError:
-        return PRESETS["sd21"]
+        return public
     return from_dict(ModelConfig, header["config"], os.path.basename(path))
 
 

@@ -9,7 +9,7 @@ from reposedm_core.config import ModelConfig
 from reposedm_core.diffusion.losses import pose_estimate
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.field import HigherHRNet, PoseInteractionField
-from reposedm_core.pose import coco_to_openpose, draw_joints
+from reposedm_core.pose import Pose, coco_to_openpose, draw_pose
 
 
 class FieldTerm:
@@ -32,13 +32,14 @@ class FieldTerm:
         """∇G like `prediction`, zero where the pose was dropped (**ours**: eq. 16 guides the conditional pass), and G.
 
         Args:
-            joints: COCO joints of the targets, (B, 17, 3).
+            joints: COCO joints of the targets, (B, 17, 3), or (B, P, 17, 3) of several people, zeros being nobody.
             z, noise, prediction, t: see `pose_estimate`. drop: (B,) bool.
         """
         with torch.autocast(self.device.type, enabled=False):
             if self.field.space == "features":
-                drawn = draw_joints(coco_to_openpose(joints.cpu().numpy()), self.height, self.width)
-                target = self.field.target_from_image(drawn.float().to(self.device) / 127.5 - 1)
+                poses = coco_to_openpose(joints.cpu().numpy()).reshape(len(joints), -1, 18, 3)
+                drawn = torch.stack([draw_pose(Pose(people, self.height, self.width)) for people in poses])
+                target = self.field.target_from_image(drawn.to(self.device) * 2 - 1)
             else:
                 target = self.field.target_from_joints(joints, self.height, self.width)
             latent = pose_estimate(self.schedule, z, noise, prediction, t, self.config.estimate)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reposedm_core.checkpoint import load_into, read_header, read_weights
+from reposedm_core.checkpoint import load_into, load_parts, read_header, read_weights
 from reposedm_core.diffusion.autoencoder import KLAutoencoder, kl_weights
 from reposedm_core.errors import InputError
 from training.data.dataset import People
@@ -83,13 +83,7 @@ class KLVaeStage(VaeStage):
         Raises:
             InputError: unreadable, no VAE in it, or one of other sizes.
         """
-        try:
-            read_header(checkpoint)
-        except InputError:
-            state = kl_weights(read_weights(checkpoint), self.config.autoencoder)
-            load_into(module.autoencoder, state, f"vae.init: {Path(checkpoint).name}")
-        else:
-            super().start_from(module, checkpoint)
+        fill_autoencoder(module.autoencoder, checkpoint, "vae.init")
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
         plan = super().plan(rng, count)
@@ -124,3 +118,23 @@ class KLVaeStage(VaeStage):
                 found.append(row)
             values |= {f"{name}_{key}": float(torch.cat([row[key] for row in found]).mean()) for key in found[0]}
         return values
+
+
+def fill_autoencoder(network: KLAutoencoder, path: str | Path, setting: str) -> None:
+    """Fill an autoencoder with the weights of a file: public ones in either layout, or an exported checkpoint.
+
+    Args:
+        setting: that names the file, for errors.
+
+    Raises:
+        InputError: unreadable, no VAE in it, or one of other sizes.
+    """
+    try:
+        header = read_header(path)
+    except InputError:
+        state = kl_weights(read_weights(path), network.config)
+    else:
+        if "autoencoder" not in header["parts"]:
+            raise InputError(f"{setting}: {Path(path).name} holds {', '.join(header['parts'])}, and no autoencoder.")
+        state = load_parts(path)[0]["autoencoder"]
+    load_into(network, state, f"{setting}: {Path(path).name}")
