@@ -48,6 +48,7 @@ from tqdm import tqdm
 
 from reposedm_core.errors import InputError
 from training.data.body import load_body
+from training.data.card import write_card
 from training.data.contact_sheet import save_contact_sheet
 from training.data.dataset import SPLITS, VERSION, split_of
 from training.data.materials import LABELS
@@ -225,6 +226,7 @@ def main() -> None:
     try:
         generate(out, workers=workers, **args)
         save_contact_sheet(out, sheet or out / "sheet.jpg")
+        write_card(out)
     except InputError as error:
         parser.error(str(error))
 
