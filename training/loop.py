@@ -27,11 +27,11 @@ WITHOUT_INFLUENCE = ("minutes", "save_every", "validate_every", "workers", "chec
 """Settings that may change between runs; of batch and accumulate their product over all processes counts."""
 
 
-def learning_rate(settings: StageSettings, step: int) -> float:
-    """Linear warm-up, then a cosine from lr to lr·lr_end."""
+def learning_rate(settings: StageSettings, step: int, steps: int | None = None) -> float:
+    """Linear warm-up, then a cosine from lr to lr·lr_end; of `step` among `steps` (all of the stage's by default)."""
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    done = (step - settings.warmup) / max(1, (settings.steps if steps is None else steps) - settings.warmup)
     return settings.lr * (settings.lr_end + (1 - settings.lr_end) * 0.5 * (1 + math.cos(math.pi * min(done, 1))))
 
 
@@ -71,7 +71,7 @@ class _Run:
         self.average = copy.deepcopy(self.module).eval().requires_grad_(False)
         trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.AdamW(trained, self.settings.lr, betas=(0.9, 0.99),
-                                           weight_decay=self.settings.weight_decay)
+                                           weight_decay=self.settings.weight_decay, eps=self.settings.eps)
         self.log, self.made_of = empty_log(), None
 
     def restore(self, state: dict) -> None:
@@ -79,7 +79,7 @@ class _Run:
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         for group in self.optimiser.param_groups:
-            group["weight_decay"] = self.settings.weight_decay
+            group.update(weight_decay=self.settings.weight_decay, eps=self.settings.eps)
         self.log, self.made_of = {**empty_log(), **state["log"], "step": state["step"]}, state.get("made_of")
 
     def begin(self, fresh: bool) -> None:
@@ -155,8 +155,9 @@ class _Run:
         """One step of the optimiser; its scalars, and whether it is `over` in any process: all get the same answer."""
         settings, stage, accelerator = self.settings, self.stage, self.accelerator
         torch.manual_seed(hash((self.seed, step, accelerator.process_index)) % 2**62)      # a network's own dropout
+        first, last = stage.phase(step)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(settings, step)
+            group["lr"] = learning_rate(settings, step - first, last - first)
         sums: dict[str, torch.Tensor] = {}
         for number, batch in enumerate(batches):
             with nullcontext() if number + 1 == len(batches) else accelerator.no_sync(self.network):

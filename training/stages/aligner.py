@@ -142,6 +142,11 @@ class AlignerStage(Stage):
                 batch[name] = torch.from_numpy(people.joints(*which)).float()
         return batch
 
+    def phase(self, step: int) -> tuple[int, int]:
+        """The later iterations start with a fresh learning rate: at the end of the first one's they would not learn."""
+        first = min(self.settings.first_steps, self.settings.steps)
+        return (0, first) if step < first else (first, self.settings.steps)
+
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         return self._losses(model, batch, 1 if step < self.settings.first_steps else None)
 

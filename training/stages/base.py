@@ -112,6 +112,11 @@ class Stage(ABC):
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """{"loss": scalar to minimise, other names: scalars to log}, means over the examples of `batch`."""
 
+    def phase(self, step: int) -> tuple[int, int]:
+        """(first step, first step after it) of the phase that `step` is in: in each the learning rate rises and falls
+        once."""
+        return 0, self.settings.steps
+
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Measures of the averaged network (`part_of`) on the validation people, the same examples each time."""
         return {}
