@@ -1,0 +1,95 @@
+"""Two processes train to the weights of one with twice the batch: every stage, under accelerate launch."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from training import train
+from training.distributed import GlobalBatchNorm2d, use_global_batch_norm
+from training.train import CONFIGS
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("vae", "estimator", "aligner", "reposedm")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def settings(out: Path, data: Path, batch: int, stages: str, *more: str) -> list[str]:
+    """A few steps, with weights that move by much more than what is compared."""
+    each = [f"{stage}.{key}" for stage in STAGES
+            for key in ("steps=6", f"batch={batch}", "warmup=0", "lr=1e-3", "lr_end=1", "eps=1e-6",
+                        "validate_every=0", "workers=0")]
+    return [str(CONFIGS / "tiny.yaml"), f"data={data}", f"out={out}", f"stages=[{stages}]", "tracker=none", "threads=1",
+            "aligner.first_steps=2", "reposedm.pairs=6", *each, *more]
+
+
+def launch(*arguments: str) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
+               "--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1",
+               f"--main_process_port={free_port()}", ROOT / "training" / "train.py", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, figures) -> tuple[Path, Path]:
+    """Folders of the same training in one process and in two; both denoisers train on the same latents."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    assert train.main(settings(one, figures, 4, ",".join(STAGES))) == 0
+    launch(*settings(two, figures, 2, "vae,estimator,aligner"))
+    for part in ("vae", "estimator", "aligner"):
+        (two / f"{part}.safetensors").rename(two / f"own-{part}.safetensors")
+    launch(*settings(two, figures, 2, "reposedm", f"parts={one}"))
+    (two / "reposedm.safetensors").rename(two / "own-reposedm.safetensors")
+    return one, two
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_train_to_the_weights_of_one_with_twice_the_batch(runs, stage):
+    one, two = (load_file(file) for file in (runs[0] / f"{stage}.safetensors", runs[1] / f"own-{stage}.safetensors"))
+    states = [torch.load(folder / f"{stage}.state.pt", weights_only=True) for folder in runs]
+    assert states[0]["log"]["examples"] == states[1]["log"]["examples"] == 24
+    for mine, other in ((two, one), (states[1]["network"], states[0]["network"])):
+        assert mine.keys() == other.keys()
+        worst = {key: float((value.double() - other[key].double()).abs().max()) for key, value in mine.items()}
+        assert max(worst.values()) < 1e-5, {key: value for key, value in worst.items() if value > 1e-5}
+    moved = max(float((value - states[0]["average"][key]).abs().max()) for key, value in states[0]["network"].items()
+                if value.is_floating_point())
+    assert moved > 1e-4, "the weights have moved"
+    logs = [state["log"]["history"][-1] for state in states]
+    assert logs[0]["loss"] == pytest.approx(logs[1]["loss"], rel=1e-5), "what is logged is the mean of both"
+
+
+@pytest.mark.slow
+def test_only_the_first_process_writes(runs):
+    assert {file.name for file in runs[1].iterdir()} >= {"own-vae.safetensors", "reposedm-tiny.safetensors"}
+    assert not list(runs[1].glob("*.part"))
+    assert json.loads((runs[1] / "vae.json").read_text())["examples"] == 24
+
+
+def test_global_batch_norm_is_batch_norm_in_one_process():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, eps=1e-3, momentum=0.2), nn.Sequential(nn.BatchNorm2d(4)))
+    x, state = torch.randn(5, 3, 6, 6), {key: value.clone() for key, value in plain.state_dict().items()}
+    expected = plain(x)
+    after = {key: value.clone() for key, value in plain.state_dict().items()}
+    plain.load_state_dict(state)
+    use_global_batch_norm(plain)
+    assert type(plain[1]) is type(plain[2][0]) is GlobalBatchNorm2d
+    assert torch.equal(plain(x), expected)
+    assert all(torch.equal(value, after[key]) for key, value in plain.state_dict().items())
