@@ -19,8 +19,8 @@ _WORDS = ("age", "hair", "lower", "sleeves", "neckline", "shoes", "top pattern",
 
 _CARD = """# Synthetic people, {identities} identities, {poses} pictures each
 
-Rendered people in clothes, {height}×{width} pixels. Every picture comes with joints, visibility, masks and garment labels
-that are exact by construction. Nobody in it is real.
+Rendered people in clothes, {height}×{width} pixels. Every picture comes with joints, visibility, masks and garment
+labels that are exact by construction. Nobody in it is real.
 
 ![The first identities](sheet.jpg)
 
@@ -30,9 +30,9 @@ that are exact by construction. Nobody in it is real.
 {command}
 ```
 
-The same command gives the same bytes with the same versions of the libraries (revision {revision} of the generator). Bodies
-are Anny's; clothes and hair are MakeHuman's shells, coloured procedurally; poses are joint-limited random ones and frames
-of motion clips. `training/data/synthetic.py` describes the arrays, `training/data/checks.py` checks them.
+The same command gives the same bytes with the same versions of the libraries (revision {revision} of the generator).
+Bodies are Anny's; clothes and hair are MakeHuman's shells, coloured procedurally; poses are joint-limited random ones
+and frames of motion clips. `training/data/synthetic.py` describes the arrays, `training/data/checks.py` checks them.
 
 ## How many
 
@@ -52,9 +52,9 @@ Measured from the arrays.
 
 ## Use
 
-For training and measuring pose-guided generation of people, estimators and aligners. Hands are stiff, cloth does not fall
-in folds and faces differ little: what is learned here alone is weak on photographs. Ages, skins and bodies are drawn
-evenly, not as they are found among people.
+For training and measuring pose-guided generation of people, estimators and aligners. Hands are stiff, cloth does not
+fall in folds and faces differ little: what is learned here alone is weak on photographs. Ages, skins and bodies are
+drawn evenly, not as they are found among people.
 
 ## Licence
 

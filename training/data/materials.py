@@ -62,8 +62,6 @@ class Look(NamedTuple):
 @nb.njit(cache=True, fastmath=True)
 def _hair_line(y, hairline, nape):
     """Height above which hair covers the head, from forehead (y = -0.15) over the temple to the nape."""
-    if hairline == NONE:
-        return hairline
     if y < -0.11:
         return hairline
     if y < -0.075:

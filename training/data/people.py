@@ -24,8 +24,8 @@ _DYED = [(0.85, 0.25, 0.50), (0.20, 0.40, 0.80), (0.25, 0.62, 0.35), (0.50, 0.22
 _LABELS = ("gender", "age", "muscle", "weight", "height", "proportions")
 AGES = {"child": 0.16, "adult": 0.66, "old": 0.18}
 """Ages and their shares: Anny's age 0.24-0.48 (about 1.3 to 1.7 m), 0.55-0.85 and 0.85-1."""
-STRANDS = {"cropped": 0.38, "bob": 0.10, "long": 0.18, "shoulder": 0.16, "ponytail": 0.12, "bald": 0.06}
-"""Hair cuts and their shares."""
+STRANDS = {"cropped": 0.38, "bob": 0.10, "long": 0.18, "shoulder": 0.16, "ponytail": 0.12, "band": 0.06}
+"""Hair cuts and their shares; a band is all that is left, from ear to ear."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,9 @@ def _style_hair(rng: np.random.Generator, style: np.ndarray, bearded: bool) -> s
     hems = {"long": (0.2, 0.42), "shoulder": (0.5, 0.6), "bob": (0.62, 0.68), "ponytail": (0.34, 0.5)}
     style[m.HAIR_HEM] = rng.uniform(*hems[cut]) if cut in hems else m.NONE
     style[m.HAIR_WIDTH] = rng.uniform(0.03, 0.05) if cut == "ponytail" else m.NONE
-    if cut == "bald":
+    if cut == "band":
         style[m.HAIRLINE] = style[m.NAPE] = m.NONE
-    style[m.BEARD] = float(bearded and cut in ("cropped", "bald", "shoulder") and rng.random() < 0.3)
-    style[m.HAT] = float(cut in ("cropped", "bald", "ponytail") and rng.random() < 0.16)
+    style[m.BEARD] = float(bearded and cut in ("cropped", "band", "shoulder") and rng.random() < 0.3)
+    style[m.HAT] = float(cut in ("cropped", "band", "ponytail") and rng.random() < 0.16)
     style[m.GLASSES] = rng.choice([0, 1, 2], p=[0.84, 0.10, 0.06])
     return cut
