@@ -21,16 +21,18 @@ import numpy as np
 from reposedm_core.config import FieldConfig
 from reposedm_core.errors import InputError
 from reposedm_core.pipeline import RePoseDMPipeline
+from training.comparison import Comparison, compare
 from training.data.dataset import Pairs, People
-from training.evaluate import COPY, OFF, TRUTH, Judge, generate, load, load_judge
-from training.report import Measures, markdown_table, summarise
+from training.judge import Detector, Judge, load_detector
+from training.report import markdown_table, summarise
 from training.sheet import comparison_sheet
+from training.transfer import OFF, OURS, TRUTH, Contender, open_contender
 
 STRENGTHS = {"heatmaps": (0.1, 1.0), "features": (0.001, 0.1)}
 """∇G has the unit of what is compared: features are larger numbers, and many more, than heat maps."""
 WINDOWS = ((0.0, 1.0), (0.25, 0.75), (0.5, 0.75), (0.5, 1.0), (0.75, 1.0))
 LIMITS = (0.05, 0.1, 0.2)
-SHOWN = ("joint_error", "pck@0.05", "perceptual", "ssim", "colour_right")
+SHOWN = ("joint_error", "pck@0.05", "perceptual", "ssim_256@1.5", "colour_right")
 
 
 def settings_to_compare(default: FieldConfig) -> list[FieldConfig]:
@@ -49,12 +51,10 @@ def label(kind: FieldConfig) -> str:
 
 
 def measure(pipe: RePoseDMPipeline, people: People, pairs: Pairs, kinds: list[FieldConfig], seed: int,
-            judge: str | None) -> tuple[dict[str, Measures], dict[str, np.ndarray]]:
-    """Measures of every setting, under its label, and the pictures of `evaluate.generate`."""
-    named = {label(kind): kind for kind in kinds}
-    judged = Judge(pipe, people, pairs, estimator=load_judge(judge, str(pipe.device)) if judge else None)
-    pictures = generate(pipe, people, pairs, named, pipe.config.steps, pipe.config.guidance_scale, seed)
-    return {name: judged.measure(pictures[name]) for name in named}, pictures
+            judge: Judge) -> Comparison:
+    """Every setting, as a row under its label."""
+    settings = pipe.config.steps, pipe.config.guidance_scale
+    return compare(people, pairs, [Contender(pipe, {label(kind): kind for kind in kinds}, *settings)], judge, [seed])
 
 
 def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None = None, seed: int = 0,
@@ -69,18 +69,22 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
     """
     if pairs < 1:
         raise InputError(f"pairs = {pairs}: must be at least 1.")
-    pipe, validation = load(weights, data, "val", device)
-    test = People(data, "test")
+    validation, test = People(data, "val"), People(data, "test")
+    pipe = open_contender(weights, validation, device=device).pipe
+    judging = Judge(load_detector(judge, device) if judge else Detector(pipe.estimator, f"the estimator of {OURS}"),
+                    device=device)
     own = pipe.config.field
     default = replace(own, strength=own.strength or 1.0, training=0.0, estimate="x0")
     compared = {}
     if compare:
         chosen = validation.fixed_pairs(pairs)
-        rows, _ = measure(pipe, validation, chosen, settings_to_compare(default), seed, judge)
-        compared = summarise(rows, chosen.identity)
+        kinds = settings_to_compare(default)
+        found = measure(pipe, validation, chosen, kinds, seed, judging)
+        compared = summarise({label(kind): found.values(label(kind)) for kind in kinds}, chosen.identity)
     held_out = test.fixed_pairs(pairs)
-    rows, pictures = measure(pipe, test, held_out, [OFF, default], seed, judge)
-    off, on = (rows[label(kind)] for kind in (OFF, default))
+    found = measure(pipe, test, held_out, [OFF, default], seed, judging)
+    rows = {label(kind): found.values(label(kind)) for kind in (OFF, default)}
+    off, on = rows.values()
     difference = {"on − off": {name: on[name] - off[name] for name in on}}
     results = {"protocol": {"weights": Path(weights).name, "pairs": pairs, "seed": seed, "steps": pipe.config.steps,
                             "guidance_scale": pipe.config.guidance_scale, "default": asdict(default),
@@ -93,10 +97,10 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
     (folder / "guidance.md").write_text(markdown(results), encoding="utf-8")
     # The pairs that guidance moves most, in either direction: there is something to see in them.
     order = np.argsort(-np.abs(np.nan_to_num(on["joint_error"] - off["joint_error"])))[:shown]
-    columns = {"source": COPY, "pose": "pose", "off": label(OFF), "on": label(default), "target": TRUTH}
+    columns = {"source": "source", "pose": "pose", "off": label(OFF), "on": label(default), "target": TRUTH}
     captions = [f"{n}: joints off by {off['joint_error'][n]:.1f} px without and {on['joint_error'][n]:.1f} px with "
                 "guidance" for n in order]
-    sheet = comparison_sheet({name: pictures[row][order] for name, row in columns.items()}, captions, across=2)
+    sheet = comparison_sheet({name: found.shown(row, order) for name, row in columns.items()}, captions, across=2)
     sheet.save(folder / "guidance.jpg", quality=90)
     return results
 
@@ -108,8 +112,8 @@ def markdown(results: dict) -> str:
     judge = f"another estimator than the guiding one ({p['judge']})" if p["judge"] else "the guiding estimator itself"
     parts = [
         f"# Pose field guidance off and on: {p['weights']}",
-        f"{p['pairs']} pairs, {p['steps']} DDIM steps, w_c {p['guidance_scale']:g}, seed {p['seed']} + number of the "
-        f"pair, the same for every row. Joints are found by {judge}. In brackets: 95 % bootstrap interval.",
+        f"{p['pairs']} pairs, {p['steps']} DDIM steps, w_c {p['guidance_scale']:g}, seed {p['seed']}, the same noise "
+        f"for every row. Joints are found by {judge}. In brackets: 95 % bootstrap interval.",
         f"## Test people, {default}", markdown_table(results["test"], list(SHOWN), "guidance"),
         markdown_table(results["difference"], list(SHOWN), "pair by pair", signed=True)]
     if results["validation"]:

@@ -1,72 +1,140 @@
-"""Tables of an evaluation: means with bootstrap intervals, as JSON and Markdown."""
+"""Tables of an evaluation: python training/report.py RESULTS.json --into README.md
+
+Puts the Markdown tables of a results.json between the lines <!-- results --> and <!-- /results --> of a file.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import os
+import re
+import sys
 from pathlib import Path
+
+if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
+from reposedm_core.errors import InputError
 from training.data.dataset import Pairs
 from training.metrics import interval
 
-COLUMNS = {"perceptual": ("perceptual ↓", "{:.3f}"), "psnr": ("PSNR ↑", "{:.2f}"), "ssim": ("SSIM ↑", "{:.3f}"),
-           "foreground_l1": ("foreground L1 ↓", "{:.3f}"), "colour_right": ("colours right ↑", "{:.1%}"),
-           "colour_difference": ("ΔE ↓", "{:.1f}"), "pck@0.05": ("PCK@0.05 ↑", "{:.1%}"),
-           "pck@0.1": ("PCK@0.1 ↑", "{:.1%}"), "pck_torso@0.2": ("PCK torso@0.2 ↑", "{:.1%}"),
-           "pck_head@0.5": ("PCKh-like@0.5 ↑", "{:.1%}"), "joint_error": ("joints px ↓", "{:.2f}")}
-"""Measure → heading and number format, in the order of the table."""
+TABLES: dict[str, dict[str, tuple[str, str]]] = {
+    "Pictures": {
+        "perceptual": ("perceptual ↓", "{:.3f}"), "lpips": ("LPIPS (AlexNet) ↓", "{:.3f}"),
+        "psnr": ("PSNR ↑", "{:.2f}"), "ssim_51": ("SSIM ↑", "{:.3f}"),
+        "ssim_256@1.2": ("SSIM_256 σ 1.2 ↑", "{:.3f}"), "ssim_256@1.5": ("SSIM_256 σ 1.5 ↑", "{:.3f}"),
+        "foreground_l1": ("foreground L1 ↓", "{:.3f}"), "colour_right": ("colours right ↑", "{:.1%}"),
+        "colour_difference": ("ΔE ↓", "{:.1f}")},
+    "Poses": {
+        "pck@0.05": ("PCK@0.05 ↑", "{:.1%}"), "pck@0.1": ("PCK@0.1 ↑", "{:.1%}"),
+        "pck_torso@0.2": ("PCK torso@0.2 ↑", "{:.1%}"), "pck_head@0.5": ("PCKh-like@0.5 ↑", "{:.1%}"),
+        "joint_error": ("joints px ↓", "{:.2f}"), "oks": ("OKS ↑", "{:.3f}"), "ap": ("AP ↑", "{:.1%}"),
+        "ap_m": ("AP(m) ↑", "{:.1%}"), "cap_published": ("CAP as published ↑", "{:.1%}"),
+        "cap": ("CAP fixed ↑", "{:.1%}"), "pce": ("PCE ↓", "{:.2f}")},
+    "Sets of pictures": {"fid": ("FID, {extractor} ↓", "{:.2f}"), "kid": ("KID, {extractor} ↓", "{:.4f}")},
+}
+COLUMNS = {name: column for table in TABLES.values() for name, column in table.items()}
+"""Measure → heading and number format, in the order of the tables."""
+OPEN, CLOSE = "<!-- results -->", "<!-- /results -->"
 
 Measures = dict[str, np.ndarray]
 """Measure → one number a pair, (n,), NaN where it says nothing."""
-Cell = dict[str, float | None]
-"""{"mean", "low", "high"}, None where unknown."""
+Cell = dict[str, "float | list[float | None] | None"]
+"""{"mean", "low", "high"}, None where unknown; perhaps "std" over subsets, and "seeds", the mean of each seed."""
+Summary = dict[str, dict[str, Cell]]
+"""Row → measure → cell."""
 
 
-def summarise(rows: dict[str, Measures], identity: np.ndarray) -> dict[str, dict[str, Cell]]:
-    """{row: {measure: cell}}: means over pairs and their 95 % bootstrap intervals; identity (n,) of each pair."""
+def summarise(rows: dict[str, Measures], identity: np.ndarray) -> Summary:
+    """Means over pairs and their 95 % bootstrap intervals; identity (n,) of each pair."""
     def cell(values: np.ndarray) -> Cell:
-        mean, low, high = (None if math.isnan(v) else round(v, 6) for v in interval(values, identity))
-        return {"mean": mean, "low": low, "high": high}
+        return dict(zip(("mean", "low", "high"), map(rounded, interval(values, identity)), strict=True))
 
     return {row: {name: cell(values) for name, values in measures.items()} for row, measures in rows.items()}
 
 
-def markdown_table(summary: dict[str, dict[str, Cell]], columns: list[str], corner: str, signed: bool = False) -> str:
-    """A Markdown table, a line a row, `mean [low, high]` in each cell, – where there is none."""
-    def shown(cell: Cell | None, form: str) -> str:
-        if not cell or cell["mean"] is None:
-            return "–"
-        form = form.replace(":", ":+") if signed else form
-        ends = [] if cell["low"] is None else [form.format(cell["low"]), form.format(cell["high"])]
-        return form.format(cell["mean"]) + (f" [{', '.join(ends)}]" if ends else "")
+def rounded(value: float | None) -> float | None:
+    """As results.json holds a number: six digits after the point, None for what is no number."""
+    return None if value is None or not math.isfinite(value) else round(value, 6)
 
-    lines = [[corner, *(COLUMNS[name][0] for name in columns)], ["---"] + ["---:"] * len(columns)]
-    lines += [[row, *(shown(cells.get(name), COLUMNS[name][1]) for name in columns)] for row, cells in summary.items()]
+
+def heading(name: str, extractor: str | None) -> str:
+    """A column's heading; those of FID and KID name the network whose features they compare."""
+    return COLUMNS[name][0].format(extractor=extractor)
+
+
+def shown(cell: Cell | None, name: str, signed: bool = False) -> str:
+    """A cell as text: `mean [low, high]`, `mean ± std`, or – where there is no number."""
+    if not cell or cell["mean"] is None:
+        return "–"
+    form = COLUMNS[name][1].replace(":", ":+") if signed else COLUMNS[name][1]
+    if cell.get("std") is not None:
+        return f"{form.format(cell['mean'])} ± {COLUMNS[name][1].format(cell['std'])}"
+    ends = [] if cell["low"] is None else [form.format(cell["low"]), form.format(cell["high"])]
+    return form.format(cell["mean"]) + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def markdown_table(summary: Summary, columns: list[str], corner: str, signed: bool = False,
+                   extractor: str | None = None) -> str:
+    """A Markdown table, a line a row."""
+    lines = [[corner, *(heading(name, extractor) for name in columns)], ["---"] + ["---:"] * len(columns)]
+    lines += [[row, *(shown(cells.get(name), name, signed) for name in columns)] for row, cells in summary.items()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def tables(results: dict, part: str = "rows") -> dict[str, list[str]]:
+    """Name of each table that has something to show → its columns."""
+    measured = {name for cells in results[part].values() for name, cell in cells.items() if cell["mean"] is not None}
+    found = {table: [name for name in columns if name in measured] for table, columns in TABLES.items()}
+    return {table: columns for table, columns in found.items() if columns}
+
+
+def how(protocol: dict) -> str:
+    """One paragraph: how the rows were made, and what the brackets are."""
+    p = protocol
+    seeds = ", ".join(map(str, p["seeds"]))
+    made = [f"{name}: {c['weights']}, {c['steps']} DDIM steps, w_c {c['guidance_scale']:g}"
+            for name, c in p["checkpoints"].items()]
+    made += [f"{name}: pictures in a folder of that name" for name in p["folders"]]
+    seeds = f"Seeds {seeds}; numbers are means over them" if len(p["seeds"]) > 1 else f"Seed {seeds}"
+    return (f"{p['pairs']} pairs of {p['identities']} people of {p['data']}, split {p['split']!r}, pictures "
+            f"{p['width']}×{p['height']}. {'; '.join(made)}. {seeds}. "
+            "In brackets: 95 % bootstrap interval, whole people resampled.")
+
+
+def results_tables(results: dict, names: list[str] | None = None) -> str:
+    """Every table of the rows, in Markdown; `names` are the measures to show instead of all."""
+    extractor = results["protocol"]["extractor"]
+    if names is not None:
+        return markdown_table(results["rows"], names, "compared with the true target", extractor=extractor)
+    return "\n\n".join(markdown_table(results["rows"], columns, table, extractor=extractor)
+                       for table, columns in tables(results).items())
+
+
 def markdown(results: dict) -> str:
-    """results.md: what was measured, the table, the differences from the baselines, and what the numbers mean."""
+    """results.md: what was measured, the tables, the differences from the baselines, and what the numbers mean."""
     p = results["protocol"]
-    columns = [name for name in COLUMNS if any(name in cells for cells in results["rows"].values())]
-    parts = [f"# {p['weights']}: {p['pairs']} pairs of {p['identities']} people, split {p['split']!r}",
-             f"{p['steps']} DDIM steps, guidance scale {p['guidance_scale']:g}, seed {p['seed']} + number of the pair, "
-             f"pictures {p['width']}×{p['height']}. In brackets: 95 % bootstrap interval, whole people resampled.",
-             markdown_table(results["rows"], columns, "compared with the true target"),
-             "Differences pair by pair; where the interval holds no 0, the difference is more than chance:",
-             markdown_table(results["differences"], columns, "difference", signed=True),
-             "\n".join(f"- {note}" for note in p["notes"])]
-    return "\n\n".join(parts) + "\n"
+    parts = [f"# {p['title']}: {p['pairs']} pairs of {p['identities']} people, split {p['split']!r}", how(p),
+             results_tables(results)]
+    if results["differences"]:
+        parts += ["Differences pair by pair; where the interval holds no 0, the difference is more than chance:",
+                  *(markdown_table(results["differences"], columns, "difference", signed=True)
+                    for columns in tables(results, "differences").values())]
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in p["notes"])]) + "\n"
 
 
 def captions(measures: Measures, pairs: Pairs) -> list[str]:
     """One line a pair for the sheet."""
     lines = []
     for n in range(len(pairs)):
-        line = (f"{n}: person {pairs.identity[n]}, picture {pairs.source[n]} to {pairs.target[n]} · perceptual "
-                f"{measures['perceptual'][n]:.3f} · PCK@0.05 {measures['pck@0.05'][n]:.0%}")
+        line = f"{n}: person {pairs.identity[n]}, picture {pairs.source[n]} to {pairs.target[n]}"
+        if "perceptual" in measures:
+            line += f" · perceptual {measures['perceptual'][n]:.3f}"
+        line += f" · PCK@0.05 {measures['pck@0.05'][n]:.0%}"
         if "colour_difference" in measures:
             line += f" · colours off by {measures['colour_difference'][n]:.0f}"   # Pillow's font has no Δ
         lines.append(line)
@@ -79,3 +147,54 @@ def write_report(results: dict, out: str | Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (out / "results.md").write_text(markdown(results), encoding="utf-8")
+
+
+def insert(text: str, path: str | Path, name: str = "") -> None:
+    """Replace what stands between the markers of a Markdown file.
+
+    Args:
+        name: of the markers, where a file has several tables: <!-- results NAME --> and <!-- /results NAME -->.
+
+    Raises:
+        InputError: no such file, or not one pair of these markers in it.
+    """
+    path = Path(path)
+    first, last = (mark.replace(" -->", f" {name} -->") if name else mark for mark in (OPEN, CLOSE))
+    try:
+        old = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}): name a Markdown file with the line {first}.") from None
+    pattern = re.compile(f"{re.escape(first)}.*?{re.escape(last)}", re.DOTALL)
+    if len(pattern.findall(old)) != 1:
+        raise InputError(f"{path} must hold the lines {first} and {last}, once each: the tables go between them.")
+    new = pattern.sub(lambda _: f"{first}\n\n{text}\n\n{last}", old)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(new, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", help="results.json of training/evaluate.py")
+    parser.add_argument("--into", required=True, help="Markdown file with the markers")
+    parser.add_argument("--name", default="", help="of the markers, where the file has several tables")
+    parser.add_argument("--columns", nargs="+", choices=COLUMNS, metavar="MEASURE",
+                        help=f"one table of these measures instead of all: {', '.join(COLUMNS)}")
+    options = parser.parse_args(arguments)
+    try:
+        try:
+            results = json.loads(Path(options.results).read_text(encoding="utf-8"))
+            text = f"{results_tables(results, options.columns)}\n\n{how(results['protocol'])}"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{options.results} is no results.json of training/evaluate.py "
+                             f"({type(error).__name__}: {error}); make it anew.") from None
+        insert(text, options.into, options.name)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"Wrote the tables of {options.results} into {options.into}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchmetrics
+from scipy.linalg import sqrtm
 from scipy.stats import norm
 from torchvision.models import alexnet, inception_v3
 
@@ -36,6 +37,16 @@ def test_fid_of_gaussians_is_the_closed_form():
     assert fid(real, real) == pytest.approx(0, abs=1e-6)
     assert fid(real.float(), fake.float()) == pytest.approx(expected, rel=1e-4)
     assert fid(real[:1], fake) is None
+
+
+def test_fid_of_fewer_samples_than_features_is_that_of_all_axes():
+    """tr(√(Σ₁Σ₂)) by scipy in all 30 dimensions."""
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(1, 1, (8, 30)), rng.normal(0, 2, (6, 30))
+    root = sqrtm(np.cov(real.T) @ np.cov(fake.T) + 0j)
+    expected = (np.square(real.mean(0) - fake.mean(0)).sum() + np.trace(np.cov(real.T)) + np.trace(np.cov(fake.T))
+                - 2 * np.trace(root).real)
+    assert fid(torch.from_numpy(real), torch.from_numpy(fake)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_kid_of_gaussians_is_the_closed_form():

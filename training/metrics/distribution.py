@@ -91,9 +91,14 @@ def fid(real: Tensor, fake: Tensor) -> float | None:
 
     if min(len(real), len(fake)) < 2:
         return None
+    real, fake = real.double(), fake.double()
+    if len(real) + len(fake) < real.shape[1]:
+        # Nothing lies outside of the samples' span, and the distance does not depend on the axes: fewer will do.
+        basis = torch.linalg.qr(torch.cat([real, fake]).T).Q
+        real, fake = real @ basis, fake @ basis
     metric = FrechetInceptionDistance(feature=_Given(real.shape[1]))
-    metric.update(real.double(), real=True)
-    metric.update(fake.double(), real=False)
+    metric.update(real, real=True)
+    metric.update(fake, real=False)
     return float(metric.compute())
 
 

@@ -1,0 +1,84 @@
+"""Who finds the people: the shipped estimator at any scale, and public weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from reposedm_core.errors import InputError
+from reposedm_core.field import ESTIMATORS, HigherHRNet
+from reposedm_core.metrics import object_keypoint_similarity
+from reposedm_core.networks import SHIPPED
+from reposedm_core.pictures import fit_image, to_image
+from training.data.dataset import Pairs
+from training.judge import Detector, Judge, load_detector
+from training.transfer import Batch
+
+EXAMPLES = Path(__file__).parents[2] / "workflows" / "examples"
+
+
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    files = sorted(path for path in EXAMPLES.rglob("*.png"))[:2]
+    return torch.cat([fit_image(to_image(path), 128, 96) for path in files])
+
+
+def test_joints_lie_in_the_picture_s_own_pixels_whatever_the_detector_sees(pictures):
+    """Pictures twice as large, brought back to the estimator's own scale, with borders left and right."""
+    shipped = load_detector(SHIPPED)
+    large = F.interpolate(pictures, scale_factor=2, mode="bicubic").clamp(-1, 1)
+    found = Detector(shipped.estimator, "smaller", side=96)(large)        # 192×256 → 96×128 within 128×128
+    for one, other in zip(shipped(pictures), found, strict=True):
+        sure = (one[0, :, 2] > 0.4) & (other[0, :, 2] > 0.4)
+        assert sure.sum() >= 8
+        assert np.median(np.abs(2 * one[0, sure, :2] - other[0, sure, :2])) < 2
+
+
+def test_public_weights_are_known_by_their_width_and_find_several(tmp_path):
+    torch.manual_seed(0)
+    state = HigherHRNet(ESTIMATORS["w32"]).state_dict()
+    torch.save({key.removeprefix("trunk."): value for key, value in state.items()}, tmp_path / "w32.pth")
+    detector = load_detector(tmp_path / "w32.pth", udp=True)
+    assert detector.several and detector.side == 512 and detector.name == "HigherHRNet-W32 (w32.pth)"
+    assert detector.estimator.config.udp and not detector.estimator.training
+    own = detector.estimator.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in state.items())
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other\.pth is no HigherHRNet of width 32 or 48"):
+        load_detector(tmp_path / "other.pth")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="not a RePoseDM model"):
+        load_detector(tmp_path / "other.safetensors")
+
+
+class Scripted(Detector):
+    """Finds what it is told."""
+
+    def __call__(self, images: torch.Tensor) -> list[np.ndarray]:
+        return self.found
+
+
+def test_the_person_most_like_the_pose_is_judged_and_the_others_are_counted():
+    rng = np.random.default_rng(0)
+    truth = np.concatenate([rng.uniform(10, 60, (3, 17, 2)), np.full((3, 17, 1), 2.0)], -1)
+    near, far = truth[0] + (1, 0, 0), truth[0] + (30, 0, 0)
+    near[:, 2] = far[:, 2] = 0.5
+    unsure = truth[2].copy()
+    unsure[:, 2] = 0.05
+    grey = np.full((3, 64, 64, 3), 128, np.uint8)
+    batch = Batch(0, Pairs(*np.zeros((3, 3), np.int64)), grey, grey, torch.zeros(3, 3, 64, 64), truth, None, None)
+    detector = Scripted(None, "scripted")
+    detector.found = [np.stack([far, near]), np.zeros((0, 17, 3)), unsure[None]]
+    measured = Judge(detector).measure(grey, batch)
+    assert measured.values["joint_error"][0] == pytest.approx(1) and np.isnan(measured.values["joint_error"][1])
+    assert measured.values["pck@0.05"].tolist() == [1, 0, 1]
+    area = float(np.prod(np.ptp(truth[0, :, :2], 0)))
+    assert measured.values["oks"][0] == object_keypoint_similarity(near, truth[0], area) > 0.5
+    assert measured.values["oks"][1:].tolist() == [0, 1]
+    assert measured.values["pce"].tolist() == [1, 1, 1], "two for one, none for one, and one too unsure to count"
+    assert [len(people) for people in measured.people] == [2, 0, 0]

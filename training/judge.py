@@ -1,0 +1,179 @@
+"""Measuring pictures against the truth: every measure of one picture, the people found in it, and its features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reposedm_core.checkpoint import load_into, load_parts, read_weights
+from reposedm_core.config import EstimatorConfig, from_dict
+from reposedm_core.errors import InputError
+from reposedm_core.field import ESTIMATORS, HigherHRNet, load_official, predict_people, predict_pose
+from reposedm_core.metrics import object_keypoint_similarity
+from reposedm_core.pictures import fit_image
+from training import metrics
+from training.data.dataset import to_unit
+from training.metrics.distribution import FeatureExtractor
+from training.metrics.people import ANYBODY, people_count_errors
+from training.metrics.perceptual import LPIPS, PerceptualDistance
+from training.metrics.pictures import WINDOW
+from training.transfer import Batch
+
+OFFICIAL_SIDE, CELL = 512, 64
+"""The shorter side, in pixels, at which public HigherHRNet weights look at a picture; the longer is a multiple of
+`CELL`."""
+
+
+@dataclass
+class Detector:
+    """Finds the people in pictures.
+
+    Attributes:
+        estimator: in eval mode.
+        name: what tables call it.
+        several: by its tags (`predict_people`); else the one person of the highest peaks.
+        side: pictures are enlarged so that the shorter side has as many pixels; None leaves them as they are.
+    """
+
+    estimator: HigherHRNet
+    name: str
+    several: bool = False
+    side: int | None = None
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> list[np.ndarray]:
+        """People of each picture, best first: (P, 17, 3) x, y in the picture's pixels and score.
+
+        P may be 0 where several are looked for; else it is 1, though the scores may say that nobody is there.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1].
+        """
+        height, width = images.shape[-2:]
+        seen, scale, shift = images, 1.0, np.zeros(2)
+        if self.side:
+            size = [-(-round(self.side * length / min(height, width)) // CELL) * CELL for length in (height, width)]
+            seen, scale = fit_image(images, *size), min(size[0] / height, size[1] / width)
+            shift = np.array([(size[1] - scale * width) / 2, (size[0] - scale * height) / 2])
+        if self.several:
+            found = [people.cpu().numpy() for people in predict_people(self.estimator, seen)]
+        else:
+            # every joint has a place, however unsure, as in the public protocol
+            found = list(predict_pose(self.estimator, seen, threshold=0.0).cpu().numpy()[:, None])
+        for people in found:
+            people[..., :2] = np.where(people[..., 2:] > 0, (people[..., :2] - shift) / scale, 0)
+        return found
+
+
+def load_detector(path: str | Path, device: str = "cpu", udp: bool = False) -> Detector:
+    """A pose estimator of its own to judge with.
+
+    Args:
+        path: estimator.safetensors or a whole checkpoint of training/train.py; or public HigherHRNet weights (.pth of
+            width 32 or 48), which find several people.
+        udp: public weights that were trained with unbiased data processing (mmpose's "udp").
+
+    Raises:
+        InputError: no such file, or one of other networks.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        state = read_weights(path)
+        width = next((v.shape[1] for k, v in state.items() if k.endswith("final_layers.0.weight")), None)
+        if f"w{width}" not in ESTIMATORS:
+            raise InputError(f"judge: {path.name} is no HigherHRNet of width 32 or 48; give public weights of one, or "
+                             "the estimator.safetensors of a run of training/train.py.")
+        estimator = load_official(HigherHRNet(replace(ESTIMATORS[f"w{width}"], udp=udp)), state)
+        return Detector(_ready(estimator, device), f"HigherHRNet-W{width} ({path.name})", True, OFFICIAL_SIDE)
+    parts, header = load_parts(path)
+    if "estimator" not in parts:
+        raise InputError(f"judge: {path.name} holds {', '.join(sorted(parts))}; give the estimator.safetensors "
+                         "of a run of training/train.py.")
+    config = header["config"] if set(parts) == {"estimator"} else header["config"]["estimator"]
+    estimator = HigherHRNet(from_dict(EstimatorConfig, config, path.name))
+    load_into(estimator, parts["estimator"], f"judge: {path.name}")
+    return Detector(_ready(estimator, device), path.name)
+
+
+def _ready(estimator: HigherHRNet, device: str) -> HigherHRNet:
+    return estimator.eval().requires_grad_(False).to(device)
+
+
+@dataclass
+class Measured:
+    """What a judge says of b pictures.
+
+    Attributes:
+        values: measure → (b,), NaN where it says nothing.
+        people: those found in each picture, (P, 17, 3), P may be 0.
+        features: (b, D) for FID and KID; None without an extractor.
+    """
+
+    values: dict[str, np.ndarray]
+    people: list[np.ndarray]
+    features: np.ndarray | None
+
+
+class Judge:
+    """Measures pictures against the true ones of the same pairs.
+
+    Args:
+        detector: finds people and their joints.
+        extractor: of the features of FID and KID; None leaves them out.
+        lpips: None leaves it out.
+    """
+
+    def __init__(self, detector: Detector, extractor: FeatureExtractor | None = None, lpips: LPIPS | None = None,
+                 device: str | torch.device = "cpu"):
+        self.detector, self.device = detector, device
+        self.perceptual = PerceptualDistance().to(device)
+        self.extractor = None if extractor is None else extractor.to(device)
+        self.lpips = None if lpips is None else lpips.to(device)
+
+    def measure(self, pictures: np.ndarray, batch: Batch, same: bool = False) -> Measured:
+        """Every measure of uint8 pictures (b, H, W, 3); `same` says that they are the truth: joints and people only."""
+        images = to_unit(pictures).to(self.device)
+        values = {} if same else self._against(pictures, images, batch)
+        looked_for = self.detector(images)
+        people = [found[found[..., 2].max(-1, initial=0) >= ANYBODY] for found in looked_for]
+        values.update(self._poses(looked_for, batch))
+        values["pce"] = people_count_errors(people, [pose[None] for pose in batch.joints])
+        features = None if self.extractor is None else self.extractor(images).cpu().numpy()
+        return Measured(values, people, features)
+
+    def _against(self, pictures: np.ndarray, images: Tensor, batch: Batch) -> dict[str, np.ndarray]:
+        truth = to_unit(batch.truth).to(self.device)
+        distances: dict[str, Callable] = {"perceptual": self.perceptual}
+        if self.lpips is not None:
+            distances["lpips"] = self.lpips
+        values = {name: distance(images, truth).double().cpu().numpy() for name, distance in distances.items()}
+        values["psnr"] = metrics.psnr(pictures, batch.truth)
+        if min(pictures.shape[1:3]) >= WINDOW:
+            values["ssim_51"] = metrics.ssim_51(pictures, batch.truth)
+        for sigma in (1.2, 1.5):
+            values[f"ssim_256@{sigma}"] = metrics.ssim_256(pictures, batch.truth, sigma)
+        if batch.masks is not None:
+            values["foreground_l1"] = metrics.foreground_l1(pictures, batch.truth, batch.masks)
+        if batch.garments is not None:
+            values.update(metrics.colour_measures(pictures, batch.truth, batch.garments))
+        return values
+
+    def _poses(self, people: list[np.ndarray], batch: Batch) -> dict[str, np.ndarray]:
+        """PCK, distances and OKS of the person most like the pose asked for."""
+        similarities, joints = np.zeros(len(batch)), np.full((len(batch), 17, 3), np.inf)
+        for n, (found, truth) in enumerate(zip(people, batch.joints, strict=True)):
+            labelled = truth[truth[:, 2] > 0, :2].astype(np.float64)
+            area = float(np.prod(np.ptp(labelled, 0))) if len(labelled) else 0.0
+            every = [object_keypoint_similarity(person, truth, area) for person in found]
+            if not len(labelled):
+                similarities[n] = np.nan
+            elif every:
+                best = int(np.argmax(every))
+                similarities[n] = every[best]
+                joints[n] = np.where(found[best][:, 2:] > 0, found[best], np.inf)
+        return {**metrics.pck_measures(joints, batch.joints, batch.truth.shape[1]), "oks": similarities}

@@ -1,0 +1,62 @@
+"""What the columns of an evaluation mean, in words, for the reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from training.metrics.distribution import LARGEST_SUBSET, SUBSETS
+from training.metrics.people import ANYBODY, MOST_PEOPLE
+from training.metrics.perceptual import NETWORK
+from training.metrics.pictures import LEAST_SHARE, REGIONS, RIGHT_COLOUR, WINDOW
+from training.report import Summary
+from training.transfer import SEED_STRIDE, TRUTH
+
+
+def notes(protocol: dict[str, Any], rows: Summary) -> list[str]:
+    """How each column of a table is measured, and what it must not be taken for; one line a group of columns."""
+    columns = {name for cells in rows.values() for name, cell in cells.items() if cell["mean"] is not None}
+    guided = [s for c in protocol["checkpoints"].values() for s in c["field_strengths"] if s]
+    lines = ["All pictures are rounded to 8 bits first. A number with an interval is the mean over pairs. The noise of "
+             f"pair n has the seed {SEED_STRIDE:,} · seed + n."]
+    if "perceptual" in columns:
+        lines.append(f"perceptual: LPIPS's formula (unit-normalised features, all weights 1, mean over 5 layers, 0..2) "
+                     f"on the ImageNet features of {NETWORK}; not comparable with LPIPS on AlexNet or VGG.")
+    if "lpips" in columns:
+        lines.append("LPIPS: torchmetrics, version 0.1 on AlexNet, inputs in [-1, 1].")
+    if "psnr" in columns:
+        lines.append("PSNR (dB) and SSIM by scikit-image, of the whole picture with its background. SSIM: range 0..1, "
+                     f"uniform window of {WINDOW} pixels. SSIM_256: range 0..255, Gaussian window of σ 1.2 (PIDM, "
+                     "PCDMs) or 1.5 (CFLD), use_sample_covariance=False.")
+        if "ssim_51" not in columns:
+            lines.append(f"SSIM is left out: the pictures are smaller than its window of {WINDOW} pixels.")
+    if "foreground_l1" in columns:
+        lines.append("foreground L1: mean absolute difference, range 0..1, inside the true person's mask.")
+    if "colour_right" in columns:
+        lines.append(
+            f"colours right: pairs whose {' and '.join(REGIONS)} (each where it covers {LEAST_SHARE:.1%} or more of "
+            f"the true picture) have a mean CIELAB colour within ΔE {RIGHT_COLOUR:g} (CIE76) of the true one, measured "
+            "where the true picture shows the garment; ΔE: its mean.")
+    own = ", trained on people of the same generator where the set is synthetic" if protocol["own_judge"] else ""
+    lines += [
+        f"Joints and people are found by {protocol['judge']}{own}: what it gets wrong on the true pictures is the row "
+        f"“{TRUTH}”. " + ("It finds several people." if protocol["several_people"] else
+                          f"It finds one person, or nobody where no joint's peak reaches {ANYBODY:g}."),
+        "PCK@a: share of the target's visible joints found within a·height; torso@0.2: within 0.2 of the distance from "
+        "left shoulder to right hip; PCKh-like@0.5: within half of the distance between the ears (COCO has no head "
+        "segment); joints px: mean distance of those found.",
+        "OKS: object keypoint similarity with the pose asked for, COCO's σ, the area being the bounding box of the "
+        f"labelled joints. AP: pycocotools' OKS-AP .50:.95 against the pose asked for, at most {MOST_PEOPLE} "
+        "detections; AP(m): of people of 32² to 96² square pixels. CAP: the same with a cosine of the joints in place "
+        "of OKS, “fixed” as HumanSD defines it, “as published” as its public code computes it (the detected y are "
+        "its x, and coordinates are divided by COCO's σ first). PCE: mean |people asked for − people found|."]
+    if guided and protocol["own_judge"]:
+        lines.append("The field follows the gradient of the very estimator that judges: that flatters the joint "
+                     "columns of its rows.")
+    if protocol["extractor"]:
+        real = ("the true targets of the pairs" if protocol["real"] == "targets"
+                else "all training pictures, as in the published protocol")
+        lines.append(f"FID and KID (torchmetrics) on the features of {protocol['extractor']}, against {real} "
+                     f"({protocol['real_pictures']} pictures). FID is biased upwards with few pictures: compare rows "
+                     f"of one table. KID ± its deviation over {SUBSETS} subsets of half the pictures, at most "
+                     f"{LARGEST_SUBSET:,}. Numbers of two extractors do not compare.")
+    return lines
