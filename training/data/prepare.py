@@ -28,7 +28,7 @@ from training.data.adapters import ADAPTERS
 from training.data.adapters.base import Plan, Shares, Skip
 from training.data.adapters.captioning import CaptionedAdapter, prepare_captions
 from training.data.adapters.estimation import load_estimator
-from training.data.adapters.packing import PeopleWriter, full, write_whole
+from training.data.adapters.packing import PeopleWriter, claim, full, write_whole
 from training.data.adapters.reading import Reading
 from training.data.dataset import SPLITS
 
@@ -59,6 +59,7 @@ def prepare(name: str, root: str | Path, out: str | Path, size: tuple[int, int] 
         raise InputError(f"workers = {workers}: must be 1 to 256.")
     if min(shares.val, shares.test) < 0 or shares.val + shares.test >= 1:
         raise InputError(f"val = {shares.val}, test = {shares.test}: shares from 0, together below 1.")
+    claim(out)
     if isinstance(adapter, CaptionedAdapter):      # another form on disk
         return prepare_captions(adapter, root, out, size or adapter.size, workers, shares)
     size = size or adapter.size

@@ -216,7 +216,7 @@ def test_bad_folders_are_refused(laion, human_art, tmp_path, capsys):
         prepare("laion_human", laion, tmp_path / "set", (32, 32))
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="not empty and holds no captioned set"):
+    with pytest.raises(InputError, match="holds no set but other files"):
         prepare("laion_human", laion, tmp_path / "full")
     with pytest.raises(InputError, match="no captioned set of version 1"):
         Captioned(tmp_path / "full")

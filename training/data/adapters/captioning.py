@@ -186,8 +186,7 @@ def prepare_captions(adapter: CaptionedAdapter, root: Path, out: Path, size: tup
     description = {"format": FORMAT, "version": VERSION, "name": adapter.title, "licence": adapter.licence,
                    "source": {"adapter": adapter.name, "val": shares.val}, "images": str(root.resolve()),
                    "height": size[0], "width": size[1], "plan": zlib.crc32(text.encode("utf-8", "backslashreplace"))}
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, description)
+    _describe(out, description)
     rough = out / "captions.part.jsonl"
     if not rough.is_file() and (out / "captions.jsonl").is_file():
         os.replace(out / "captions.jsonl", rough)      # a finished set: only what was left out is tried again
@@ -215,13 +214,11 @@ def prepare_captions(adapter: CaptionedAdapter, root: Path, out: Path, size: tup
     return report
 
 
-def _claim(out: Path, description: dict) -> None:
+def _describe(out: Path, description: dict) -> None:
     file = out / "dataset.json"
     if file.is_file():
         if json.loads(file.read_text(encoding="utf-8")) != description:
             raise InputError(f"{out} holds a set of other arguments or other originals: give another --out.")
-    elif any(out.iterdir()):
-        raise InputError(f"{out} is not empty and holds no captioned set: give another --out.")
     else:
         write_whole(file, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
 

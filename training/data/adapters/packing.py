@@ -17,6 +17,8 @@ from training.data.dataset import SPLITS, VERSION
 
 FLUSH_EVERY = 64
 """Rows between two flushes; an interruption repeats at most these."""
+BEFORE = ("tracks.json", "tracks.json.part", "dataset.json.part")
+"""Files that may be in a folder before it is known to be a set."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -25,6 +27,19 @@ def layout(rows: int, height: int, width: int) -> dict[str, tuple[tuple[int, ...
     return {"pictures": ((rows, height, width, 3), "uint8"), "joints": ((rows, 17, 3), "float32"),
             "openpose": ((rows, 18, 3), "float32"), "identity": ((rows,), "int64"), "split": ((rows,), "uint8"),
             "done": ((rows,), "uint8")}
+
+
+def claim(out: Path) -> None:
+    """Make the folder, or see that it is empty or a set's own.
+
+    Raises:
+        InputError: somebody else's files are there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "dataset.json").is_file():
+        others = sorted(path.name for path in out.iterdir() if path.name not in BEFORE)
+        if others:
+            raise InputError(f"{out} holds no set but other files ({others[0]}): give another --out.")
 
 
 class PeopleWriter:
@@ -43,7 +58,6 @@ class PeopleWriter:
     def __init__(self, out: Path, plan: Plan, description: dict, size: tuple[int, int]):
         self.out, self._waiting = out, []
         shapes = layout(len(plan.items), *size)
-        out.mkdir(parents=True, exist_ok=True)
         self._describe({"format": "people set", "version": VERSION, "height": size[0], "width": size[1],
                         "rows": len(plan.items), **description})
         needed = sum(int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize for name, (shape, kind)
@@ -72,8 +86,6 @@ class PeopleWriter:
                 keys = sorted(key for key in {*found, *description} if found.get(key) != description.get(key))
                 raise InputError(f"{self.out} holds a set of other arguments or other originals ({', '.join(keys)} "
                                  "differ): give another --out, or the same arguments as then.")
-        elif any(self.out.iterdir()):
-            raise InputError(f"{self.out} is not empty and holds no people set: give another --out.")
         else:
             write_whole(file, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
 
