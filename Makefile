@@ -4,10 +4,10 @@ PY := .venv/bin/python
 PYTHON ?= $(or $(wildcard $(PY)),python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help host demo test lint bench train clean
+.PHONY: help host demo test lint bench train train-tiny clean
 
 help:   ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 host:   ## create .venv, obtain ComfyUI, install everything (the other targets do this first)
 	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON) here: set PYTHON to a Python from 3.10 to 3.13." >&2; exit 1; }
@@ -29,6 +29,9 @@ bench: host  ## the costs as ratios, against their budgets; ARGS= goes to tests/
 
 train: host  ## train the shipped weights anew; ARGS= goes to training/train.py
 	@$(PY) training/train.py $(ARGS)
+
+train-tiny: host  ## train every stage for a few steps on small people: shows that it works; ARGS= to training/tiny.py
+	@$(PY) training/tiny.py $(ARGS)
 
 clean:  ## remove .venv, the downloaded ComfyUI and the caches
 	rm -rf .venv .host .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -29,8 +29,8 @@ class StageSettings:
         accumulate: batches whose gradients are averaged before the weights move. Batch norm sees one batch of each
             process at a time.
         lr: peak learning rate, after `warmup` steps; it falls along a cosine to `lr_end` times the peak.
-        eps: of Adam. Gradients far below it move nothing; with the usual 1e-8 the rounding noise of a gradient that is 0
-            in theory (of an attention's key bias, say) moves a weight as much as a real one.
+        eps: of Adam. Gradients far below it move nothing; with the usual 1e-8 the rounding noise of a gradient that is
+            0 in theory (of an attention's key bias, say) moves a weight as much as a real one.
         minutes: stop a run after so long and keep the state (0: no limit). The schedule follows steps alone.
         save_every: steps between checkpoints.
         validate_every: steps between validations, each with a sample sheet; 0: only after the last step.

@@ -265,7 +265,7 @@ def test_a_gradient_that_is_no_number_is_not_applied(tmp_path):
             root = (values["loss"] - values["loss"].detach()).abs().sqrt()       # 0, and its slope is not
             return {**values, "loss": values["loss"] + root} if step == 5 else values
 
-    with pytest.raises(FloatingPointError, match="its gradient is (nan|inf) at step 5"):
+    with pytest.raises(FloatingPointError, match=r"its gradient is (nan|inf) at step 5"):
         run(tmp_path, Steep)
     assert state(tmp_path)["step"] == 4
 

@@ -38,8 +38,8 @@ def settings(out: Path, data: Path, batch: int, stages: str, *more: str) -> list
 
 
 def launch(*arguments: str) -> None:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
-               "--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1",
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
+               "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1",
                f"--main_process_port={free_port()}", ROOT / "training" / "train.py", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr[-3000:]
@@ -84,7 +84,8 @@ def test_only_the_first_process_writes(runs):
 
 def test_global_batch_norm_is_batch_norm_in_one_process():
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, eps=1e-3, momentum=0.2), nn.Sequential(nn.BatchNorm2d(4)))
+    inner = nn.Sequential(nn.BatchNorm2d(4))
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, eps=1e-3, momentum=0.2), inner)
     x, state = torch.randn(5, 3, 6, 6), {key: value.clone() for key, value in plain.state_dict().items()}
     expected = plain(x)
     after = {key: value.clone() for key, value in plain.state_dict().items()}
