@@ -1,8 +1,7 @@
-"""What the denoiser's stage does to cached latents, and its training with the pose field (eq. 3, 10-15)."""
+"""What the stage `reposedm` does to cached latents, and its training with the pose field (eq. 3, 10-15)."""
 
 import copy
 import itertools
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,15 +13,17 @@ from reposedm_core.config import AutoencoderConfig, EstimatorConfig
 from reposedm_core.diffusion.autoencoder import Autoencoder, patches_of
 from reposedm_core.diffusion.guided import Condition
 from reposedm_core.diffusion.schedule import DiffusionSchedule
-from reposedm_core.errors import InputError
 from reposedm_core.field import HigherHRNet, PoseInteractionField
 from reposedm_core.pipeline import load_networks
-from reposedm_core.pose import coco_to_openpose, draw_joints
 from reposedm_core.presets import variant
 from training.data.dataset import Pairs, People
-from training.settings import DenoiserSettings
-from training.stages import denoiser as stage
-from training.stages.denoiser import ColourShuffle, FieldTerm, cache_latents, denoise, fingerprint, train
+from training.loop import train
+from training.settings import RePoseDMSettings
+from training.stages import reposedm as stage
+from training.stages.field_term import FieldTerm
+from training.stages.latents import ColourShuffle, cache_latents
+from training.stages.reposedm import RePoseDMStage, denoise
+from training.state import checksum
 
 HEIGHT, WIDTH = 64, 48
 
@@ -34,27 +35,32 @@ def test_recolouring_latents_is_recolouring_pictures():
     autoencoder.fit(patches_of(torch.rand(64, 3, 16, 16), 8).flatten(0, 2))
     latents = autoencoder.encode(images)
     batch = {"target": latents, "source": latents, "aligned": latents, "pose": latents}
-    shuffled = ColourShuffle(autoencoder, torch.device("cpu"))(batch, np.random.default_rng(0), 1.0)
+    choice = torch.randint(1, 6, (24,), generator=torch.Generator().manual_seed(0))
+    shuffled = ColourShuffle(autoencoder, torch.device("cpu"))(batch, choice)
     assert torch.equal(shuffled["pose"], latents)
     assert torch.equal(shuffled["target"], shuffled["aligned"])
     orders = list(itertools.permutations(range(3)))[1:]
     recoloured = torch.stack([autoencoder.encode(images[:, list(order)]) for order in orders])
     error = (recoloured - shuffled["target"]).abs().flatten(2).amax(2)
     assert (error.amin(0) < 1e-3).all(), "each example is one of the five permutations"
-    assert len(error.argmin(0).unique()) > 2, "not always the same one"
-    untouched = ColourShuffle(autoencoder, torch.device("cpu"))(batch, np.random.default_rng(0), 0.0)
+    assert torch.equal(error.argmin(0), choice - 1), "the one that was chosen"
+    untouched = ColourShuffle(autoencoder, torch.device("cpu"))(batch, torch.zeros(24, dtype=torch.long))
     torch.testing.assert_close(untouched["target"], latents)
 
 
-def test_fingerprint_sees_every_weight_and_pair():
+def test_the_check_sum_sees_every_weight_and_pair():
     layer = torch.nn.Linear(3, 3)
     pairs = Pairs(*(np.arange(4) + i for i in range(3)))
-    before = fingerprint(pairs, layer)
-    assert before == fingerprint(pairs, layer)
-    assert before != fingerprint(pairs[:3], layer)
+
+    def of(pairs):
+        return checksum(pairs.identity, pairs.source, pairs.target, layer)
+
+    before = of(pairs)
+    assert before == of(pairs)
+    assert before != of(pairs[:3])
     with torch.no_grad():
         layer.bias[1] += 1e-6
-    assert before != fingerprint(pairs, layer)
+    assert before != of(pairs)
 
 
 # -- conditions dropped together
@@ -108,20 +114,8 @@ def test_the_share_of_dropped_examples_is_the_dropout(tmp_path, people, networks
 
 
 @pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    """A set of four stick figures, three of them to train on, as `training/data/synthetic.py` lays it out."""
-    root, rng, count = tmp_path_factory.mktemp("figures"), np.random.default_rng(0), (5, 3)
-    joints = np.concatenate([rng.uniform((4, 4), (WIDTH - 4, HEIGHT - 4), (*count, 17, 2)),
-                             np.full((*count, 17, 1), 2.0)], -1).astype(np.float32)
-    drawn = draw_joints(coco_to_openpose(joints.reshape(-1, 17, 3)), HEIGHT, WIDTH).movedim(1, -1).numpy()
-    cells = (*count, count[1], HEIGHT // 2, WIDTH // 2)
-    arrays = {"pictures": drawn.reshape(*count, HEIGHT, WIDTH, 3), "joints": joints,
-              "masks": np.ones((*count, HEIGHT, WIDTH), np.uint8), "flow": np.zeros((*cells, 2), np.float16),
-              "visibility": np.zeros(cells, np.uint8), "done": np.ones(count[0], np.uint8)}
-    for name, value in arrays.items():
-        np.save(root / f"{name}.npy", value)
-    (root / "dataset.json").write_text(json.dumps({"generator": "synthetic people", "version": 1}))
-    return root
+def people(figures):
+    return figures
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +133,21 @@ def networks(weights):
     return loaded
 
 
-def run(out, people, networks, steps=2, estimator=True, base=None, batch=3, dropout=0.3, **field):
-    """Train a few steps; returns the trained weights and the log. `field` are fields of the `FieldConfig`."""
+def stage_of(out, people, networks, steps=2, base=None, batch=3, dropout=0.3, **field):
+    """The stage, prepared. `field` are fields of the `FieldConfig`."""
     config = base or networks.config
+    config = replace(config, field=replace(config.field, **field))
+    settings = RePoseDMSettings(steps=steps, batch=batch, pairs=4, warmup=0, lr=1e-3, dropout=dropout, vlb_weight=0.1,
+                                workers=0)
+    parts = {part: getattr(networks, part) for part in RePoseDMStage.needs(config)}
+    return RePoseDMStage(config, settings, people, out, parts, torch.device("cpu"))
+
+
+def run(out, people, networks, **options):
+    """Train a few steps; returns the trained weights and the last entry of the log."""
     torch.manual_seed(1)      # of the fresh denoiser
-    settings = DenoiserSettings(steps=steps, batch=batch, pairs=4, warmup=0, lr=1e-3, dropout=dropout, vlb_weight=0.1)
-    average, log = train(replace(config, field=replace(config.field, **field)), settings, str(people), out, 0, False,
-                         Accelerator(cpu=True), networks.autoencoder, networks.aligner,
-                         **({"estimator": networks.estimator} if estimator else {}))
+    out.mkdir(exist_ok=True)
+    average, log = train(stage_of(out, people, networks, **options), out, 0, Accelerator(cpu=True), resume=False)
     return average.state_dict(), log["history"][-1]
 
 
@@ -157,7 +158,7 @@ def same(a, b):
 def test_with_and_without_the_field_differ_by_it_alone(tmp_path, people, networks):
     """B2 trains without the field; the full model is B2 and ∇G: same draws, same L_vlb, other L_mse."""
     base = variant(networks.config, "b2")
-    off, plain = run(tmp_path / "off", people, networks, steps=1, base=base, estimator=False)
+    off, plain = run(tmp_path / "off", people, networks, steps=1, base=base)
     on, guided = run(tmp_path / "on", people, networks, steps=1, base=base, training=1.0)
     assert base.field.training == 0 and "field" not in plain and guided["field"] > 0
     assert guided["vlb"] == plain["vlb"] and guided["mse"] != plain["mse"]
@@ -180,23 +181,36 @@ def test_training_with_the_field_runs_and_leaves_the_frozen_networks_alone(tmp_p
     assert not networks.estimator.training
 
 
-def test_the_field_without_an_estimator_is_refused(tmp_path, people, networks):
-    with pytest.raises(InputError, match=r"field.training = 1.0: .* estimator first"):
-        run(tmp_path, people, networks, training=1.0, estimator=False)
+def test_what_is_needed_before(networks):
+    def needs(config):
+        return RePoseDMStage.needs(config)
+
+    assert needs(networks.config) == ("autoencoder", "aligner")
+    assert needs(replace(networks.config, field=replace(networks.config.field, training=1.0)))[-1] == "estimator"
+    assert needs(variant(networks.config, "b1")) == ("autoencoder",)
 
 
-def test_the_cache_takes_up_joints_when_they_are_needed(tmp_path, people, networks):
-    figures, file, cpu = People(people, "train"), tmp_path / "latents.pt", torch.device("cpu")
+def test_latents_are_made_once_and_shared_and_stay_on_disk(tmp_path, people, networks):
+    figures, cpu = People(people, "train"), torch.device("cpu")
+
+    def cached(pairs, **options):
+        return cache_latents(figures, pairs, networks.autoencoder, networks.aligner, cpu, tmp_path, **options)
+
     pairs = figures.fixed_pairs(4)
-
-    def cached(**options):
-        return cache_latents(figures, pairs, networks.autoencoder, networks.aligner, cpu, file, **options)
-
-    assert "joints" not in cached().tensors and "joints" not in cached().tensors
-    joints = cached(joints=True).tensors["joints"]
+    first = cached(pairs)
+    (file,) = tmp_path.iterdir()
+    made = file.stat().st_mtime_ns
+    joints = cached(pairs, joints=True).tensors["joints"]
+    assert file.stat().st_mtime_ns == made, "read back"
     assert joints.dtype == torch.float32, "half precision would move them"
     np.testing.assert_array_equal(joints.numpy(), figures.joints(pairs.identity, pairs.target))
-    assert torch.equal(cached().batch(np.array([2, 0]), cpu)["joints"], joints[[2, 0]])
+    batch = first.batch(np.array([2, 0]))
+    expected = networks.autoencoder.encode(figures.pictures(pairs.identity, pairs.target))[[2, 0]]
+    torch.testing.assert_close(batch["target"], expected, rtol=1e-3, atol=1e-3)
+    cached(pairs[:3])
+    assert len(list(tmp_path.iterdir())) == 2, "other pairs are another file"
+    file.write_bytes(file.read_bytes()[:100])
+    assert torch.equal(cached(pairs).batch(np.array([2, 0]))["aligned"], batch["aligned"]), "a damaged one is made anew"
 
 
 @pytest.mark.parametrize("space", ["heatmaps", "features"])
