@@ -145,7 +145,7 @@ def generate(out: str | Path, identities: int, poses: int, seed: int = 1, worker
     with RowFiles(out, layout(arguments)) as files:
         missing = np.flatnonzero(~files.done().reshape(-1, poses).all(1)).tolist()
         total = identities * poses
-        settled = time.monotonic()
+        settled = 0.0
         with tqdm(total=total, initial=total - len(missing) * poses, unit="picture") as bar:
             try:
                 for identity, rows in _render_all(missing, arguments, workers):

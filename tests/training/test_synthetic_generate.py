@@ -1,0 +1,128 @@
+"""Making synthetic people as a command: killed, out of room, asked for every option."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("anny", reason="the synthetic people need anny")
+
+from reposedm_core.errors import InputError
+from training.data import synthetic
+from training.data.rowfiles import RowFiles
+
+SMALL = {"identities": 30, "poses": 2, "seed": 4, "height": 48, "width": 32}
+COMMAND = [sys.executable, synthetic.__file__, "--workers", "2"]
+
+
+def _options(out: Path, **arguments: object) -> list[str]:
+    words = [str(word) for name, value in arguments.items() for word in ("--" + name.replace("_", "-"), value)]
+    return [*COMMAND, "--out", str(out), *words]
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.npy")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    synthetic.generate(out, **SMALL, workers=1)
+    return out
+
+
+def _finished(folder: Path) -> int:
+    """Rows that a reader would take; 0 before there is a file."""
+    return int(np.load(folder / "done.npy").sum()) if (folder / "done.npy").exists() else 0
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    run = subprocess.Popen(_options(tmp_path, **SMALL), stderr=subprocess.DEVNULL, start_new_session=True)
+    while _finished(tmp_path) == 0 and run.poll() is None:
+        time.sleep(0.005)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    before, done = np.load(tmp_path / "pictures.npy"), np.load(tmp_path / "done.npy") == 1
+    assert 0 < done.sum() < len(done)
+    assert np.array_equal(before[done], np.load(whole / "pictures.npy")[done])
+    _workers_end(run.pid)
+    synthetic.generate(tmp_path, **SMALL, workers=1)
+    assert _bytes(tmp_path) == _bytes(whole)
+
+
+def _workers_end(session: int) -> None:
+    """The workers of a killed run notice and end by themselves."""
+    for _ in range(500):
+        try:
+            os.killpg(session, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    os.killpg(session, signal.SIGKILL)
+    pytest.fail("workers outlive the run that started them")
+
+
+def test_a_disk_that_refuses_keeps_what_is_finished(whole: Path, tmp_path: Path) -> None:
+    """The files are there, then the system lets them be written only up to a size: the first people fit."""
+    arguments = synthetic.Arguments(**SMALL)
+    synthetic.describe(tmp_path, arguments)
+    RowFiles(tmp_path, synthetic.layout(arguments)).close()
+    limit = 10 * 2 * 48 * 32 * 3 + 128
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(InputError, match=r"could not be written \(File too large\).* run the same"):
+            synthetic.generate(tmp_path, **SMALL, workers=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert np.load(tmp_path / "done.npy").tolist() == [1] * 20 + [0] * 40
+    synthetic.generate(tmp_path, **SMALL, workers=1)
+    assert _bytes(tmp_path) == _bytes(whole)
+
+
+def test_a_set_larger_than_the_disk_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"GB in .* are free"):
+        synthetic.generate(tmp_path, **{**SMALL, "identities": 10**9}, workers=1)
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def test_a_file_of_another_shape_is_refused(whole: Path) -> None:
+    layout = synthetic.layout(synthetic.Arguments(**SMALL))
+    with pytest.raises(InputError, match=r"joints\.npy holds float32"):
+        RowFiles(whole, {**layout, "joints": ((60, 18, 3), "float32")})
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"identities": 0}, {"poses": 0}, {"height": 47}, {"width": 8}, {"second_person": 1.5}, {"seed": -1}]
+)
+def test_arguments_out_of_range_are_refused_by_name(wrong: dict, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        synthetic.generate(tmp_path, **{**SMALL, **wrong}, workers=1)
+
+
+def test_the_command_with_every_option_writes_card_and_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {**SMALL, "identities": 2, "second_person": 1, "sheet": tmp_path / "people.png", "workers": 1}
+    monkeypatch.setattr(sys, "argv", [*_options(tmp_path / "set", **options)[1:], "--correspondence"])
+    synthetic.main()
+    assert (tmp_path / "people.png").stat().st_size > 1000
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert "--identities 2 --poses 2 --seed 4 --height 48 --width 32 --correspondence --second-person 1.0" in card
+    assert "| val | 1 | 2 |" in card and "| test | 1 | 2 |" in card and "| train | 0 | 0 |" in card
+    assert "| second person | in 100.0% of the pictures |" in card
+    for name in synthetic.layout(synthetic.Arguments(**SMALL, correspondence=True, second_person=1)):
+        assert f"| `{name}.npy` | `" in card
+
+
+def test_the_command_tells_a_user_error_in_one_line(whole: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", _options(whole, **{**SMALL, "seed": 5})[1:])
+    with pytest.raises(SystemExit):
+        synthetic.main()
+    assert capsys.readouterr().err.splitlines()[-1].endswith("give another --out or the same arguments.")
