@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from reposedm_core.checkpoint import save_model
+from reposedm_core.checkpoint import load_parts, save_model
 from reposedm_core.config import AutoencoderConfig, ModelConfig, to_dict
 from reposedm_core.diffusion.autoencoder import KLAutoencoder
 from reposedm_core.diffusion.ldm_layout import vae_to_ldm
@@ -15,6 +15,7 @@ from reposedm_core.errors import InputError
 from training.metrics.perceptual import perceptual_distance
 from training.settings import VaeSettings
 from training.stages.vae_kl import LEAST_FEATURE, KLVaeStage, Reconstruction
+from training.train import main
 
 CONFIG = ModelConfig(autoencoder=AutoencoderConfig(kind="kl", channels=4, widths=(8, 8, 8, 16), scaling=0.5))
 
@@ -124,6 +125,17 @@ def test_validation_names_its_measures(figures, tmp_path, public):
     assert set(values) == {f"{a}_{b}" for a in ("pictures", "skeletons")
                            for b in ("psnr", "perceptual", "latent_deviation")}
     assert all(np.isfinite(list(values.values()))) and values["pictures_psnr"] > 0
+
+
+def test_no_steps_take_public_weights_as_they_are(figures, tmp_path, public):
+    save_file(public.vae.state_dict(), tmp_path / "public.safetensors")
+    arguments = ["preset=market-128x64", f"data={figures}", f"out={tmp_path}", "stages=[vae]", "device=cpu",
+                 "tracker=none", "model.autoencoder.widths=[8,8,8,16]", "model.autoencoder.scaling=0.5", "vae.crop=32",
+                 "vae.steps=0"]
+    assert main(arguments) == 2, "no weights were given"
+    assert main([*arguments, f"vae.init={tmp_path / 'public.safetensors'}"]) == 0
+    parts, header = load_parts(tmp_path / "vae.safetensors")
+    assert header["parts"] == ["autoencoder"] and same(public.state_dict(), parts["autoencoder"])
 
 
 @pytest.mark.parametrize(("crop", "message"), [(20, "vae.crop = 20: must be a multiple of .* 8"),

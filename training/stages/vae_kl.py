@@ -64,6 +64,9 @@ class KLVaeStage(VaeStage):
 
     def prepare(self, main: bool) -> None:
         stride = self.config.autoencoder.stride
+        if not self.settings.steps and not self.settings.init:
+            raise InputError("vae.steps = 0 takes public weights as they are: give the file of Stable Diffusion's VAE, "
+                             "or of a whole checkpoint, as vae.init.")
         if self.settings.crop < stride or self.settings.crop % stride:
             raise InputError(f"vae.crop = {self.settings.crop}: must be a multiple of the autoencoder's stride, "
                              f"{stride}.")
@@ -75,7 +78,13 @@ class KLVaeStage(VaeStage):
         self.features = load_network().to(self.device) if self.settings.perceptual > 0 else None
 
     def initialise(self, module: Reconstruction) -> None:
-        """There is nothing to fit; the usual start is `init`."""
+        """There is nothing to fit: the usual start is `init`, and without steps the only one.
+
+        Raises:
+            InputError: neither steps nor weights.
+        """
+        if not self.settings.steps and not self.settings.init:
+            raise InputError("vae.steps = 0: nothing would be trained; give vae.init, the file of a public VAE.")
 
     def start_from(self, module: Reconstruction, checkpoint: str) -> None:
         """Fill the autoencoder with public weights (see `kl_weights`), or with those of an exported checkpoint.
