@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
@@ -30,17 +31,14 @@ def open_accelerator(cpu: bool, trackers: list[str], out: Path, unused: bool = T
     Raises:
         InputError: a tracker that is not installed.
     """
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, is_tensorboard_available
-
     wanted = [name for name in trackers if name != "none"]
-    missing = [name for name in wanted if name not in LOGGER_TYPE_TO_CLASS
-               or (name == "tensorboard" and not is_tensorboard_available())]
+    missing = sorted(set(wanted) - {str(getattr(name, "value", name)) for name in get_available_trackers()})
     handlers = [InitProcessGroupKwargs(timeout=PATIENCE),
                 # Buffers are the same everywhere already: batch norm's come from the global batch.
                 DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused,
                                               gradient_as_bucket_view=True)]
     if missing:
-        raise InputError(f"tracker: accelerate has no {', '.join(missing)} here; pip install it, or choose another.")
+        raise InputError(f"tracker: {', '.join(missing)} is not installed: pip install it, or choose another.")
     return Accelerator(cpu=cpu, log_with=wanted or None, project_dir=str(out), kwargs_handlers=handlers)
 
 

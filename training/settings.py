@@ -199,7 +199,7 @@ def load_settings(config: str | Path | None, overrides: list[str]) -> Settings:
             merged = OmegaConf.merge(merged, OmegaConf.load(config))
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(overrides))
         settings = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, YAMLError) as error:
+    except (OmegaConfBaseException, YAMLError, TypeError) as error:      # TypeError: a list
         raise InputError(f"Configuration: {str(error).splitlines()[0]}") from error
     check(settings)
     return settings

@@ -121,6 +121,12 @@ def check_needs(classes: dict[str, type[Stage]], config: ModelConfig, settings: 
                                  f"{file.parent} has none of an earlier run: run that stage first, or name the folder "
                                  f"of a run that has it, parts=FOLDER.")
         made.add(kind.part)
+    if "reposedm" in classes:
+        for part in sorted({stage_class(name, config).part for name in stages_of(config)} - made):
+            file = finished_file(part, config, settings)
+            if not file.is_file():
+                raise InputError(f"The whole model also needs the result of stage {file.stem}, and {file.parent} has "
+                                 "none: run that stage, too, or name the folder of a run that has it, parts=FOLDER.")
 
 
 def load_finished(parts: set[str], config: ModelConfig, settings: Settings,
@@ -128,9 +134,6 @@ def load_finished(parts: set[str], config: ModelConfig, settings: Settings,
     """Add to `networks` the parts that an earlier run left."""
     for part in sorted(parts):
         file = finished_file(part, config, settings)
-        if not file.is_file():
-            raise InputError(f"The whole model also needs {file}: run the stage {file.stem}, or name the folder of a "
-                             "run that has it, parts=FOLDER.")
         networks[part] = NETWORKS[part](getattr(config, part)).eval().requires_grad_(False)
         load_into(networks[part], load_parts(file)[0][part], f"{file}: {part}")
 

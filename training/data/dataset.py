@@ -108,7 +108,7 @@ class People:
         missing = [name for name in (OLD_ARRAYS if old else ARRAYS) if not (self.root / f"{name}.npy").is_file()]
         if missing:
             raise InputError(f"{self.root} is no whole people set ({', '.join(missing)}.npy missing); make it again.")
-        arrays = {name: np.load(self.root / f"{name}.npy", mmap_mode="r") for name in (*ARRAYS, *OPTIONAL)
+        arrays = {name: open_array(self.root / f"{name}.npy") for name in (*ARRAYS, *OPTIONAL)
                   if (self.root / f"{name}.npy").is_file()}
         if old:      # (I, K, …) → (I·K, …)
             identities, poses = arrays["pictures"].shape[:2]
@@ -287,6 +287,19 @@ class People:
 
     def __iter__(self) -> Iterator[Example]:
         return (self[number] for number in range(len(self)))
+
+
+def open_array(file: Path) -> np.ndarray:
+    """An array on disk, memory-mapped.
+
+    Raises:
+        InputError: the file is cut short or is no array.
+    """
+    try:
+        return np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{file} cannot be read ({error}): put a whole copy in its place, or make the set "
+                         "again.") from error
 
 
 def describe(root: Path) -> dict:

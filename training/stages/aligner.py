@@ -60,6 +60,7 @@ def joint_loss(alignment: Alignment, source: Tensor, target: Tensor, source_join
     """
     half = half_size(source)[:, None]
     at, truth = ((joints[..., :2] / half - 1) for joints in (target_joints, source_joints))
+    at = at.nan_to_num()      # a corrupt joint shows in the loss; on the CPU grid_sample would read anywhere in memory
     known = ((source_joints[..., 2] > 0) & (target_joints[..., 2] > 0)).float()
     seen = ((source_joints[..., 2] == 2) & (target_joints[..., 2] == 2)).float()
 

@@ -1,0 +1,134 @@
+"""The entry point: which stages run, what they take from earlier runs, how a run ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reposedm_core.checkpoint import read_header
+from training import train
+from training.train import CONFIGS
+
+ROOT = Path(__file__).parents[2]
+
+
+def arguments(data: Path, out: Path, *more: str) -> list[str]:
+    return [str(CONFIGS / "tiny.yaml"), f"data={data}", f"out={out}", "tracker=none", "threads=1", "vae.workers=0",
+            "vae.steps=4", "vae.validate_every=0", *more]
+
+
+@pytest.fixture(scope="module")
+def vae(figures, tmp_path_factory) -> Path:
+    """The folder of a run of the first stage."""
+    out = tmp_path_factory.mktemp("vae")
+    assert train.main(arguments(figures, out, "stages=[vae]")) == 0
+    return out
+
+
+def test_one_stage_leaves_its_own_file_and_no_model(vae):
+    assert not (vae / "reposedm-tiny.safetensors").exists()
+    header = read_header(vae / "vae.safetensors")
+    assert header["parts"] == ["autoencoder"] and header["card"]["vae"]["steps"] == 4
+    assert json.loads((vae / "vae.json").read_text())["examples"] == 16
+
+
+def test_a_stage_whose_needs_are_not_met_says_which_before_anything_runs(figures, vae, tmp_path, capsys):
+    assert train.main(arguments(figures, tmp_path, "stages=[reposedm]", f"parts={vae}")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: Stage reposedm needs the result of stage aligner") and "parts=FOLDER" in error
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_finished_stages_are_taken_from_another_run(figures, vae, tmp_path, capsys):
+    more = ["preset=mini-b1", f"parts={vae}", *(f"{stage}.{setting}" for stage in ("estimator", "reposedm")
+                                                for setting in ("steps=2", "workers=0", "validate_every=0"))]
+    assert train.main(arguments(figures, tmp_path, "stages=[reposedm]", *more)) == 2
+    assert "The whole model also needs the result of stage estimator" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.pt")), "told before anything is trained"
+    assert train.main(arguments(figures, tmp_path, "stages=[estimator,reposedm]", *more)) == 0
+    assert read_header(tmp_path / "reposedm.safetensors")["parts"] == ["denoiser"]
+    assert read_header(tmp_path / "reposedm-tiny.safetensors")["parts"] == ["autoencoder", "denoiser", "estimator"]
+    assert not (tmp_path / "vae.safetensors").exists()
+
+
+@pytest.mark.parametrize(("more", "told"), [
+    (["data=nowhere"], "nowhere is no people set"),
+    (["preset=maxi"], "preset = 'maxi'"),
+    (["vae.init=nowhere.safetensors"], "no such file"),
+    (["vae.checkpointing=true"], r"vae.checkpointing"),
+])
+def test_a_mistake_is_told_in_one_line(figures, tmp_path, capsys, more, told):
+    assert train.main(arguments(figures, tmp_path, "stages=[vae]", *more)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and told in error
+
+
+def test_a_truncated_array_of_the_set_is_told(figures, tmp_path, capsys):
+    spoiled = tmp_path / "set"
+    spoiled.mkdir()
+    for file in figures.iterdir():
+        data = file.read_bytes()
+        (spoiled / file.name).write_bytes(data[:len(data) // 2] if file.name == "pictures.npy" else data)
+    assert train.main(arguments(spoiled, tmp_path / "out", "stages=[vae]")) == 2
+    assert "pictures.npy" in capsys.readouterr().err
+
+
+def test_joints_that_are_no_numbers_end_the_run_with_the_last_checkpoint_kept(figures, tmp_path, capsys):
+    spoiled = tmp_path / "set"
+    spoiled.mkdir()
+    for file in figures.iterdir():
+        (spoiled / file.name).write_bytes(file.read_bytes())
+    options = ["stages=[aligner]", "aligner.workers=0", "aligner.steps=6", "aligner.validate_every=0"]
+    out = tmp_path / "out"
+    assert train.main(arguments(spoiled, out, *options, "aligner.minutes=1e-9")) == 0
+    before = (out / "aligner.state.pt").read_bytes()
+    joints = np.load(spoiled / "joints.npy")
+    np.save(spoiled / "joints.npy", np.full_like(joints, np.nan))
+    assert train.main(arguments(spoiled, out, *options)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "aligner: the loss is nan at step 1" in error and "corrupt pictures or joints" in error
+    assert (out / "aligner.state.pt").read_bytes() == before
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(figures, tmp_path):
+    """A real process, interrupted in the middle, ends within a step and tells; the same command goes on."""
+    command = [sys.executable, ROOT / "training" / "train.py", *arguments(figures, tmp_path, "stages=[vae]"),
+               "vae.steps=100000", "vae.save_every=5", "vae.workers=1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "vae.state.pt"
+    begun = time.monotonic()
+    while not state.exists() and process.poll() is None and time.monotonic() - begun < 120:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT, errors
+    step = torch.load(state, weights_only=True)["step"]
+    assert f"vae: interrupted at step {step}, its state is saved; run the same command again to go on." in printed
+    assert "Traceback" not in errors
+
+
+def test_curves_and_sheets_go_to_tensorboard(figures, tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert train.main(arguments(figures, tmp_path, "stages=[vae]", "tracker=tensorboard")) == 0
+    (file,) = [path for path in (tmp_path / "reposedm").rglob("events*") if path.parent.name == "reposedm"]
+    events = event_accumulator.EventAccumulator(str(file)).Reload()
+    assert {"vae/loss", "vae/mse", "vae/pictures_per_second", "vae/waiting",
+            "vae/validation/pictures_psnr"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("vae/loss")] == [4]
+    (picture,) = events.Images("vae/sheet")
+    sheet = Image.open(tmp_path / "samples" / "vae-0000004.jpg")
+    assert (picture.width, picture.height) == sheet.size
+
+
+def test_a_tracker_that_is_not_installed_is_named(figures, tmp_path, capsys):
+    assert train.main(arguments(figures, tmp_path, "tracker=clearml")) == 2
+    assert "clearml" in capsys.readouterr().err
