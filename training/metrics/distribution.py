@@ -18,6 +18,8 @@ INCEPTION, EFFICIENTNET = "Inception-v3", "EfficientNet-Lite0"
 EXTRACTORS = {"inception": INCEPTION, "efficientnet": EFFICIENTNET}
 """Option → the extractor's name, which every table carries: numbers of two extractors do not compare."""
 SUBSETS, LARGEST_SUBSET = 100, 1000
+HERE = {"sync_on_compute": False}
+"""The features of all processes are here already; torchmetrics would wait for the other processes."""
 
 
 class FeatureExtractor(nn.Module):
@@ -96,7 +98,7 @@ def fid(real: Tensor, fake: Tensor) -> float | None:
         # Nothing lies outside of the samples' span, and the distance does not depend on the axes: fewer will do.
         basis = torch.linalg.qr(torch.cat([real, fake]).T).Q
         real, fake = real @ basis, fake @ basis
-    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]))
+    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), **HERE)
     metric.update(real, real=True)
     metric.update(fake, real=False)
     return float(metric.compute())
@@ -120,7 +122,7 @@ def kid(real: Tensor, fake: Tensor, seed: int = 0) -> tuple[float, float] | None
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message=".*save all extracted features")
         torch.manual_seed(seed)
-        metric = KernelInceptionDistance(feature=_Given(real.shape[1]), subsets=SUBSETS, subset_size=size)
+        metric = KernelInceptionDistance(_Given(real.shape[1]), SUBSETS, size, **HERE)
         metric.update(real.double(), real=True)
         metric.update(fake.double(), real=False)
         mean, deviation = metric.compute()
