@@ -13,21 +13,18 @@ from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
-LOG_EVERY = 100
-"""Steps between entries of the log."""
-
 
 class Journal:
     """The record of one stage, `log`, which is kept in its state and goes on in the next run.
 
     Attributes:
-        log: {"step", "examples", "seconds" of training, "history": an entry each `LOG_EVERY` steps with the means
+        log: {"step", "examples", "seconds" of training, "history": an entry each `every` steps with the means
             since the last one, pictures a second and the share of time spent waiting for data, "validations": an
             entry each, "validation": the last}.
     """
 
     def __init__(self, name: str, steps: int, examples: int, log: dict, accelerator: Accelerator, out: Path,
-                 every: int = LOG_EVERY):
+                 every: int):
         self.name, self.steps, self.examples, self.log = name, steps, examples, log
         self.accelerator, self.out, self.every = accelerator, out, every
         start = log["step"]

@@ -17,13 +17,13 @@ from reposedm_core.checkpoint import load_into
 from training.distributed import mean_over_processes, use_global_batch_norm
 from training.feed import Batches, Steps, open_loader, to_device
 from training.interrupts import Interrupts, Stopped
-from training.journal import LOG_EVERY, Journal, draw_curves, empty_log
+from training.journal import Journal, draw_curves, empty_log
 from training.settings import StageSettings
 from training.stages.base import Stage
 from training.state import differences, read_state, save_atomically
 
-WITHOUT_INFLUENCE = ("minutes", "save_every", "validate_every", "workers", "checkpointing", "compile", "batch",
-                     "accumulate", "init")
+WITHOUT_INFLUENCE = ("minutes", "save_every", "log_every", "validate_every", "workers", "checkpointing", "compile",
+                     "batch", "accumulate", "init")
 """Settings that may change between runs; of batch and accumulate their product over all processes counts."""
 
 
@@ -35,8 +35,7 @@ def learning_rate(settings: StageSettings, step: int, steps: int | None = None) 
     return settings.lr * (settings.lr_end + (1 - settings.lr_end) * 0.5 * (1 + math.cos(math.pi * min(done, 1))))
 
 
-def train(stage: Stage, out: Path, seed: int, accelerator: Accelerator, resume: bool = True,
-          log_every: int = LOG_EVERY) -> tuple[nn.Module, dict]:
+def train(stage: Stage, out: Path, seed: int, accelerator: Accelerator, resume: bool = True) -> tuple[nn.Module, dict]:
     """Train a stage for `settings.steps` steps; returns the averaged network and its log (see `Journal`).
 
     Every step draws from generators of (seed, step) alone, so that a resumed run sees what an uninterrupted one sees.
@@ -48,7 +47,7 @@ def train(stage: Stage, out: Path, seed: int, accelerator: Accelerator, resume: 
         InputError: the state in `out` belongs to another network, the disk is full, or data cannot be read.
     """
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(stage, out, seed, accelerator, log_every)
+    run = _Run(stage, out, seed, accelerator)
     state = read_state(run.path) if resume else None
     if state is not None:
         run.restore(state)
@@ -61,9 +60,9 @@ def train(stage: Stage, out: Path, seed: int, accelerator: Accelerator, resume: 
 class _Run:
     """A stage on its way: the trained module, its average and optimiser, and the log."""
 
-    def __init__(self, stage: Stage, out: Path, seed: int, accelerator: Accelerator, log_every: int):
+    def __init__(self, stage: Stage, out: Path, seed: int, accelerator: Accelerator):
         self.stage, self.settings, self.out, self.seed = stage, stage.settings, out, seed
-        self.accelerator, self.log_every = accelerator, log_every
+        self.accelerator = accelerator
         self.path = out / f"{stage.name}.state.pt"
         self.module = stage.build()
         if accelerator.num_processes > 1:
@@ -114,7 +113,7 @@ class _Run:
     def optimise(self) -> None:
         settings, log, accelerator = self.settings, self.log, self.accelerator
         journal = Journal(self.stage.name, settings.steps, self.steps.examples, log, accelerator, self.out,
-                          self.log_every)
+                          settings.log_every)
         loader = iter(open_loader(self.steps, log["step"], settings.workers, accelerator.device.type == "cuda"))
         try:
             with Interrupts() as interrupts:

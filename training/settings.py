@@ -33,6 +33,7 @@ class StageSettings:
             0 in theory (of an attention's key bias, say) moves a weight as much as a real one.
         minutes: stop a run after so long and keep the state (0: no limit). The schedule follows steps alone.
         save_every: steps between checkpoints.
+        log_every: steps between entries of the log.
         validate_every: steps between validations, each with a sample sheet; 0: only after the last step.
         ema: decay of the weight average.
         init: exported checkpoint whose weights of this stage training starts from; a state in `out` comes first.
@@ -53,6 +54,7 @@ class StageSettings:
     eps: float = 1e-8
     minutes: float = 0.0
     save_every: int = 200
+    log_every: int = 100
     validate_every: int = 0
     ema: float = 0.998
     init: str = ""
@@ -216,7 +218,8 @@ def check(settings: Settings) -> None:
     if strange:
         raise InputError(f"tracker: unknown {strange}; known are {', '.join(TRACKERS)}.")
     least = {"steps": 0, "batch": 1, "accumulate": 1, "lr": 0, "lr_end": 0, "warmup": 0, "weight_decay": 0,
-             "minutes": 0, "save_every": 1, "validate_every": 0, "ema": 0, "workers": 0, "pairs": 1, "pictures": 0}
+             "minutes": 0, "save_every": 1, "log_every": 1,
+             "validate_every": 0, "ema": 0, "workers": 0, "pairs": 1, "pictures": 0}
     shares = ("dropout", "caption_dropout", "colour_shuffle", "ema")
     for stage in STAGES:
         own = getattr(settings, stage)

@@ -22,6 +22,7 @@ import denoising
 import growth
 import guided
 import operators
+import stages
 import table
 import torch
 from models import ROOT, Bench
@@ -32,8 +33,8 @@ from tqdm import tqdm
 Section = Callable[[Bench], Iterator[Row]]
 
 SECTIONS: list[Section] = [operators.rows, aligner.rows, context.rows, guided.rows, denoising.rows, commands.rows,
-                           growth.rows]
-"""What is measured, in this order; a new group of rows (training throughput, say) is one more function here."""
+                           stages.rows, growth.rows]
+"""What is measured, in this order; a new group of rows is one more function here."""
 
 
 def measure(bench: Bench, sections: list[Section]) -> list[Row]:

@@ -51,7 +51,16 @@ def test_every_budget_of_the_design_has_a_row(quick):
         assert any(row["budget"] for row in report["rows"] if row["design"] == design), design
         assert design in printed
     # one block a budget, growth last
-    assert [d for i, d in enumerate(named) if i == 0 or named[i - 1] != d] == [*DESIGN, "how cost grows"]
+    assert [d for i, d in enumerate(named) if i == 0 or named[i - 1] != d] == [
+        *DESIGN, "training, each stage of mini", "how cost grows"]
+
+
+def test_every_stage_of_the_training_has_its_pictures_a_second_and_its_waiting_judged(quick):
+    rows = {row["what"]: row for row in quick[1]["rows"] if row["design"].startswith("training")}
+    for stage in ("vae", "estimator", "aligner", "reposedm"):
+        assert rows[f"{stage}: pictures a second"]["value"] > 0
+        waiting = rows[f"{stage}: share of its time spent waiting for data"]
+        assert 0 <= waiting["value"] <= 1 and waiting["budget"] == ["≤", 0.1]
 
 
 def test_json_has_the_machine_and_judged_rows(quick):

@@ -64,8 +64,8 @@ def toy(out: Path, kind: type[Stage] = Toy, fails=None, **changes) -> Stage:
     return stage
 
 
-def run(out: Path, kind: type[Stage] = Toy, resume: bool = True, fails=None, log_every: int = 100, **changes):
-    return train(toy(out, kind, fails, **changes), out, 11, Accelerator(cpu=True), resume, log_every)
+def run(out: Path, kind: type[Stage] = Toy, resume: bool = True, fails=None, **changes):
+    return train(toy(out, kind, fails, **changes), out, 11, Accelerator(cpu=True), resume)
 
 
 def state(out: Path) -> dict:
