@@ -63,9 +63,9 @@ def prepare(name: str, root: str | Path, out: str | Path, size: tuple[int, int] 
     if isinstance(adapter, CaptionedAdapter):      # another form on disk
         return prepare_captions(adapter, root, out, size or adapter.size, workers, shares)
     size = size or adapter.size
-    estimator = estimator or adapter.estimator
-    reading = Reading(size, adapter.resize, estimator, openpose_weights, least_joints)
     plan = adapter.plan(root, shares, out)
+    estimator = estimator or ("none" if plan.annotated else adapter.estimator)
+    reading = Reading(size, adapter.resize, estimator, openpose_weights, least_joints)
     if not plan.items:
         raise InputError(f"{root}: no picture of {adapter.title} found there ({_counted(plan.skipped) or 'nothing'}); "
                          "training/data/README.md shows the folders that are expected.")

@@ -135,7 +135,7 @@ def test_deepfashion_says_what_it_leaves_out(deepfashion, tmp_path):
 
 def test_market1501(market, tmp_path):
     out = tmp_path / "set"
-    report = prepare("market1501", market, out, estimator="none", shares=Shares(val=0))
+    report = prepare("market1501", market, out, shares=Shares(val=0))
     assert reasons(report) == {"-1_c1s1_000401_03.jpg": "distractor", "0000_c1s1_000151_01.jpg": "distractor",
                                "0001_c3s1_000551_00.jpg": "no keypoints"}
     assert names(out) == sorted((*MARKET["bounding_box_train"], *MARKET["bounding_box_test"][2:], *MARKET["query"]))
@@ -149,10 +149,10 @@ def test_market1501(market, tmp_path):
     assert np.array_equal(array(out, "pictures")[2], original), "pictures of that size stay as they are"
 
 
-def test_market1501_estimates_where_nothing_is_annotated_and_takes_official_pairs(market, tmp_path):
+def test_market1501_estimates_what_is_not_annotated_if_asked_and_takes_official_pairs(market, tmp_path):
     (market / "market-pairs-train.csv").write_text(
         "from,to\n0007_c3s3_077419_03.jpg,0007_c1s6_028546_01.jpg\n0007_c3s3_077419_03.jpg,0010_c6s4_002427_07.jpg\n")
-    report = prepare("market1501", market, tmp_path / "set", least_joints=1, shares=Shares(val=0))
+    report = prepare("market1501", market, tmp_path / "set", estimator="ours", least_joints=1, shares=Shares(val=0))
     assert reasons(report)["0007_c3s3_077419_03.jpg, 0010_c6s4_002427_07.jpg"] == "pair of two people"
     assert len(People(tmp_path / "set", "train")) == 1
     # The grey query picture was given to the estimator: it has a pose of more than the two dots, or none.

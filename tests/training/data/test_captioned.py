@@ -118,6 +118,9 @@ def test_splits_and_what_is_left_out(laion, tmp_path):
     (laion / "pose/00000/000000002.npz").write_bytes(b"PK\3\4 broken")
     mapping[keys[3]]["prompt"] = "  "
     np.savez(laion / "pose/00001/000000004.npz", people_of(NOSE_AT, score=0.01))
+    save_figure(tmp_path / "secret.jpg", (64, 64), {NOSE: (20.0, 20.0)})
+    (laion / "images/00001/link.jpg").symlink_to(tmp_path / "secret.jpg")
+    mapping["link"] = {**mapping[keys[5]], "img_path": "Aesthetics_Human/images/00001/link.jpg"}
     mapping["out"] = {"img_path": "images/../../../secret.jpg", "pose_path": "pose/a.npz", "prompt": "x"}
     mapping["half"] = {"img_path": "images/a.jpg"}
     mapping["elsewhere"] = {"img_path": "/etc/passwd", "pose_path": "pose/a.npz", "prompt": "x"}
@@ -125,8 +128,8 @@ def test_splits_and_what_is_left_out(laion, tmp_path):
     report = prepare("laion_human", laion, tmp_path / "set", shares=Shares(val=0))
     assert {skip["name"]: skip["reason"] for skip in report["skipped_files"]} == {
         keys[0]: "corrupt picture", keys[1]: "missing pose file", keys[2]: "corrupt pose file", keys[3]: "no caption",
-        keys[4]: "no keypoints", "out": "outside of the root", "half": "unreadable entry",
-        "elsewhere": "unreadable entry"}
+        keys[4]: "no keypoints", "out": "outside of the root", "link": "outside of the root",
+        "half": "unreadable entry", "elsewhere": "unreadable entry"}
     assert len(Captioned(tmp_path / "set")) == report["written"] == 1
     # A finished set, and a picture that was mended: only that one is taken up, in its place.
     save_figure(laion / "images/00000/000000000.jpg", SIZES[0], {NOSE: NOSE_AT})

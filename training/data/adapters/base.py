@@ -48,11 +48,15 @@ class Item:
 
 @dataclass
 class Plan:
-    """What a set holds: its pictures in row order, its official pairs of names (or None), and what is left out."""
+    """What a set holds: its pictures in row order, its official pairs of names (or None), and what is left out.
+
+    `annotated`: the set came with keypoints, so a picture without is left out unless an estimator is asked for.
+    """
 
     items: list[Item]
     pairs: list[tuple[str, str]] | None = None
     skipped: list[Skip] = field(default_factory=list)
+    annotated: bool = False
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _load_public(file: Path) -> HigherHRNet:
 def _heatmaps(network: torch.nn.Module, size: tuple[int, int], picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The one person of a picture, seen letterboxed to `size`."""
     height, width = picture.shape[:2]
-    image = torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)[None].float() / 127.5 - 1
+    image = torch.tensor(picture).movedim(-1, 0)[None].float() / 127.5 - 1
     joints = predict_pose(network, fit_image(image, *size), THRESHOLD)[0].double().numpy()
     scale = min(size[0] / height, size[1] / width)
     inner = np.array([max(1, round(width * scale)), max(1, round(height * scale))])        # as in fit_image

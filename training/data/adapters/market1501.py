@@ -61,4 +61,4 @@ class Market1501(Adapter):
                     pairs.append(pair)
                 else:
                     skipped.append(Skip(", ".join(pair), "pair of two people"))
-        return Plan(items, pairs, skipped)
+        return Plan(items, pairs, skipped, annotated=bool(keypoints))
