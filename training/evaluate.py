@@ -114,6 +114,10 @@ def evaluate(options: Options, out: str | Path) -> dict:
     if len(set(rows)) < len(rows):
         raise InputError(f"Two rows of the table have one name ({', '.join(rows)}): name them apart.")
     judge = open_judge(options, contenders)
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out: {out} cannot be made a folder ({error}); name another one.") from None
     measured = compare(people, pairs, list(contenders.values()), judge, options.seeds, options.batch,
                        options.pictures, options.save_pictures)
     real = real_features(People(options.data, "train"), judge, options.batch) if options.real == "train" else None

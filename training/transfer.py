@@ -136,7 +136,7 @@ def open_contender(path: str | Path, people: People, name: str = OURS, strength:
         strength, steps, scale: None is what the checkpoint has as default.
 
     Raises:
-        InputError: no such checkpoint, or made for pictures of another size than the set's.
+        InputError: no such checkpoint, made for pictures of another size than the set's, or steps out of range.
     """
     pipe = RePoseDMPipeline.from_pretrained(path, device)
     config = pipe.config
@@ -144,12 +144,13 @@ def open_contender(path: str | Path, people: People, name: str = OURS, strength:
         raise InputError(f"The set {people.root} has pictures of {people.width}×{people.height}, "
                          f"{Path(path).name} makes {config.width}×{config.height}: make a set with --height "
                          f"{config.height} --width {config.width}.")
+    steps = config.steps if steps is None else steps
+    simple_sigmas(pipe.schedule, steps)      # refuses a number of steps before the first picture
     strength = config.field.strength if strength is None else strength
     kinds = {name: OFF}
     if strength:
         kinds[f"{name} + field {strength:g}"] = replace(config.field, strength=strength)
-    return Contender(pipe, kinds, config.steps if steps is None else steps,
-                     config.guidance_scale if scale is None else scale)
+    return Contender(pipe, kinds, steps, config.guidance_scale if scale is None else scale)
 
 
 # -- pictures in files

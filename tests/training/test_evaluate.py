@@ -220,5 +220,7 @@ def test_what_the_command_line_refuses(data, weights, tmp_path, capsys):
         with pytest.raises(SystemExit):
             evaluate.main([*given, *more])
         assert message in capsys.readouterr().err
+    assert evaluate.main([*given[:-1], str(weights / "below"), "--real", "none"]) == 2
+    assert "out: " in capsys.readouterr().err, "said before the first picture is made"
     assert evaluate.main([*given, "--lpips", "--real", "none", "--backbones", str(tmp_path)]) == 2
     assert "alexnet-owt-7be5be79.pth" in capsys.readouterr().err

@@ -3,10 +3,9 @@
 A measure of single pictures gives one number a picture, (n,) float64, NaN where it does not apply.
 """
 
-from reposedm_core.metrics import joint_distances, joint_error, pck, pck_measures
+from reposedm_core.metrics import pck, pck_measures
 
 from .pictures import colour_measures, foreground_l1, psnr, ssim_51, ssim_256
-from .statistics import interval, mean_or_nan
+from .statistics import interval
 
-__all__ = ["colour_measures", "foreground_l1", "interval", "joint_distances", "joint_error", "mean_or_nan", "pck",
-           "pck_measures", "psnr", "ssim_51", "ssim_256"]
+__all__ = ["colour_measures", "foreground_l1", "interval", "pck", "pck_measures", "psnr", "ssim_51", "ssim_256"]

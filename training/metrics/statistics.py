@@ -1,16 +1,10 @@
-"""Means, and how sure they are."""
+"""How sure a mean is."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-
-
-def mean_or_nan(values: np.ndarray) -> float:
-    """Mean of the numbers among `values`; NaN where there is none."""
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else math.nan
 
 
 def interval(values: np.ndarray, groups: np.ndarray, seed: int = 0, rounds: int = 2000,
