@@ -115,7 +115,7 @@ class AlignerStage(Stage):
         return RecurrentPoseAligner(self.config.aligner)
 
     def checkpointed(self, module: RecurrentPoseAligner) -> None:
-        for part in module.mapformers:
+        for part in (module.source_encoder, module.pose_encoder, *module.mapformers, *module.aggregators):
             part.forward = partial(checkpoint, part.forward, use_reentrant=False)
 
     def prepare(self, main: bool) -> None:
