@@ -103,10 +103,10 @@ class CaptionedLatents:
 
     def _fill(self, arrays: dict[str, np.ndarray], autoencoder: KLAutoencoder, text: TextEncoder, device: torch.device,
               chunk: int) -> None:
-        missing = np.flatnonzero(arrays["done"][:] == 0)
-        for first in tqdm(range(0, len(missing), chunk), desc="encoding", unit="batch", mininterval=5,
-                          disable=not len(missing)):
-            rows = missing[first:first + chunk]
+        # Chunks keep their places: a row computed beside other rows may differ in its last digit.
+        chunks = [np.arange(first, min(first + chunk, len(self))) for first in range(0, len(self), chunk)]
+        missing = [rows for rows in chunks if not arrays["done"][rows].all()]
+        for rows in tqdm(missing, desc="encoding", unit="batch", mininterval=5, disable=not missing):
             examples = [self.data.read(int(number)) for number in self.numbers[rows]]
             made = {"target": autoencoder.encode(torch.stack([e.picture for e in examples]).to(device)),
                     "pose": autoencoder.encode(torch.stack([skeleton(e) for e in examples]).to(device)),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import string
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,47 +17,22 @@ from reposedm_core.field import HigherHRNet
 from training.settings import RePoseSDSettings
 from training.stages.captioned_latents import MOST_PEOPLE
 from training.stages.reposesd import RePoseSDStage
+from training.tiny import write_stable_diffusion
 
 HEIGHT, WIDTH = 64, 48
-WORDS, DIM = 12, 32
 CPU = torch.device("cpu")
 PRESET = replace(PRESETS["sd21"], field=FieldConfig(training=0.0))
 
 
-def write_tokenizer(folder: Path) -> int:
-    """CLIP's byte-pair files of lower-case letters with two merges; how many words they have."""
-    folder.mkdir()
-    pairs = ["r e", "re d</w>"]
-    words = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase), "re", "red</w>",
-             "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]))
-    return len(words)
-
-
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """A Stable Diffusion 2.1 as diffusers saves it, of few channels, random everywhere."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    """A Stable Diffusion 2.1 of few channels as diffusers saves it; it predicts v, as the one of 768 pixels does."""
+    from diffusers import DDIMScheduler
 
     root = tmp_path_factory.mktemp("stable-diffusion")
-    words = write_tokenizer(root / "tokenizer")
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        in_channels=4, out_channels=4, block_out_channels=(64, 128), layers_per_block=1, cross_attention_dim=DIM,
-        attention_head_dim=(1, 2), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), use_linear_projection=True)
-    vae = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                        block_out_channels=(8, 8, 8, 8), layers_per_block=2, norm_num_groups=8, latent_channels=4)
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=words, hidden_size=DIM, intermediate_size=64, num_hidden_layers=2, num_attention_heads=1,
-        max_position_embeddings=WORDS, hidden_act="gelu", bos_token_id=words - 2, eos_token_id=words - 1,
-        pad_token_id=words - 1))
-    for network, part in ((unet, "unet"), (vae, "vae"), (text, "text_encoder")):
-        for weight in network.parameters():
-            weight.data.add_(0.02 * torch.randn_like(weight))
-        network.save_pretrained(root / part)
+    write_stable_diffusion(root)
+    text = root / "text_encoder" / "config.json"
+    text.write_text(json.dumps({**json.loads(text.read_text()), "hidden_act": "gelu"}))
     DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
                   prediction_type="v_prediction").save_pretrained(root / "scheduler")
     return root

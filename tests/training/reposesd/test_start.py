@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from reposedm_core.errors import InputError
 from training.stages.stable_diffusion import StableDiffusion
+from training.tiny import DIM, WORDS
 
-from .conftest import DIM, PRESET, WORDS, prepared, stage_of, started
+from .conftest import PRESET, prepared, stage_of, started
 
 
 def test_the_folder_says_sizes_and_schedule(folder):
