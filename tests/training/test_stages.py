@@ -138,6 +138,11 @@ def test_the_true_map_has_the_least_alignment_loss(people, tmp_path):
     true, still = value(batch["flow"]), value(identity_map(32, 24).expand(4, -1, -1, -1))
     assert float(true["epe1"]) == pytest.approx(0.1, abs=1e-3), "the square root's smoothing"
     assert still["epe1"] > 1 and true["loss"] < still["loss"]
+    # where neither picture shows the person, what stays where it is costs least
+    assert (batch["ground"] * (batch["visible"] > 0)).sum() == 0 < batch["ground"].sum()
+    told["ground"] = batch["ground"]
+    mixed = torch.where(batch["ground"] > 0, identity_map(*batch["flow"].shape[-2:]), batch["flow"])
+    assert value(mixed)["loss"] < value(batch["flow"])["loss"] - 0.1
 
 
 def test_tags_of_a_person_that_agree_pull_no_more():

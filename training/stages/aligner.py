@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reposedm_core.alignment import Alignment, RecurrentPoseAligner
-from reposedm_core.alignment.warp import resize_map, warp
+from reposedm_core.alignment.warp import identity_map, resize_map, warp
 from reposedm_core.config import ModelConfig
 from training.data.dataset import Pairs, People
 from training.stages.base import Plan, Stage
@@ -20,11 +20,15 @@ from training.stages.picture_grid import picture_grid
 
 DISCOUNT = 0.7
 """Weight of an iteration relative to the next, as in recurrent optical flow."""
+GROUND = 0.3
+"""Weight of the background's end-point error relative to the body's."""
 
 
-def alignment_loss(alignment: Alignment, source: Tensor, target: Tensor, flow: Tensor,
-                   visible: Tensor) -> dict[str, Tensor]:
+def alignment_loss(alignment: Alignment, source: Tensor, target: Tensor, flow: Tensor, visible: Tensor,
+                   ground: Tensor | None = None) -> dict[str, Tensor]:
     """End-point error on the body, visibility cross-entropy, and photometric error where the source shows the target.
+
+    With `ground` the end-point error of the background, too: it stays where it is.
 
     Predictions are upsampled to the truth: a downsampled truth would mix sampling positions across outlines. All are
     means over a picture's cells first, then over the pictures.
@@ -32,17 +36,27 @@ def alignment_loss(alignment: Alignment, source: Tensor, target: Tensor, flow: T
     Args:
         source, target: pictures (B, 3, H, W).
         flow, visible: exact sampling map (B, 2, h, w) and its label (B, 1, h, w), 0 background, 1 occluded, 2 visible.
+        ground: (B, 1, h, w), 1 where neither picture shows a person.
     """
     h, w = flow.shape[-2:]
+    here = identity_map(h, w, device=flow.device, dtype=flow.dtype)
     body, seen = (visible > 0).float(), (visible == 2).float()
     shows = F.interpolate(torch.maximum(seen, 1 - body), size=source.shape[-2:])
     half = half_size(source)[..., None, None]
 
     def one(sampling: Tensor, logit: Tensor) -> dict[str, Tensor]:
-        error = (((resize_map(sampling, h, w) - flow) * half).square().sum(1, keepdim=True) + 0.01).sqrt()
+        fine = resize_map(sampling, h, w)
+
+        def distance(truth: Tensor) -> Tensor:
+            return (((fine - truth) * half).square().sum(1, keepdim=True) + 0.01).sqrt()
+
+        error = distance(flow)
+        moved = mean_where(error * (seen + 0.3 * (body - seen)), body)
+        if ground is not None:
+            moved = moved + GROUND * mean_where(distance(here), ground)
         logit = F.interpolate(logit, size=(h, w), mode="bilinear", align_corners=False)
         off = (warp(source, sampling) - target).abs().mean(1, keepdim=True)
-        return {"flow": mean_where(error * (seen + 0.3 * (body - seen)), body) / 4, "epe": mean_where(error, seen),
+        return {"flow": moved / 4, "epe": mean_where(error, seen),
                 "visibility": F.binary_cross_entropy_with_logits(logit, seen), "photometric": mean_where(off, shows)}
 
     return over_iterations([one(*each) for each in zip(alignment.maps, alignment.visibility, strict=True)])
@@ -138,6 +152,9 @@ class AlignerStage(Stage):
                  "skeleton": people.skeletons(*target)}
         if people.has_correspondence:
             batch["flow"], batch["visible"] = people.correspondence(pairs)
+            if people.has_masks:      # the outline's own pixels are a mixture of both
+                person = F.adaptive_max_pool2d((people.masks(*source) > 0).float(), batch["visible"].shape[-2:])
+                batch["ground"] = (1 - person) * (batch["visible"] == 0)
         else:
             for name, which in (("source_joints", source), ("target_joints", target)):
                 batch[name] = torch.from_numpy(people.joints(*which)).float()
