@@ -198,10 +198,16 @@ class People:
                              "synthetic people have it.")
         source, target = self.rows(pairs.identity, pairs.source), self.rows(pairs.identity, pairs.target)
         # Stored by source row and by the target's place among all pictures of the person, finished or not.
-        place = target - np.searchsorted(self.arrays["identity"], pairs.identity)
+        place = target - self._starts[np.searchsorted(self.identities, pairs.identity)]
         flow = np.asarray(self.arrays["flow"][source, place]).astype(np.float32)
         visible = np.array(self.arrays["visibility"][source, place])
         return torch.from_numpy(flow).movedim(-1, 1), torch.from_numpy(visible)[:, None]
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """First row of each of the split's people; rows that were never written may carry the label 0."""
+        labels, first = np.unique(self.arrays["identity"], return_index=True)
+        return first[np.searchsorted(labels, self.identities)]
 
     # -- choosing
 

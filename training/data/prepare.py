@@ -78,7 +78,7 @@ def prepare(name: str, root: str | Path, out: str | Path, size: tuple[int, int] 
                    "plan": fingerprint(plan)}
     skipped = list(plan.skipped)
     with PeopleWriter(out, plan, description, size) as writer:
-        missing = writer.missing
+        missing = np.flatnonzero(~writer.done)
         with tqdm(total=len(plan.items), initial=len(plan.items) - len(missing), desc=name, unit="picture") as bar:
             for number, result in adapter.rows(plan, missing, reading, workers):
                 if isinstance(result, Skip):
@@ -88,7 +88,7 @@ def prepare(name: str, root: str | Path, out: str | Path, size: tuple[int, int] 
                     writer.write(number, result)
                 bar.update()
         writer.settle()
-        report = summary(name, plan, np.array(writer.arrays["done"]), sorted(skipped))
+        report = summary(name, plan, writer.done, sorted(skipped))
     write_whole(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 

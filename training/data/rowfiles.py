@@ -38,7 +38,7 @@ class RowFiles:
         if need > free:
             raise InputError(
                 f"The set needs {need / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free: make room, give "
-                "another --out, fewer --identities, or leave out --correspondence."
+                "another --out, or ask for a smaller set."
             )
         for name in missing:
             self._create(name)

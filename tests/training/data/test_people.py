@@ -72,6 +72,10 @@ def test_correspondence_is_found_past_an_unfinished_picture(root):
     flow[...] = (np.arange(14)[:, None] * 10 + np.arange(4))[..., None, None, None]      # source row, target's place
     np.save(root / "flow.npy", flow)
     np.save(root / "visibility.npy", np.full((14, 4, 2, 2), 2, np.uint8))
+    label, done = np.load(root / "identity.npy"), np.load(root / "done.npy")
+    label[2] = done[2] = 0      # as a row that was never written
+    np.save(root / "identity.npy", label)
+    np.save(root / "done.npy", done)
     found, visible = People(root, "train").correspondence(Pairs(np.array([9, 20]), np.array([0, 2]), np.array([1, 0])))
     assert found.shape == (2, 2, 2, 2) and visible.shape == (2, 1, 2, 2)
     assert found[:, 0, 0, 0].tolist() == [32, 90], "row 3 to the third of person 9's pictures; row 9 to the first"

@@ -9,8 +9,9 @@ import pytest
 
 from reposedm_core.errors import InputError
 from training.data.adapters.base import Shares
+from training.data.adapters.reading import Reading
 from training.data.adapters.tracking import WARM_UP, follow, overlap
-from training.data.adapters.video import cut, read_frames
+from training.data.adapters.video import Video, cut, read_frames
 from training.data.dataset import People
 from training.data.prepare import prepare
 
@@ -106,14 +107,16 @@ def test_a_folder_of_videos(tmp_path):
     (folder / "broken.avi").write_bytes(b"RIFF no video")
     (folder / "notes.txt").write_text("x")
     (folder / "link.mp4").symlink_to(tmp_path)
-    report = prepare("video", folder, tmp_path / "set", (64, 48), estimator="none", shares=Shares(0.25, 0.25))
-    assert report["skipped"].pop("corrupt video") == 1
-    assert list(report["skipped"]) == ["no keypoints"], "nothing was to find joints"
-    lines = (tmp_path / "set/names.txt").read_text().splitlines()
-    assert lines[0].startswith("a.avi, person 0, frame ") and lines[-1].startswith("b.avi, person 1, frame ")
-    identity = np.load(tmp_path / "set/identity.npy")
+    plan = Video().plan(folder, Shares(0.25, 0.25), tmp_path / "set")
+    assert [(skip.name, skip.reason) for skip in plan.skipped] == [("broken.avi", "corrupt video")]
+    assert plan.items[0].name.startswith("a.avi, person 0, frame ")
+    assert plan.items[-1].name.startswith("b.avi, person 1, frame ")
+    identity = [item.identity for item in plan.items]
     assert np.unique(identity).tolist() == [0, 1, 2, 3] and (np.diff(identity) >= 0).all()
-    assert sorted(np.unique(np.load(tmp_path / "set/split.npy"))) == [0, 1, 2]
+    assert {item.split for item in plan.items} == {"train", "val", "test"}
+    rows = dict(Video().rows(plan, range(len(plan.items)), Reading((64, 48), "letterbox", "none"), 1))
+    assert sorted(rows) == list(range(len(plan.items)))
+    assert {row.reason for row in rows.values()} == {"no keypoints"}, "nothing was to find joints"
     with pytest.raises(InputError, match="cannot be read as a video"):
         prepare("video", folder / "broken.avi", tmp_path / "other")
     assert len(list(read_frames(folder / "a.avi"))) == 58

@@ -1,11 +1,10 @@
-"""Writing a people set so that a kill loses nothing and a full disk is told before a byte is lost."""
+"""The folder of a people set that an adapter fills: what it is, its rows, names and official pairs."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from reposedm_core.errors import InputError
 from training.data.adapters.base import Plan
 from training.data.adapters.reading import Row
 from training.data.dataset import SPLITS, VERSION
+from training.data.rowfiles import RowFiles
 
 FLUSH_EVERY = 64
 """Rows between two flushes; an interruption repeats at most these."""
@@ -56,19 +56,10 @@ class PeopleWriter:
     """
 
     def __init__(self, out: Path, plan: Plan, description: dict, size: tuple[int, int]):
-        self.out, self._waiting = out, []
-        shapes = layout(len(plan.items), *size)
+        self.out, self.plan, self._waiting = out, plan, 0
         self._describe({"format": "people set", "version": VERSION, "height": size[0], "width": size[1],
                         "rows": len(plan.items), **description})
-        needed = sum(int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize for name, (shape, kind)
-                     in shapes.items() if not (out / f"{name}.npy").is_file())
-        free = shutil.disk_usage(out).free
-        if needed > free:
-            raise InputError(f"{out}: the set needs {needed / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free. "
-                             "Make room, choose another --out, or a smaller --size.")
-        self.arrays = {name: self._open(name, *shape) for name, shape in shapes.items()}
-        self.arrays["identity"][:] = [item.identity for item in plan.items]
-        self.arrays["split"][:] = [SPLITS.index(item.split) for item in plan.items]
+        self.files = RowFiles(out, layout(len(plan.items), *size))
         names = "".join(json.dumps(item.name)[1:-1] + "\n" for item in plan.items)
         write_whole(out / "names.txt", names)
         for split, rows in official_pairs(plan).items():
@@ -89,48 +80,36 @@ class PeopleWriter:
         else:
             write_whole(file, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
 
-    def _open(self, name: str, shape: tuple[int, ...], dtype: str) -> np.memmap:
-        file = self.out / f"{name}.npy"
-        if not file.is_file():
-            reserve(file, shape, dtype)
-        try:
-            array = np.lib.format.open_memmap(file, mode="r+")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file}: not the array that was begun there ({error}); delete {self.out}.") from error
-        if array.shape != shape or array.dtype != np.dtype(dtype):
-            raise InputError(f"{file} holds {array.dtype} {array.shape}, not {dtype} {shape}: give another --out.")
-        return array
-
     @property
-    def missing(self) -> np.ndarray:
-        """Rows that are not finished."""
-        return np.flatnonzero(self.arrays["done"] == 0)
+    def done(self) -> np.ndarray:
+        """(n,) bool: finished rows."""
+        return self.files.done()
 
     def write(self, number: int, row: Row) -> None:
-        self.arrays["pictures"][number] = row.picture
-        self.arrays["openpose"][number], self.arrays["joints"][number] = row.openpose, row.joints
-        self._waiting.append(number)
-        if len(self._waiting) >= FLUSH_EVERY:
+        """Write a row; it counts as finished once it is settled."""
+        item = self.plan.items[number]
+        values = {"pictures": row.picture, "joints": row.joints, "openpose": row.openpose, "identity": item.identity,
+                  "split": SPLITS.index(item.split)}
+        self.files.write(number, {name: np.asarray(value)[None] for name, value in values.items()})
+        self._waiting += 1
+        if self._waiting >= FLUSH_EVERY:
             self.settle()
 
     def settle(self) -> None:
         """Bring what was written to the disk, and only then call it done."""
-        for name, array in self.arrays.items():
-            if name != "done":
-                array.flush()
-        self.arrays["done"][self._waiting] = 1
-        self.arrays["done"].flush()
-        self._waiting.clear()
+        self.files.settle()
+        self._waiting = 0
 
     def __enter__(self) -> PeopleWriter:
         return self
 
     def __exit__(self, *_) -> None:      # also after Ctrl-C: what is there is kept
         self.settle()
+        self.files.close()
 
 
 def official_pairs(plan: Plan) -> dict[str, np.ndarray]:
-    """Rows (m, 2) of the set's own pairs, by split; pairs with a picture that is not listed are added to `skipped`."""
+    """Rows (m, 2) of the set's own pairs, by split; without pairs of pictures that are no rows."""
     if plan.pairs is None:
         return {}
     number = {item.name: n for n, item in enumerate(plan.items)}
@@ -141,28 +120,6 @@ def official_pairs(plan: Plan) -> dict[str, np.ndarray]:
             continue
         found.setdefault(plan.items[a].split, []).append((a, b))
     return {split: np.array(rows, np.int64) for split, rows in found.items()}
-
-
-def reserve(file: Path, shape: tuple[int, ...], dtype: str) -> None:
-    """A new array of zeros, whose place on the disk is taken at once: a write into it cannot fail for want of room.
-
-    Raises:
-        InputError: the disk is full.
-    """
-    fresh = file.with_suffix(".part")
-    try:
-        np.lib.format.open_memmap(fresh, mode="w+", dtype=dtype, shape=shape).flush()
-        if hasattr(os, "posix_fallocate"):
-            with fresh.open("r+b") as opened:
-                try:
-                    os.posix_fallocate(opened.fileno(), 0, fresh.stat().st_size)
-                except OSError as error:      # a file system that cannot reserve
-                    if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                        raise
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise full(error, file) from error
-    os.replace(fresh, file)
 
 
 def full(error: OSError, file: Path) -> InputError | OSError:
