@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,16 @@ def processes() -> tuple[int, int]:
     return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
 
 
+def join_processes(device: str) -> str:
+    """Join the processes that `accelerate launch` started, if it did; the device of this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    return device if device == "cpu" else str(state.device)
+
+
 def compare(people: People, pairs: Pairs, contenders: list[Contender], judge: Judge, seeds: Sequence[int] = (0,),
             batch: int = 16, folders: dict[str, Path] | None = None, save: Path | None = None) -> Comparison:
     """Measure the source copied, what checkpoints make of the pairs, pictures in folders, and the truth.
@@ -108,7 +119,7 @@ def compare(people: People, pairs: Pairs, contenders: list[Contender], judge: Ju
                 place, seeded = save / folder_name(row), any(row in contender.kinds for contender in contenders)
                 save_pictures(place / f"seed-{seeds[number]}" if seeded and len(seeds) > 1 else place, given, pictures)
         parts.append(part)
-    parts = sorted(_gathered(parts), key=lambda part: part.first)
+    parts = sorted(gathered(parts), key=lambda part: part.first)
     rows = {row: [_joined([part.rows[row][number] for part in parts]) for number in range(len(measured))]
             for row, measured in parts[0].rows.items()}
     pictures = {row: [file for part in parts for file in part.pictures[row]] for row in parts[0].pictures}
@@ -125,7 +136,7 @@ def real_features(people: People, judge: Judge, batch: int = 16) -> np.ndarray:
     for first in tqdm(firsts, desc=f"{people.split}: features of the real pictures", unit="batch", disable=rank > 0):
         images = people.pictures(identity[first:first + batch], index[first:first + batch]).to(judge.device)
         found.append((first, judge.extractor(images).cpu().numpy()))
-    return np.concatenate([features for _, features in sorted(_gathered(found), key=lambda part: part[0])])
+    return np.concatenate([features for _, features in sorted(gathered(found), key=lambda part: part[0])])
 
 
 def set_measures(comparison: Comparison, real: np.ndarray | None,
@@ -174,8 +185,8 @@ def _joined(parts: list[Measured]) -> Measured:
                     [found for part in parts for found in part.people], features)
 
 
-def _gathered(parts: list) -> list:
-    """The parts of all processes."""
+def gathered(parts: list) -> list:
+    """The parts of all processes, in every process."""
     if processes()[1] == 1:
         return parts
     from accelerate.utils import gather_object

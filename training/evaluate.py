@@ -8,7 +8,6 @@ Under `accelerate launch` the pairs are shared among the processes; the numbers 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ import numpy as np
 
 from reposedm_core.errors import InputError
 from reposedm_core.networks import SHIPPED
-from training.comparison import Comparison, compare, processes, real_features, set_measures
+from training.comparison import Comparison, compare, join_processes, processes, real_features, set_measures
 from training.data.dataset import SPLITS, People
 from training.judge import Detector, Judge, load_detector
 from training.metrics import backbones
@@ -31,7 +30,7 @@ from training.page import write_page
 from training.protocol import notes
 from training.report import Summary, captions, rounded, summarise, write_report
 from training.sheet import comparison_sheet
-from training.transfer import COPY, OURS, TRUTH, UPPER, WARP, Contender, open_contender
+from training.transfer import COPY, OURS, TRUTH, UPPER, WARP, Contender, named, open_contender
 
 REAL = ("none", "targets", "train")
 """The real set of FID and KID: without them, the true targets of the pairs, or every training picture (published)."""
@@ -193,22 +192,14 @@ def _difference(measured: Comparison, row: str, base: str) -> dict[str, np.ndarr
     return {name: one[name] - other[name] for name in one}
 
 
-def _named(value: str) -> tuple[str, Path]:
-    """NAME=PATH of an option."""
-    name, found, path = value.partition("=")
-    if not (name and found and path):
-        raise argparse.ArgumentTypeError(f"{value!r} is not NAME=PATH")
-    return name, Path(path)
-
-
 def parse(arguments: list[str] | None = None) -> tuple[Options, Path]:
     """The options of the command line, and the folder for the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, help="checkpoint exported by training/train.py")
     parser.add_argument("--name", default=OURS, help="of its rows (default: %(default)s)")
-    parser.add_argument("--also", type=_named, action="append", default=[], metavar="NAME=FILE",
+    parser.add_argument("--also", type=named, action="append", default=[], metavar="NAME=FILE",
                         help="one more checkpoint in the table, e.g. B1=runs/b1/reposedm-mini-b1.safetensors")
-    parser.add_argument("--pictures", type=_named, action="append", default=[], metavar="NAME=FOLDER",
+    parser.add_argument("--pictures", type=named, action="append", default=[], metavar="NAME=FOLDER",
                         help="pictures that any model made, named as --save-pictures names them")
     parser.add_argument("--data", type=Path, required=True, help="folder of a people set")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
@@ -238,19 +229,15 @@ def parse(arguments: list[str] | None = None) -> tuple[Options, Path]:
     out, weights, name = given.pop("out"), given.pop("weights"), given.pop("name")
     checkpoints = ([(name, weights)] if weights else []) + given.pop("also")
     pictures = given.pop("pictures")
-    for named in (checkpoints, pictures):
-        if len(dict(named)) < len(named):
-            parser.error(f"two of {', '.join(name for name, _ in named)} have the same name")
+    for given_names in (checkpoints, pictures):
+        if len(dict(given_names)) < len(given_names):
+            parser.error(f"two of {', '.join(name for name, _ in given_names)} have the same name")
     return Options(weights=dict(checkpoints), pictures=dict(pictures), **given), out
 
 
 def main(arguments: list[str] | None = None) -> int:
     options, out = parse(arguments)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
-
-        state = PartialState(cpu=options.device == "cpu")
-        options.device = str(state.device) if options.device != "cpu" else "cpu"
+    options.device = join_processes(options.device)
     began = time.monotonic()
     try:
         evaluate(options, out)

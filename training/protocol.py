@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
+from training.judge import ANYBODY
 from training.metrics.distribution import LARGEST_SUBSET, SUBSETS
-from training.metrics.people import ANYBODY, MOST_PEOPLE
+from training.metrics.people import MOST_PEOPLE
 from training.metrics.perceptual import NETWORK
 from training.metrics.pictures import LEAST_SHARE, REGIONS, RIGHT_COLOUR, WINDOW
 from training.report import Summary
 from training.transfer import SEED_STRIDE, TRUTH
+
+PEOPLE = ("OKS: object keypoint similarity with the pose asked for, COCO's σ, the area being the bounding box of the "
+          f"labelled joints. AP: pycocotools' OKS-AP .50:.95 against the pose asked for, at most {MOST_PEOPLE} "
+          "detections; AP(m): of people of 32² to 96² square pixels. CAP: the same with a cosine of the joints in "
+          "place of OKS, “fixed” as HumanSD defines it, “as published” as its public code computes it (the detected y "
+          "are its x, and coordinates are divided by COCO's σ first). PCE: mean |people asked for − people found|.")
+
+
+def finder(judge: str, several: bool) -> str:
+    """Who found the people."""
+    limit = ("It finds several people." if several else
+             f"It finds one person, or nobody where the joints' mean score is below {ANYBODY:g}.")
+    return (f"Joints and people are found by {judge}: what it gets wrong on the true pictures is the row “{TRUTH}”. "
+            f"{limit}")
+
+
+def distribution_note(extractor: str, real: str, pictures: int) -> str:
+    """How FID and KID were measured."""
+    return (f"FID and KID (torchmetrics) on the features of {extractor}, against {real} ({pictures} pictures). FID is "
+            f"biased upwards with few pictures: compare rows of one table. KID ± its deviation over {SUBSETS} subsets "
+            f"of half the pictures, at most {LARGEST_SUBSET:,}. Numbers of two extractors do not compare.")
 
 
 def notes(protocol: dict[str, Any], rows: Summary) -> list[str]:
@@ -38,25 +60,16 @@ def notes(protocol: dict[str, Any], rows: Summary) -> list[str]:
             "where the true picture shows the garment; ΔE: its mean.")
     own = ", trained on people of the same generator where the set is synthetic" if protocol["own_judge"] else ""
     lines += [
-        f"Joints and people are found by {protocol['judge']}{own}: what it gets wrong on the true pictures is the row "
-        f"“{TRUTH}”. " + ("It finds several people." if protocol["several_people"] else
-                          f"It finds one person, or nobody where no joint's peak reaches {ANYBODY:g}."),
+        finder(protocol["judge"] + own, protocol["several_people"]),
         "PCK@a: share of the target's visible joints found within a·height; torso@0.2: within 0.2 of the distance from "
         "left shoulder to right hip; PCKh-like@0.5: within half of the distance between the ears (COCO has no head "
         "segment); joints px: mean distance of those found.",
-        "OKS: object keypoint similarity with the pose asked for, COCO's σ, the area being the bounding box of the "
-        f"labelled joints. AP: pycocotools' OKS-AP .50:.95 against the pose asked for, at most {MOST_PEOPLE} "
-        "detections; AP(m): of people of 32² to 96² square pixels. CAP: the same with a cosine of the joints in place "
-        "of OKS, “fixed” as HumanSD defines it, “as published” as its public code computes it (the detected y are "
-        "its x, and coordinates are divided by COCO's σ first). PCE: mean |people asked for − people found|."]
+        PEOPLE]
     if guided and protocol["own_judge"]:
         lines.append("The field follows the gradient of the very estimator that judges: that flatters the joint "
                      "columns of its rows.")
     if protocol["extractor"]:
         real = ("the true targets of the pairs" if protocol["real"] == "targets"
                 else "all training pictures, as in the published protocol")
-        lines.append(f"FID and KID (torchmetrics) on the features of {protocol['extractor']}, against {real} "
-                     f"({protocol['real_pictures']} pictures). FID is biased upwards with few pictures: compare rows "
-                     f"of one table. KID ± its deviation over {SUBSETS} subsets of half the pictures, at most "
-                     f"{LARGEST_SUBSET:,}. Numbers of two extractors do not compare.")
+        lines.append(distribution_note(protocol["extractor"], real, protocol["real_pictures"]))
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -154,6 +155,14 @@ def open_contender(path: str | Path, people: People, name: str = OURS, strength:
 
 
 # -- pictures in files
+
+def named(value: str) -> tuple[str, Path]:
+    """NAME=PATH of a command line."""
+    name, found, path = value.partition("=")
+    if not (name and found and path):
+        raise argparse.ArgumentTypeError(f"{value!r} is not NAME=PATH")
+    return name, Path(path)
+
 
 def file_name(batch: Batch, n: int) -> str:
     """Name of the picture of a batch's n-th pair: NUMBER_PERSON_SOURCE_TARGET.png."""

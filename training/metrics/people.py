@@ -14,8 +14,6 @@ from reposedm_core.metrics import pose_cosine
 
 MOST_PEOPLE = 20
 """Detections of one picture that count, best first."""
-ANYBODY = 0.1
-"""Score of the best joint below which nobody is where an estimator of one person looks."""
 AREAS = {"all": (0.0, 1e10), "medium": (32.0**2, 96.0**2)}
 """Persons' areas in square pixels, as COCO has them."""
 

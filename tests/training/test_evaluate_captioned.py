@@ -1,0 +1,80 @@
+"""Folders of pictures measured against a captioned set, with the shipped estimator, on the example people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reposedm_core.networks import SHIPPED
+from training import evaluate_captioned
+from training.data.captioned import Captioned
+from training.data.dataset import to_unit
+from training.judge import load_detector
+
+EXAMPLES = Path(__file__).parents[2] / "workflows" / "examples"
+PEOPLE = ("pink_top.png", "lime_top.png", "black_shirt.png", "blue_top.png")
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four people of 96×128 pixels, their joints as the shipped estimator finds them."""
+    root = tmp_path_factory.mktemp("captioned")
+    (root / "images").mkdir()
+    detector, offsets, lines = load_detector(SHIPPED), [], b""
+    for name in PEOPLE:
+        picture = Image.open(EXAMPLES / name).convert("RGB").resize((96, 128), Image.Resampling.BICUBIC)
+        picture.save(root / "images" / name)
+        joints = detector(to_unit(np.array(picture))[None])[0]
+        offsets.append(len(lines))
+        lines += json.dumps({"image": name, "caption": "a person", "height": 128, "width": 96,
+                             "joints": joints.tolist()}).encode() + b"\n"
+    (root / "captions.jsonl").write_bytes(lines)
+    np.save(root / "offsets.npy", np.array(offsets))
+    np.save(root / "split.npy", np.full(len(PEOPLE), 2, np.uint8))
+    (root / "dataset.json").write_text(json.dumps({"format": "captioned set", "version": 1, "name": "examples",
+                                                   "images": str(root / "images"), "height": 128, "width": 96}))
+    assert len(Captioned(root, "test")) == 4
+    return root
+
+
+def test_right_pictures_are_right_and_others_are_not(captioned, tmp_path, capsys):
+    for name, order in (("same", range(4)), ("mixed", (1, 2, 3, 0))):
+        (tmp_path / name).mkdir()
+        for number, place in enumerate(order):
+            Image.open(captioned / "images" / PEOPLE[place]).save(tmp_path / name / f"{number:05d}.png")
+    (tmp_path / "grey").mkdir()
+    for number in range(4):
+        Image.new("RGB", (96, 128), (128, 128, 128)).save(tmp_path / "grey" / f"{number:05d}.png")
+    folders = [part for name in ("same", "mixed", "grey") for part in ("--pictures", f"{name}={tmp_path / name}")]
+    out = tmp_path / "out"
+    assert evaluate_captioned.main(["--data", str(captioned), "--out", str(out), "--batch", "3", *folders]) == 0
+    found = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    rows = {row: {name: cell["mean"] for name, cell in cells.items()} for row, cells in found["rows"].items()}
+    assert list(rows) == ["same", "mixed", "grey", "the truth itself"]
+    for row in ("same", "the truth itself"):
+        assert [rows[row][name] for name in ("ap", "ap_m", "cap", "pce")] == pytest.approx([1, 1, 1, 0], abs=1e-6)
+    assert rows["same"]["fid"] == pytest.approx(0, abs=1e-3) == rows["mixed"]["fid"], "the same pictures, as a set"
+    assert rows["mixed"]["ap"] < 0.5 and rows["mixed"]["pce"] == 0
+    assert rows["grey"]["ap"] == 0 and rows["grey"]["pce"] == 1 and rows["grey"]["fid"] > 10 * rows["mixed"]["fid"] + 1
+    assert "fid" not in rows["the truth itself"]
+    text = (out / "results.md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out and "FID, EfficientNet-Lite0 ↓" in text and "| – | – |" in text
+    assert found["protocol"]["pictures"] == 4
+
+
+def test_bad_input_is_one_clear_line(captioned, tmp_path, capsys):
+    def refused(folder: Path, *more: str) -> str:
+        given = ["--data", str(captioned), "--out", str(tmp_path / "out"), "--pictures", f"mine={folder}", *more]
+        assert evaluate_captioned.main(given) == 2
+        return capsys.readouterr().err
+
+    assert "00000.png cannot be read" in refused(tmp_path / "none")
+    Image.fromarray(torch.zeros(8, 8, 3, dtype=torch.uint8).numpy()).save(tmp_path / "00000.png")
+    assert "is 8×8, the set has 96×128" in refused(tmp_path, "--count", "1")
+    assert "count = -1" in refused(tmp_path, "--count", "-1")
+    assert "inception_v3_google" in refused(tmp_path, "--extractor", "inception", "--backbones", str(tmp_path))
