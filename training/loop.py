@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from reposedm_core.checkpoint import load_into
+from reposedm_core.errors import InputError
 from training.distributed import mean_over_processes, use_global_batch_norm
 from training.feed import Batches, Steps, open_loader, to_device
 from training.interrupts import Interrupts, Stopped
@@ -76,7 +77,11 @@ class _Run:
     def restore(self, state: dict) -> None:
         load_into(self.module, state["network"], f"{self.path} (give another out=, or resume=false)")
         self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        try:
+            self.optimiser.load_state_dict(state["optimiser"])
+        except ValueError as error:
+            raise InputError(f"{self.path} is of a run in which other weights are trained ({error}); go on with the "
+                             "settings of that run, or give another out=.") from error
         for group in self.optimiser.param_groups:
             group.update(weight_decay=self.settings.weight_decay, eps=self.settings.eps)
         self.log, self.made_of = {**empty_log(), **state["log"], "step": state["step"]}, state.get("made_of")
@@ -199,6 +204,8 @@ class _Run:
                              "made_of": self.made_of}, self.path)
 
     def stop(self, number: int) -> None:
-        why = "interrupted" if number else f"stopped after {self.settings.minutes:g} minutes"
+        # Of several processes only some may have got the signal.
+        limited = self.settings.minutes and not number
+        why = f"stopped after {self.settings.minutes:g} minutes" if limited else "interrupted"
         raise Stopped(f"{self.stage.name}: {why} at step {self.log['step']}, its state is saved; run the same command "
                       "again to go on.", number)

@@ -58,12 +58,13 @@ class VaeStage(Stage):
         return module.autoencoder
 
     def prepare(self, main: bool) -> None:
-        self.people, self.held_out = People(self.root, "train"), People(self.root, "val")
+        self.people, self.held_out, self.main = People(self.root, "train"), People(self.root, "val"), main
         self.crop = min(CROP, self.people.height), min(CROP, self.people.width)
 
     def initialise(self, module: Reconstruction) -> None:
         kept = fit_encoder(module.autoencoder, self.people)
-        print(f"vae: {len(kept)} components keep {kept.sum():.1%} of the patches' variance", flush=True)
+        if self.main:
+            print(f"vae: {len(kept)} components keep {kept.sum():.1%} of the patches' variance", flush=True)
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
         stride = self.config.autoencoder.stride
