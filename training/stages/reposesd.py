@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from reposedm_core.checkpoint import load_into, load_parts, read_header, read_weights
 from reposedm_core.config import EstimatorConfig, ModelConfig, from_dict
+from reposedm_core.diffusion.autoencoder import KLAutoencoder
 from reposedm_core.diffusion.losses import training_loss
 from reposedm_core.diffusion.reposesd import GuidedRePoseSD, RePoseSD, TextCondition, save_reposesd, unet_weights
 from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas
@@ -22,13 +24,15 @@ from reposedm_core.errors import InputError
 from reposedm_core.field import HigherHRNet
 from reposedm_core.field.official import load_official
 from reposedm_core.pictures import check_size, shown
-from training.data.captions import open_captions
+from training.data.captioned import Captioned
+from training.data.captions import CaptionedPeople, open_captions
 from training.settings import RePoseSDSettings
 from training.sheet import comparison_sheet
 from training.stages.base import Plan, Stage
 from training.stages.captioned_latents import CaptionedLatents, fixed_order, largest, skeleton
 from training.stages.field_term import FieldTerm
 from training.stages.stable_diffusion import StableDiffusion
+from training.stages.text import TextEncoder
 from training.stages.vae_kl import fill_autoencoder
 from training.state import checksum
 
@@ -85,23 +89,38 @@ class RePoseSDStage(Stage):
 
     def save(self, network: RePoseSD, path: Path, card: dict[str, Any]) -> None:
         """One file in half precision with VAE and text encoder, which RePoseSD Loader reads (see `save_reposesd`)."""
-        save_reposesd(path, network, self.autoencoder, self.text.network.state_dict(), self.config, card)
+        config = replace(self.config, height=self.data.height, width=self.data.width)
+        save_reposesd(path, network, self.autoencoder, self.text.network.state_dict(), config, card)
 
     # -- the data
 
+    @cached_property
+    def autoencoder(self) -> KLAutoencoder:
+        """Stable Diffusion's, or the one of `settings.autoencoder`; frozen."""
+        network = self.start.autoencoder()
+        if self.settings.autoencoder:
+            fill_autoencoder(network, self.settings.autoencoder, "reposesd.autoencoder")
+        return network.to(self.device)
+
+    @cached_property
+    def text(self) -> TextEncoder:
+        """Stable Diffusion's text encoder, frozen."""
+        network = self.start.text_encoder()
+        if network.dim != self.config.denoiser.context_dim:
+            raise InputError(f"reposesd.start = {self.start.path}: its text encoder's states have {network.dim} "
+                             f"numbers and its U-Net reads {self.config.denoiser.context_dim}.")
+        return network.to(self.device)
+
+    @cached_property
+    def data(self) -> Captioned | CaptionedPeople:
+        """The training split."""
+        return open_captions(self.root, "train")
+
     def prepare(self, main: bool) -> None:
         self.schedule = DiffusionSchedule(self.config.schedule)
-        self.autoencoder = self.start.autoencoder().to(self.device)
-        self.text = self.start.text_encoder().to(self.device)
-        if self.settings.autoencoder:
-            fill_autoencoder(self.autoencoder, self.settings.autoencoder, "reposesd.autoencoder")
-        if self.text.dim != self.config.denoiser.context_dim:
-            raise InputError(f"reposesd.start = {self.start.path}: its text encoder's states have {self.text.dim} "
-                             f"numbers and its U-Net reads {self.config.denoiser.context_dim}.")
-        self.null = self.text(self.text.ids([""]).to(self.device))
-        self.data, self.held_out = open_captions(self.root, "train"), open_captions(self.root, "val")
         check_size(self.data.height, self.data.width, self.autoencoder.stride)
-        self.config = replace(self.config, height=self.data.height, width=self.data.width)
+        self.null = self.text(self.text.ids([""]).to(self.device))
+        self.held_out = open_captions(self.root, "val")
         self.numbers = fixed_order(len(self.data), self.settings.pictures)
         self.checked = fixed_order(len(self.held_out), VALIDATION_PICTURES)
         about = (self.root / "dataset.json").read_bytes()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 
 from reposedm_core.checkpoint import read_header
 from reposedm_core.diffusion.autoencoder import load_autoencoder
@@ -50,11 +51,12 @@ def test_the_result_is_read_by_the_package_and_is_a_start_again(folder, figures,
 
 
 @pytest.mark.parametrize("space", ["off", "features"])
-def test_the_entry_point_makes_the_file(folder, figures, tmp_path, estimator, space):
+def test_the_entry_point_makes_the_file(folder, figures, tmp_path, estimator, capsys, space):
     field = ["model.field.training=0"] if space == "off" else [f"reposesd.estimator={estimator}"]
-    assert main([str(CONFIGS / "reposesd.yaml"), f"data={figures}", f"out={tmp_path}", f"reposesd.start={folder}",
+    arguments = [str(CONFIGS / "reposesd.yaml"), f"data={figures}", f"out={tmp_path}", f"reposesd.start={folder}",
                  *field, "device=cpu", "tracker=none", "threads=1", "reposesd.steps=2", "reposesd.accumulate=2",
-                 "reposesd.batch=2", "reposesd.workers=1"]) == 0
+                 "reposesd.batch=2", "reposesd.workers=1"]
+    assert main(arguments) == 0
     path = tmp_path / "reposesd.safetensors"
     card = read_header(path, "reposesd")["card"]
     assert card["reposesd"]["steps"] == 2 and card["reposesd"]["examples"] == 8
@@ -62,6 +64,13 @@ def test_the_entry_point_makes_the_file(folder, figures, tmp_path, estimator, sp
     assert load_reposesd(path).config.block_channels == (64, 128)
     state = torch.load(tmp_path / "reposesd.state.pt", weights_only=True)
     assert ("field" in state["log"]["history"][-1]) == (space != "off")
+    if space == "off":
+        made = load_file(path)
+        path.unlink()
+        assert main(arguments) == 0, "a finished run writes its result again"
+        assert same(load_file(path), made) and reposesd_config(path).height == HEIGHT
+        assert main([*arguments, "reposesd.train=all", "reposesd.steps=3"]) == 2
+        assert "other weights are trained" in capsys.readouterr().err
 
 
 def test_a_mistake_at_the_entry_point_is_told_in_one_line(figures, tmp_path, capsys):
