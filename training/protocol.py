@@ -55,7 +55,7 @@ def notes(protocol: dict[str, Any], rows: Summary) -> list[str]:
         lines.append("foreground L1: mean absolute difference, range 0..1, inside the true person's mask.")
     if "colour_right" in columns:
         lines.append(
-            f"colours right: pairs whose {' and '.join(REGIONS)} (each where it covers {LEAST_SHARE:.1%} or more of "
+            f"colours right: pairs whose {', '.join(REGIONS)} (each where it covers {LEAST_SHARE:.1%} or more of "
             f"the true picture) have a mean CIELAB colour within ΔE {RIGHT_COLOUR:g} (CIE76) of the true one, measured "
             "where the true picture shows the garment; ΔE: its mean.")
     own = ", trained on people of the same generator where the set is synthetic" if protocol["own_judge"] else ""

@@ -12,7 +12,7 @@ MOST_DECIBELS = 100.0
 """PSNR of identical pictures, which would be infinite; the next best 8-bit picture of 96×128 has 94 dB."""
 WINDOW = 51
 """Side of the window of `ssim_51` in pixels."""
-REGIONS = {"top": 3, "bottom": 4}
+REGIONS = {"top": 3, "bottom": 4, "dress": 7}
 """Garments whose colour is judged, and their labels in garments.npy."""
 RIGHT_COLOUR, LEAST_SHARE = 20.0, 0.005
 """Largest ΔE of a right colour, and the share of the picture that a garment must cover to be judged."""
