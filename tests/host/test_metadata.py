@@ -128,7 +128,7 @@ def test_root_module_exports_the_extension_and_nothing_else():
     assert all(isinstance(node, (ast.Expr, ast.ImportFrom, ast.Assign)) for node in tree.body)
 
 
-@pytest.mark.parametrize("folder", ["tests", "training", "workflows"])
+@pytest.mark.parametrize("folder", ["tests", "workflows"])
 def test_no_package_files_outside_the_packages(folder):
     assert not list((ROOT / folder).rglob("__init__.py"))
 
