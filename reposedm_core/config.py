@@ -87,6 +87,8 @@ class DenoiserConfig:
         texture: what the context tokens are. "aligned": F_S^N, the latent of the aligned picture (the paper, and B2);
             "source": the unaligned source through a simple CNN (B1); "text": a text encoder's (RePoseSD).
         channel_condition: also feed the aligned latent and its visibility on the channel axis (**ours**, `mini`).
+        residual: with channel_condition, a learned gate also lets the aligned latent through as a first estimate of
+            ŷ_0, of which the U-Net predicts the rest (**ours**, `mini`).
         learned_variance: the output has 2C channels, the second half being the variance logits (eq. 4).
         height, width: latent size the learned positions belong to; other sizes interpolate them. 0: no positions.
         norm_groups: groups of the U-Net's group norms.
@@ -100,6 +102,7 @@ class DenoiserConfig:
     context_dim: int = 96
     texture: str = "aligned"
     channel_condition: bool = True
+    residual: bool = True
     learned_variance: bool = True
     height: int = 16
     width: int = 12

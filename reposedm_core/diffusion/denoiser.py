@@ -141,9 +141,10 @@ class Conditioner(nn.Module):
 class Denoiser(Conditioner):
     """Predicts v (or ε) and the variance logits from [z_t, E(P)], context tokens and, in `mini`, the aligned latent.
 
-    The aligned latent also offers the network a first estimate of ŷ_0: a learned gate lets it through, scaled as
-    ŷ_0 enters v. The U-Net then only has to say what is different. Any latent size will do: where a resolution does
-    not halve evenly the U-Net rounds up. Its middle block attends to the context whatever `attention` says.
+    With `residual` the aligned latent also offers the network a first estimate of ŷ_0: a learned gate lets it through,
+    scaled as ŷ_0 enters v. The U-Net then only has to say what is different. Any latent size will do: where a
+    resolution does not halve evenly the U-Net rounds up. Its middle block attends to the context whatever `attention`
+    says.
     """
 
     def __init__(self, config: DenoiserConfig, operations=nn):
@@ -156,7 +157,7 @@ class Denoiser(Conditioner):
                                sample_size=(config.height, config.width) if config.height else None)
         nn.init.zeros_(self.unet.conv_out.weight)
         nn.init.zeros_(self.unet.conv_out.bias)
-        self.gate = operations.Conv2d(2 * c + 1, c, 3, padding=1) if config.channel_condition else None
+        self.gate = operations.Conv2d(2 * c + 1, c, 3, padding=1) if aligned and config.residual else None
 
     def forward(self, z: Tensor, t: Tensor, pose_latent: Tensor, tokens: Tensor, aligned: Tensor,
                 visibility: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -174,14 +175,14 @@ class Denoiser(Conditioner):
             InputError: a shape or dtype that does not fit the others, or a batch of 0. No value is looked at.
         """
         sizes, like = check_inputs(self.unet, self.config, z, t, pose_latent, tokens)
-        if self.gate is not None:
+        if self.config.channel_condition:
             check_tensor(aligned, "aligned", "B C h w", sizes, like=like)
             check_tensor(visibility, "visibility", "B 1 h w", sizes, like=like)
             check_tensor(sigma, "sigma", "B 1 1 1", sizes, like=like)
         inputs = [z, pose_latent]
         if self.position is not None:
             inputs.append(resized(self.position, z.shape[-2:]).to(z).expand(len(z), -1, -1, -1))
-        if self.gate is not None:
+        if self.config.channel_condition:
             inputs += [aligned, visibility]
         out = self.unet(torch.cat(inputs, 1), t, encoder_hidden_states=tokens, return_dict=False)[0]
         prediction, variance = out.chunk(2, 1) if self.config.learned_variance else (out, None)

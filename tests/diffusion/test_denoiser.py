@@ -39,6 +39,20 @@ def test_every_variant_predicts_latents_and_variance(texture, channel):
     assert out.x0.shape == out.variance_logits.shape == (2, 4, 8, 8)
 
 
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_fresh_denoiser_predicts_the_gated_aligned_latent_or_nothing(residual):
+    model = Denoiser(dataclasses.replace(TINY, residual=residual)).eval()     # its last layer is zero
+    arguments = inputs()
+    prediction = model(**arguments)[0]
+    if residual:
+        pose, aligned, visibility, sigma = (arguments[name] for name in ("pose_latent", "aligned", "visibility", "sigma"))
+        gate = model.gate(torch.cat([pose, aligned, visibility], 1)).sigmoid()
+        assert torch.allclose(prediction, -sigma * gate * aligned)
+    else:
+        assert not prediction.any()
+        assert model.unet.conv_in.in_channels == Denoiser(TINY).unet.conv_in.in_channels, "the channel axis stays"
+
+
 def test_the_source_reaches_b1_and_the_aligned_latent_the_others():
     for texture, moves in (("source", 0), ("aligned", 1)):
         model = make(dataclasses.replace(TINY, texture=texture, channel_condition=False))
