@@ -45,7 +45,7 @@ def test_a_fresh_denoiser_predicts_the_gated_aligned_latent_or_nothing(residual)
     arguments = inputs()
     prediction = model(**arguments)[0]
     if residual:
-        pose, aligned, visibility, sigma = (arguments[name] for name in ("pose_latent", "aligned", "visibility", "sigma"))
+        pose, aligned, visibility, sigma = map(arguments.get, ("pose_latent", "aligned", "visibility", "sigma"))
         gate = model.gate(torch.cat([pose, aligned, visibility], 1)).sigmoid()
         assert torch.allclose(prediction, -sigma * gate * aligned)
     else:
