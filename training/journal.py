@@ -34,7 +34,7 @@ class Journal:
         self._reset()
 
     def _reset(self) -> None:
-        self._sums: dict[str, float] = {}
+        self._values: dict[str, list[float]] = {}      # not every step gives every one
         self._count, self._waited, self._spent = 0, 0.0, 0.0
 
     @contextmanager
@@ -57,7 +57,7 @@ class Journal:
         self.log["examples"] += self.examples
         self.log["seconds"] = round(self.log["seconds"] + now - self._mark, 3)
         for key, value in values.items():
-            self._sums[key] = self._sums.get(key, 0.0) + value
+            self._values.setdefault(key, []).append(value)
         self._count += 1
         self.bar.set_postfix_str(f"{self._rate():.1f} pictures/s, waiting {self._share():.0%}, "
                                  f"loss {values['loss']:.4f}", refresh=False)
@@ -72,7 +72,7 @@ class Journal:
         return self._waited / max(self._spent, 1e-9)
 
     def _enter(self) -> None:
-        means = {key: value / self._count for key, value in self._sums.items()}
+        means = {key: sum(values) / len(values) for key, values in self._values.items()}
         entry = {"step": self.log["step"], "seconds": round(self.log["seconds"], 1), **means,
                  "pictures_per_second": round(self._rate(), 2), "waiting": round(self._share(), 4)}
         self.log["history"].append(entry)

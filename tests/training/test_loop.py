@@ -55,7 +55,7 @@ class Toy(Stage):
     def loss(self, model, batch, step):
         factor = self.fails(step) if self.fails else 1.0
         loss = (model(batch["x"]) - batch["y"]).square().mean()
-        return {"loss": loss * factor, "mse": loss}
+        return {"loss": loss * factor, "mse": loss, **({"late": 0 * loss + 3} if step >= 3 else {})}
 
 
 def toy(out: Path, kind: type[Stage] = Toy, fails=None, **changes) -> Stage:
@@ -231,6 +231,7 @@ def test_validation_and_sheets_come_while_it_trains_and_see_the_average(tmp_path
     average, log = run(tmp_path, Watched, steps=10, validate_every=4, log_every=5)
     assert [entry["step"] for entry in log["history"]] == [5, 10]
     assert {"loss", "mse", "pictures_per_second", "waiting"} < set(log["history"][0])
+    assert log["history"][0]["late"] == 3, "the mean of the steps that gave it"
     assert log["validations"] == [{"step": s, "answer": n} for s, n in ((4, 1.0), (8, 2.0), (10, 3.0))]
     assert log["validation"] == {"answer": 3.0} and all(network is average for network in shown)
     assert log["examples"] == 40
