@@ -48,6 +48,7 @@ class Options:
         pairs: how many of `People.fixed_pairs`; 0 is every pair of the set.
         steps, guidance_scale: each checkpoint's defaults when None.
         field_strength: of the rows with gradient guidance; None is each checkpoint's own, 0 leaves these rows out.
+        warm_start: below 1, sampling starts from the noised aligned latent, see `transfer.transfer`.
         seeds: of the noise; with several, numbers are means over them.
         judge, judge_udp: finds the joints in place of the first checkpoint's estimator, see `load_detector`.
         real: one of `REAL`. extractor: see `open_extractor`. backbones: folder of torchvision's weights.
@@ -65,6 +66,7 @@ class Options:
     steps: int | None = None
     guidance_scale: float | None = None
     field_strength: float | None = None
+    warm_start: float = 1.0
     seeds: list[int] = field(default_factory=lambda: [0])
     judge: Path | None = None
     judge_udp: bool = False
@@ -106,7 +108,7 @@ def evaluate(options: Options, out: str | Path) -> dict:
     people = People(options.data, options.split)
     pairs = people.fixed_pairs(options.pairs) if options.pairs else people.pairs(np.arange(len(people)))
     contenders = {name: open_contender(path, people, name, options.field_strength, options.steps,
-                                       options.guidance_scale, options.device)
+                                       options.guidance_scale, options.device, options.warm_start)
                   for name, path in options.weights.items()}
     generated = [row for contender in contenders.values() for row in contender.kinds]
     rows = [COPY, WARP, UPPER, TRUTH, *generated, *options.pictures]
@@ -130,7 +132,7 @@ def evaluate(options: Options, out: str | Path) -> dict:
         "data": people.name, "split": options.split, "pairs": len(pairs), "identities": len(np.unique(pairs.identity)),
         "width": people.width, "height": people.height, "seeds": options.seeds, "folders": list(options.pictures),
         "checkpoints": {name: {"weights": path.name, "preset": contender.pipe.config.name,
-                               "steps": contender.steps, "guidance_scale": contender.scale,
+                               "steps": contender.steps, "guidance_scale": contender.scale, "start": contender.start,
                                "field_strengths": [kind.strength for kind in contender.kinds.values()]}
                         for (name, path), contender in zip(options.weights.items(), contenders.values(), strict=True)},
         "judge": judge.detector.name, "own_judge": options.judge is None, "several_people": judge.detector.several,
@@ -209,6 +211,8 @@ def parse(arguments: list[str] | None = None) -> tuple[Options, Path]:
     parser.add_argument("--guidance-scale", type=float, help="w_c of eq. 16 (default: the checkpoint's)")
     parser.add_argument("--field-strength", type=float,
                         help="of the rows with gradient guidance (default: the checkpoint's; 0: no such rows)")
+    parser.add_argument("--warm-start", type=float, default=1.0, metavar="SHARE",
+                        help="start from the aligned latent, noised to this share of the schedule (default: noise)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--judge", type=Path, help="another pose estimator that finds the joints: "
                         "estimator.safetensors of a training run, or public HigherHRNet weights (.pth), which find "

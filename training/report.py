@@ -98,6 +98,7 @@ def how(protocol: dict) -> str:
     p = protocol
     seeds = ", ".join(map(str, p["seeds"]))
     made = [f"{name}: {c['weights']}, {c['steps']} DDIM steps, w_c {c['guidance_scale']:g}"
+            + (f", from the aligned latent at {c['start']:g} of the schedule" if c.get("start", 1) < 1 else "")
             for name, c in p["checkpoints"].items()]
     made += [f"{name}: pictures in a folder of that name" for name in p["folders"]]
     seeds = f"Seeds {seeds}; numbers are means over them" if len(p["seeds"]) > 1 else f"Seed {seeds}"

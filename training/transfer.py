@@ -35,12 +35,14 @@ class Contender:
     Attributes:
         kinds: row of the table → gradient guidance; `OFF` is none.
         steps, scale: DDIM steps and w_c of eq. 16.
+        start: see `transfer`.
     """
 
     pipe: RePoseDMPipeline
     kinds: dict[str, FieldConfig]
     steps: int
     scale: float
+    start: float = 1.0
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Batch:
 
 @torch.no_grad()
 def transfer(pipe: RePoseDMPipeline, condition: Condition, skeleton: Tensor, seeds: list[int], steps: int, scale: float,
-             guide: FieldConfig | None = None, joints: Tensor | None = None) -> Tensor:
+             guide: FieldConfig | None = None, joints: Tensor | None = None, start: float = 1.0) -> Tensor:
     """What `RePoseDMPipeline` does with one aligned picture and one pose, for each of a batch, by DDIM.
 
     Here each picture has a seed. The pipeline draws the noise of a whole batch from one, so that there the second
@@ -84,6 +86,8 @@ def transfer(pipe: RePoseDMPipeline, condition: Condition, skeleton: Tensor, see
         steps, scale: sampling steps and w_c of eq. 16.
         guide, joints: gradient guidance towards the COCO joints (B, 17, 3), or in space "features" the skeleton;
             None or a strength of 0 is off.
+        start: below 1, sampling starts from the aligned latent, noised to this share of the schedule (**ours**);
+            1 starts from noise.
 
     Returns:
         The results, (B, 3, H, W), about [-1, 1].
@@ -96,10 +100,11 @@ def transfer(pipe: RePoseDMPipeline, condition: Condition, skeleton: Tensor, see
         field = FieldGuidance.configured(guide, compare, target, pipe.decode)
     shape = condition.pose.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-    sigmas = simple_sigmas(pipe.schedule, steps).to(pipe.device)
+    noise = noise.to(pipe.device)
+    sigmas = simple_sigmas(pipe.schedule, round(steps / start))[-steps - 1:].to(pipe.device)
+    first = initial_latent(noise, sigmas[0]) if start == 1 else condition.aligned + sigmas[0] * noise
     model = GuidedDenoiser(pipe.denoiser, pipe.schedule, condition, scale, field)
-    latent = sample_ddim(model, initial_latent(noise.to(pipe.device), sigmas[0]), sigmas)
-    return pipe.decode(latent)
+    return pipe.decode(sample_ddim(model, first, sigmas))
 
 
 def to_pictures(images: Tensor) -> np.ndarray:
@@ -124,21 +129,26 @@ def generate(contender: Contender, batch: Batch, seeds: list[int],
         noises = [SEED_STRIDE * seed + batch.first + i for i in range(len(batch))]
         for row, kind in contender.kinds.items():
             yield row, number, to_pictures(transfer(pipe, condition, skeleton, noises, contender.steps,
-                                                    contender.scale, kind, torch.from_numpy(batch.joints)))
+                                                    contender.scale, kind, torch.from_numpy(batch.joints),
+                                                    contender.start))
 
 
 def open_contender(path: str | Path, people: People, name: str = OURS, strength: float | None = None,
-                   steps: int | None = None, scale: float | None = None, device: str = "cpu") -> Contender:
+                   steps: int | None = None, scale: float | None = None, device: str = "cpu",
+                   start: float = 1.0) -> Contender:
     """A checkpoint without guidance, and with guidance of `strength` where that is above 0.
 
     Args:
         path: exported by training/train.py.
         name: of its rows.
         strength, steps, scale: None is what the checkpoint has as default.
+        start: see `transfer`.
 
     Raises:
-        InputError: no such checkpoint, made for pictures of another size than the set's, or steps out of range.
+        InputError: no such checkpoint, made for pictures of another size, or steps or start out of range.
     """
+    if not 0 < start <= 1:
+        raise InputError(f"warm start = {start:g}: give a share of the schedule above 0; 1 starts from noise.")
     pipe = RePoseDMPipeline.from_pretrained(path, device)
     config = pipe.config
     if (people.height, people.width) != (config.height, config.width):
@@ -151,7 +161,7 @@ def open_contender(path: str | Path, people: People, name: str = OURS, strength:
     kinds = {name: OFF}
     if strength:
         kinds[f"{name} + field {strength:g}"] = replace(config.field, strength=strength)
-    return Contender(pipe, kinds, steps, config.guidance_scale if scale is None else scale)
+    return Contender(pipe, kinds, steps, config.guidance_scale if scale is None else scale, start)
 
 
 # -- pictures in files

@@ -224,3 +224,23 @@ def test_what_the_command_line_refuses(data, weights, tmp_path, capsys):
     assert "out: " in capsys.readouterr().err, "said before the first picture is made"
     assert evaluate.main([*given, "--lpips", "--real", "none", "--backbones", str(tmp_path)]) == 2
     assert "alexnet-owt-7be5be79.pth" in capsys.readouterr().err
+
+
+def test_a_warm_start_begins_at_the_aligned_latent(data, weights, tmp_path):
+    pipe = RePoseDMPipeline.from_pretrained(weights)
+    condition, _ = pipe.condition(*(torch.rand(1, 3, HEIGHT, WIDTH) * 2 - 1 for _ in range(2)))
+
+    def distance(start: float) -> float:
+        made = transfer(pipe, condition, torch.zeros(1, 3, HEIGHT, WIDTH), [0], 1, 1.0, start=start)
+        return float((made - pipe.decode(condition.aligned)).abs().mean())
+
+    assert distance(0.001) < 0.1 * distance(1.0), "with hardly any noise nothing else can come out"
+
+    def evaluated(start: float) -> dict:
+        return evaluate.evaluate(Options(data, {OURS: weights}, pairs=3, field_strength=0, warm_start=start,
+                                         real="none"), tmp_path)
+
+    assert evaluated(1.0)["rows"][OURS] != evaluated(0.5)["rows"][OURS]
+    assert "from the aligned latent at 0.5" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="warm start = 0"):
+        evaluated(0.0)
