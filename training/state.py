@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 import zlib
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,16 @@ class _Recorder:
         self.file.flush()
 
 
-def save_atomically(state: dict, path: Path) -> None:
+def save_atomically(state: dict, path: Path, shared: bool = False) -> None:
     """Write `state` so that a kill at any byte, or a power cut, leaves the previous file whole.
+
+    `shared`: other runs may write the same file at the same time; each first writes one of its own.
 
     Raises:
         InputError: the disk is full or cannot be written; the previous file is whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
+    temporary = path.with_suffix(f".{uuid.uuid4().hex}.part" if shared else ".part")
     recorder = None
     try:
         with open(temporary, "wb") as file:

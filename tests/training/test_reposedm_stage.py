@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -211,6 +213,45 @@ def test_latents_are_made_once_and_shared_and_stay_on_disk(tmp_path, people, net
     assert len(list(tmp_path.iterdir())) == 2, "other pairs are another file"
     file.write_bytes(file.read_bytes()[:100])
     assert torch.equal(cached(pairs).batch(np.array([2, 0]))["aligned"], batch["aligned"]), "a damaged one is made anew"
+
+
+def test_latents_of_another_set_or_another_scaling_are_not_taken(tmp_path, people, networks):
+    """Two sets may have the same people and pairs by name; a configuration may change latents and no weight."""
+    other, cpu = tmp_path / "set", torch.device("cpu")
+    shutil.copytree(people, other)
+    np.save(other / "pictures.npy", 255 - np.load(other / "pictures.npy"))
+    described = json.loads((other / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps({**described, "seed": 2}))
+    pairs, cache, targets = People(people, "train").fixed_pairs(3), tmp_path / "cache", []
+    aligners = networks.aligner, copy.copy(networks.aligner)
+    aligners[1].config = replace(networks.aligner.config, warp="latent")
+    for root, aligner in ((people, aligners[0]), (other, aligners[0]), (people, aligners[1])):
+        made = cache_latents(People(root, "train"), pairs, networks.autoencoder, aligner, cpu, cache)
+        targets.append(made.tensors["target"])
+    assert len(list(cache.iterdir())) == 3
+    assert not torch.equal(targets[0], targets[1]) and torch.equal(targets[0], targets[2])
+
+
+def test_runs_that_share_a_cache_may_make_it_at_the_same_time(tmp_path, people, networks, monkeypatch):
+    """Another run makes, writes and renames the file while this one is about to write it."""
+    figures, save, calls = People(people, "train"), torch.save, []
+
+    def cached():
+        return cache_latents(figures, figures.fixed_pairs(3), networks.autoencoder, networks.aligner,
+                             torch.device("cpu"), tmp_path)
+
+    def interleaved(state, file):
+        calls.append(file)
+        if len(calls) == 1:
+            others.append(cached())
+        save(state, file)
+
+    others = []
+    monkeypatch.setattr(torch, "save", interleaved)
+    mine = cached()
+    assert len(calls) == 2, "both have written"
+    assert [file.suffix for file in tmp_path.iterdir()] == [".pt"]
+    assert all(torch.equal(mine.tensors[name], value) for name, value in others[0].tensors.items())
 
 
 @pytest.mark.parametrize("space", ["heatmaps", "features"])

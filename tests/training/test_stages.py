@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ import torch
 from reposedm_core.alignment import Alignment
 from reposedm_core.alignment.warp import identity_map
 from reposedm_core.networks import NETWORKS
+from reposedm_core.pose import render_heatmaps
 from training.data import synthetic
 from training.data.dataset import People
 from training.settings import load_settings, model_of
 from training.stages.aligner import AlignerStage, alignment_loss, joint_loss
-from training.stages.estimator import pull_loss
+from training.stages.estimator import heatmap_loss, pull_loss
 from training.train import CONFIGS, stage_class
 
 CPU = torch.device("cpu")
@@ -189,3 +191,14 @@ def test_the_estimator_is_shown_more_than_the_set_has(people, tmp_path):
     moved = np.abs(batch["joints"].numpy() - joints)[..., :2].max((1, 2))
     assert (moved > 2).mean() > 0.9
     assert batch["images"].abs().max() <= 1
+
+
+def test_the_heat_maps_truth_is_not_rounded_where_the_network_computes_in_bfloat16():
+    joints = torch.tensor([[[11.3, 9.1, 2.0]] * 17])
+    truths = [render_heatmaps(joints, 32, 24, 1.5, stride) for stride in (4, 2)]
+    output = SimpleNamespace(heatmaps_quarter=torch.zeros_like(truths[0], dtype=torch.bfloat16),
+                             heatmaps_half=torch.zeros_like(truths[1], dtype=torch.bfloat16))
+    found = heatmap_loss(output, joints, 32, 24, 1.5)
+    assert found.dtype == torch.float32
+    expected = 100 * sum(((1 + 9 * truth.double()) * truth.double().square()).mean() for truth in truths)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)

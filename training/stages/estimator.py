@@ -21,8 +21,9 @@ PASTED = 0.6
 
 def heatmap_loss(output, joints: Tensor, height: int, width: int, sigma: float) -> Tensor:
     """Mean squared error of the heat maps at both resolutions; cells near a joint weigh more (they are few)."""
-    total = output.heatmaps_half.new_zeros(())
-    for stride, predicted in ((4, output.heatmaps_quarter), (2, output.heatmaps_half)):
+    total = joints.new_zeros(())
+    for stride, map_ in ((4, output.heatmaps_quarter), (2, output.heatmaps_half)):
+        predicted = map_.float()      # under bf16 the truth would be rounded, too
         truth = render_heatmaps(joints, height, width, sigma, stride).to(predicted)
         total = total + ((1 + 9 * truth) * (predicted - truth).square()).mean()
     return 100 * total

@@ -38,18 +38,22 @@ class Latents:
 @torch.no_grad()
 def cache_latents(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Module, device: torch.device,
                   folder: Path, joints: bool = False, chunk: int = 32) -> Latents:
-    """Encode and align every pair once; kept in a file of `folder` named after the check sum of pairs and networks.
+    """Encode and align every pair once; kept in a file of `folder` named after the check sum of all it is made of.
 
-    With `joints` the target's joints are among them, for the field. The tensors stay in the file (memory-mapped).
+    That is the set, the pairs' rows in it, and weights and configuration of both networks. With `joints` the target's
+    joints are among them, for the field. The tensors stay in the file (memory-mapped). Runs that share `folder` may
+    make it at the same time.
 
     Raises:
         InputError: the disk is full.
     """
-    made_of = checksum(pairs.identity, pairs.source, pairs.target, autoencoder, aligner)
+    rows = [people.rows(pairs.identity, index) for index in (pairs.source, pairs.target)]
+    configs = repr([getattr(network, "config", None) for network in (autoencoder, aligner)])      # scaling, radius, …
+    made_of = checksum((people.root / "dataset.json").read_bytes(), *rows, configs.encode(), autoencoder, aligner)
     file = folder / f"latents.{people.split}.{made_of:08x}.pt"
     stored = _read(file)
     if stored is None:
-        save_atomically(_align(people, pairs, autoencoder, aligner, device, chunk), file)
+        save_atomically(_align(people, pairs, autoencoder, aligner, device, chunk), file, shared=True)
         stored = _read(file)
     if joints:
         stored["joints"] = torch.from_numpy(people.joints(pairs.identity, pairs.target)).float()
