@@ -34,6 +34,9 @@ def save_model(path: str | os.PathLike, modules: dict[str, nn.Module], config: d
         config: JSON form of the `ModelConfig` (or of the one part that the file holds).
         card: what the weights were made of and their measured numbers (free JSON).
         dtype: floating tensors are stored in it.
+
+    Raises:
+        InputError: the disk is full or cannot be written.
     """
     state = {}
     for name, module in modules.items():
@@ -52,11 +55,16 @@ def save_weights(path: str | os.PathLike, state: Mapping[str, torch.Tensor], hea
         own[key] = value.to(dtype) if value.is_floating_point() else value
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    save_file(own, temporary, metadata={KEY: json.dumps(header), "format": "pt"})
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)      # safetensors writes files that only their owner may read
-    os.replace(temporary, path)
+    try:
+        save_file(own, temporary, metadata={KEY: json.dumps(header), "format": "pt"})
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)      # safetensors writes files that only their owner may read
+        os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path} could not be written ({error}); a file of before is whole. Make room, or choose "
+                         "another place, and run the same command again.") from error
 
 
 def read_header(path: str | os.PathLike, kind: str = "reposedm") -> dict[str, Any]:

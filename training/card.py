@@ -18,7 +18,9 @@ ENTRIES = 50
 
 def write_log(stage: str, log: dict, out: Path) -> None:
     """Keep the log of a finished stage as `out/STAGE.json`."""
-    (out / f"{stage}.json").write_text(json.dumps(log, indent=1))
+    fresh = out / f"{stage}.json.part"      # a kill leaves the whole one of before, which a card may need
+    fresh.write_text(json.dumps(log, indent=1))
+    os.replace(fresh, out / f"{stage}.json")
 
 
 def make_card(settings: Settings, out: Path, device: torch.device, stages: list[str] | None = None) -> dict:

@@ -55,6 +55,9 @@ def train(stage: Stage, out: Path, seed: int, accelerator: Accelerator, resume: 
     if run.log["step"] < stage.settings.steps or not state:
         run.begin(fresh=state is None)
         run.optimise()
+    else:
+        run.compare("is finished, and was made by other settings or of other data or networks, so it may not fit them; "
+                    "resume=false makes it anew")
     return stage.part_of(run.average), run.log
 
 
@@ -106,14 +109,21 @@ class _Run:
             values.update({key: value.to(accelerator.device) for key, value in values.items() if key != "step"})
         self.steps = Steps(stage, settings, self.seed, accelerator.process_index, accelerator.num_processes)
         self.network, self.prepared = accelerator.prepare(self.module, self.optimiser)
+        self.made_of = self.compare(f"goes on from step {self.log['step']} with other settings, and will not end as an "
+                                    "uninterrupted run would")
+
+    def compare(self, what: str) -> dict:
+        """What the stage is made of now; where that is not what its state was made of, the log keeps it and it is
+        told, `what` first."""
+        settings, accelerator = self.settings, self.accelerator
         now = {**{key: value for key, value in asdict(settings).items() if key not in WITHOUT_INFLUENCE},
-               "seed": self.seed, "examples a step": self.steps.examples, **stage.made_of()}
+               "seed": self.seed, "examples a step": settings.batch * settings.accumulate * accelerator.num_processes,
+               **self.stage.made_of()}
         changed = differences(self.made_of, now) if self.made_of else []
         if changed:
             self.log.setdefault("changes", []).append({"step": self.log["step"], "changed": changed})
-            accelerator.print(f"{stage.name} goes on from step {self.log['step']} with other settings, and will not "
-                              f"end as an uninterrupted run would: {'; '.join(changed)}", flush=True)
-        self.made_of = now
+            accelerator.print(f"{self.stage.name} {what}: {'; '.join(changed)}", flush=True)
+        return now
 
     def optimise(self) -> None:
         settings, log, accelerator = self.settings, self.log, self.accelerator
@@ -193,8 +203,14 @@ class _Run:
         if self.accelerator.is_main_process:
             network = self.stage.part_of(self.average)
             with torch.no_grad():
-                journal.validated(self.stage.validate(network), self.stage.sheet(network))
-            draw_curves(self.stage.name, self.log, self.out / f"{self.stage.name}.png")
+                values, sheet = self.stage.validate(network), self.stage.sheet(network)
+            try:
+                journal.validated(values, sheet)
+                draw_curves(self.stage.name, self.log, self.out / f"{self.stage.name}.png")
+            except OSError as error:      # Pillow's says not why
+                raise InputError(f"{self.stage.name}: sheet or curves of step {self.log['step']} could not be written "
+                                 f"({error}); the last checkpoint is kept. Make room in {self.out} and run the same "
+                                 "command again.") from error
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:

@@ -212,6 +212,8 @@ def check(settings: Settings) -> None:
     unknown = [stage for stage in settings.stages if stage not in STAGES]
     if unknown:
         raise InputError(f"stages: unknown {unknown}; known are {', '.join(STAGES)}.")
+    if not 0 <= settings.seed < 2**31:
+        raise InputError(f"seed = {settings.seed}: must be a whole number from 0 to {2**31 - 1}.")
     if settings.device not in ("auto", "cpu"):
         raise InputError(f"device = {settings.device!r}: known are auto, cpu.")
     strange = [name for name in tracker_names(settings) if name not in TRACKERS]

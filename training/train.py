@@ -8,6 +8,7 @@ again. Several processes, GPUs or machines: accelerate launch training/train.py 
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -36,6 +37,8 @@ CLASSES = {"vae": "vae.VaeStage", "vae of kl": "vae_kl.KLVaeStage", "estimator":
            "aligner": "aligner.AlignerStage", "reposedm": "reposedm.RePoseDMStage",
            "reposesd": "reposesd.RePoseSDStage"}
 """Module and class of every stage, in training/stages."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of an error of writing: the disk is full, or a quota or the largest file's size is reached."""
 
 
 def stage_class(name: str, config: ModelConfig) -> type[Stage]:
@@ -113,7 +116,11 @@ def finished_file(part: str, config: ModelConfig, settings: Settings) -> Path:
 def check_needs(classes: dict[str, type[Stage]], config: ModelConfig, settings: Settings) -> None:
     """Raise an `InputError` that names a stage whose result is needed, and neither made in this run nor found."""
     made: set[str] = set()
+    own = stages_of(config)
     for name, kind in classes.items():
+        if "reposedm" not in own and kind.needs(config):
+            raise InputError(f"stages: {name} needs stages that preset {settings.preset} has not; its own are "
+                             f"{', '.join(own)}.")
         for part in kind.needs(config):
             file = finished_file(part, config, settings)
             if part not in made and not file.is_file():
@@ -151,6 +158,12 @@ def main(arguments: list[str] | None = None) -> int:
         run(load_settings(options.config, options.overrides))
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:      # of a sheet, a log or a tracker's file
+        if error.errno not in FULL:
+            raise
+        print(f"error: the disk is full ({error.strerror}); the last checkpoint is kept. Make room and run the same "
+              "command again.", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(stopped, flush=True)

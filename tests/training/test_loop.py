@@ -217,6 +217,20 @@ def test_other_settings_than_before_are_reported_and_kept_in_the_log(tmp_path, c
     assert log["changes"] == [{"step": 1, "changed": ["lr: 0.01 → 0.02"]}], "the same examples a step"
 
 
+def test_a_finished_stage_that_does_not_fit_is_reported(tmp_path, capsys):
+    """A denoiser that was trained on the latents of another autoencoder, say."""
+    run(tmp_path)
+    run(tmp_path)
+    assert "is finished" not in capsys.readouterr().out
+    stage = toy(tmp_path)
+    stage.networks = {"other": nn.Linear(2, 2)}
+    _, log = train(stage, tmp_path, 12, Accelerator(cpu=True))
+    told = capsys.readouterr().out
+    assert "toy is finished, and was made by other settings" in told and "resume=false" in told
+    assert "seed: 11 → 12" in told and "finished other: nothing → " in told
+    assert log["changes"][0]["step"] == STEPS
+
+
 def test_validation_and_sheets_come_while_it_trains_and_see_the_average(tmp_path):
     shown = []
 
@@ -294,6 +308,20 @@ def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path, whole, ful
     assert state(tmp_path)["step"] == 4
     assert not list(tmp_path.glob("*.part"))
     full_disk(resource.RLIM_INFINITY)
+    run(tmp_path)
+    assert_same_training(state(tmp_path), state(whole[0]))
+
+
+def test_a_disk_that_is_full_at_a_validation_is_told(tmp_path, whole, full_disk):
+    class Watched(Toy):
+        def sheet(self, network):
+            full_disk(3000)
+            return Image.effect_noise((300, 300), 90)
+
+    with pytest.raises(InputError, match=r"toy: sheet or curves of step 6 could not be written.*Make room in"):
+        run(tmp_path, Watched, validate_every=6)
+    full_disk(resource.RLIM_INFINITY)
+    assert state(tmp_path)["step"] == 4
     run(tmp_path)
     assert_same_training(state(tmp_path), state(whole[0]))
 

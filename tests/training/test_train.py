@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -63,6 +65,8 @@ def test_finished_stages_are_taken_from_another_run(figures, vae, tmp_path, caps
 @pytest.mark.parametrize(("more", "told"), [
     (["data=nowhere"], "nowhere is no people set"),
     (["preset=maxi"], "preset = 'maxi'"),
+    (["preset=sd21", "stages=[reposedm]"], "preset sd21 has not; its own are reposesd"),
+    (["seed=-1"], "seed = -1"),
     (["vae.init=nowhere.safetensors"], "no such file"),
     (["vae.checkpointing=true"], r"vae.checkpointing"),
 ])
@@ -70,6 +74,34 @@ def test_a_mistake_is_told_in_one_line(figures, tmp_path, capsys, more, told):
     assert train.main(arguments(figures, tmp_path, "stages=[vae]", *more)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and told in error
+
+
+@pytest.mark.parametrize("failing", ["log", "result"])
+def test_a_disk_that_is_full_at_the_end_of_a_stage_is_told_and_keeps_what_is_there(figures, tmp_path, capsys,
+                                                                                  monkeypatch, failing):
+    options = arguments(figures, tmp_path, "stages=[vae]")
+    assert train.main(options) == 0
+    before = {name: (tmp_path / name).read_bytes() for name in ("vae.json", "vae.safetensors")}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def half(file, text, **options):
+        with file.open("w") as opened:
+            opened.write(text[:len(text) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if failing == "log":
+            patch.setattr(Path, "write_text", half)
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["vae.safetensors"]) // 2, limit[1]))
+        try:
+            code = train.main(options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2 and error.startswith("error: ") and "same command again" in error
+    assert {"log": "No space left on device", "result": "File too large"}[failing] in error
+    assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
 
 
 def test_a_truncated_array_of_the_set_is_told(figures, tmp_path, capsys):
