@@ -62,11 +62,12 @@ class Detector:
             images: (B, 3, H, W) in [-1, 1].
         """
         height, width = images.shape[-2:]
-        seen, scale, shift = images, 1.0, np.zeros(2)
+        seen, scale, shift = images, np.ones(2), np.zeros(2)      # x, y
         if self.side:
             size = [-(-round(self.side * length / min(height, width)) // CELL) * CELL for length in (height, width)]
-            seen, scale = fit_image(images, *size), min(size[0] / height, size[1] / width)
-            shift = np.array([(size[1] - scale * width) / 2, (size[0] - scale * height) / 2])
+            seen, least = fit_image(images, *size), min(size[0] / height, size[1] / width)
+            inner = np.array([round(width * least), round(height * least)])      # whole pixels, as in fit_image
+            scale, shift = inner / (width, height), (np.array(size[::-1]) - inner) // 2
         if self.several:
             found = [people.cpu().numpy() for people in predict_people(self.estimator, seen)]
         else:

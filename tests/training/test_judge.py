@@ -15,6 +15,7 @@ from reposedm_core.field import ESTIMATORS, HigherHRNet
 from reposedm_core.metrics import object_keypoint_similarity
 from reposedm_core.networks import SHIPPED
 from reposedm_core.pictures import fit_image, to_image
+from training import judge
 from training.data.dataset import Pairs
 from training.judge import Detector, Judge, load_detector
 from training.transfer import Batch
@@ -37,6 +38,23 @@ def test_joints_lie_in_the_picture_s_own_pixels_whatever_the_detector_sees(pictu
         sure = (one[0, :, 2] > 0.4) & (other[0, :, 2] > 0.4)
         assert sure.sum() >= 8
         assert np.median(np.abs(2 * one[0, sure, :2] - other[0, sure, :2])) < 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 176), (176, 256), (101, 67)])
+def test_the_borders_of_what_the_detector_sees_do_not_move_the_joints(monkeypatch, height, width):
+    """An estimator that finds the only bright spot, to a fraction of a pixel."""
+    def spot(estimator, seen, threshold):
+        light = (seen[:, 0].double() + 1).clamp(min=1e-3) - 1e-3
+        total = light.sum((1, 2))
+        x, y = ((light.sum(dim) * (torch.arange(light.shape[3 - dim]) + 0.5)).sum(1) / total for dim in (1, 2))
+        return torch.stack([x, y, torch.ones_like(x)], -1)[:, None].expand(-1, 17, -1)
+
+    monkeypatch.setattr(judge, "predict_pose", spot)
+    x, y = width * 0.4, height * 0.7
+    rows, columns = torch.arange(height)[:, None] + 0.5 - y, torch.arange(width) + 0.5 - x
+    picture = 2 * torch.exp(-(rows.square() + columns.square()) / 18) - 1
+    (found,) = Detector(None, "spot", side=512)(picture.float().expand(1, 3, -1, -1))
+    assert found[0, :, :2] == pytest.approx(np.tile([x, y], (17, 1)), abs=0.03)
 
 
 def test_public_weights_are_known_by_their_width_and_find_several(tmp_path):
