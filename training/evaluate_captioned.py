@@ -4,8 +4,10 @@
 
 For RePoseSD and models like it: do the pictures show the people that were asked for, and do they look like the set's?
 AP, AP(m), CAP and PCE are HumanSD's. Its FID and KID are not: they take 64 features of another Inception, style by
-style, and its CLIP score is not measured. A folder holds one PNG a picture of a captioned set, 00000.png and so on in
-the set's order. Writes results.json and results.md. Under `accelerate launch` the pictures are shared among the processes.
+style, and its CLIP score is not measured.
+
+A folder holds one PNG a picture of a captioned set, 00000.png and so on in the set's order. Writes results.json and
+results.md. Under `accelerate launch` the pictures are shared among the processes.
 """
 
 from __future__ import annotations
