@@ -16,7 +16,7 @@ COLOURS = {"black": (20, 20, 20), "dark grey": (75, 75, 75), "grey": (140, 140, 
            "turquoise": (60, 190, 185), "light blue": (140, 190, 235), "blue": (45, 90, 205), "navy blue": (20, 30, 90),
            "purple": (125, 55, 160), "pink": (240, 130, 175)}
 """Names and sRGB values, the nearest in CIELAB counts (**ours**)."""
-GARMENTS = {"top": 3, "trousers or skirt": 4, "shoes": 5}
+GARMENTS = {"top": 3, "trousers or skirt": 4, "dress": 7, "shoes": 5}
 """Their labels in garments.npy; 0 is the background, 2 hair."""
 LEAST_PIXELS = 12
 """What covers fewer pixels goes unsaid."""

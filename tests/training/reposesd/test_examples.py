@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from training.data.captions import describe
+from training.data.materials import LABELS
 from training.stages.captioned_latents import MOST_PEOPLE, skeleton
 
 from .conftest import CPU, HEIGHT, WIDTH, prepared
@@ -78,3 +79,5 @@ def test_captions_of_people_name_the_colours_of_their_clothes():
     assert describe(picture, garments) == ("a photo of a person with black hair wearing red top, "
                                            "blue trousers or skirt, white background")
     assert describe(picture, np.zeros_like(garments)).startswith("a photo of a person, ")
+    garments[garments == LABELS.index("top")] = LABELS.index("dress")
+    assert "wearing blue trousers or skirt, red dress" in describe(picture, garments)
