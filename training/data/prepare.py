@@ -102,9 +102,12 @@ def check_order(plan: Plan) -> None:
 
 
 def fingerprint(plan: Plan) -> int:
-    """Changes with any row or pair: a set that was begun is only continued with the same originals."""
-    text = "\n".join(f"{item.name} {item.identity} {item.split}" for item in plan.items)
-    return zlib.crc32((text + repr(plan.pairs)).encode("utf-8", "backslashreplace"))
+    """Changes with any row, pair or annotated joint: a set that was begun is only continued with the same originals."""
+    text = "\n".join(f"{item.name} {item.identity} {item.split} {item.canvas}" for item in plan.items)
+    total = zlib.crc32((text + repr(plan.pairs)).encode("utf-8", "backslashreplace"))
+    for item in plan.items:
+        total = zlib.crc32(b"" if item.openpose is None else item.openpose.astype("<f4").tobytes(), total)
+    return total
 
 
 def summary(name: str, plan: Plan, done: np.ndarray, skipped: list[Skip]) -> dict:

@@ -98,6 +98,12 @@ def test_other_arguments_or_originals_are_refused(originals, whole, tmp_path):
     with pytest.raises(InputError, match=r"\(plan, rows differ\)"):
         prepare("market1501", originals, whole, estimator="none")
     new.unlink()
+    lists = originals / "market-annotation-train.csv"
+    before = lists.read_text()
+    lists.write_text(before.replace("20", "21"))
+    with pytest.raises(InputError, match=r"\(plan differ\)"):
+        prepare("market1501", originals, whole, estimator="none")
+    lists.write_text(before)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter1.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"holds no set but other files \(chapter1.tex\)"):
