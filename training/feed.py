@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from reposedm_core.errors import InputError
+from training.interrupts import Interrupts
 from training.settings import StageSettings
 from training.stages.base import Plan, Stage
 
@@ -67,10 +69,17 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
+def _leave_signals_to_the_trainer(_: int) -> None:
+    """In a worker: a signal to the whole group must not end it, or the trainer fails where it would save its state."""
+    for number in Interrupts.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def open_loader(steps: Steps, start: int, workers: int, pin: bool) -> DataLoader:
     """The batches of step `start` and all after it, in order; an item may be an exception, to be raised."""
     return DataLoader(_Kept(steps), batch_size=None, sampler=range(start, len(steps)), num_workers=workers,
-                      prefetch_factor=2 if workers else None, pin_memory=pin, collate_fn=_as_it_is)
+                      prefetch_factor=2 if workers else None, pin_memory=pin, collate_fn=_as_it_is,
+                      worker_init_fn=_leave_signals_to_the_trainer)
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

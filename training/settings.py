@@ -214,6 +214,8 @@ def check(settings: Settings) -> None:
         raise InputError(f"stages: unknown {unknown}; known are {', '.join(STAGES)}.")
     if not 0 <= settings.seed < 2**31:
         raise InputError(f"seed = {settings.seed}: must be a whole number from 0 to {2**31 - 1}.")
+    if settings.threads < 0:
+        raise InputError(f"threads = {settings.threads}: must be 0, torch's own choice, or more.")
     if settings.device not in ("auto", "cpu"):
         raise InputError(f"device = {settings.device!r}: known are auto, cpu.")
     strange = [name for name in tracker_names(settings) if name not in TRACKERS]
@@ -221,7 +223,9 @@ def check(settings: Settings) -> None:
         raise InputError(f"tracker: unknown {strange}; known are {', '.join(TRACKERS)}.")
     least = {"steps": 0, "batch": 1, "accumulate": 1, "lr": 0, "lr_end": 0, "warmup": 0, "weight_decay": 0,
              "minutes": 0, "save_every": 1, "log_every": 1,
-             "validate_every": 0, "ema": 0, "workers": 0, "pairs": 1, "pictures": 0}
+             "validate_every": 0, "ema": 0, "workers": 0, "pairs": 1, "pictures": 0, "eps": 0, "first_steps": 0,
+             "noise_power": 0, "vlb_weight": 0, "field_limit": 0, "perceptual": 0, "kl": 0, "dropout": 0,
+             "caption_dropout": 0, "colour_shuffle": 0}
     shares = ("dropout", "caption_dropout", "colour_shuffle", "ema")
     for stage in STAGES:
         own = getattr(settings, stage)

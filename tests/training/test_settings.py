@@ -33,6 +33,8 @@ def test_settings_come_from_the_file_and_then_from_the_command(tmp_path):
     ("", ["vae.batch=0"], r"vae\.batch = 0: must be 1 or more"),
     ("", ["reposedm.dropout=1.5"], r"reposedm\.dropout = 1\.5: must be 0 to 1"),
     ("", ["vae.lr=.nan"], r"vae\.lr = nan"),
+    ("", ["reposedm.noise_power=-1"], r"reposedm\.noise_power = -1\.0: must be 0 or more"),
+    ("", ["threads=-1"], "threads = -1"),
     ("", ["tracker=paper"], "tracker: unknown .*paper.*tensorboard"),
     ("", ["device=gpu"], "device = 'gpu'"),
     ("vae: [", [], "Configuration"),

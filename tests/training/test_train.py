@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -131,18 +132,20 @@ def test_joints_that_are_no_numbers_end_the_run_with_the_last_checkpoint_kept(fi
     assert (out / "aligner.state.pt").read_bytes() == before
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(figures, tmp_path):
-    """A real process, interrupted in the middle, ends within a step and tells; the same command goes on."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(figures, tmp_path, number):
+    """A real process and its loader's worker, as a terminal or a scheduler signals them, in the middle of a run."""
     command = [sys.executable, ROOT / "training" / "train.py", *arguments(figures, tmp_path, "stages=[vae]"),
                "vae.steps=100000", "vae.save_every=5", "vae.workers=1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
     state = tmp_path / "vae.state.pt"
     begun = time.monotonic()
     while not state.exists() and process.poll() is None and time.monotonic() - begun < 120:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number)
     printed, errors = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGINT, errors
+    assert process.returncode == 128 + number, errors
     step = torch.load(state, weights_only=True)["step"]
     assert f"vae: interrupted at step {step}, its state is saved; run the same command again to go on." in printed
     assert "Traceback" not in errors
