@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
@@ -39,7 +39,10 @@ def open_accelerator(cpu: bool, trackers: list[str], out: Path, unused: bool = T
                                               gradient_as_bucket_view=True)]
     if missing:
         raise InputError(f"tracker: {', '.join(missing)} is not installed: pip install it, or choose another.")
-    return Accelerator(cpu=cpu, log_with=wanted or None, project_dir=str(out), kwargs_handlers=handlers)
+    # Precision, accumulation and compilation are a stage's settings: what `accelerate config` said must not mix in.
+    return Accelerator(cpu=cpu, log_with=wanted or None, project_dir=str(out), kwargs_handlers=handlers,
+                       mixed_precision="no", dynamo_backend="no",
+                       gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):

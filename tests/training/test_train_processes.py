@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DynamoBackend
 from safetensors.torch import load_file
 from torch import nn
 
 from training import train
-from training.distributed import GlobalBatchNorm2d, use_global_batch_norm
+from training.distributed import GlobalBatchNorm2d, open_accelerator, use_global_batch_norm
 from training.train import CONFIGS
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +82,22 @@ def test_only_the_first_process_writes(runs):
     assert {file.name for file in runs[1].iterdir()} >= {"own-vae.safetensors", "reposedm-tiny.safetensors"}
     assert not list(runs[1].glob("*.part"))
     assert json.loads((runs[1] / "vae.json").read_text())["examples"] == 24
+
+
+def test_what_accelerate_was_configured_to_does_not_mix_in(monkeypatch, tmp_path):
+    """Its launcher hands its own configuration on by the environment; a scaled loss or fp16 would change it."""
+    for name, value in (("MIXED_PRECISION", "bf16"), ("GRADIENT_ACCUMULATION_STEPS", "4"),
+                        ("DYNAMO_BACKEND", "INDUCTOR")):
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    try:
+        accelerator = open_accelerator(True, ["none"], tmp_path)
+        assert accelerator.mixed_precision == "no" and accelerator.gradient_accumulation_steps == 1
+        assert accelerator.state.dynamo_plugin.backend == DynamoBackend.NO
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
 
 
 def test_global_batch_norm_is_batch_norm_in_one_process():
