@@ -115,4 +115,5 @@ def test_running_it_again_trains_nothing_anew(trained):
                            f"data={trained / 'people'}", f"out={trained / 'full'}", "tracker=none"], text=True,
                           capture_output=True)
     assert done.returncode == 0 and "Exported" in done.stdout, done.stderr[-2000:]
+    assert "was made by other settings" not in done.stdout
     assert {file: file.stat().st_mtime_ns for file in before} == before
