@@ -1,12 +1,16 @@
-"""Fixtures that several test folders share: one real ComfyUI and one headless Chromium for the whole run."""
+"""Fixtures that several test folders share: one real ComfyUI, one headless Chromium and one pack for the whole run."""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import sys
+from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
-from workflows.host import ComfyServer
+from workflows.host import ROOT, ComfyServer, read_host
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -27,6 +31,23 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def pack() -> Iterator[ModuleType]:
+    """The pack, imported as ComfyUI imports it: by path, under a name of the host's choice, on the CPU."""
+    comfyui, _ = read_host()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(comfyui)
+        import comfy.cli_args
+
+        patch.setattr(comfy.cli_args.args, "cpu", True)
+        spec = importlib.util.spec_from_file_location("a-pack", ROOT / "__init__.py")
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        module.nodes.folders.register_folders()
+        yield module
 
 
 def pytest_collection_modifyitems(items):

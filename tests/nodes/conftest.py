@@ -1,33 +1,9 @@
-"""The pack inside this process, for what cannot be seen through the server: weights, modes, single calls."""
+"""A small checkpoint for the nodes inside this process, for what cannot be seen through the server."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Iterator
-from types import ModuleType
-
 import pytest
 import torch
-
-from workflows.host import ROOT, read_host
-
-
-@pytest.fixture(scope="session")
-def pack() -> Iterator[ModuleType]:
-    """The pack, imported as ComfyUI imports it: by path, under a name of the host's choice, on the CPU."""
-    comfyui, _ = read_host()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(comfyui)
-        import comfy.cli_args
-
-        patch.setattr(comfy.cli_args.args, "cpu", True)
-        spec = importlib.util.spec_from_file_location("a-pack", ROOT / "__init__.py")
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        module.nodes.folders.register_folders()
-        yield module
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from reposedm_core.checkpoint import read_header
 from reposedm_core.diffusion.reposesd import load_reposesd
 from reposedm_core.networks import NoAlignment
 from reposedm_core.pose import Pose, to_keypoints
-from tests.nodes.conftest import pack  # noqa: F401
 from training.data.dataset import People
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +82,7 @@ def test_the_pipeline_samples_with_it(trained, example, name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_nodes_sample_with_it_what_the_pipeline_does(trained, example, pack, monkeypatch, name):  # noqa: F811
+def test_the_nodes_sample_with_it_what_the_pipeline_does(trained, example, pack, monkeypatch, name):
     path = trained / f"{FILES[name]}.safetensors"
     nodes = pack.nodes
     import folder_paths
