@@ -226,4 +226,4 @@ def test_shipped_weights_are_small_and_carry_their_card():
 
     assert SHIPPED.stat().st_size < 40e6
     card = read_header(SHIPPED)["card"]
-    assert card["denoiser"]["steps"] > 0 and "validation" in card["aligner"]
+    assert card["reposedm"]["steps"] > 0 and "epe1" in card["aligner"]["validation"]
