@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from training.data.rowfiles import write_whole
 from training.settings import STAGES, Settings
 
 ENTRIES = 50
@@ -18,9 +19,7 @@ ENTRIES = 50
 
 def write_log(stage: str, log: dict, out: Path) -> None:
     """Keep the log of a finished stage as `out/STAGE.json`."""
-    fresh = out / f"{stage}.json.part"      # a kill leaves the whole one of before, which a card may need
-    fresh.write_text(json.dumps(log, indent=1))
-    os.replace(fresh, out / f"{stage}.json")
+    write_whole(out / f"{stage}.json", json.dumps(log, indent=1))      # a card may need the one of before
 
 
 def make_card(settings: Settings, out: Path, device: torch.device, stages: list[str] | None = None) -> dict:

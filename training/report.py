@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from reposedm_core.errors import InputError
 from training.data.dataset import Pairs
+from training.data.rowfiles import write_whole
 from training.metrics import interval
 
 TABLES: dict[str, dict[str, tuple[str, str]]] = {
@@ -169,9 +169,7 @@ def insert(text: str, path: str | Path, name: str = "") -> None:
     if len(pattern.findall(old)) != 1:
         raise InputError(f"{path} must hold the lines {first} and {last}, once each: the tables go between them.")
     new = pattern.sub(lambda _: f"{first}\n\n{text}\n\n{last}", old)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(new, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, new)
 
 
 def main(arguments: list[str] | None = None) -> int:

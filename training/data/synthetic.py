@@ -54,7 +54,7 @@ from training.data.dataset import SPLITS, VERSION, split_of
 from training.data.materials import LABELS
 from training.data.poses import KINDS
 from training.data.render import render_identity
-from training.data.rowfiles import Layout, RowFiles
+from training.data.rowfiles import Layout, RowFiles, write_whole
 
 REVISION = 2  # of the people: raised whenever the same arguments give other pictures
 SETTLE_SECONDS = 1.0  # between two marks of what is done; a kill repeats at most this much work
@@ -123,9 +123,7 @@ def describe(folder: Path, arguments: Arguments) -> None:
             raise InputError(f"{path} describes data made with other arguments or by another version of the generator: "
                              "give another --out or the same arguments.")  # fmt: skip
         return
-    fresh = path.with_suffix(".part")
-    fresh.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
+    write_whole(path, json.dumps(description, indent=1) + "\n")
 
 
 def generate(out: str | Path, identities: int, poses: int, seed: int = 1, workers: int = 2, **more) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from reposedm_core.errors import InputError
+from training.data import rowfiles
 from training.data.adapters.base import Plan
 from training.data.adapters.reading import Row
 from training.data.dataset import SPLITS, VERSION
@@ -131,11 +132,8 @@ def full(error: OSError, file: Path) -> InputError | OSError:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """A text file, atomically."""
-    fresh = file.with_name(file.name + ".part")
+    """A text file, atomically; a full disk is told."""
     try:
-        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
+        rowfiles.write_whole(file, text, errors="backslashreplace")
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise full(error, file) from error
-    os.replace(fresh, file)
