@@ -86,14 +86,17 @@ class ComfyServer:
     Args:
         arguments: command-line arguments added to the fixed ones; the default keeps everything on the CPU.
         ready_timeout: seconds that the start may take.
+        comfyui: folder of the ComfyUI to start; the default is the one that `make host` prepared.
 
     Attributes, once entered:
         url: address of the server, with no slash at the end.
         input, output, models, user: its folders, all temporary; `models` starts empty.
     """
 
-    def __init__(self, arguments: Sequence[str] = ("--cpu",), ready_timeout: float = 180.0) -> None:
+    def __init__(self, arguments: Sequence[str] = ("--cpu",), ready_timeout: float = 180.0,
+                 comfyui: Path | None = None) -> None:
         self.arguments = tuple(arguments)
+        self.comfyui = comfyui
         self.ready_timeout = ready_timeout
         self.client_id = uuid.uuid4().hex
         self._process: subprocess.Popen[bytes] | None = None
@@ -103,7 +106,7 @@ class ComfyServer:
         comfyui, pack = read_host()
         self.directory = Path(tempfile.mkdtemp(prefix="reposedm-comfyui-"))
         try:
-            self._start(comfyui, pack)
+            self._start(self.comfyui or comfyui, pack)
         except BaseException:
             self.close()
             raise
@@ -113,19 +116,19 @@ class ComfyServer:
         self.close()
 
     def _start(self, comfyui: Path, pack: str) -> None:
-        folders = {name: self.directory / name for name in ("input", "output", "temp", "user", "models")}
+        folders = {name: self.directory / name for name in ("input", "output", "models", "user", "custom_nodes")}
         for folder in folders.values():
             folder.mkdir()
-        self.input, self.output, self.models, self.user = (
-            folders[name] for name in ("input", "output", "models", "user")
-        )
+        self.input, self.output, self.models, self.user, nodes = folders.values()
+        (nodes / pack).symlink_to(ROOT, target_is_directory=True)
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "main.py", "--port", str(port)]
         command += ["--disable-auto-launch", "--disable-api-nodes"]
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", pack]
-        command += [part for name, folder in folders.items() for part in (f"--{name}-directory", str(folder))]
-        command += ["--database-url", f"sqlite:///{folders['user'] / 'comfyui.db'}", *self.arguments]
+        # One option for all folders, because ComfyUI has it longer than one for the models.
+        command += ["--base-directory", str(self.directory)]
+        command += ["--database-url", f"sqlite:///{self.user / 'comfyui.db'}", *self.arguments]
         with (self.directory / "server.log").open("wb") as log:
             self._process = subprocess.Popen(
                 command,
