@@ -12,6 +12,7 @@ from ..reposedm_core import InputError
 from ..reposedm_core.field import predict_pose
 from ..reposedm_core.pipeline import fit_image
 from ..reposedm_core.pose import (
+    STYLES,
     Pose,
     coco_to_openpose,
     draw_pose,
@@ -105,21 +106,29 @@ class DrawPose(io.ComfyNode):
             node_id="RePoseDMDrawPose",
             display_name="Draw Pose",
             category="RePoseDM",
-            description="Draws poses as OpenPose skeletons, hands and faces too: to look at, or for a ControlNet.",
-            search_aliases=["render skeleton", "openpose image", "pose preview"],
+            description="Draws poses as skeletons: OpenPose's for a ControlNet, hands and faces too, HumanSD's for "
+                        "RePoseSD and HumanSD, or COCO's to look at.",
+            search_aliases=["render skeleton", "openpose image", "pose preview", "HumanSD skeleton", "stick figure"],
             inputs=[
                 PoseKeypoint.Input("pose", tooltip="The poses; every frame gives a picture."),
                 io.Int.Input("width", default=0, min=0, max=16384,
                              tooltip="Width of the pictures in pixels; 0 is the width of the pose's own canvas."),
                 io.Int.Input("height", default=0, min=0, max=16384,
                              tooltip="Height of the pictures in pixels; 0 is the height of the pose's own canvas."),
+                io.Combo.Input("style", options=list(STYLES), default="openpose",
+                               tooltip="openpose: for ControlNets. humansd: what HumanSD and RePoseSD were trained with. "
+                                       "coco: the person's left green, the right orange."),
+                io.Float.Input("line_width", default=1.0, min=0.1, max=10.0, step=0.1,
+                               tooltip="Makes lines and joints thinner or thicker; 1 is what networks expect."),
             ],
             outputs=[io.Image.Output("image", tooltip="Skeletons on black, one picture a frame.")],
         )
 
     @classmethod
-    def execute(cls, pose: Any, width: int, height: int) -> io.NodeOutput:
+    def execute(cls, pose: Any, width: int, height: int, style: str = "openpose",
+                line_width: float = 1.0) -> io.NodeOutput:
         poses = parse_keypoints(pose, "pose")
         # A batch has one size: that of the first frame, where none is given.
         size = height or poses[0].height, width or poses[0].width
-        return io.NodeOutput(to_mask(torch.stack([draw_pose(frame, *size) for frame in poses]).movedim(1, -1)))
+        pictures = [draw_pose(frame, *size, style, line_width) for frame in poses]
+        return io.NodeOutput(to_mask(torch.stack(pictures).movedim(1, -1)))

@@ -1,4 +1,4 @@
-"""Skeleton pictures in OpenPose's colours.
+"""Skeleton pictures: OpenPose's, HumanSD's and mmpose's COCO style.
 
 Everything is a capsule (a segment with a radius; a joint is one of length 0), painted in order with an edge
 that fades over one pixel. Only the pixels in a capsule's box are looked at, for all pictures of a chunk at
@@ -17,7 +17,17 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from .skeleton import HAND_LIMBS, OPENPOSE_COLOURS, OPENPOSE_LIMBS
+from .keypoints import openpose_to_coco
+from .skeleton import (
+    COCO_COLOURS,
+    COCO_LIMB_COLOURS,
+    COCO_LIMBS,
+    HAND_LIMBS,
+    HUMANSD_COLOURS,
+    HUMANSD_LIMBS,
+    OPENPOSE_COLOURS,
+    OPENPOSE_LIMBS,
+)
 
 if TYPE_CHECKING:
     from .keypoints import Pose
@@ -26,6 +36,9 @@ if TYPE_CHECKING:
 LIMB_HALF_WIDTH = 0.0102
 JOINT_RADIUS = 0.0148
 LIMB_BRIGHTNESS = 0.6
+# HumanSD: OpenCV lines of thickness 10 at 512, the shorter side of its pictures; such a line covers 5.45 pixels to
+# both sides. The proportion at other sizes is **ours**.
+HUMANSD_HALF_WIDTH = 5.45 / 512
 _CHUNK = 32  # pictures painted together: their canvas stays in the processor's cache
 _HAND_COLOURS = tuple(
     tuple(255 * channel for channel in colorsys.hsv_to_rgb(i / 20, 1, 1)) for i in range(len(HAND_LIMBS))
@@ -33,9 +46,18 @@ _HAND_COLOURS = tuple(
 
 
 def _paint_capsules(
-    canvas: np.ndarray, start: np.ndarray, end: np.ndarray, present: np.ndarray, radius: float, colour: tuple
+    canvas: np.ndarray,
+    start: np.ndarray,
+    end: np.ndarray,
+    present: np.ndarray,
+    radius: float,
+    colour: tuple,
+    hard: bool = False,
 ) -> None:
-    """Blend one capsule a picture into `canvas` (N, H, W, 3) float32; ends (N, 2); present (N,) bool."""
+    """Blend one capsule a picture into `canvas` (N, H, W, 3) float32; ends (N, 2); present (N,) bool.
+
+    A `hard` one covers the pixels whose centres lie in it wholly, and no other.
+    """
     pictures = np.flatnonzero(present)
     if not len(pictures):
         return
@@ -65,6 +87,8 @@ def _paint_capsules(
     from_x -= along * direction_x
     from_y -= along * direction_y
     alpha = reach - np.sqrt(from_x * from_x + from_y * from_y)
+    if hard:
+        alpha = (alpha >= 0.5).astype(np.float64)
     covered = np.flatnonzero(alpha > 0)
     alpha = np.minimum(alpha[covered], 1).astype(np.float32)[:, None]
     # A pixel occurs once in this list, so reading and writing by index is safe.
@@ -80,21 +104,58 @@ def _paint_parts(
     limb_colours: tuple,
     joint_colours: tuple,
     scale: float,
+    brightness: float = LIMB_BRIGHTNESS,
 ) -> None:
     """Limbs, then joints, of one body part a picture; joints (N, K, 3) float64; scale of the line widths."""
     width, radius = (scale * size * canvas.shape[1] for size in (LIMB_HALF_WIDTH, JOINT_RADIUS))
     points = joints[..., :2]
     present = (joints[..., 2] > 0) & np.isfinite(joints).all(-1)
     for (a, b), colour in zip(limbs, limb_colours, strict=False):
-        colour = tuple(LIMB_BRIGHTNESS * channel for channel in colour)
+        colour = tuple(brightness * channel for channel in colour)
         both = present[:, a] & present[:, b]
         _paint_capsules(canvas, points[:, a], points[:, b], both, width, colour)
     for k, colour in enumerate(joint_colours):
         _paint_capsules(canvas, points[:, k], points[:, k], present[:, k], radius, colour)
 
 
-def _paint_body(canvas: np.ndarray, joints: np.ndarray) -> None:
-    _paint_parts(canvas, joints, OPENPOSE_LIMBS, OPENPOSE_COLOURS, OPENPOSE_COLOURS, 1.0)
+def _paint_body(canvas: np.ndarray, joints: np.ndarray, line_width: float = 1.0) -> None:
+    _paint_parts(canvas, joints, OPENPOSE_LIMBS, OPENPOSE_COLOURS, OPENPOSE_COLOURS, line_width)
+
+
+def _paint_openpose(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
+    """Bodies, later people over earlier ones, then hands, then faces."""
+    for person in pose.joints.astype(np.float64):
+        _paint_body(canvas, person[None], line_width)
+    for hand in np.concatenate([pose.left_hand, pose.right_hand]).astype(np.float64):
+        _paint_parts(canvas, hand[None], HAND_LIMBS, _HAND_COLOURS, ((0, 0, 255),) * 21, 0.4 * line_width)
+    for face in pose.face.astype(np.float64):
+        _paint_parts(canvas, face[None], (), (), ((255, 255, 255),) * 70, 0.4 * line_width)
+
+
+def _paint_coco(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
+    for joints in openpose_to_coco(pose.joints.astype(np.float64)):
+        _paint_parts(canvas, joints[None], COCO_LIMBS, COCO_LIMB_COLOURS, COCO_COLOURS, line_width, brightness=1.0)
+
+
+def _paint_humansd(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
+    """Limbs with round, hard ends; coordinates cut to whole pixels.
+
+    Joints outside of the picture and their limbs are left out: HumanSD's training cut them off, so that a network
+    trained with it never saw a limb that runs out of the picture.
+    """
+    height, width = canvas.shape[1:3]
+    radius = line_width * HUMANSD_HALF_WIDTH * min(height, width)
+    for joints in openpose_to_coco(pose.joints.astype(np.float64)):
+        points = np.floor(joints[:, :2])
+        inside = ((points >= 0) & (points < (width, height))).all(-1) & (joints[:, 2] > 0)
+        points = points[None] + 0.5
+        for (a, b), colour in zip(HUMANSD_LIMBS, HUMANSD_COLOURS, strict=True):
+            _paint_capsules(canvas, points[:, a], points[:, b], inside[None, a] & inside[b], radius, colour, hard=True)
+
+
+_STYLES = {"openpose": _paint_openpose, "humansd": _paint_humansd, "coco": _paint_coco}
+STYLES = tuple(_STYLES)
+"""Names of the styles of `draw_pose`."""
 
 
 def _to_picture(canvas: np.ndarray) -> np.ndarray:
@@ -131,31 +192,49 @@ def draw_joints(joints: np.ndarray | torch.Tensor, height: int, width: int) -> t
     return torch.from_numpy(pictures)
 
 
-def draw_pose(pose: Pose, height: int | None = None, width: int | None = None) -> torch.Tensor:
-    """Draw everybody in a pose, with hands and faces where it has them.
+def draw_pose(
+    pose: Pose,
+    height: int | None = None,
+    width: int | None = None,
+    style: str = "openpose",
+    line_width: float = 1.0,
+) -> torch.Tensor:
+    """Draw everybody in a pose, on black.
 
-    Bodies are painted exactly as `draw_joints` paints them, later people over earlier ones; hands and face
-    points are thinner and on top.
+    Styles:
+
+    - "openpose": bodies exactly as `draw_joints` paints them, later people over earlier ones; hands and face points
+      are thinner and on top.
+    - "humansd": what HumanSD's public code feeds its network: the sixteen limbs of COCO-17 that it knows, in its
+      colours, thickness 10 at a shorter side of 512, with hard edges; joints outside of the picture are left out.
+    - "coco": COCO-17 in the limbs and colours of mmpose: the person's left green, the right orange. Widths are
+      those of "openpose" (**ours**).
+
+    The last two have no hands, faces and necks.
 
     Args:
         pose: the people; its canvas is letterboxed into the picture when the sizes differ (`Pose.resized`).
         height, width: of the picture in pixels; the pose's own canvas where None.
+        style: one of `STYLES`.
+        line_width: factor on the widths of limbs and joints.
 
     Returns:
         (3, height, width) float32 in 0..1, a multiple of 1/255.
+
+    Raises:
+        InputError: a size below 1, another style, or a line width that is not positive.
     """
     height = pose.height if height is None else height
     width = pose.width if width is None else width
     _check_size(height, width)
+    if style not in _STYLES:
+        raise InputError(f"style: there is no {style!r}; choose {', '.join(STYLES)}.")
+    if not 0 < line_width < float("inf"):
+        raise InputError(f"line_width: {line_width} is no width; 1 draws lines as wide as the style has them.")
     if (height, width) != (pose.height, pose.width):
         pose = pose.resized(height, width)
     canvas = np.zeros((1, height, width, 3), np.float32)
-    for person in pose.joints.astype(np.float64):
-        _paint_body(canvas, person[None])
-    for hand in np.concatenate([pose.left_hand, pose.right_hand]).astype(np.float64):
-        _paint_parts(canvas, hand[None], HAND_LIMBS, _HAND_COLOURS, ((0, 0, 255),) * 21, 0.4)
-    for face in pose.face.astype(np.float64):
-        _paint_parts(canvas, face[None], (), (), ((255, 255, 255),) * 70, 0.4)
+    _STYLES[style](canvas, pose, line_width)
     return torch.from_numpy(_to_picture(canvas)[0].astype(np.float32) / np.float32(255))
 
 

@@ -6,6 +6,8 @@ data sets store. Left and right are the person's own.
 
 from __future__ import annotations
 
+import colorsys
+
 OPENPOSE18 = (
     "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow",
     "left_wrist", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle",
@@ -37,6 +39,24 @@ COCO_LIMBS = (
     (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9),
     (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
 )  # fmt: skip
+
+# mmpose's colours of COCO-17: the person's left is green, the right orange, middle and head blue.
+_LEFT, _RIGHT, _MIDDLE = (0, 255, 0), (255, 128, 0), (51, 153, 255)
+COCO_LIMB_COLOURS = (
+    _LEFT, _LEFT, _RIGHT, _RIGHT, _MIDDLE, _MIDDLE, _MIDDLE, _MIDDLE, _LEFT, _RIGHT, _LEFT, _RIGHT, *(_MIDDLE,) * 7,
+)  # fmt: skip
+COCO_COLOURS = (*(_MIDDLE,) * 5, *(_LEFT, _RIGHT) * 6)
+
+# What HumanSD (github.com/IDEA-Research/HumanSD, its training configuration) draws of COCO-17, in its order.
+HUMANSD_LIMBS = (
+    (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7), (6, 8), (7, 9), (8, 10), (5, 11), (6, 12), (11, 13),
+    (12, 14), (13, 15), (14, 16),
+)  # fmt: skip
+# Its colours are seaborn's palette "hls": hues evenly from 0.01 on, lightness 0.6, saturation 0.65, cut to bytes.
+HUMANSD_COLOURS = tuple(
+    tuple(int(255 * channel) for channel in colorsys.hls_to_rgb((0.01 + i / len(HUMANSD_LIMBS)) % 1, 0.6, 0.65))
+    for i in range(len(HUMANSD_LIMBS))
+)
 
 # Wrist 0, then four joints a finger from the thumb to the little one.
 HAND_LIMBS = (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,8 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from reposedm_core.errors import InputError
-from reposedm_core.pose import Pose, draw_joints, draw_pose
-from reposedm_core.pose.skeleton import OPENPOSE_COLOURS, OPENPOSE_LIMBS
+from reposedm_core.pose import STYLES, Pose, draw_joints, draw_pose, openpose_to_coco
+from reposedm_core.pose.skeleton import (
+    COCO17,
+    COCO_LIMBS,
+    HUMANSD_COLOURS,
+    HUMANSD_LIMBS,
+    OPENPOSE_COLOURS,
+    OPENPOSE_LIMBS,
+)
 
 
 def _reference(joints: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -138,6 +146,77 @@ def test_pose_is_letterboxed_into_another_size(person: np.ndarray) -> None:
     assert not draw_pose(Pose(np.zeros((0, 18, 3)), 8, 6)).any()
 
 
+def _humansd(joints: np.ndarray, height: int, width: int, thickness: int = 10) -> np.ndarray:
+    """One person (17, 3) as HumanSD's public code draws it, with OpenCV: a line, then a disc at both ends."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    for (a, b), colour in zip(HUMANSD_LIMBS, HUMANSD_COLOURS, strict=True):
+        ends = [tuple(int(value) for value in joints[k, :2]) for k in (a, b)]
+        cv2.line(picture, *ends, colour, thickness)
+        for end in ends:
+            cv2.circle(picture, end, thickness // 2, colour, -1)
+    return picture
+
+
+@pytest.mark.parametrize(("height", "width"), [(512, 512), (768, 512), (512, 640)])
+def test_humansd_style_is_what_its_public_code_draws(person: np.ndarray, height: int, width: int) -> None:
+    crowd = _crowd(person, 1)[0] * [width / 96, height / 128, 1]
+    crowd[:, :2] = crowd[:, :2].clip(8, np.array([width, height]) - 8)
+    drawn = draw_pose(Pose(crowd[None], height, width), style="humansd").movedim(0, -1).numpy() * 255
+    expected = _humansd(openpose_to_coco(crowd), height, width)
+    # OpenCV fills its polygons in fixed-point numbers: pixels on an edge may differ, others not.
+    assert (drawn != expected).any(-1).sum() < 0.05 * expected.any(-1).sum()
+    edge = (cv2.dilate(expected, np.ones((3, 3))) != cv2.erode(expected, np.ones((3, 3)))).any(-1)
+    np.testing.assert_array_equal(drawn[~edge], expected[~edge])
+    assert {tuple(pixel) for pixel in drawn.reshape(-1, 3).astype(int)} <= {(0, 0, 0), *HUMANSD_COLOURS}
+
+
+def test_humansd_colours() -> None:
+    # seaborn.color_palette("hls", 16): its first two and its ninth.
+    assert HUMANSD_COLOURS[0] == (219, 94, 86) and HUMANSD_COLOURS[1] == (219, 144, 86)
+    assert HUMANSD_COLOURS[8] == (86, 211, 219) and len(set(HUMANSD_COLOURS)) == 16
+
+
+def test_humansd_leaves_out_what_lies_outside(person: np.ndarray) -> None:
+    person[[10, 13], 1] = 200  # both ankles
+    pose = Pose(person[None], 128, 96)
+    assert not draw_pose(pose, style="humansd")[:, 93:].any()
+    assert draw_pose(pose, style="coco")[:, 100:].any()
+    person[[10, 13], 2] = 0
+    assert torch.equal(draw_pose(pose, style="humansd"), draw_pose(Pose(person[None], 128, 96), style="humansd"))
+
+
+def test_coco_style_has_left_and_right_colours_and_no_neck(person: np.ndarray) -> None:
+    picture = (draw_pose(Pose(person[None], 128, 96), style="coco") * 255).round()
+    joints = dict(zip(COCO17, openpose_to_coco(person), strict=True))
+
+    def colour(name: str, other: str) -> list[float]:
+        x, y = (joints[name][:2] + joints[other][:2]) / 2
+        return picture[:, int(y), int(x)].tolist()
+
+    assert colour("left_hip", "left_knee") == colour("left_elbow", "left_wrist") == [0, 255, 0]
+    assert colour("right_hip", "right_knee") == colour("right_elbow", "right_wrist") == [255, 128, 0]
+    assert colour("left_shoulder", "right_shoulder") == colour("left_hip", "right_hip") == [51, 153, 255]
+    alone = np.zeros((1, 18, 3))
+    alone[0, 1] = (48, 30, 1)  # a neck
+    for style in ("humansd", "coco"):
+        assert not draw_pose(Pose(alone, 128, 96), style=style).any()
+    assert len(COCO_LIMBS) == 19
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_style_draws_crowds_nobody_one_pixel_and_other_sizes(person: np.ndarray, style: str) -> None:
+    crowd = Pose(_crowd(person, 20), 128, 96)
+    thin, usual, thick = (draw_pose(crowd, style=style, line_width=width) for width in (0.5, 1, 2))
+    assert torch.equal(usual, draw_pose(crowd, 128, 96, style))
+    areas = [(picture > 0).any(0).sum() for picture in (thin, usual, thick)]
+    assert areas == sorted(areas) and areas[0] < areas[2]
+    assert not draw_pose(Pose(np.zeros((0, 18, 3)), 8, 6), style=style).any()
+    assert draw_pose(Pose(person[None], 1, 1), style=style).shape == (3, 1, 1)
+    assert draw_pose(crowd, 40, 56, style).shape == (3, 40, 56)
+    far = crowd.joints + np.array([1e8, -1e8, 0])
+    assert not draw_pose(Pose(far, 128, 96), style=style).any()
+
+
 def test_exceptions(person: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"shape \(18, 3\)"):
         draw_joints(person, 128, 96)
@@ -145,6 +224,11 @@ def test_exceptions(person: np.ndarray) -> None:
         draw_joints(person[None], 0, 96)
     with pytest.raises(InputError, match="too small"):
         draw_pose(Pose(person[None], 128, 96), 128, 0)
+    with pytest.raises(InputError, match=r"style: .*openpose, humansd, coco"):
+        draw_pose(Pose(person[None], 128, 96), style="stick man")
+    for width in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="line_width"):
+            draw_pose(Pose(person[None], 128, 96), line_width=width)
 
 
 def test_beats_the_plain_reference(person: np.ndarray) -> None:
