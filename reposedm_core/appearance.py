@@ -18,7 +18,7 @@ from .checks import check_tensor
 from .diffusion.context_cache import sampling_of
 from .diffusion.sampler import Denoised, Model
 from .errors import InputError
-from .pictures import to_pil
+from .pictures import fit_image, shown, to_pil
 
 
 @dataclass
@@ -76,9 +76,58 @@ class KeepOutside:
     def __call__(self, x: Tensor, sigma: Tensor) -> Denoised:
         """ŷ_0 at x (B, C, h, w) and σ (B,); the variance logits are the model's."""
         out = self.model(x, sigma)
-        # Chosen, not multiplied, where the mask is 1: a mask of ones changes not one bit.
-        blend = self.mask * out.x0 + (1 - self.mask) * self.reference
-        return replace(out, x0=torch.where(self.mask == 1, out.x0, blend))
+        return replace(out, x0=keep_outside(out.x0, self.reference, self.mask))
+
+
+def keep_outside(x0: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """m ŷ_0 + (1 − m) z_ref; ŷ_0 is (B, C, h, w), z_ref (1 or B, C, h, w), m (1 or B, 1, h, w) in 0..1."""
+    # Chosen, not multiplied, where the mask is 1: a mask of ones changes not one bit.
+    return torch.where(mask == 1, x0, mask * x0 + (1 - mask) * reference)
+
+
+@dataclass
+class Dressing:
+    """The reference and its mask at the size of the result, and how a new picture goes into them.
+
+    Attributes:
+        person: (1, 3, H, W) in [-1, 1], letterboxed.
+        cover: the mask, (1, 1, H, W) in 0..1.
+        share: of the new picture in each pixel, see `inside`.
+    """
+
+    person: Tensor
+    cover: Tensor
+    share: Tensor
+
+    @classmethod
+    def fitted(cls, person: Tensor, cover: Tensor, height: int, width: int, feather: int) -> Dressing:
+        """Of a reference and a mask that went through `check_cover`.
+
+        Raises:
+            InputError: the mask is too small to be left at this size, or a negative feather.
+        """
+        person, cover = fit_image(person, height, width), fit_image(cover, height, width, border="constant")
+        if not cover.any():
+            raise InputError(f"mask is empty at {width} × {height} pixels: it marks too small a part of reference.")
+        return cls(person, cover, inside(cover, feather))
+
+    def blend(self, new: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in 0..1 inside the mask, the reference around them, bit for bit where it is 0."""
+        person = shown(self.person).to(new)
+        share = self.share.to(new)
+        return torch.where(share > 0, share * new + (1 - share) * person, person)
+
+
+def check_cover(person: Tensor, cover: Tensor) -> None:
+    """Raise an `InputError` unless these are one reference (1, 3, H, W) and a mask (1, 1, H, W) that marks some of it.
+    """
+    if len(person) != 1:
+        raise InputError(f"reference: it holds {len(person)} pictures; dress one at a time.")
+    if not cover.any():
+        raise InputError("mask is empty: it is 0 everywhere; mark where the garment goes with 1.")
+    if cover.shape[-2:] != person.shape[-2:]:
+        raise InputError(f"mask has shape {tuple(cover.shape[-2:])} and reference {tuple(person.shape[-2:])} "
+                         "(height, width): draw the mask on the reference.")
 
 
 def latent_mask(mask: Tensor, stride: int) -> Tensor:

@@ -3,51 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from .alignment import Alignment
-from .appearance import AppearanceResult, KeepOutside, inside, latent_mask
+from .alignment.sources import Seen
+from .appearance import AppearanceResult, Dressing, KeepOutside, check_cover, latent_mask
 from .checks import whole
+from .conditioning import condition_image, find_pose, make_condition, pose_target
 from .diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
 from .diffusion.sampler import SAMPLERS, Model, initial_latent, simple_sigmas
 from .diffusion.schedule import DiffusionSchedule
 from .errors import InputError
-from .field import PoseInteractionField, PoseTarget, predict_pose
+from .field import PoseInteractionField
 from .networks import NETWORKS, SHIPPED, InPrecision, Networks, load_networks
 from .pictures import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
-from .pose import Pose, coco_to_openpose, draw_joints, one_pose, openpose_to_coco
+from .pose import Pose, one_pose
 
 __all__ = ["NETWORKS", "SHIPPED", "ImageLike", "Networks", "PoseTransferResult", "RePoseDMPipeline", "check_size",
            "condition_image", "fit_image", "load_networks", "one_pose", "pose_target", "to_image"]
-
-
-def condition_image(pose: Pose, height: int, width: int) -> Tensor:
-    """The skeleton as the networks were trained on it: the first person's body joints, (1, 3, H, W) in [-1, 1]."""
-    return draw_joints(pose.resized(height, width).joints[:1], height, width).float() / 127.5 - 1
-
-
-def pose_target(field: PoseInteractionField, poses: list[Pose], size: tuple[int, int],
-                native: tuple[int, int]) -> PoseTarget:
-    """What the field compares pictures with: the first person of each pose.
-
-    Args:
-        field: in space "features" the drawn skeleton is the picture of the target.
-        poses: one for all pictures, or one a picture.
-        size: height and width of the pictures.
-        native: height and width that the estimator was trained at; the pictures are to be fitted to it (`fit_image`).
-    """
-    poses = [pose.resized(*size) for pose in poses]
-    if field.space == "features":
-        return field.target_from_image(torch.cat([condition_image(pose, *native) for pose in poses]))
-    joints = [openpose_to_coco(pose.resized(*native).joints[:1]) for pose in poses]
-    return field.target_from_joints(torch.from_numpy(np.concatenate(joints)), *native)
 
 
 @dataclass
@@ -56,10 +35,10 @@ class PoseTransferResult:
 
     Attributes:
         image: the person in the target pose.
-        aligned: the source warped to the pose; source, pose_image: what the networks saw.
-        visibility: (B, 1, h, w), where the source shows the target's body, 0..1, at the aligner's cells (1/4 of the
+        aligned: the source warped to the pose, or all sources together; source, pose_image: what the networks saw.
+        visibility: (B, 1, h, w), where the sources show the target's body, 0..1, at the aligner's cells (1/4 of the
             picture, 1/8 with features from the latent).
-        latent: the sampled latent. alignment: maps and logits of every iteration.
+        latent: the sampled latent. alignment: maps and logits of every iteration, for each picture of `source`.
     """
 
     image: Tensor
@@ -104,40 +83,39 @@ class RePoseDMPipeline:
         """Float32 pictures (B, 3, H, W), about [-1, 1], of latents (B, C, h, w); lets gradients through."""
         return self.autoencoder.decode(latents.to(self.dtype)).float()
 
-    @torch.no_grad()
-    def align(self, source: ImageLike, pose: Any, height: int | None = None,
-              width: int | None = None, name: str = "source") -> tuple[Condition, Alignment, Tensor, Tensor]:
+    def align(self, source: ImageLike, pose: Any, height: int | None = None, width: int | None = None,
+              name: str = "source") -> tuple[Condition, Alignment, Tensor, Tensor]:
         """Condition for the denoiser, the alignment, and source and skeleton as (B, 3, H, W) in [-1, 1]."""
+        return self._align(source, pose, height, width, name)[:4]
+
+    def _align(self, source: ImageLike, pose: Any, height: int | None, width: int | None, name: str = "source",
+               more_sources: Sequence[ImageLike] = ()) -> tuple[Condition, Alignment, Tensor, Tensor, Seen]:
+        """As `align`, and what is seen; with `more_sources` of one result, the rest of all S pictures."""
         height = self.config.height if height is None else whole(height, "height", 1)
         width = self.config.width if width is None else whole(width, "width", 1)
         check_size(height, width, self.autoencoder.stride)
-        image = fit_image(to_image(source, name), height, width).to(self.device)
+        further = [to_image(more, "more_sources") for more in _listed(more_sources)]
+        image = torch.cat([fit_image(picture, height, width) for picture in (to_image(source, name), *further)])
+        image = image.to(self.device)
         skeleton = condition_image(one_pose(pose), height, width).to(self.device).expand(len(image), -1, -1, -1)
-        return *self.condition(image, skeleton), image, skeleton
+        condition, alignment, seen = self._condition(image, skeleton, len(image) if further else 1)
+        return condition, alignment, image, skeleton, seen
 
     @torch.no_grad()
     def condition(self, image: Tensor, skeleton: Tensor) -> tuple[Condition, Alignment]:
         """Condition for the denoiser and the alignment, of source and skeleton (B, 3, H, W) in [-1, 1]."""
-        known: dict[int, Tensor] = {}
+        return self._condition(image, skeleton)[:2]
 
-        def encode(picture: Tensor) -> Tensor:
-            """E, once for source and skeleton, which the aligner and the denoiser both read."""
-            if picture is not image and picture is not skeleton:
-                return self.encode(picture)
-            if id(picture) not in known:
-                known[id(picture)] = self.encode(picture)
-            return known[id(picture)]
-
-        alignment = self.aligner(image, skeleton, encode=encode)
-        visibility = self.aligner.latent_visibility(alignment, self.autoencoder.stride)
-        source = encode(image) if self.config.denoiser.texture == "source" else alignment.features
-        return Condition.of(self.denoiser, encode(skeleton), source, alignment.features, visibility), alignment
+    def _condition(self, image: Tensor, skeleton: Tensor, sources: int = 1) -> tuple[Condition, Alignment, Seen]:
+        return make_condition(self.aligner, self.denoiser, self.encode, image, skeleton, self.autoencoder.stride,
+                              sources)
 
     def __call__(self, source: ImageLike, pose: Any, seed: int = 0, steps: int | None = None,
                  guidance_scale: float | None = None, field_strength: float | None = None,
                  field_start: float | None = None, field_end: float | None = None, field_space: str | None = None,
                  sampler: str = "ddim", height: int | None = None, width: int | None = None,
-                 callback: Callable[[int, int, Tensor], None] | None = None) -> PoseTransferResult:
+                 callback: Callable[[int, int, Tensor], None] | None = None, *,
+                 more_sources: Sequence[ImageLike] = ()) -> PoseTransferResult:
         """Put the person of `source` into `pose`.
 
         Args:
@@ -152,20 +130,23 @@ class RePoseDMPipeline:
             sampler: one of `diffusion.sampler.SAMPLERS`: "ddim", "ancestral" with the learned variance, ….
             height, width: of the result, divisible by 8 (default: what the model was trained at).
             callback: called as callback(step, steps, ŷ_0) after every step.
+            more_sources: further pictures of the person in `source`, of any size, as a list. Each is aligned, and in
+                each place those count that show it (`alignment.sources.combine`, **ours**); the result is one picture.
 
         Raises:
             InputError: a picture or pose that cannot be used, or a size or number out of range.
         """
         sampled = _sampler(sampler)
         pose = one_pose(pose)
-        condition, alignment, image, skeleton = self.align(source, pose, height, width)
+        condition, alignment, image, skeleton, seen = self._align(source, pose, height, width,
+                                                                  more_sources=more_sources)
         field = self._guidance(pose, image.shape[-2:], field_strength, field_start, field_end, field_space)
         model = self._model(condition, guidance_scale, field)
         latent = self._sample(sampled, model, condition, seed, steps, callback)
         with torch.no_grad():
             result = self.decode(latent)
-        return PoseTransferResult(shown(result), shown(alignment.image), shown(image), shown(skeleton),
-                                  alignment.visibility[-1].sigmoid(), latent, alignment)
+        return PoseTransferResult(shown(result), shown(seen.image), shown(image), shown(skeleton[:len(result)]),
+                                  seen.visibility, latent, alignment)
 
     def dress(self, reference: ImageLike, garment: ImageLike, mask: ImageLike, pose: Any = None, seed: int = 0,
               steps: int | None = None, guidance_scale: float | None = None, field_strength: float | None = None,
@@ -189,38 +170,26 @@ class RePoseDMPipeline:
         """
         sampled = _sampler(sampler)
         person, cover = to_image(reference, "reference"), to_mask(mask)
-        if len(person) != 1:
-            raise InputError(f"reference: it holds {len(person)} pictures; dress one at a time.")
-        if cover.shape[-2:] != person.shape[-2:]:
-            raise InputError(f"mask has shape {tuple(cover.shape[-2:])} and reference {tuple(person.shape[-2:])} "
-                             "(height, width): draw the mask on the reference.")
-        if not cover.any():
-            raise InputError("mask is empty: it is 0 everywhere; mark where the garment goes with 1.")
+        check_cover(person, cover)
         if pose is None:
             pose = self.estimate(shown(person))
             if not len(pose.joints):
                 raise InputError("reference: nobody was found in it; give its pose, or a picture that shows one person "
                                  "whole.")
         pose = one_pose(pose).resized(*person.shape[-2:])
-        condition, alignment, image, skeleton = self.align(garment, pose, height, width, "garment")
+        condition, alignment, image, skeleton, seen = self._align(garment, pose, height, width, "garment")
         size = image.shape[-2:]
-        person = fit_image(person, *size).to(self.device)
-        cover = fit_image(cover, *size, border="constant").to(self.device)
-        if not cover.any():
-            raise InputError(f"mask is empty at {size[1]} × {size[0]} pixels: it marks too small a part of reference.")
-        share = inside(cover, feather)
+        dressing = Dressing.fitted(person.to(self.device), cover.to(self.device), *size, feather)
         field = self._guidance(pose, size, field_strength)
         with torch.no_grad():
-            kept = self.encode(person)
+            kept = self.encode(dressing.person)
         model = KeepOutside(self._model(condition, guidance_scale, field), kept,
-                            latent_mask(cover, self.autoencoder.stride))
+                            latent_mask(dressing.cover, self.autoencoder.stride))
         latent = self._sample(sampled, model, condition, seed, steps, callback)
         with torch.no_grad():
-            new = shown(self.decode(latent))
-        person = shown(person)
-        result = torch.where(share > 0, share * new + (1 - share) * person, person)
-        return AppearanceResult(result, person.expand_as(result), shown(image), shown(alignment.image), shown(skeleton),
-                                cover, alignment.visibility[-1].sigmoid(), latent, alignment)
+            result = dressing.blend(shown(self.decode(latent)))
+        return AppearanceResult(result, shown(dressing.person).expand_as(result), shown(image), shown(seen.image),
+                                shown(skeleton), dressing.cover, seen.visibility, latent, alignment)
 
     @torch.no_grad()
     def estimate(self, image: ImageLike) -> Pose:
@@ -228,11 +197,7 @@ class RePoseDMPipeline:
         picture = to_image(image, "image")
         if len(picture) != 1:
             raise InputError(f"image: it holds {len(picture)} pictures; estimate one at a time.")
-        height, width = picture.shape[-2:]
-        joints = predict_pose(self.estimator, fit_image(picture, self.config.height, self.config.width).to(self.device))
-        points = coco_to_openpose(joints[:1].cpu().numpy())
-        points = points[(points[..., 2] > 0).any(1)]
-        return Pose(points, self.config.height, self.config.width).unfitted(height, width)
+        return find_pose(self.estimator, picture, (self.config.height, self.config.width), self.device)
 
     def _guidance(self, pose: Pose, size: tuple[int, int], strength: float | None, start: float | None = None,
                   end: float | None = None, space: str | None = None) -> FieldGuidance | None:
@@ -261,6 +226,13 @@ class RePoseDMPipeline:
         generator = torch.Generator().manual_seed(whole(seed, "seed", -(2**63), 2**64 - 1))
         noise = torch.randn(condition.pose.shape, generator=generator).to(self.device)
         return sampled(model, initial_latent(noise, sigmas[0]), sigmas.to(self.device), callback, generator)
+
+
+def _listed(more_sources: Sequence[ImageLike]) -> Sequence[ImageLike]:
+    """A list as it is: a single path or picture has a length, too, and its letters or rows are no pictures."""
+    if not isinstance(more_sources, (list, tuple)):
+        raise InputError(f"more_sources: a {type(more_sources).__name__}; give a list of pictures.")
+    return more_sources
 
 
 def _sampler(name: str) -> Callable[..., Tensor]:

@@ -1,0 +1,108 @@
+"""From pictures and a pose to what the denoiser is told; the pipeline and the nodes share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .alignment import Alignment, RecurrentPoseAligner
+from .alignment.sources import Seen, combine
+from .diffusion.denoiser import Conditioner
+from .diffusion.guided import Condition
+from .errors import InputError
+from .field import PoseEstimator, PoseInteractionField, PoseTarget, predict_pose
+from .pictures import fit_image
+from .pose import Pose, coco_to_openpose, draw_joints, openpose_to_coco
+
+
+def condition_image(pose: Pose, height: int, width: int) -> Tensor:
+    """The skeleton as the networks were trained on it: the first person's body joints, (1, 3, H, W) in [-1, 1].
+
+    Raises:
+        InputError: none of that person's joints lies inside the canvas.
+    """
+    x, y, score = pose.joints[:1].reshape(-1, 3).T
+    if not ((score > 0) & (x >= 0) & (y >= 0) & (x <= pose.width) & (y <= pose.height)).any():
+        raise InputError(f"pose: no joint of its first person lies inside its canvas of {pose.width} × {pose.height} "
+                         "pixels; move the pose into it, or give the canvas that it was made for.")
+    return draw_joints(pose.resized(height, width).joints[:1], height, width).float() / 127.5 - 1
+
+
+def pose_target(field: PoseInteractionField, poses: list[Pose], size: tuple[int, int],
+                native: tuple[int, int]) -> PoseTarget:
+    """What the field compares pictures with: the first person of each pose.
+
+    Args:
+        field: in space "features" the drawn skeleton is the picture of the target.
+        poses: one for all pictures, or one a picture.
+        size: height and width of the pictures.
+        native: height and width that the estimator was trained at; the pictures are to be fitted to it (`fit_image`).
+    """
+    poses = [pose.resized(*size) for pose in poses]
+    if field.space == "features":
+        return field.target_from_image(torch.cat([condition_image(pose, *native) for pose in poses]))
+    joints = [openpose_to_coco(pose.resized(*native).joints[:1]) for pose in poses]
+    return field.target_from_joints(torch.from_numpy(np.concatenate(joints)), *native)
+
+
+def find_pose(estimator: PoseEstimator, picture: Tensor, native: tuple[int, int], device: torch.device) -> Pose:
+    """The pose of the one person in a picture (1, 3, H, W) in [-1, 1], in its own pixels; nobody where none is found.
+
+    Args:
+        native: height and width that the estimator was trained at. device: where it is.
+    """
+    joints = predict_pose(estimator, fit_image(picture, *native).to(device))
+    points = coco_to_openpose(joints[:1].cpu().numpy())
+    points = points[(points[..., 2] > 0).any(1)]
+    return Pose(points, *native).unfitted(*picture.shape[-2:])
+
+
+@torch.no_grad()
+def make_condition(aligner: RecurrentPoseAligner | nn.Module, conditioner: Conditioner,
+                   encode: Callable[[Tensor], Tensor], image: Tensor, skeleton: Tensor, stride: int,
+                   sources: int = 1) -> tuple[Condition, Alignment, Seen]:
+    """Align pictures to poses and make the condition.
+
+    Several sources of one person become one aligned picture (`alignment.sources.combine`), and the tokens are made of
+    that; B1, which reads the sources unaligned, gets the tokens of all of them.
+
+    Args:
+        aligner: or what stands where B1 has none.
+        conditioner: a denoiser, or the part of it that makes the tokens.
+        encode: E, pictures → latents.
+        image, skeleton: (B·S, 3, H, W) in [-1, 1]; the S sources of a result follow one another.
+        stride: pixels of a latent cell's side.
+        sources: S.
+
+    Returns:
+        the condition of B results, the alignment of all B·S pictures, and what the sources show together.
+    """
+    known: dict[int, Tensor] = {}
+
+    def once(picture: Tensor) -> Tensor:
+        """E, once for source and skeleton, which the aligner and the denoiser both read."""
+        if picture is not image and picture is not skeleton:
+            return encode(picture)
+        if id(picture) not in known:
+            known[id(picture)] = encode(picture)
+        return known[id(picture)]
+
+    alignment = aligner(image, skeleton, encode=once)
+    if sources == 1:
+        visibility, aligned = aligner.latent_visibility(alignment, stride), alignment.features
+        probable = alignment.visibility[-1].sigmoid()
+        seen = Seen(alignment.image, probable, torch.ones_like(probable)[:, None])
+    else:
+        seen = combine(alignment, sources)
+        visibility, aligned = seen.latent_visibility(stride), encode(seen.image)
+    pose = once(skeleton)[::sources]
+    if conditioner.config.texture == "source" and sources > 1:
+        texture = once(image)
+        tokens = conditioner.context(texture, torch.ones_like(texture[:, :1]))
+        tokens = tokens.unflatten(0, (-1, sources)).flatten(1, 2)
+        return Condition(pose, tokens, aligned, torch.ones_like(visibility)), alignment, seen
+    texture = once(image) if conditioner.config.texture == "source" else aligned
+    return Condition.of(conditioner, pose, texture, aligned, visibility), alignment, seen
