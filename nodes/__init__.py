@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .align import RecurrentPoseAlignerNode
+from .editor import PoseEditor
 from .folders import register_folders
 from .guidance import PoseInteractionFieldGuidance
 from .loaders import RePoseDMExample, RePoseDMLoader
@@ -16,7 +17,7 @@ WEB_DIRECTORY = "./nodes/web"
 """Where the help pages lie, as ComfyUI wants it: from the root of the pack."""
 
 NODES: list[type[io.ComfyNode]] = [
-    RePoseDMLoader, LoadPose, EstimatePose, DrawPose, RecurrentPoseAlignerNode, PoseInteractionFieldGuidance,
+    RePoseDMLoader, LoadPose, EstimatePose, DrawPose, PoseEditor, RecurrentPoseAlignerNode, PoseInteractionFieldGuidance,
     RePoseDMKSampler, RePoseSDLoader, RePoseDMExample,
 ]
 

@@ -1,0 +1,100 @@
+"""Pose Editor: the Python half. The widget is nodes/web/js; it puts its result as JSON into the input `edit`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+
+from ..reposedm_core import InputError, Pose, parse_keypoints
+from ..reposedm_core.pose import load_pose_text, to_keypoints
+from ..reposedm_core.pose import skeleton as sk
+from .bridge import from_comfy, to_comfy
+from .sockets import PoseKeypoint
+
+WIDGET = "REPOSEDM_POSE_EDITOR"
+MAX_SIDE = 16384
+
+STANDING = Pose(np.array([[
+    (48, 20, 1), (48, 32, 1), (38.5, 32.5, 1), (33, 48, 1), (29.5, 62.5, 1), (57.5, 32.5, 1), (63, 48, 1),
+    (66.5, 62.5, 1), (42, 64, 1), (41, 88, 1), (40, 111, 1), (54, 64, 1), (55, 88, 1), (56, 111, 1), (45.5, 17.5, 1),
+    (50.5, 17.5, 1), (42, 19, 1), (54, 19, 1),
+]]), height=128, width=96)
+"""Somebody who faces the camera: what there is to drag where no pose comes in."""
+
+# The points of a face (68, and the pupils) in a mirrored picture.
+FACE_FLIP = (*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46,
+             39, 38, 37, 36, 41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65, 69, 68)
+
+
+def _skeleton() -> dict[str, Any]:
+    """What the widget knows about people, so that it has no copy of these tables."""
+    return {"names": sk.OPENPOSE18, "limbs": sk.OPENPOSE_LIMBS, "colours": sk.OPENPOSE_COLOURS,
+            "flip": sk.OPENPOSE_FLIP, "faceFlip": FACE_FLIP, "handLimbs": sk.HAND_LIMBS,
+            "standing": to_keypoints(STANDING)[0]}
+
+
+def _read(edit: str) -> Pose | None:
+    """The pose that the widget saved; None where nothing was edited."""
+    if not edit.strip():
+        return None
+    try:
+        return _first(load_pose_text(edit, "edit"))
+    except InputError as error:
+        raise InputError(f"{error} Or press Reset in the Pose Editor.") from error
+
+
+def _first(poses: list[Pose]) -> Pose:
+    """The first frame with somebody in it; there is one, as the parser saw to."""
+    return next(pose for pose in poses if len(pose.joints))
+
+
+class PoseEditor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RePoseDMPoseEditor",
+            display_name="Pose Editor",
+            category="RePoseDM/pose",
+            description="Drag a skeleton by its joints over the picture. As long as nothing was dragged, the pose that "
+                        "comes in goes out; after that the edited pose does, until Reset. It is saved in the workflow.",
+            search_aliases=["openpose editor", "edit pose", "drag joints", "skeleton editor", "pose maker"],
+            # It can be run by itself, to bring picture and pose into the widget.
+            is_output_node=True,
+            inputs=[
+                io.Int.Input("width", default=768, min=8, max=MAX_SIDE, step=8,
+                             tooltip="Width of the canvas in pixels, where neither a picture nor a pose is connected."),
+                io.Int.Input("height", default=1024, min=8, max=MAX_SIDE, step=8,
+                             tooltip="Height of the canvas in pixels, where neither a picture nor a pose is connected."),
+                io.Image.Input("image", optional=True,
+                               tooltip="Picture behind the skeleton (the first of a batch). Its size is the canvas."),
+                PoseKeypoint.Input("pose", optional=True,
+                                   tooltip="Pose to start from. It is in the widget after the first run."),
+                # A text for everybody but the page: other clients send OpenPose JSON here, or nothing.
+                io.String.Input("edit", default="", optional=True, socketless=True,
+                                extra_dict={"widgetType": WIDGET, "skeleton": _skeleton()},
+                                tooltip="The edited pose as OpenPose JSON; empty where nothing was edited."),
+            ],
+            outputs=[PoseKeypoint.Output("pose", tooltip="The edited pose, or the one that came in, in pixels of the "
+                                                         "canvas.")],
+        )
+
+    @classmethod
+    def execute(cls, width: int, height: int, image: torch.Tensor | None = None, pose: Any = None,
+                edit: str = "") -> io.NodeOutput:
+        picture = None if image is None else to_comfy(from_comfy(image[:1], "image"))
+        poses = [STANDING] if pose is None else parse_keypoints(pose, "pose")
+        if picture is not None:
+            size = tuple(picture.shape[1:3])
+        elif pose is not None:
+            size = _first(poses).height, _first(poses).width
+        else:
+            size = height, width
+        if picture is not None or pose is None:
+            poses = [frame.resized(*size) for frame in poses]
+        edited = _read(edit)
+        shown = {"pose_editor_start": to_keypoints(_first(poses)),
+                 "pose_editor_picture": [] if picture is None else ui.PreviewImage(picture).values}
+        return io.NodeOutput(to_keypoints(poses if edited is None else edited.resized(*size)), ui=shown)

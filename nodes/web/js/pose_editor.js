@@ -1,0 +1,135 @@
+// The Pose Editor node on ComfyUI's page: a widget for its input `edit`, and what the widget shows of the other inputs.
+// The same code serves the classic canvas and Nodes 2.0: both place the element of a DOM widget in the node.
+
+import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
+import { readFrame } from "./pose_geometry.js";
+import { PoseWidget } from "./pose_widget.js";
+
+const NODE = "RePoseDMPoseEditor";
+const WIDGET = "REPOSEDM_POSE_EDITOR";
+
+/** What a node has shown in the last run, or a Load Image node shows now. */
+function outputsOf(node) {
+  const { graph, id } = node;
+  return app.nodeOutputs?.[graph && graph !== app.rootGraph ? `${graph.id}:${id}` : id] ?? {};
+}
+
+/** An event of the widget that is meant for the graph: zooming, panning. */
+function forward(event) {
+  event.preventDefault();
+  event.stopPropagation();
+  app.canvas.canvas.dispatchEvent(new event.constructor(event.type, event));
+}
+
+/** Keeps a widget up to date with its node: canvas size, picture, the pose that comes in. */
+class Scene {
+  constructor(node, widget) {
+    Object.assign(this, { node, widget, picture: null, url: null, told: null });
+  }
+
+  input(name) {
+    const index = this.node.inputs?.findIndex((input) => input.name === name) ?? -1;
+    return this.node.inputs?.[index]?.link == null ? null : { node: this.node.getInputNode(index) };
+  }
+
+  /** The picture to show. A picture from the input folder is shown at once, any other one after a run. */
+  pictureUrl() {
+    const link = this.input("image");
+    if (!link) return null;
+    const loaded = link.node && outputsOf(link.node).images?.[0];
+    const image = loaded?.type === "input" ? loaded : outputsOf(this.node).pose_editor_picture?.[0];
+    if (!image) return null;
+    const { filename, subfolder = "", type = "input" } = image;
+    return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
+  }
+
+  loadPicture() {
+    const url = this.pictureUrl();
+    if (url === this.url) return;
+    this.url = url;
+    this.picture = null;
+    if (!url) return;
+    const picture = new Image();
+    picture.onload = () => {
+      if (this.url !== url) return;  // another one by now
+      this.picture = picture;
+      this.update();
+    };
+    picture.src = url;
+  }
+
+  size(start) {
+    const { picture, node } = this;
+    if (picture) return { width: picture.naturalWidth, height: picture.naturalHeight };
+    const linked = this.input("image") || this.input("pose");
+    const known = start ?? (linked && this.widget.editedSize);
+    if (known) return { width: known.width, height: known.height };
+    const value = (name) => Number(node.widgets?.find((widget) => widget.name === name)?.value) || 1;
+    return { width: value("width"), height: value("height") };
+  }
+
+  /** Look again, and tell the widget where something is new. */
+  update() {
+    this.loadPicture();
+    const link = this.input("pose");
+    const frame = link && outputsOf(this.node).pose_editor_start?.[0];
+    const start = readFrame(frame);
+    const missing = [link && !start && "pose", this.input("image") && !this.url && "picture"].filter(Boolean);
+    const scene = { start, picture: this.picture, ...this.size(start), origin: start ? "as connected" : "standing pose",
+      hint: missing.length ? `run once to see the connected ${missing.join(" and ")}` : "" };
+    const now = [frame, scene.picture, scene.width, scene.height, scene.hint];
+    if (this.told?.every((value, i) => value === now[i])) return;
+    this.told = now;
+    this.widget.setScene(scene);
+  }
+}
+
+/** Call `after` whenever `target[name]` was called. */
+function chain(target, name, after) {
+  const before = target[name];
+  target[name] = function (...values) {
+    const result = before?.apply(this, values);
+    after();
+    return result;
+  };
+}
+
+function addWidget(node, name, [, options]) {
+  const editor = new PoseWidget(options.skeleton, (value) => {
+    widget.callback?.(value);
+    // So the page knows that the workflow has changed, and can undo it.
+    app.canvas.emitBeforeChange();
+    app.canvas.emitAfterChange();
+  }, forward);
+  const scene = new Scene(node, editor);
+  const update = () => scene.update();
+  const widget = node.addDOMWidget(name, WIDGET, editor.element, {
+    getValue: () => editor.value,
+    setValue: (value) => { editor.value = value; },
+    getMinHeight: () => 280,
+    onDraw: update,
+    hideOnZoom: false,
+    socketless: true,
+  });
+  for (const side of node.widgets.filter(({ name: other }) => other === "width" || other === "height")) {
+    chain(side, "callback", update);
+  }
+  chain(node, "onExecuted", update);
+  chain(node, "onConfigure", update);
+  chain(node, "onConnectionsChange", () => queueMicrotask(update));  // the link is there only after the call
+  chain(node, "onRemoved", () => editor.remove());
+  editor.element.addEventListener("pointerenter", update);
+  node.poseEditorUpdate = update;
+  update();
+  return { widget, minWidth: 380, minHeight: 640 };
+}
+
+app.registerExtension({
+  name: "RePoseDM.PoseEditor",
+  getCustomWidgets: () => ({ [WIDGET]: addWidget }),
+  loadedGraphNode: (node) => node.poseEditorUpdate?.(),
+  // A workflow tab was opened again, or a run of the history.
+  onNodeOutputsUpdated: () => app.graph?.nodes?.filter((node) => node.comfyClass === NODE)
+    .forEach((node) => node.poseEditorUpdate?.()),
+});

@@ -1,0 +1,179 @@
+// Poses as plain data, and what can be done to them. Every function returns a new pose; none knows of a page.
+//
+// A pose is { width, height, people }, in pixels of its canvas. A person has one list of points [x, y, score] for each
+// part; a score of 0 hides a point, which keeps its place. The skeleton (names, limbs, a standing person, ...) comes
+// with the node's definition.
+
+export const BODY = "pose_keypoints_2d";
+export const FACE = "face_keypoints_2d";
+const HANDS = { left_wrist: "hand_left_keypoints_2d", right_wrist: "hand_right_keypoints_2d" };
+const COUNTS = { [BODY]: 18, [FACE]: 70, [HANDS.left_wrist]: 21, [HANDS.right_wrist]: 21 };
+
+const round = (value) => Math.round(value * 100) / 100;
+const isSeen = (point) => point[2] > 0;
+const hasPlace = (point) => point[0] !== 0 || point[1] !== 0;
+
+/** An OpenPose frame as a pose; null if it is none, or of a kind that only the node itself reads. */
+export function readFrame(frame) {
+  if (!(frame?.canvas_width > 0 && frame.canvas_height > 0 && Array.isArray(frame.people))) return null;
+  const people = [];
+  for (const person of frame.people) {
+    const parts = {};
+    for (const [part, count] of Object.entries(COUNTS)) {
+      const values = person?.[part]?.length ? person[part] : new Array(3 * count).fill(0);
+      if (values.length !== 3 * count || !values.every(Number.isFinite)) return null;
+      parts[part] = Array.from({ length: count }, (_, i) => values.slice(3 * i, 3 * i + 3));
+    }
+    // As in the node: somebody without a body joint is nobody.
+    if (parts[BODY].some(isSeen)) people.push(parts);
+  }
+  return people.length ? { width: frame.canvas_width, height: frame.canvas_height, people } : null;
+}
+
+/** The pose that `writePose` wrote; null if the text is none. */
+export function readPose(text) {
+  try {
+    const data = JSON.parse(text);
+    return readFrame(Array.isArray(data) ? data[0] : data);
+  } catch {
+    return null;
+  }
+}
+
+/** Compact OpenPose JSON: hundredths of pixels, parts without a point left out. */
+export function writePose(pose) {
+  const people = pose.people.map((person) => {
+    const parts = Object.entries(person).filter(([part, points]) => part === BODY || points.some(isSeen));
+    return Object.fromEntries(parts.map(([part, points]) => [part, points.flatMap(([x, y, score]) => {
+      const place = [round(x), round(y)];
+      // OpenPose writes "not found" as (0, 0) or (-1, -1).
+      if (score > 0 && place[0] === place[1] && (place[0] === 0 || place[0] === -1)) place[0] += 0.01;
+      return [...place, round(score)];
+    })]));
+  });
+  return JSON.stringify({ people, canvas_width: pose.width, canvas_height: pose.height });
+}
+
+const mapPoints = (person, move) => Object.fromEntries(
+  Object.entries(person).map(([part, points]) => [part, points.map((p) => (hasPlace(p) ? [...move(p), p[2]] : p))]));
+
+const replacePerson = (pose, index, person) => ({ ...pose, people: pose.people.with(index, person) });
+
+/** Letterboxed to another canvas, as the node does it: aspect kept, the whole old canvas visible, centred. */
+export function fitted(pose, width, height) {
+  const scale = Math.min(width / pose.width, height / pose.height);
+  const [right, down] = [(width - scale * pose.width) / 2, (height - scale * pose.height) / 2];
+  const move = ([x, y]) => [x * scale + right, y * scale + down];
+  return { width, height, people: pose.people.map((person) => mapPoints(person, move)) };
+}
+
+/** Centre [x, y] of the box of a person's visible joints. */
+export function centre(person) {
+  const seen = person[BODY].filter(isSeen);
+  return [0, 1].map((axis) => {
+    const values = seen.map((point) => point[axis]);
+    return values.length ? (Math.min(...values) + Math.max(...values)) / 2 : 0;
+  });
+}
+
+export function movePerson(pose, index, right, down) {
+  return replacePerson(pose, index, mapPoints(pose.people[index], ([x, y]) => [x + right, y + down]));
+}
+
+export function scalePerson(pose, index, factor) {
+  const [cx, cy] = centre(pose.people[index]);
+  const move = ([x, y]) => [cx + (x - cx) * factor, cy + (y - cy) * factor];
+  return replacePerson(pose, index, mapPoints(pose.people[index], move));
+}
+
+/** Mirrored on the spot: left and right change places, so that the body stays a body. */
+export function mirrorPerson(pose, index, skeleton) {
+  const [cx] = centre(pose.people[index]);
+  const turned = mapPoints(pose.people[index], ([x, y]) => [2 * cx - x, y]);
+  return replacePerson(pose, index, {
+    [BODY]: skeleton.flip.map((i) => turned[BODY][i]),
+    [FACE]: skeleton.faceFlip.map((i) => turned[FACE][i]),
+    [HANDS.left_wrist]: turned[HANDS.right_wrist],
+    [HANDS.right_wrist]: turned[HANDS.left_wrist],
+  });
+}
+
+/** One joint put somewhere, and made visible. A hand goes with its wrist, the face with the nose. */
+export function placeJoint(pose, index, joint, x, y, skeleton) {
+  const person = pose.people[index];
+  const [oldX, oldY] = person[BODY][joint];
+  const moved = { ...person, [BODY]: person[BODY].with(joint, [x, y, 1]) };
+  const name = skeleton.names[joint];
+  const follows = name === "nose" ? FACE : HANDS[name];
+  if (follows) {
+    moved[follows] = person[follows].map((p) => (hasPlace(p) ? [p[0] + x - oldX, p[1] + y - oldY, p[2]] : p));
+  }
+  return replacePerson(pose, index, moved);
+}
+
+/** One joint hidden, or shown again; null where it is the last one, as a person without joints is nobody. */
+export function toggleJoint(pose, index, joint) {
+  const body = pose.people[index][BODY];
+  const [x, y, score] = body[joint];
+  if (score > 0 && body.filter(isSeen).length === 1) return null;
+  return replacePerson(pose, index, { ...pose.people[index], [BODY]: body.with(joint, [x, y, score > 0 ? 0 : 1]) });
+}
+
+/** Joints that were never seen get a place, still hidden: where a standing person has them, from the next joint in. */
+export function withPlaces(pose, skeleton) {
+  const reference = readFrame(skeleton.standing);
+  const standing = reference.people[0][BODY];
+  const parent = new Map(skeleton.limbs.map(([from, to]) => [to, from]));
+  const inside = (value, side) => Math.min(Math.max(value, 0.02 * side), 0.98 * side);
+  const people = pose.people.map((person) => {
+    const body = person[BODY].slice();
+    const size = relativeSize(body, standing) ?? Math.min(pose.width / reference.width, pose.height / reference.height);
+    const place = (joint) => {
+      if (!hasPlace(body[joint])) {
+        const from = parent.get(joint) ?? body.findIndex(isSeen);
+        const [x, y] = place(from);
+        body[joint] = [inside(x + size * (standing[joint][0] - standing[from][0]), pose.width),
+          inside(y + size * (standing[joint][1] - standing[from][1]), pose.height), 0];
+      }
+      return body[joint];
+    };
+    body.forEach((_, joint) => place(joint));
+    return { ...person, [BODY]: body };
+  });
+  return { ...pose, people };
+}
+
+/** How many times as large as the standing person somebody is, by the joints seen; null if they do not tell. */
+function relativeSize(body, standing) {
+  const spread = (points) => Math.hypot(...[0, 1].map((axis) => {
+    const values = points.map((point) => point[axis]);
+    return Math.max(...values) - Math.min(...values);
+  }));
+  const seen = body.flatMap((point, joint) => (isSeen(point) ? [joint] : []));
+  const own = spread(seen.map((joint) => body[joint]));
+  return own > 0 ? own / spread(seen.map((joint) => standing[joint])) : null;
+}
+
+/** { person, joint } nearest to (x, y) and no farther than `reach`; hidden joints count for `ghosts` (a person) only. */
+export function jointAt(pose, x, y, reach, ghosts) {
+  let best = null;
+  pose.people.forEach((parts, person) => parts[BODY].forEach((point, joint) => {
+    if (!isSeen(point) && person !== ghosts) return;
+    // A visible joint is meant rather than a hidden one behind it.
+    const distance = Math.hypot(point[0] - x, point[1] - y) + (isSeen(point) ? 0 : reach / 2);
+    if (distance <= reach && !(best?.distance <= distance)) best = { person, joint, distance };
+  }));
+  return best && { person: best.person, joint: best.joint };
+}
+
+/** The person with a limb within `reach` of (x, y); null if there is none. */
+export function limbAt(pose, x, y, reach, skeleton) {
+  const near = ([ax, ay], [bx, by]) => {
+    const [dx, dy] = [bx - ax, by - ay];
+    const along = Math.min(Math.max(((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy || 1), 0), 1);
+    return Math.hypot(ax + along * dx - x, ay + along * dy - y) <= reach;
+  };
+  const found = pose.people.findLastIndex(({ [BODY]: body }) =>
+    skeleton.limbs.some(([a, b]) => isSeen(body[a]) && isSeen(body[b]) && near(body[a], body[b])));
+  return found < 0 ? null : found;
+}
