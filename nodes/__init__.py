@@ -7,10 +7,12 @@ from comfy_api.latest import ComfyExtension, io
 from .align import RecurrentPoseAlignerNode
 from .editor import PoseEditor
 from .folders import register_folders
+from .garment import GarmentTransfer
 from .guidance import PoseInteractionFieldGuidance
 from .loaders import RePoseDMExample, RePoseDMLoader
 from .pose import DrawPose, EstimatePose, LoadPose
 from .reposesd import RePoseSDLoader
+from .reposesd_conditioning import RePoseSDConditioning
 from .sample import RePoseDMKSampler
 
 WEB_DIRECTORY = "./nodes/web"
@@ -18,7 +20,7 @@ WEB_DIRECTORY = "./nodes/web"
 
 NODES: list[type[io.ComfyNode]] = [
     RePoseDMLoader, LoadPose, EstimatePose, DrawPose, PoseEditor, RecurrentPoseAlignerNode, PoseInteractionFieldGuidance,
-    RePoseDMKSampler, RePoseSDLoader, RePoseDMExample,
+    RePoseDMKSampler, GarmentTransfer, RePoseSDLoader, RePoseSDConditioning, RePoseDMExample,
 ]
 
 

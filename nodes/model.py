@@ -30,6 +30,10 @@ from .bridge import host_layers, in_patcher
 EXTRAS = {"pose": "reposedm_pose", "aligned": "reposedm_aligned", "visibility": "reposedm_visibility"}
 """Fields of a `Condition` beside the tokens, and their keys in a CONDITIONING."""
 
+VARIANCE = "reposedm_variance"
+"""Key in the transformer options of what is called with a pass's variance logits and, for each part of its batch, 0
+where that is of the positive conditioning."""
+
 
 def to_conditioning(condition: Condition) -> list:
     """A `Condition` as a CONDITIONING: the tokens, and the rest under the keys of `EXTRAS`."""
@@ -47,6 +51,8 @@ class ConditioningNetworks(nn.Module):
         own = self.conditioner.state_dict()
         self.conditioner.load_state_dict({key: denoiser.state_dict()[key] for key in own})
         self.requires_grad_(False).eval()
+        for layer in self.aligner.modules():
+            layer.register_forward_pre_hook(lambda *_: management.throw_exception_if_processing_interrupted())
 
 
 class RePoseDMLatent(comfy.latent_formats.LatentFormat):
@@ -76,7 +82,7 @@ class RePoseDMHostConfig(comfy.supported_models_base.BASE):
 
 
 class HostDenoiser(nn.Module):
-    """A `Denoiser` with the call that ComfyUI makes; hands back the prediction without the variance."""
+    """A `Denoiser` with the call that ComfyUI makes; hands back the prediction, and the variance to who asks for it."""
 
     dtype = torch.float32
 
@@ -85,10 +91,14 @@ class HostDenoiser(nn.Module):
         self.denoiser, self.schedule = host_layers(denoiser), schedule
 
     def forward(self, z: Tensor, timesteps: Tensor, context: Tensor, pose: Tensor, aligned: Tensor,
-                visibility: Tensor, **host: Any) -> Tensor:
+                visibility: Tensor, transformer_options: dict[str, Any] | None = None, **host: Any) -> Tensor:
         """v or ε at y_t = z (B, C, h, w); `host` are options for ComfyUI's own networks."""
         sigma = self.schedule.roots(timesteps.long(), z)[1]
-        return self.denoiser(z, timesteps, pose, context, aligned, visibility, sigma)[0]
+        prediction, variance = self.denoiser(z, timesteps, pose, context, aligned, visibility, sigma)
+        report = (transformer_options or {}).get(VARIANCE)
+        if report is not None:
+            report(variance, transformer_options["cond_or_uncond"])
+        return prediction
 
 
 class RePoseDMModel(comfy.model_base.BaseModel):

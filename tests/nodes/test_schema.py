@@ -17,6 +17,7 @@ NAMES = {
     "RePoseDMRecurrentPoseAligner": "Recurrent Pose Aligner",
     "RePoseDMPoseFieldGuidance": "Pose Interaction Field Guidance",
     "RePoseDMKSampler": "RePoseDM KSampler",
+    "RePoseDMGarmentTransfer": "Garment Transfer",
     "RePoseDMSDLoader": "RePoseSD Loader",
     "RePoseDMExample": "RePoseDM Example",
 }
@@ -69,7 +70,7 @@ def test_every_help_page_belongs_to_a_node():
 def test_stock_types_on_the_sockets(schemas):
     loader, aligner = schemas["RePoseDMLoader"], schemas["RePoseDMRecurrentPoseAligner"]
     assert loader["output"] == ["MODEL", "VAE", "REPOSEDM_ALIGNER", "POSE_ESTIMATOR"]
-    assert aligner["output"] == ["CONDITIONING", "CONDITIONING", "LATENT", "IMAGE", "MASK"]
+    assert aligner["output"] == ["CONDITIONING", "CONDITIONING", "LATENT", "IMAGE", "MASK", "IMAGE"]
     assert schemas["RePoseDMLoadPose"]["output"] == ["POSE_KEYPOINT"]
     assert schemas["RePoseDMSDLoader"]["output"] == ["MODEL", "CLIP", "VAE"]
 
