@@ -1,7 +1,8 @@
 """Measures of poses in numpy: PCK, object keypoint similarity, and the cosine of CAP."""
 
 from .joints import head_sizes, joint_distances, joint_error, pck, pck_measures, torso_sizes
+from .people import PoseAccuracy, match_by_oks, pose_accuracy
 from .similarity import object_keypoint_similarity, pose_cosine
 
-__all__ = ["head_sizes", "joint_distances", "joint_error", "object_keypoint_similarity", "pck", "pck_measures",
-           "pose_cosine", "torso_sizes"]
+__all__ = ["PoseAccuracy", "head_sizes", "joint_distances", "joint_error", "match_by_oks",
+           "object_keypoint_similarity", "pck", "pck_measures", "pose_accuracy", "pose_cosine", "torso_sizes"]

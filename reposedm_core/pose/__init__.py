@@ -1,25 +1,45 @@
-"""Poses: skeletons, their file formats, pictures and heat maps."""
+"""Poses: skeletons, their file formats, pictures and heat maps, and what artists do with them."""
 
 from __future__ import annotations
 
 from .draw import STYLES, draw_joints, draw_pose
+from .edit import FLIPS, edit_joint, edit_people, has_person
 from .heatmaps import decode_heatmaps, render_heatmaps
+from .interpolate import EASINGS, MATCHES, METHODS, interpolate_poses
 from .keypoints import Pose, coco_to_openpose, fit_to_frame, openpose_to_coco
+from .overlay import draw_comparison
 from .parsing import load_pose_file, load_pose_text, one_pose, parse_keypoints, to_keypoints
+from .people import ORDERS, broadcast_frames, match_people, select_people
+from .retarget import ANCHORS, retarget_pose
 
 __all__ = [
+    "ANCHORS",
+    "EASINGS",
+    "FLIPS",
+    "MATCHES",
+    "METHODS",
+    "ORDERS",
     "STYLES",
     "Pose",
+    "broadcast_frames",
     "coco_to_openpose",
     "decode_heatmaps",
+    "draw_comparison",
     "draw_joints",
     "draw_pose",
+    "edit_joint",
+    "edit_people",
     "fit_to_frame",
+    "has_person",
+    "interpolate_poses",
     "load_pose_file",
     "load_pose_text",
+    "match_people",
     "one_pose",
     "openpose_to_coco",
     "parse_keypoints",
     "render_heatmaps",
+    "retarget_pose",
+    "select_people",
     "to_keypoints",
 ]

@@ -45,7 +45,7 @@ _HAND_COLOURS = tuple(
 )
 
 
-def _paint_capsules(
+def paint_capsules(
     canvas: np.ndarray,
     start: np.ndarray,
     end: np.ndarray,
@@ -113,9 +113,9 @@ def _paint_parts(
     for (a, b), colour in zip(limbs, limb_colours, strict=False):
         colour = tuple(brightness * channel for channel in colour)
         both = present[:, a] & present[:, b]
-        _paint_capsules(canvas, points[:, a], points[:, b], both, width, colour)
+        paint_capsules(canvas, points[:, a], points[:, b], both, width, colour)
     for k, colour in enumerate(joint_colours):
-        _paint_capsules(canvas, points[:, k], points[:, k], present[:, k], radius, colour)
+        paint_capsules(canvas, points[:, k], points[:, k], present[:, k], radius, colour)
 
 
 def _paint_body(canvas: np.ndarray, joints: np.ndarray, line_width: float = 1.0) -> None:
@@ -150,7 +150,7 @@ def _paint_humansd(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
         inside = ((points >= 0) & (points < (width, height))).all(-1) & (joints[:, 2] > 0)
         points = points[None] + 0.5
         for (a, b), colour in zip(HUMANSD_LIMBS, HUMANSD_COLOURS, strict=True):
-            _paint_capsules(canvas, points[:, a], points[:, b], inside[None, a] & inside[b], radius, colour, hard=True)
+            paint_capsules(canvas, points[:, a], points[:, b], inside[None, a] & inside[b], radius, colour, hard=True)
 
 
 _STYLES = {"openpose": _paint_openpose, "humansd": _paint_humansd, "coco": _paint_coco}
@@ -158,7 +158,7 @@ STYLES = tuple(_STYLES)
 """Names of the styles of `draw_pose`."""
 
 
-def _to_picture(canvas: np.ndarray) -> np.ndarray:
+def to_picture(canvas: np.ndarray) -> np.ndarray:
     """(N, H, W, 3) float32 in 0..255 -> (N, 3, H, W) uint8."""
     return np.ascontiguousarray(np.rint(canvas).astype(np.uint8).transpose(0, 3, 1, 2))
 
@@ -188,7 +188,7 @@ def draw_joints(joints: np.ndarray | torch.Tensor, height: int, width: int) -> t
         part = joints[first : first + _CHUNK]
         canvas = np.zeros((len(part), height, width, 3), np.float32)
         _paint_body(canvas, part)
-        pictures[first : first + _CHUNK] = _to_picture(canvas)
+        pictures[first : first + _CHUNK] = to_picture(canvas)
     return torch.from_numpy(pictures)
 
 
@@ -235,7 +235,7 @@ def draw_pose(
         pose = pose.resized(height, width)
     canvas = np.zeros((1, height, width, 3), np.float32)
     _STYLES[style](canvas, pose, line_width)
-    return torch.from_numpy(_to_picture(canvas)[0].astype(np.float32) / np.float32(255))
+    return torch.from_numpy(to_picture(canvas)[0].astype(np.float32) / np.float32(255))
 
 
 def _check_size(height: int, width: int) -> None:

@@ -5,6 +5,7 @@ Coordinates are pixels of the canvas with pixel centres at +0.5; points outside 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,8 +63,23 @@ class Pose:
         if not 0 <= person < len(self.joints):
             people = len(self.joints)
             raise InputError(f"There is no person {person} in the pose: it has {people}, counted from 0.")
-        parts = (part[[person]] for part in (self.face, self.left_hand, self.right_hand))
-        return Pose(self.joints[[person]], self.height, self.width, *parts)
+        return self.take([person])
+
+    @property
+    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """joints, face, left_hand and right_hand."""
+        return self.joints, self.face, self.left_hand, self.right_hand
+
+    def with_parts(
+        self, joints: np.ndarray, face: np.ndarray, left_hand: np.ndarray, right_hand: np.ndarray
+    ) -> Pose:
+        """Other people on the same canvas."""
+        return Pose(joints, self.height, self.width, face, left_hand, right_hand)
+
+    def take(self, people: Sequence[int]) -> Pose:
+        """The same frame with these people, in this order, perhaps none."""
+        numbers = np.asarray(people, np.int64)
+        return self.with_parts(*(part[numbers] for part in self.parts))
 
     def resized(self, height: int, width: int) -> Pose:
         """Letterboxed to another canvas: aspect kept, the whole old canvas visible, centred."""
@@ -86,8 +102,8 @@ class Pose:
             moved[..., :2] = moved[..., :2] * scale + (right, down)
             return moved
 
-        parts = (move(part) for part in (self.face, self.left_hand, self.right_hand))
-        return Pose(move(self.joints), height, width, *parts)
+        joints, *parts = (move(part) for part in self.parts)
+        return Pose(joints, height, width, *parts)
 
 
 def fit_to_frame(pose: Pose, height: int, width: int, fill: float = 0.8) -> Pose:

@@ -61,7 +61,9 @@ def load_pose_text(text: str, source: str = "pose", threshold: float = 0.1) -> l
     return parse_keypoints(data, source, threshold)
 
 
-def parse_keypoints(data: Any, source: str = "pose", threshold: float = 0.1) -> list[Pose]:
+def parse_keypoints(
+    data: Any, source: str = "pose", threshold: float = 0.1, allow_nobody: bool = False
+) -> list[Pose]:
     """Read POSE_KEYPOINT data in any of its variants.
 
     Rules, where the variants leave something open:
@@ -82,6 +84,7 @@ def parse_keypoints(data: Any, source: str = "pose", threshold: float = 0.1) -> 
             (P, 18 or 25 or 17, 2 or 3), a `Pose` or a list of them (returned as they are).
         source: what to call the input in messages.
         threshold: lowest score of a point that is kept; 0 keeps all that have a score.
+        allow_nobody: frames may all be empty; otherwise that is an error.
 
     Returns:
         One `Pose` a frame.
@@ -104,7 +107,7 @@ def parse_keypoints(data: Any, source: str = "pose", threshold: float = 0.1) -> 
         frame if isinstance(frame, Pose) else _parse_frame(frame, source, threshold)
         for frame in _frames(data, source)
     ]
-    if not any(len(pose.joints) for pose in poses):
+    if not poses or not (allow_nobody or any(len(pose.joints) for pose in poses)):
         raise InputError(f"{source}: there is nobody in this pose: give one in which a body was detected.")
     return poses
 

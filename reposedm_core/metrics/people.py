@@ -1,0 +1,114 @@
+"""How well found people fit wanted ones: who is whom, then PCK, OKS and the mean distance over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..pose.keypoints import Pose, openpose_to_coco
+from .joints import joint_error, pck, torso_sizes
+from .similarity import object_keypoint_similarity
+
+
+@dataclass(frozen=True)
+class PoseAccuracy:
+    """Measures over all wanted people; NaN where nothing can be judged.
+
+    Attributes:
+        pck_05, pck_10: share (0..1) of the wanted joints that were found within 0.05 and 0.1 of the canvas' height.
+        pck_torso: the same within 0.2 of the torso's diameter, over the people whose torso is known.
+        oks: mean object keypoint similarity, 0..1; a person who was not found counts 0.
+        distance: mean distance of the found joints in pixels of the wanted canvas.
+        people, found, extra: numbers of the wanted people, of those that somebody was found for, and of the found
+            people that nobody was wanted for.
+    """
+
+    pck_05: float
+    pck_10: float
+    pck_torso: float
+    oks: float
+    distance: float
+    people: int
+    found: int
+    extra: int
+
+
+def match_by_oks(found: Pose, wanted: Pose) -> list[tuple[int, int]]:
+    """Who of `wanted` was found as whom: pairs (wanted, found) of the greatest sum of OKS (scipy's assignment).
+
+    Where similarities are all next to nothing, the mean distance of the joints decides. Both on the same canvas.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    truth, predicted = _truth(wanted), _predicted(found)
+    cost = np.ones((len(truth), len(predicted)))
+    for i, true in enumerate(truth):
+        for j, person in enumerate(predicted):
+            similarity = object_keypoint_similarity(person, true, _area(true))
+            distance = np.linalg.norm(person[:, :2] - true[:, :2], axis=1)[np.isfinite(person[:, 0]) & (true[:, 2] > 0)]
+            far = distance.mean() / np.hypot(wanted.height, wanted.width) if len(distance) else 1e3
+            cost[i, j] = 1 - np.nan_to_num(similarity) + 1e-6 * min(far, 1e3)
+    rows, columns = linear_sum_assignment(cost)
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+def pose_accuracy(found: Sequence[Pose], wanted: Sequence[Pose]) -> tuple[PoseAccuracy, list[list[tuple[int, int]]]]:
+    """Judge found poses by wanted ones, as COCO-17: neck, hands and faces do not count.
+
+    Joints that were wanted outside of the canvas do not count either: no picture can show them. A joint that was not
+    found is wrong. An area is that of the box of the wanted joints.
+
+    Args:
+        found, wanted: as many frames; found ones are letterboxed to the wanted canvas.
+
+    Returns:
+        The measures over all frames, and for each frame the pairs of `match_by_oks`.
+    """
+    truths, predictions, heights, similarities, matches = [], [], [], [], []
+    for one, other in zip(found, wanted, strict=True):
+        fitted = one.resized(other.height, other.width)
+        pairs = match_by_oks(fitted, other)
+        truth, predicted = _truth(other), _predicted(fitted)
+        for i, true in enumerate(truth):
+            j = dict(pairs).get(i)
+            person = np.full((17, 3), np.inf) if j is None else predicted[j]
+            truths.append(true)
+            predictions.append(person)
+            heights.append(other.height)
+            similarities.append(object_keypoint_similarity(person, true, _area(true)))
+        matches.append(pairs)
+    truth, predicted = (np.array(each).reshape(-1, 17, 3) for each in (truths, predictions))
+    height, judged = np.array(heights, np.float64), [value for value in similarities if not np.isnan(value)]
+    torso = torso_sizes(truth)
+
+    def share(limit: np.ndarray) -> float:
+        some = ((truth[..., 2] == 2) & np.isfinite(limit)[:, None]).any()
+        return pck(predicted, truth, limit) if some else float("nan")
+
+    matched = sum(map(len, matches))
+    return PoseAccuracy(
+        share(0.05 * height), share(0.1 * height), share(0.2 * torso),
+        float(np.mean(judged)) if judged else float("nan"), joint_error(predicted, truth),
+        len(truth), matched, sum(len(one.joints) for one in found) - matched), matches
+
+
+def _truth(pose: Pose) -> np.ndarray:
+    """COCO-17 (P, 17, 3) float64 with states: 2 for joints in the canvas, 0 for others."""
+    joints = openpose_to_coco(pose.joints.astype(np.float64))
+    inside = ((joints[..., :2] >= 0) & (joints[..., :2] <= (pose.width, pose.height))).all(-1)
+    joints[..., 2] = np.where((joints[..., 2] > 0) & inside, 2, 0)
+    return joints
+
+
+def _predicted(pose: Pose) -> np.ndarray:
+    """COCO-17 (P, 17, 3) float64; what was not found is infinitely far away."""
+    joints = openpose_to_coco(pose.joints.astype(np.float64))
+    joints[~(joints[..., 2] > 0)] = np.inf
+    return joints
+
+
+def _area(truth: np.ndarray) -> float:
+    points = truth[truth[:, 2] > 0, :2]
+    return float(np.prod(np.ptp(points, axis=0))) if len(points) else 0.0

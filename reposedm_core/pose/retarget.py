@@ -1,0 +1,257 @@
+"""A pose with the limb lengths of another person: **ours**, for drawn poses and videos of somebody else.
+
+Every bone of the tree (`tree.py`) keeps the direction that it has in the target pose. Its length is multiplied by the
+ratio of the two people's limbs, so that a limb which points at the camera, and looks short, stays short.
+
+How long a limb really is cannot be seen in one picture: projection only shortens it. The length that is taken is the
+longest seen among its left and right side and, over several frames, the 0.9 quantile; and at least `LEAST` of what a
+person of that size usually has, where the size is the median over the limbs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+from .keypoints import Pose
+from .people import broadcast_frames
+from .skeleton import NECK, OPENPOSE18
+from .tree import LEFT_WRIST, MID_HIP, NOSE, ORDER, PARENTS, RIGHT_WRIST, way_up, with_mid_hip
+
+LEAST = 0.7
+"""Part of a limb's usual length below which it counts as foreshortened."""
+
+ANCHORS = ("hips", "neck", "feet")
+"""What of a person stays where it is: the middle of the hips, the neck, the lower ankle."""
+
+_AT = {name: number for number, name in enumerate(OPENPOSE18)} | {"mid_hip": MID_HIP}
+_BOTH_SIDES = {
+    "shoulders": (("neck", "shoulder", 0.30),),
+    "hips": (("mid_hip", "hip", 0.18),),
+    "upper arm": (("shoulder", "elbow", 0.55),),
+    "forearm": (("elbow", "wrist", 0.50),),
+    "thigh": (("hip", "knee", 0.82),),
+    "shin": (("knee", "ankle", 0.86),),
+    "head": (("nose", "ear", 0.26), ("eye", "ear", 0.19)),
+    "small head": (("nose", "eye", 0.10),),
+}
+_HAND = tuple((0, k, length) for k, length in ((5, 0.19), (9, 0.19), (13, 0.18), (17, 0.17)))
+
+
+def _limbs() -> dict[str, list[tuple[int, int, float]]]:
+    """Segments that tell the size of each limb: two points and the usual distance, in lengths of the torso.
+
+    The usual lengths are those of the synthetic people (Anny's mean proportions).
+    """
+    limbs = {"torso": [(NECK, MID_HIP, 1.0)], "neck": [(NECK, NOSE, 0.45)]}
+    for limb, segments in _BOTH_SIDES.items():
+        limbs[limb] = [
+            (_AT.get(one, _AT.get(f"{side}_{one}")), _AT[f"{side}_{other}"], length)
+            for one, other, length in segments
+            for side in ("left", "right")
+        ]
+    limbs["head"].append((_AT["left_ear"], _AT["right_ear"], 0.28))
+    limbs["small head"].append((_AT["left_eye"], _AT["right_eye"], 0.115))
+    return limbs
+
+
+LIMBS = _limbs()
+_NAMES = [limb for limb in LIMBS if limb != "small head"]
+# Each point's bone to its parent: the limb whose ratio it has, and its usual length.
+_BONES = {NECK: ("torso", 0.0)} | {
+    point: next(
+        (limb, length)
+        for limb, segments in LIMBS.items()
+        for one, other, length in segments
+        if {one, other} == {point, PARENTS[point]}
+    )
+    for point in ORDER
+    if PARENTS[point] >= 0
+}
+
+
+@dataclass(frozen=True)
+class _Ratios:
+    """Factors on the limbs by name, and on the whole person."""
+
+    limbs: dict[str, float]
+    whole: float
+
+
+def limb_sizes(pose: Pose) -> tuple[np.ndarray, np.ndarray]:
+    """How large the limbs of everybody look, in pixels of the torso that usually goes with them.
+
+    Returns:
+        (P, 9) float64 in the order of torso, neck, shoulders, hips, upper arm, forearm, thigh, shin, head: the longest
+        that is seen of either side over its usual length; NaN for what is not seen. And (P,) for the hands.
+    """
+    points = with_mid_hip(pose.joints)
+    sizes = {limb: _longest(points, segments) for limb, segments in LIMBS.items()}
+    # the distances of eyes and nose are a few pixels only: where an ear is seen they are not needed
+    small = sizes.pop("small head")
+    sizes["head"] = np.where(np.isnan(sizes["head"]), small, sizes["head"])
+    hands = [_longest(hand.astype(np.float64), _HAND) for hand in (pose.left_hand, pose.right_hand)]
+    return np.stack([sizes[limb] for limb in _NAMES], 1), np.fmax(*hands)
+
+
+def retarget_pose(
+    target: Sequence[Pose],
+    source: Sequence[Pose],
+    size: bool = False,
+    anchor: str = "hips",
+    together: bool = True,
+) -> list[Pose]:
+    """Give the people of the target the limbs of the people of the source.
+
+    The first takes those of the first, the second of the second; one person of the source serves everybody. Who has
+    no counterpart stays as he is. Hands and faces move with their limb and take the source's size, a hand that the
+    source does not show that of its forearm. Limbs that cannot be compared, because one of the two does not show
+    them, change as the whole person does. The source is letterboxed to the target's canvas before it is compared.
+
+    Args:
+        target: frames of poses.
+        source: frames of the people whose limbs are wanted.
+        size: take the overall size too. Otherwise the lengths of the compared limbs keep their sum.
+        anchor: one of `ANCHORS`, what keeps its place; where it is absent, the hips, then the neck, then the middle.
+        together: the frames of the target show the same people, and so do those of the source: their limbs are
+            measured over all frames, and do not change from frame to frame. Otherwise every frame is measured alone.
+
+    Returns:
+        One frame for each of the target, with its canvas (`together`), else as many as `broadcast_frames` makes.
+
+    Raises:
+        InputError: there is no limb in both of them, another anchor, or numbers of frames that do not fit.
+    """
+    if anchor not in ANCHORS:
+        raise InputError(f"keep: there is no {anchor!r}; choose {', '.join(ANCHORS)}.")
+    if together:
+        fitted = [frame.resized(target[0].height, target[0].width) for frame in source]
+        ratios = _people_ratios(target, fitted, size)
+        plans = [(frame, ratios) for frame in target]
+    else:
+        plans = [(frame, _people_ratios([frame], [other.resized(frame.height, frame.width)], size))
+                 for frame, other in broadcast_frames(pose=target, source_pose=source)]
+    compared = any(found is not None for _, ratios in plans for found in ratios)
+    if not compared:
+        raise InputError("source_pose: it shows no limb that the pose shows too, so nothing can be measured; "
+                         "give a picture of the person that shows more of the body.")
+    return [_frame_rebuilt(frame, ratios, anchor) for frame, ratios in plans]
+
+
+def _longest(points: np.ndarray, segments: Sequence[tuple[int, int, float]]) -> np.ndarray:
+    """(P,) the longest of segments relative to their usual length; points (P, K, 3); NaN where none is present."""
+    longest = np.full(len(points), np.nan)
+    for one, other, usual in segments:
+        length = np.linalg.norm(points[:, one, :2] - points[:, other, :2], axis=-1) / usual
+        seen = (points[:, one, 2] > 0) & (points[:, other, 2] > 0)
+        longest = np.fmax(longest, np.where(seen, length, np.nan))
+    return longest
+
+
+def _people_ratios(target: Sequence[Pose], source: Sequence[Pose], size: bool) -> list[_Ratios | None]:
+    """The ratios of everybody in the target's frames; None for who has no counterpart or nothing to compare."""
+    people, others = (max((len(frame.joints) for frame in frames), default=0) for frames in (target, source))
+    return [_ratios(_measured(target, i), _measured(source, 0 if others == 1 else i), size) for i in range(people)]
+
+
+def _frame_rebuilt(frame: Pose, ratios: Sequence[_Ratios | None], anchor: str) -> Pose:
+    seen = (frame.joints[..., 2] > 0).any(1)
+    people = [_rebuilt(frame.take([i]), ratios[i], anchor) if ratios[i] and seen[i] else frame.take([i])
+              for i in range(len(frame.joints))]
+    if not people:
+        return frame
+    return frame.with_parts(*map(np.concatenate, zip(*(person.parts for person in people), strict=True)))
+
+
+def _measured(frames: Sequence[Pose], person: int) -> tuple[np.ndarray, float]:
+    """Sizes of a person's limbs (9,) and hands over all frames that show him; NaN for what none shows."""
+    limbs, hands = [], []
+    for frame in frames:
+        if person < len(frame.joints):
+            found = limb_sizes(frame.take([person]))
+            limbs.append(found[0][0])
+            hands.append(found[1][0])
+    if not limbs:
+        return np.full(len(_NAMES), np.nan), np.nan
+    seen = np.concatenate([np.stack(limbs), np.array(hands)[:, None]], 1)
+    lengths = np.full(len(_NAMES) + 1, np.nan)
+    some = ~np.isnan(seen).all(0)
+    lengths[some] = np.nanquantile(seen[:, some], 0.9, axis=0)
+    if some[:-1].any():
+        lengths = np.where(some, np.maximum(lengths, LEAST * np.nanmedian(lengths[:-1])), np.nan)
+    return lengths[:-1], float(lengths[-1])
+
+
+def _ratios(target: tuple[np.ndarray, float], source: tuple[np.ndarray, float], size: bool) -> _Ratios | None:
+    """What the limbs of one person are multiplied by; None if none can be compared."""
+    usual = np.array([LIMBS[limb][0][2] for limb in _NAMES])
+    compared = np.isfinite(target[0]) & np.isfinite(source[0]) & (target[0] > 0) & (source[0] > 0)
+    if not compared.any():
+        return None
+    whole = float((source[0] * usual)[compared].sum() / (target[0] * usual)[compared].sum())
+    unit = 1.0 if size else whole
+    limbs = {limb: float(source[0][i] / target[0][i] if compared[i] else whole) / unit
+             for i, limb in enumerate(_NAMES)}
+    hand = source[1] / target[1] / unit if source[1] > 0 and target[1] > 0 else limbs["forearm"]
+    return _Ratios(limbs | {"small head": limbs["head"], "hand": hand}, whole / unit)
+
+
+def _rebuilt(person: Pose, ratios: _Ratios, anchor: str) -> Pose:
+    """One person with every bone multiplied by its limb's ratio."""
+    old = with_mid_hip(person.joints)[0]
+    present = old[:, 2] > 0
+    kept = _anchor(old, anchor)
+    fixed = _place(old, kept)
+    new = old.copy()
+    for point in ORDER:
+        if not present[point]:
+            continue
+        above, way = way_up(point, present)
+        if above < 0:
+            # nothing to hang on: from what stays where it is, as the whole person
+            new[point, :2] = fixed + ratios.whole * (old[point, :2] - fixed)
+            continue
+        bones = [_BONES[step] for step in way]
+        ratio = sum(ratios.limbs[limb] * usual for limb, usual in bones) / sum(usual for _, usual in bones)
+        new[point, :2] = new[above, :2] + ratio * (old[point, :2] - old[above, :2])
+    new[present, :2] += fixed - _place(new, kept)
+
+    def carried(part: np.ndarray, joint: int, ratio: float) -> np.ndarray:
+        moved = part[0].astype(np.float64)
+        above = joint if present[joint] else way_up(joint, present)[0]
+        if above < 0 or not (part[0, :, 2] > 0).any():
+            before, after = fixed, fixed
+        elif above == joint:
+            before, after = old[joint, :2], new[joint, :2]
+        else:
+            # its own joint is absent: its first point moves as that joint would
+            before = moved[np.argmax(part[0, :, 2] > 0), :2]
+            after = new[above, :2] + ratios.limbs[_BONES[joint][0]] * (before - old[above, :2])
+        moved[:, :2] = after + ratio * (moved[:, :2] - before)
+        return moved[None]
+
+    return person.with_parts(
+        new[None, :MID_HIP],
+        carried(person.face, NOSE, ratios.limbs["head"]),
+        carried(person.left_hand, LEFT_WRIST, ratios.limbs["hand"]),
+        carried(person.right_hand, RIGHT_WRIST, ratios.limbs["hand"]),
+    )
+
+
+def _anchor(points: np.ndarray, anchor: str) -> int | None:
+    """The point among points (19, 3) that is to keep its place; None for the middle."""
+    ankles = [k for k in (_AT["left_ankle"], _AT["right_ankle"]) if points[k, 2] > 0]
+    if anchor == "feet" and ankles:
+        return max(ankles, key=lambda k: points[k, 1])
+    order = (NECK, MID_HIP) if anchor == "neck" else (MID_HIP, NECK)
+    return next((point for point in order if points[point, 2] > 0), None)
+
+
+def _place(points: np.ndarray, kept: int | None) -> np.ndarray:
+    if kept is not None:
+        return points[kept, :2].copy()
+    seen = points[points[:, 2] > 0, :2]
+    return (seen.min(0) + seen.max(0)) / 2
