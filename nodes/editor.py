@@ -65,9 +65,9 @@ class PoseEditor(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Int.Input("width", default=768, min=8, max=MAX_SIDE, step=8,
-                             tooltip="Width of the canvas in pixels, where neither a picture nor a pose is connected."),
+                             tooltip="Width of the canvas in pixels, if neither picture nor pose is connected."),
                 io.Int.Input("height", default=1024, min=8, max=MAX_SIDE, step=8,
-                             tooltip="Height of the canvas in pixels, where neither a picture nor a pose is connected."),
+                             tooltip="Height of the canvas in pixels, if neither picture nor pose is connected."),
                 io.Image.Input("image", optional=True,
                                tooltip="Picture behind the skeleton (the first of a batch). Its size is the canvas."),
                 PoseKeypoint.Input("pose", optional=True,

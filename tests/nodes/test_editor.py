@@ -125,7 +125,7 @@ def test_odd_pictures(node, image):
     ("[]", "edit: there is nobody"),
     ('{"people": []}', "edit: there is nobody"),
     ('{"a": 1}', "edit: this JSON is no pose"),
-    ('{"people": [{"pose_keypoints_2d": [1, 2, 3]}], "canvas_width": 9, "canvas_height": 9}', "edit: person 0 has a body"),
+    ('{"people": [{"pose_keypoints_2d": [1, 2, 3]}], "canvas_width": 9, "canvas_height": 9}', "person 0 has a body"),
     ('{"people": [{"pose_keypoints_2d": "x"}], "canvas_width": 9, "canvas_height": 9}', "no list of numbers"),
 ])
 def test_nonsense_is_refused(node, error, edit, message):

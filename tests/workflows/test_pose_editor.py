@@ -1,0 +1,387 @@
+"""The Pose Editor on the real page, classic and Nodes 2.0: dragged with the mouse, undone, saved, run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reposedm_core import Pose
+from reposedm_core.pose import load_pose_file, to_keypoints
+from reposedm_core.pose.skeleton import OPENPOSE18, OPENPOSE_FLIP
+from workflows.host import ROOT, read_host
+
+pytestmark = pytest.mark.browser
+
+READY = "() => window.app?.graph && window.app.extensionManager?.workflow?.activeWorkflow"
+EXAMPLE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0]
+R_WRIST, L_WRIST, NOSE, R_ANKLE = (OPENPOSE18.index(name) for name in
+                                   ("right_wrist", "left_wrist", "nose", "right_ankle"))
+EDITOR, SHOW, SOURCE = 2, 3, 1
+MARGIN = 12  # around the canvas in the widget
+
+
+def graph(source: dict | None = None, links: dict[str, int] | None = None, edit: str = "", size=(60, 80)) -> dict:
+    """Source → Pose Editor → Preview as Text; `links` names inputs of the editor and the source's outputs for them."""
+    kinds = {"image": "IMAGE", "pose": "POSE_KEYPOINT"}
+    links = links or {}
+    wires = [[i, SOURCE, slot, EDITOR, list(kinds).index(name), kinds[name]]
+             for i, (name, slot) in enumerate(links.items(), 1)]
+    numbers = {wire[5]: wire[0] for wire in wires}
+    editor = {"id": EDITOR, "type": "RePoseDMPoseEditor", "pos": [420, 60], "size": [400, 680], "mode": 0, "order": 1,
+              "flags": {}, "properties": {}, "widgets_values": [*size, edit],
+              "inputs": [{"name": name, "type": kind, "link": numbers.get(kind)} for name, kind in kinds.items()],
+              "outputs": [{"name": "pose", "type": "POSE_KEYPOINT", "links": [9]}]}
+    show = {"id": SHOW, "type": "PreviewAny", "pos": [900, 60], "size": [300, 300], "mode": 0, "order": 2, "flags": {},
+            "properties": {}, "widgets_values": [], "outputs": [],
+            "inputs": [{"name": "source", "type": "*", "link": 9}]}
+    nodes = [editor, show]
+    if source:
+        outputs = [{**out, "links": [wire[0] for wire in wires if wire[2] == slot]}
+                   for slot, out in enumerate(source["outputs"])]
+        nodes.append({"id": SOURCE, "pos": [40, 60], "size": [320, 320], "mode": 0, "order": 0, "flags": {},
+                      "properties": {}, "inputs": [], **source, "outputs": outputs})
+    return {"last_node_id": 3, "last_link_id": 9, "nodes": nodes, "groups": [], "config": {}, "extra": {},
+            "links": [*wires, [9, EDITOR, 0, SHOW, 0, "POSE_KEYPOINT"]], "version": 0.4}
+
+
+def example() -> dict:
+    """A picture and a pose for it, both 96 × 128."""
+    source = {"type": "RePoseDMExample", "widgets_values": [EXAMPLE.name.removesuffix("_pose.json")],
+              "outputs": [{"name": "source", "type": "IMAGE"}, {"name": "pose", "type": "POSE_KEYPOINT"},
+                          {"name": "target", "type": "IMAGE"}]}
+    return graph(source, {"pose": 1, "image": 2})
+
+
+def two_people() -> dict:
+    (left,) = load_pose_file(EXAMPLE)
+    joints = np.concatenate([left.joints, left.joints + np.float32([90, 0, 0])])
+    hand = np.zeros((2, 21, 3))
+    hand[1] = joints[1, L_WRIST] + np.random.default_rng(0).uniform(-3, 3, (21, 3)) * (1, 1, 0)
+    text = json.dumps(to_keypoints(Pose(joints, 128, 192, left_hand=hand)))
+    return graph({"type": "RePoseDMLoadPose", "widgets_values": ["none", text],
+                  "outputs": [{"name": "pose", "type": "POSE_KEYPOINT"}]}, {"pose": 0})
+
+
+class Editor:
+    """The page with one Pose Editor, as a person with a mouse sees it."""
+
+    def __init__(self, page, url: str) -> None:
+        self.page, self.errors = page, []
+        page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
+        page.goto(url)
+        page.wait_for_function(READY, timeout=120_000)
+
+    def load(self, workflow: dict, zoom: float = 1) -> None:
+        self.errors.clear()
+        self.page.evaluate("graph => window.app.loadGraphData(graph, true, true, 'pose')", workflow)
+        self.zoom(zoom)
+
+    def zoom(self, zoom: float) -> None:
+        self.page.evaluate("""zoom => {
+            const { ds } = window.app.canvas;
+            ds.scale = zoom;
+            [ds.offset[0], ds.offset[1]] = [80, 40];
+            window.app.canvas.setDirty(true, true);
+        }""", zoom)
+        self.canvas.wait_for()
+        self.page.wait_for_timeout(400)  # the element follows the graph a frame or two later
+
+    @property
+    def canvas(self):
+        return self.page.get_by_test_id("pose-editor-canvas").first
+
+    def press(self, name: str) -> None:
+        self.page.get_by_test_id(f"pose-editor-{name}").first.click()
+
+    def enabled(self, name: str) -> bool:
+        return self.page.get_by_test_id(f"pose-editor-{name}").first.is_enabled()
+
+    def status(self, text: str) -> None:
+        self.page.get_by_test_id("pose-editor-status").first.get_by_text(text).wait_for(timeout=30_000)
+
+    def run(self) -> list[dict]:
+        """Press Run; the frames that come out of the node."""
+        self.page.evaluate("id => { delete window.app.nodeOutputs[id]; }", SHOW)
+        self.page.get_by_test_id("queue-button").click()
+        self.page.wait_for_function("id => window.app.nodeOutputs[id]?.text", arg=SHOW, timeout=60_000)
+        return json.loads(self.page.evaluate("id => window.app.nodeOutputs[id].text[0]", SHOW))
+
+    @property
+    def value(self) -> str:
+        return self.page.evaluate(
+            "id => window.app.graph.getNodeById(id).widgets.find(({ name }) => name === 'edit').value", EDITOR)
+
+    def joints(self) -> np.ndarray:
+        """(people, 18, 3) as the widget holds them for the workflow."""
+        return joints_of(json.loads(self.value))
+
+    def at(self, x: float, y: float, width: int = 96, height: int = 128) -> tuple[float, float]:
+        """Where a pixel of the pose's canvas is on the page."""
+        box = self.canvas.bounding_box()
+        graph_zoom = self.page.evaluate("() => window.app.canvas.ds.scale")
+        scale = min(box["width"] - 2 * MARGIN * graph_zoom, (box["height"] - 2 * MARGIN * graph_zoom) / height * width)
+        scale /= width
+        return (float(box["x"] + box["width"] / 2 + (x - width / 2) * scale),
+                float(box["y"] + box["height"] / 2 + (y - height / 2) * scale))
+
+    def drag(self, start, end, size=(96, 128), hold: str | None = None) -> None:
+        mouse = self.page.mouse
+        mouse.move(*self.at(*start, *size))
+        if hold:
+            self.page.keyboard.down(hold)
+        mouse.down()
+        mouse.move(*self.at(*end, *size), steps=4)
+        mouse.up()
+        if hold:
+            self.page.keyboard.up(hold)
+
+
+def joints_of(frame: dict) -> np.ndarray:
+    return np.array([person["pose_keypoints_2d"] for person in frame["people"]]).reshape(-1, 18, 3)
+
+
+@pytest.fixture(params=["classic", "nodes 2.0"])
+def renderer(request):
+    return request.param
+
+
+@pytest.fixture
+def editor(browser, comfy, renderer, request):
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, **getattr(request, "param", {}))
+    page = context.new_page()
+    settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == "nodes 2.0"}
+    for name, value in settings.items():
+        page.request.post(f"{comfy.url}/api/settings/{name}", data=json.dumps(value))
+    yield Editor(page, comfy.url)
+    page.request.post(f"{comfy.url}/api/settings/Comfy.VueNodes.Enabled", data="false")
+    context.close()
+
+
+def test_drag_undo_redo_mirror_reset_save_and_run(editor, renderer, tmp_path):
+    """The whole story on one picture and its pose."""
+    editor.load(example())
+    editor.status("run once to see the connected pose and picture")
+    (start,) = load_pose_file(EXAMPLE)
+    same = np.testing.assert_allclose
+    same(joints_of(editor.run()[0]), start.joints, atol=1e-3)  # nothing was edited: what comes in goes out
+    editor.status("96 × 128 · as connected")
+    assert editor.value == "" and not any(map(editor.enabled, ("undo", "redo", "reset", "hide")))
+
+    target = (70, 30)
+    editor.drag(start.joints[0, R_WRIST, :2], target)
+    dragged = editor.joints()
+    same(dragged[0, R_WRIST], (*target, 1), atol=0.5)
+    others = np.delete(np.arange(18), R_WRIST)
+    same(dragged[0, others], start.joints[0, others], atol=0.01)
+    editor.status("edited")
+    editor.page.screenshot(path=tmp_path / f"dragged_{renderer}.png")
+
+    editor.press("undo")
+    assert editor.value == "" and editor.enabled("redo") and not editor.enabled("undo")
+    editor.press("redo")
+    same(editor.joints(), dragged)
+    editor.press("mirror")
+    mirrored = editor.joints()[0]
+    low, high = dragged[0, :, 0].min(), dragged[0, :, 0].max()
+    same(mirrored[:, 0], (low + high - dragged[0, :, 0])[list(OPENPOSE_FLIP)], atol=0.02)
+    same(mirrored[:, 1], dragged[0, list(OPENPOSE_FLIP), 1], atol=0.02)
+    editor.press("mirror")
+    same(editor.joints(), dragged, atol=0.03)
+    editor.press("reset")
+    assert editor.value == ""
+    for _ in range(3):
+        editor.press("undo")
+    same(editor.joints(), dragged)
+
+    saved = json.loads(editor.page.evaluate("() => JSON.stringify(window.app.graph.serialize())"))
+    text = editor.value
+    editor.load(graph())
+    assert editor.value == ""
+    editor.load(saved)
+    assert editor.value == text and not editor.enabled("undo")
+    frames = editor.run()
+    assert len(frames) == 1 and (frames[0]["canvas_width"], frames[0]["canvas_height"]) == (96, 128)
+    same(joints_of(frames[0])[0, R_WRIST], (*target, 1), atol=0.5)
+    same(joints_of(frames[0]), dragged, atol=0.01)
+    assert editor.errors == []
+
+
+@pytest.mark.parametrize("zoom", [0.5, 1.6])
+def test_zoomed_graph(editor, zoom):
+    editor.load(graph(size=(96, 128)), zoom)
+    standing = joints_of(editor.run()[0])[0]
+    editor.drag(standing[NOSE, :2], (60, 40))
+    np.testing.assert_allclose(editor.joints()[0, NOSE], (60, 40, 1), atol=1)
+
+
+def test_picture_lies_under_the_skeleton(editor, comfy, tmp_path):
+    """A picture from Load Image is there before any run, and its size is the canvas."""
+    colours = np.zeros((50, 100, 3), np.uint8)
+    colours[:, :50], colours[:, 50:] = (200, 0, 0), (0, 0, 200)
+    Image.fromarray(colours).save(tmp_path / "halves.png")
+    name = comfy.upload_image(tmp_path / "halves.png")
+    outputs = [{"name": "IMAGE", "type": "IMAGE"}, {"name": "MASK", "type": "MASK"}]
+    editor.load(graph({"type": "LoadImage", "widgets_values": [name, "image"], "outputs": outputs}, {"image": 0}))
+    editor.canvas.hover(position={"x": 5, "y": 5})
+    editor.status("100 × 50")
+    pixel = """([canvas, x, y]) => {
+        const box = canvas.getBoundingClientRect();
+        const [column, row] = [(x - box.left) / box.width * canvas.width, (y - box.top) / box.height * canvas.height];
+        return [...canvas.getContext("2d").getImageData(column, row, 1, 1).data];
+    }"""
+    for x, strong in ((5, 0), (95, 2)):
+        colour = editor.page.evaluate(pixel, [editor.canvas.element_handle(), *editor.at(x, 5, 100, 50)])
+        assert colour[strong] > 140 and colour[2 - strong] == 0
+    (frame,) = editor.run()
+    assert (frame["canvas_width"], frame["canvas_height"]) == (100, 50)
+
+
+def test_several_people_keys_and_hidden_joints(editor):
+    editor.load(two_people())
+    start = joints_of(editor.run()[0])
+    editor.status("192 × 128 · as connected")
+    size = (192, 128)
+    ankle = start[1, R_ANKLE, :2]
+    editor.drag(ankle, ankle + (6, 4), size)
+    np.testing.assert_allclose(editor.joints()[1, R_ANKLE, :2], ankle + (6, 4), atol=0.5)
+    np.testing.assert_allclose(editor.joints()[0], start[0], atol=0.01)
+
+    for key, count in (("ArrowLeft", 3), ("Shift+ArrowUp", 1)):
+        for _ in range(count):
+            editor.page.keyboard.press(key)
+    np.testing.assert_allclose(editor.joints()[1, R_ANKLE, :2], ankle + (3, -6), atol=0.5)
+    editor.press("undo")  # one joint's nudges are one step
+    np.testing.assert_allclose(editor.joints()[1, R_ANKLE, :2], ankle + (6, 4), atol=0.5)
+
+    editor.canvas.focus()
+    editor.page.keyboard.press("Delete")
+    assert editor.joints()[1, R_ANKLE, 2] == 0
+    assert editor.page.evaluate("() => window.app.graph.nodes.length") == 3, "Delete is not for the node"
+    hidden = editor.run()[0]
+    assert (joints_of(hidden)[1, R_ANKLE] == 0).all() and len(hidden["people"]) == 2
+    editor.page.mouse.click(*editor.at(*ankle + (6, 4), *size), button="right")
+    np.testing.assert_allclose(editor.joints()[1, R_ANKLE], (*ankle + (6, 4), 1), atol=0.5)
+
+    before = json.loads(editor.value)
+    editor.drag(start[1, L_WRIST, :2], start[1, L_WRIST, :2] + (-8, 5), size, hold="Shift")
+    after = json.loads(editor.value)
+    moved = joints_of(after) - joints_of(before)
+    np.testing.assert_allclose(moved[1, :, :2] - (-8, 5), 0, atol=0.6)
+    assert not moved[0].any() and not moved[..., 2].any()
+    hands = [np.reshape(frame["people"][1]["hand_left_keypoints_2d"], (21, 3)) for frame in (before, after)]
+    np.testing.assert_allclose(hands[1] - hands[0], [moved[1, 0]] * 21, atol=0.03)
+    assert "hand_left_keypoints_2d" not in after["people"][0]
+
+    editor.drag(joints_of(after)[1, L_WRIST, :2], joints_of(after)[1, L_WRIST, :2] + (0, 10), size)
+    hand = np.reshape(json.loads(editor.value)["people"][1]["hand_left_keypoints_2d"], (21, 3))
+    np.testing.assert_allclose(hand - hands[1], [(0, 10, 0)] * 21, atol=0.6)
+
+    spread = np.ptp(editor.joints()[1, :, :2], axis=0)
+    editor.page.keyboard.down("Shift")
+    editor.page.mouse.wheel(0, -100)
+    editor.page.keyboard.up("Shift")
+    editor.page.wait_for_timeout(200)
+    np.testing.assert_allclose(np.ptp(editor.joints()[1, :, :2], axis=0) / spread, np.exp(0.04), atol=0.01)
+    assert editor.errors == []
+
+
+def test_the_page_keeps_its_own_gestures(editor):
+    """The wheel zooms the graph, Ctrl+Z undoes here or there, copies have the pose; a click changes nothing."""
+    editor.load(graph(size=(96, 128)))
+    standing = joints_of(editor.run()[0])[0]
+    editor.page.mouse.click(*editor.at(*standing[NOSE, :2]))
+    editor.page.mouse.click(*editor.at(3, 3))
+    assert editor.value == ""
+    editor.drag((3, 3), (20, 20))
+    assert editor.value == "", "nothing is there to be dragged"
+    editor.page.mouse.wheel(0, -100)
+    editor.page.wait_for_timeout(400)
+    assert editor.page.evaluate("() => window.app.canvas.ds.scale") > 1
+    editor.zoom(1)
+
+    editor.drag(standing[NOSE, :2], (50, 50))
+    first = editor.value
+    editor.drag(standing[R_ANKLE, :2], (20, 100))
+    editor.page.keyboard.press("Control+z")
+    editor.page.wait_for_timeout(400)
+    assert editor.value == first and editor.enabled("undo"), "the editor's own history, one step"
+    editor.page.keyboard.press("Control+y")
+    second = editor.value
+    assert json.loads(second) != json.loads(first)
+    np.testing.assert_allclose(editor.joints()[0, R_ANKLE, :2], (20, 100), atol=0.5)
+
+    copies = editor.page.evaluate("""id => {
+        const node = window.app.graph.getNodeById(id);
+        window.app.canvas.selectNode(node);
+        window.app.canvas.copyToClipboard();
+        window.app.canvas.pasteFromClipboard({ position: [900, 500] });
+        const copies = window.app.graph.nodes.filter(({ type, id: other }) => type === node.type && other !== node.id);
+        const values = copies.map(({ widgets }) => widgets.find(({ name }) => name === "edit").value);
+        copies.forEach((copy) => window.app.graph.remove(copy));
+        return values;
+    }""", EDITOR)
+    assert copies == [second]
+    editor.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Undo')")
+    editor.page.wait_for_timeout(1000)
+    assert editor.errors == []
+
+
+def test_what_cannot_be_shown_says_so_and_reset_mends_it(editor):
+    editor.load(graph(edit="no pose"))
+    editor.status("the saved pose cannot be shown; Reset drops it")
+    assert editor.value == "no pose", "nothing is lost by opening a workflow"
+    editor.press("reset")
+    editor.status("60 × 80 · standing pose")
+    (frame,) = editor.run()
+    assert (frame["canvas_width"], frame["canvas_height"]) == (60, 80)
+
+
+@pytest.mark.parametrize("editor", [{"has_touch": True}], indirect=True)
+def test_touch(editor):
+    editor.load(graph(size=(96, 128)))
+    nose = joints_of(editor.run()[0])[0, NOSE, :2]
+    touch = editor.page.context.new_cdp_session(editor.page)
+    path = [editor.at(*(nose + step * np.array((5, 6)))) for step in range(4)]
+    for kind, points in [("touchStart", path[:1]), *(("touchMove", [point]) for point in path), ("touchEnd", [])]:
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y} for x, y in points]})
+    editor.page.wait_for_timeout(300)
+    np.testing.assert_allclose(editor.joints()[0, NOSE, :2], nose + (15, 18), atol=1)
+
+
+def test_geometry_is_that_of_the_node(editor, renderer):
+    """Fitting, mirroring, writing and reading in the page, against the same in Python."""
+    if renderer != "classic":
+        pytest.skip("the module is the same")
+    random = np.random.default_rng(1)
+    parts = [np.concatenate([random.uniform(1, 90, (1, n, 2)), np.ones((1, n, 1))], -1) for n in (18, 70, 21, 21)]
+    parts[0][0, R_WRIST] = 0
+    pose = Pose(parts[0], 100, 90, *parts[1:])
+    found = editor.page.evaluate("""async ([pack, frame]) => {
+        const geometry = await import(`/extensions/${pack}/js/pose_geometry.js`);
+        const { skeleton } = (await (await fetch("/object_info/RePoseDMPoseEditor")).json())
+            .RePoseDMPoseEditor.input.optional.edit[1];
+        const pose = geometry.readFrame(frame);
+        const twice = geometry.mirrorPerson(geometry.mirrorPerson(pose, 0, skeleton), 0, skeleton);
+        const whole = geometry.withPlaces(pose, skeleton);
+        return {
+            fitted: geometry.writePose(geometry.fitted(pose, 60, 40)), twice: geometry.writePose(twice),
+            again: geometry.writePose(geometry.readPose(geometry.writePose(pose))), once: geometry.writePose(pose),
+            hidden: whole.people[0].pose_keypoints_2d[4],
+            nobody: [geometry.readPose("{}"), geometry.readPose("[]"), geometry.readPose("x"),
+                     geometry.readFrame({ ...frame, people: [{}] })],
+        };
+    }""", [read_host()[1], to_keypoints(pose)[0]])
+    from reposedm_core.pose import load_pose_text
+
+    for name, wanted in (("fitted", pose.resized(40, 60)), ("twice", pose), ("once", pose)):
+        (read,) = load_pose_text(found[name])
+        assert (read.height, read.width) == (wanted.height, wanted.width)
+        for part in ("joints", "face", "left_hand", "right_hand"):
+            np.testing.assert_allclose(getattr(read, part), getattr(wanted, part), atol=0.006)
+    assert found["again"] == found["once"]
+    x, y, score = found["hidden"]
+    assert 0 < x < 90 and 0 < y < 100 and score == 0
+    assert found["nobody"] == [None] * 4
