@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import comfy.model_base
 import comfy.model_detection
@@ -20,50 +20,66 @@ from safetensors import SafetensorError
 
 from ..reposedm_core import InputError
 from ..reposedm_core.checkpoint import read_header
-from ..reposedm_core.diffusion.reposesd import V_PREDICTION
+from ..reposedm_core.diffusion.diffusers_folder import MARK, read_folder
+from ..reposedm_core.diffusion.reposesd import KIND, V_PREDICTION
 from . import folders
 from .bridge import in_patcher
+from .reposesd_model import HABITS, HUMANSD, OWN, RePoseSDModel, with_narrow_patches
 
 FOLDERS = ("checkpoints", folders.MODELS)
+DIFFUSERS = ("diffusers", folders.MODELS)
+DEPTH = 4
+"""How far below its model folder a folder of diffusers is looked for."""
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.model."
 """Prefixes of the parts in an LDM checkpoint."""
 
-POSE_LATENT = "reposedm_pose_latent"
-"""Key of a CONDITIONING under which E(P) lies: a latent (B, 4, h, w) of the model's VAE."""
-
-
-class RePoseSDModel(comfy.model_base.BaseModel):
-    """Stable Diffusion whose input is [z_t, E(P)]: four channels of noise latent and four of pose latent."""
-
-    def concat_cond(self, **kwargs: Any) -> torch.Tensor:
-        """E(P) of the conditioning, as large as the noise; zeros, the null condition, where there is none."""
-        noise, latent = kwargs["noise"], kwargs.get(POSE_LATENT)
-        if latent is None:
-            return torch.zeros_like(noise, device=kwargs["device"])
-        latent = comfy.utils.common_upscale(latent, noise.shape[-1], noise.shape[-2], "bilinear", "center")
-        return self.process_latent_in(comfy.utils.resize_to_batch_size(latent, len(noise))).to(kwargs["device"])
+OTHERS = (
+    ("another kind of diffusion model", "Load Checkpoint or Load Diffusion Model",
+     ("joint_blocks.0.x_block.attn.qkv.weight", "double_blocks.0.img_attn.qkv.weight", "blocks.0.self_attn.q.weight")),
+    ("a LoRA", "Load LoRA, behind this loader,",
+     ("lora_up.weight", "lora_down.weight", "lora.up.weight", "lora_A.weight", ".hada_w1_a", ".lokr_w1")),
+    ("a ControlNet", "Load ControlNet Model",
+     ("input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight")),
+    ("a VAE", "Load VAE", ("decoder.conv_in.weight", "taesd_decoder.1.weight")),
+    ("the U-Net of a folder of diffusers", "the whole folder, in models/diffusers,",
+     ("down_blocks.0.resnets.0.conv1.weight", "unet.conv_in.weight")),
+    ("a text encoder", "Load CLIP", ("encoder.layers.0.mlp.fc1.weight", "transformer.resblocks.0.ln_1.weight")),
+    ("a pose estimator", "Pose Estimator Loader",
+     ("stage2.0.branches.0.0.conv1.weight", "keypoint_head.final_layers.0.weight", "patch_embed.proj.weight")),
+)
+"""What else people choose: what it is, what to use for it, and how the name of one of its weights ends."""
 
 
 def load_checkpoint(path: Path, plain: bool = False) -> tuple[ModelPatcher, comfy.sd.CLIP | None, comfy.sd.VAE]:
-    """MODEL, CLIP and VAE of an LDM checkpoint with 8 input channels, HumanSD's layout; `plain` as in `in_patcher`.
+    """MODEL, CLIP and VAE of a file or a folder of diffusers; see `from_weights`. `plain` as in `in_patcher`.
 
     Raises:
         InputError: it is a checkpoint of another kind, or cannot be read, or weights of its U-Net are missing.
     """
-    state = read_weights(path)
-    check_kind(state, path.name)
-    network = build_model(state, path.name)
-    model = in_patcher(network, plain)
+    model, clip, vae = from_weights(read_weights(path), path.name, plain)
+    model.cached_patcher_init = (load_model, (path,))
+    if getattr(vae, "patcher", None) is not None:   # a file of the U-Net alone has none
+        vae.patcher.cached_patcher_init = (load_vae, (path,))
+    setattr(vae, HABITS, OWN if has_header(path, KIND) else HUMANSD)
+    return model, clip, vae
+
+
+def from_weights(state: dict[str, torch.Tensor], name: str, plain: bool = False
+                 ) -> tuple[ModelPatcher, comfy.sd.CLIP | None, comfy.sd.VAE]:
+    """MODEL, CLIP and VAE of weights in LDM's layout with 8 input channels; takes the U-Net's out of `state`.
+
+    Raises:
+        InputError: see `load_checkpoint`; it speaks of `name`.
+    """
+    check_kind(state, name)
+    network = build_model(state, name)
+    model = with_narrow_patches(in_patcher(network, plain))
     # On a device with streamed weights the host wants its tensors taken over as they are, not copied.
     network.load_model_weights(state, UNET, **({"assign": True} if getattr(model, "is_dynamic", bool)() else {}))
-    model.cached_patcher_init = (load_model, (path,))
     text = comfy.utils.state_dict_prefix_replace(state, {TEXT: ""}, filter_keys=True)
     clip = comfy.sd.load_text_encoder_state_dicts(
         [text], embedding_directory=folder_paths.get_folder_paths("embeddings")) if text else None
-    vae = build_vae(state)
-    if getattr(vae, "patcher", None) is not None:   # a file of the U-Net alone has none
-        vae.patcher.cached_patcher_init = (load_vae, (path,))
-    return model, clip, vae
+    return model, clip, build_vae(state)
 
 
 def build_vae(state: dict[str, torch.Tensor]) -> comfy.sd.VAE:
@@ -106,7 +122,9 @@ def load_vae(path: Path, disable_dynamic: bool = False) -> ModelPatcher:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """State dict of a .safetensors or .ckpt file; nothing in it is executed."""
+    """State dict in LDM's layout of a .safetensors or .ckpt file or a folder of diffusers; nothing in it is run."""
+    if path.is_dir():
+        return read_folder(path)
     try:
         state = comfy.utils.load_torch_file(str(path), safe_load=True)
     except (OSError, ValueError, RuntimeError, EOFError, KeyError, UnpicklingError, SafetensorError) as error:
@@ -115,18 +133,58 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
                          ) from error
     if not isinstance(state, dict):
         raise InputError(f"checkpoint: {path.name} holds no named weights; choose a Stable Diffusion checkpoint.")
+    if "input_blocks.0.0.weight" in state:   # the U-Net alone
+        return {UNET + key: value for key, value in state.items()}
     return state
 
 
 def check_kind(state: dict[str, torch.Tensor], name: str) -> None:
-    """Raise an `InputError` that names the right loader unless the U-Net has 8 input channels."""
+    """Raise an `InputError` that names the right loader unless it has a U-Net of Stable Diffusion 2 with 8 inputs."""
     first = state.get(UNET + "input_blocks.0.0.weight")
     if first is None:
-        raise InputError(f"checkpoint: {name} is no Stable Diffusion checkpoint in LDM layout; RePoseSD Loader takes "
-                         "HumanSD-like files: Stable Diffusion 2.1 with 8 input channels.")
+        kinds = (f"checkpoint: {name} is no Stable Diffusion checkpoint but {kind}; use {loader} for it."
+                 for kind, loader, ends in OTHERS if any(key.endswith(ends) for key in state))
+        raise InputError(next(kinds, f"checkpoint: {name} is no Stable Diffusion checkpoint in LDM layout; RePoseSD "
+                              "Loader takes HumanSD-like files: Stable Diffusion 2.1 with 8 input channels."))
     if first.shape[1] != 8:
         raise InputError(f"checkpoint: {name} has {first.shape[1]} input channels, RePoseSD has 8 (noise and pose "
-                         "latent); use Load Checkpoint for this file.")
+                         "latent); use Load Checkpoint (for a folder, Load Diffusers Model) instead.")
+    # Stable Diffusion 1 enters its transformers by convolutions, Stable Diffusion XL embeds the picture's size.
+    version = "1" if any(key.endswith(".proj_in.weight") and value.ndim == 4 for key, value in state.items()
+                         if key.startswith(UNET)) else "XL" if UNET + "label_emb.0.0.weight" in state else None
+    if version:
+        raise InputError(f"checkpoint: {name} is Stable Diffusion {version} with 8 input channels, such as "
+                         "InstructPix2Pix, and RePoseSD is Stable Diffusion 2.1; use Load Checkpoint for this file.")
+
+
+def diffusers_folders() -> dict[str, Path]:
+    """Folders of diffusers in models/diffusers and models/reposedm, by their names, which end in a slash."""
+    found: dict[str, Path] = {}
+    for root in (Path(root) for kind in DIFFUSERS for root in folder_paths.get_folder_paths(kind)):
+        for place, below, _ in os.walk(root, followlinks=True):
+            path = Path(place)
+            depth = len(path.relative_to(root).parts)
+            if depth and (path / MARK).is_file():
+                found.setdefault(f"{path.relative_to(root).as_posix()}/", path)
+                below.clear()
+            elif depth == DEPTH:   # links may go round in circles
+                below.clear()
+    return found
+
+
+def weights_path(name: str) -> Path:
+    """The file or folder of that name in the list of RePoseSD Loader.
+
+    Raises:
+        InputError: it is not in the list; a path that leads out of the model folders never is.
+    """
+    if not name.endswith("/"):
+        return folders.checkpoint_path(name, *FOLDERS)
+    path = diffusers_folders().get(name)
+    if path is None:
+        raise InputError(f"checkpoint: there is no folder {name!r} with unet/config.json in models/diffusers or "
+                         "models/reposedm; put it there, press R to refresh, and choose it from the list.")
+    return path
 
 
 class RePoseSDLoader(io.ComfyNode):
@@ -135,36 +193,45 @@ class RePoseSDLoader(io.ComfyNode):
         return io.Schema(
             node_id="RePoseDMSDLoader",
             display_name="RePoseSD Loader",
-            category="RePoseDM",
+            category="RePoseDM/loaders",
             description="Loads Stable Diffusion 2.1 with a pose input of four more channels, such as HumanSD. Stock "
                         "ComfyUI takes such a file for an inpainting model and cannot run it.",
-            search_aliases=["HumanSD", "load reposesd", "pose stable diffusion", "8 channels"],
+            search_aliases=["HumanSD", "load reposesd", "pose stable diffusion", "8 channels", "diffusers folder"],
             inputs=[io.Combo.Input(
-                "checkpoint", options=folders.checkpoint_names(*FOLDERS),
-                tooltip="A checkpoint with 8 input channels, HumanSD's layout, in models/checkpoints or "
+                "checkpoint", options=[*folders.checkpoint_names(*FOLDERS), *sorted(diffusers_folders())],
+                tooltip="A checkpoint with 8 input channels: RePoseSD or HumanSD in models/checkpoints or "
+                        "models/reposedm, or a folder of diffusers (its name ends in a slash) in models/diffusers or "
                         "models/reposedm. RePoseDM's own files belong into RePoseDM Loader.")],
             outputs=[
                 io.Model.Output("model", tooltip="For KSampler. Without a pose in the conditioning it gets none."),
                 io.Clip.Output("clip", tooltip="Its text encoder, for CLIP Text Encode."),
-                io.Vae.Output("vae", tooltip="Its VAE."),
+                io.Vae.Output("vae", tooltip="Its VAE, for RePoseSD Conditioning and VAE Decode."),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None) -> bool | str:
-        return folders.problem(folders.checkpoint_path, checkpoint, *FOLDERS)
+        return folders.problem(weights_path, checkpoint)
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str | None = None) -> int | str:
+        if checkpoint is None:   # another node supplies it
+            return "linked"
+        path = weights_path(checkpoint)
+        files = [path] if path.is_file() else [file for file in path.glob("*/*") if file.is_file()]
+        return max(file.stat().st_mtime_ns for file in files)
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
-        path = folders.checkpoint_path(checkpoint, *FOLDERS)
-        if is_reposedm(path):
+        path = weights_path(checkpoint)
+        if has_header(path):
             raise InputError(f"checkpoint: {path.name} is a RePoseDM model; use RePoseDM Loader.")
         return io.NodeOutput(*load_checkpoint(path))
 
 
-def is_reposedm(path: Path) -> bool:
-    """Does the file carry a RePoseDM header?"""
+def has_header(path: Path, kind: str = "reposedm") -> bool:
+    """Does the file carry a header of ours, of this kind?"""
     try:
-        return bool(read_header(path))
+        return bool(read_header(path, kind))
     except InputError:
         return False

@@ -25,7 +25,9 @@ UNET = {"time_embedding.linear_1.": "time_embed.0.", "time_embedding.linear_2.":
         "mid_block.resnets.1.": "middle_block.2."}
 VAE = {"mid_block.resnets.0.": "mid.block_1.", "mid_block.resnets.1.": "mid.block_2.", "mid_block.attentions.0.":
        "mid.attn_1.", "conv_norm_out.": "norm_out.", "conv_shortcut.": "nin_shortcut.", "group_norm.": "norm.",
-       "to_q.": "q.", "to_k.": "k.", "to_v.": "v.", "to_out.0.": "proj_out."}
+       "to_q.": "q.", "to_k.": "k.", "to_v.": "v.", "to_out.0.": "proj_out.",
+       # what the attention's layers were called in diffusers before 0.13
+       "query.": "q.", "key.": "k.", "value.": "v.", "proj_attn.": "proj_out."}
 TEXT = {"embeddings.token_embedding.weight": "token_embedding.weight", "embeddings.position_embedding.weight":
         "positional_embedding", "encoder.layers.": "transformer.resblocks.", "layer_norm1.": "ln_1.", "layer_norm2.":
         "ln_2.", "mlp.fc1.": "mlp.c_fc.", "mlp.fc2.": "mlp.c_proj.", "self_attn.": "attn.", "final_layer_norm.":

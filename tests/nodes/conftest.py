@@ -35,3 +35,41 @@ def tiny(pack, tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
     save_model(path, networks, config.to_dict(model), dtype=torch.float32)
     return path
+
+
+@pytest.fixture(scope="session")
+def reposesd_state(pack):
+    """Weights of a small RePoseSD U-Net in LDM's layout, 8 channels in, 4 out; its context is as wide as mini's."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    from reposedm_core import PRESETS
+
+    network = UNetModel(
+        image_size=32, in_channels=8, out_channels=4, model_channels=64, num_res_blocks=[1, 1], channel_mult=[1, 2],
+        transformer_depth=[1, 1], transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1,
+        context_dim=PRESETS["mini"].denoiser.context_dim, num_head_channels=64, use_spatial_transformer=True,
+        use_linear_in_transformer=True, legacy=False, operations=comfy.ops.disable_weight_init)
+    generator = torch.Generator().manual_seed(0)
+    return {"model.diffusion_model." + key: torch.ones(value.shape) if key.endswith("norm.weight") else
+            0.05 * torch.randn(value.shape, generator=generator) for key, value in network.state_dict().items()}
+
+
+@pytest.fixture(scope="session")
+def tiny_vae(pack):
+    """Random weights of the host's smallest VAE of Stable Diffusion."""
+    from comfy.taesd.taesd import TAESD
+
+    generator = torch.Generator().manual_seed(0)
+    return {key: torch.ones(()) if key.startswith("vae_") else 0.06 * torch.randn(value.shape, generator=generator)
+            for key, value in TAESD().state_dict().items()}
+
+
+@pytest.fixture(scope="session")
+def reposesd_file(reposesd_state, tiny_vae, tmp_path_factory):
+    """A RePoseSD checkpoint of a small U-Net and a small VAE, without a text encoder."""
+    from safetensors.torch import save_file
+
+    path = tmp_path_factory.mktemp("checkpoints") / "with_vae.safetensors"
+    save_file({**reposesd_state, **{"first_stage_model." + key: value for key, value in tiny_vae.items()}}, path)
+    return path

@@ -19,30 +19,14 @@ CONTEXT = PRESETS["mini"].denoiser.context_dim
 
 
 @pytest.fixture(scope="module")
-def small(pack):
-    """State dict of a small U-Net in LDM layout, 8 channels in, 4 out, as many of context as RePoseDM's tokens have."""
-    import comfy.ops
-    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-
-    network = UNetModel(
-        image_size=32, in_channels=8, out_channels=4, model_channels=64, num_res_blocks=[1, 1], channel_mult=[1, 2],
-        transformer_depth=[1, 1], transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1,
-        context_dim=CONTEXT, num_head_channels=64, use_spatial_transformer=True, use_linear_in_transformer=True,
-        legacy=False, operations=comfy.ops.disable_weight_init)
-    generator = torch.Generator().manual_seed(0)
-    return {UNET + key: torch.ones(value.shape) if key.endswith("norm.weight") else
-            0.05 * torch.randn(value.shape, generator=generator) for key, value in network.state_dict().items()}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(small, tmp_path_factory):
+def checkpoint(reposesd_state, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoints") / "small.safetensors"
-    save_file(small, path)
+    save_file(reposesd_state, path)
     return path
 
 
 def sample(pack, model, pose=None, cfg=2.0):
-    extra = {} if pose is None else {pack.nodes.reposesd.POSE_LATENT: pose}
+    extra = {} if pose is None else {pack.nodes.reposesd_model.POSE_LATENT: pose}
     generator = torch.Generator().manual_seed(1)
     positive, negative = ([[torch.randn(1, 77, CONTEXT, generator=generator), {**extra}]] for _ in range(2))
     with torch.inference_mode():
@@ -62,9 +46,9 @@ def test_pose_latent_of_the_conditioning_reaches_the_network(pack, checkpoint):
     assert sample(pack, model, torch.ones(1, 4, 16, 12)).equal(one), "another size is fitted"
 
 
-def test_stock_sampler_runs_it_in_the_server(comfy, small):
+def test_stock_sampler_runs_it_in_the_server(comfy, reposesd_state):
     (comfy.models / "checkpoints").mkdir(exist_ok=True)
-    save_file(small, comfy.models / "checkpoints" / "small8.safetensors")
+    save_file(reposesd_state, comfy.models / "checkpoints" / "small8.safetensors")
     # RePoseDM's tokens stand for a text: a text encoder for so small a network does not exist.
     graph = {
         "load": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": "small8.safetensors"}},
@@ -99,12 +83,12 @@ def test_input_is_noise_then_scaled_pose(pack, checkpoint, monkeypatch):
     assert seen[0][:, :4].std() > 0.5
 
 
-def test_ckpt_file_of_a_trainer_is_read_without_running_it(pack, small, tmp_path):
+def test_ckpt_file_of_a_trainer_is_read_without_running_it(pack, reposesd_state, tmp_path):
     path = tmp_path / "small.ckpt"
-    torch.save({"state_dict": small, "global_step": 3}, path)
+    torch.save({"state_dict": reposesd_state, "global_step": 3}, path)
     network = pack.nodes.reposesd.load_checkpoint(path)[0].model.diffusion_model
     first = network.state_dict()["input_blocks.0.0.weight"]
-    assert torch.equal(first, small[UNET + "input_blocks.0.0.weight"])
+    assert torch.equal(first, reposesd_state[UNET + "input_blocks.0.0.weight"])
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -140,9 +124,9 @@ def test_an_exported_network_predicts_the_same_in_the_host(pack, tmp_path, predi
     torch.testing.assert_close(found.float(), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_missing_weight_is_named(pack, small, tmp_path):
+def test_missing_weight_is_named(pack, reposesd_state, tmp_path):
     path = tmp_path / "torn.safetensors"
-    save_file({key: value for key, value in small.items() if not key.endswith("time_embed.2.bias")}, path)
+    save_file({key: value for key, value in reposesd_state.items() if not key.endswith("time_embed.2.bias")}, path)
     with pytest.raises(pack.reposedm_core.InputError, match=r"torn.*lacks weights.*time_embed\.2\.bias"):
         pack.nodes.reposesd.load_checkpoint(path)
 
@@ -182,7 +166,7 @@ def test_published_layout_has_a_text_encoder_and_a_vae_that_the_host_knows(pack,
     assert not [record for record in caplog.records if "VAE keys" in record.message]
 
 
-def test_guidance_bends_it_as_well(pack, tiny, small, checkpoint):
+def test_guidance_bends_it_as_well(pack, tiny, checkpoint):
     """Pose field guidance on a model that is not RePoseDM, through a stock VAE with weights made in inference mode."""
     import comfy.sd
     from comfy.taesd.taesd import TAESD
@@ -205,20 +189,7 @@ def test_guidance_bends_it_as_well(pack, tiny, small, checkpoint):
     assert bent.isfinite().all() and not torch.equal(plain, bent)
 
 
-@pytest.fixture(scope="module")
-def with_vae(small, tmp_path_factory):
-    """A checkpoint with a VAE, the host's smallest one."""
-    from comfy.taesd.taesd import TAESD
-
-    generator = torch.Generator().manual_seed(0)
-    vae = {"first_stage_model." + key: torch.ones(()) if key.startswith("vae_") else
-           0.02 * torch.randn(value.shape, generator=generator) for key, value in TAESD().state_dict().items()}
-    path = tmp_path_factory.mktemp("checkpoints") / "with_vae.safetensors"
-    save_file({**small, **vae}, path)
-    return path
-
-
-def test_own_vae_serves_guidance_where_weights_are_streamed(pack, with_vae, monkeypatch):
+def test_own_vae_serves_guidance_where_weights_are_streamed(pack, reposesd_file, monkeypatch):
     """On a device with streamed weights the host reads a network again for a copy that gradients pass through."""
     import comfy.model_patcher
 
@@ -227,7 +198,7 @@ def test_own_vae_serves_guidance_where_weights_are_streamed(pack, with_vae, monk
             return True
 
     monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Streamed)
-    vae = pack.nodes.reposesd.load_checkpoint(with_vae)[2]
+    vae = pack.nodes.reposesd.load_checkpoint(reposesd_file)[2]
     assert vae.patcher.is_dynamic()
     with torch.inference_mode():
         copy = pack.nodes.bridge.own_copy(vae.patcher)
