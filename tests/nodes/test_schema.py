@@ -12,6 +12,7 @@ from workflows.host import ROOT, read_host
 NAMES = {
     "RePoseDMLoader": "RePoseDM Loader",
     "RePoseDMLoadPose": "Load Pose",
+    "RePoseDMEstimatorLoader": "Pose Estimator Loader",
     "RePoseDMEstimatePose": "Estimate Pose",
     "RePoseDMDrawPose": "Draw Pose",
     "RePoseDMRecurrentPoseAligner": "Recurrent Pose Aligner",
@@ -19,6 +20,7 @@ NAMES = {
     "RePoseDMKSampler": "RePoseDM KSampler",
     "RePoseDMGarmentTransfer": "Garment Transfer",
     "RePoseDMSDLoader": "RePoseSD Loader",
+    "RePoseDMSDConditioning": "RePoseSD Conditioning",
     "RePoseDMExample": "RePoseDM Example",
 }
 
