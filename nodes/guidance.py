@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management as management
@@ -13,19 +14,27 @@ from torch import Tensor, nn
 from ..reposedm_core import PRESETS, InputError
 from ..reposedm_core.diffusion.guidance import alpha_bar_of
 from ..reposedm_core.diffusion.guided import FieldGuidance
-from ..reposedm_core.field import PoseInteractionField, PoseTarget
+from ..reposedm_core.field import (
+    PoseInteractionField,
+    PoseTarget,
+    chosen_joints,
+    chosen_people,
+    chosen_target,
+)
 from ..reposedm_core.field.field import SPACES
-from ..reposedm_core.pipeline import fit_image, pose_target
+from ..reposedm_core.pipeline import fit_image
 from ..reposedm_core.pose import Pose
 from .bridge import differentiable, own_copy, target_poses
+from .decoding import DECODERS, Decode, decoder, out_of_memory, reduced
 from .model import RePoseDMModel
 from .sockets import EstimatorSocket, LoadedEstimator, PoseKeypoint
+
+DEFAULT = PRESETS["mini"].field
 
 
 class PoseInteractionFieldGuidance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        default = PRESETS["mini"].field
         return io.Schema(
             node_id="RePoseDMPoseFieldGuidance",
             display_name="Pose Interaction Field Guidance",
@@ -33,55 +42,89 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
             description="Pushes every sampling step towards the target pose, by the gradient of how far the pose in "
                         "the picture is from it. Works on any picture model, not on RePoseDM alone; costs a decoding "
                         "and its gradient a step.",
-            search_aliases=["gradient guidance", "pose guidance", "pose field", "pose control"],
+            search_aliases=["gradient guidance", "pose guidance", "pose field", "pose control", "controlnet pose"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to guide: RePoseDM, or any other that makes pictures."),
                 io.Vae.Input("vae", tooltip="The VAE of that model."),
-                EstimatorSocket.Input("pose_estimator", tooltip="From RePoseDM Loader."),
-                PoseKeypoint.Input("pose", tooltip="The pose to reach; its first person counts. One frame serves all "
-                                                   "pictures of a batch, or give a frame a picture."),
-                io.Float.Input("strength", default=default.strength, min=0.0, max=100.0, step=0.05,
+                EstimatorSocket.Input("pose_estimator", tooltip="From RePoseDM Loader or Pose Estimator Loader."),
+                PoseKeypoint.Input("pose", tooltip="The pose to reach. One frame serves all pictures of a batch, or "
+                                                   "give a frame a picture."),
+                io.Float.Input("strength", default=DEFAULT.strength, min=0.0, max=100.0, step=0.05,
                                tooltip="Weight of the gradient; with RePoseDM it is multiplied by w_c as in eq. 16. "
-                                       "A step changes the latent by the limit at most, so that a strength suits "
-                                       "every model; beyond that, more changes little. 0 is exactly the unguided "
-                                       "model."),
-                io.Float.Input("start_percent", default=default.start, min=0.0, max=1.0, step=0.001,
+                                       "A step changes the latent by the limit at most; beyond that, more changes "
+                                       "little. 0 is exactly the unguided model."),
+                io.Float.Input("start_percent", default=DEFAULT.start, min=0.0, max=1.0, step=0.001,
                                tooltip="Where in the sampling guidance begins; 0 is the first step, which knows little "
                                        "of the pose yet."),
-                io.Float.Input("end_percent", default=default.end, min=0.0, max=1.0, step=0.001,
+                io.Float.Input("end_percent", default=DEFAULT.end, min=0.0, max=1.0, step=0.001,
                                tooltip="Where in the sampling guidance ends; 1 is after the last step, in which too "
                                        "much strength leaves traces. Sooner is quicker."),
-                io.Combo.Input("space", options=list(SPACES), default=default.space,
+                io.Combo.Input("space", options=list(SPACES), default=DEFAULT.space,
                                tooltip="What is compared: heatmaps of the joints with those of the pose, or (the "
                                        "paper's) features of the picture with those of the drawn skeleton."),
-                io.Float.Input("limit", default=default.limit, min=0.0, max=1.0, step=0.01,
+                io.Float.Input("limit", default=DEFAULT.limit, min=0.0, max=1.0, step=0.01,
                                tooltip="How much of its own size a step may change the picture at most. More moves the "
                                        "pose further and spoils the picture sooner; 0 is no bound."),
+                io.Boolean.Input("normalise", default=False, optional=True,
+                                 tooltip="Strength becomes the share of the distance to the pose that a step is to "
+                                         "remove (0.1 is a tenth, less where little noise is left): the same on every "
+                                         "model. Off, it weighs the bare gradient, whose size differs a "
+                                         "million times between models."),
+                io.Int.Input("every_nth_step", default=1, min=1, max=100, optional=True,
+                             tooltip="Guide only one of so many steps, counted from the first that is guided: 2 halves "
+                                     "the cost."),
+                io.Float.Input("mask_threshold", default=0.1, min=0.0, max=2.0, step=0.01, optional=True,
+                               tooltip="Compared is only where the heat maps of all joints add up to more than this "
+                                       "(W_h of eq. 11). More keeps to the joints, 0 takes in the whole picture."),
+                io.String.Input("joints", default="all", optional=True,
+                                tooltip="What is matched: all, or joints and groups parted by commas: head, body, "
+                                        "arms, legs, hands, feet, left, wrists, left knee; -head is all but the head."),
+                io.String.Input("people", default="0", optional=True,
+                                tooltip="Who of a frame is matched, counted from 0: 0 is the first, 0, 2 two of them, "
+                                        "all everybody. Estimators for one person see several badly."),
+                io.Combo.Input("decoder", options=list(DECODERS), default=DECODERS[0], optional=True,
+                               tooltip="What makes the picture that is judged: the model's VAE, or taesd, its tiny one "
+                                       "from models/vae_approx: many times quicker, less memory, a little coarser."),
+                io.Float.Input("decode_size", default=1.0, min=0.125, max=1.0, step=0.125, optional=True,
+                               tooltip="Size of that picture, as a share of the full one: 0.5 costs about a quarter. "
+                                       "Estimators see pictures of about 512 pixels, so that large ones lose nothing."),
             ],
             outputs=[io.Model.Output("model", tooltip="The same model, guided.")],
         )
 
     @classmethod
+    def validate_inputs(cls, joints: str | None = None, people: str | None = None) -> bool | str:
+        for read, text in ((chosen_joints, joints), (chosen_people, people)):
+            try:
+                text is None or read(text)      # None: another node supplies it
+            except InputError as error:
+                return str(error).partition(": ")[2]   # ComfyUI puts the input's name in front itself
+        return True
+
+    @classmethod
     def execute(cls, model: Any, vae: Any, pose_estimator: LoadedEstimator, pose: Any, strength: float,
-                start_percent: float, end_percent: float, space: str,
-                limit: float = PRESETS["mini"].field.limit) -> io.NodeOutput:
+                start_percent: float, end_percent: float, space: str, limit: float = DEFAULT.limit,
+                normalise: bool = False, every_nth_step: int = 1, mask_threshold: float = 0.1, joints: str = "all",
+                people: str = "0", decoder: str = DECODERS[0], decode_size: float = 1.0) -> io.NodeOutput:
         poses = target_poses(pose)
         if strength == 0 or start_percent >= end_percent:
             return io.NodeOutput(model)
-        if getattr(vae, "patcher", None) is None:
-            raise InputError("vae: the loaded file holds no VAE; load one with Load VAE and connect that.")
-        if vae.latent_dim != 2:
-            raise InputError("vae: this is a VAE of videos or sounds; the guidance needs one of pictures.")
-        networks = FieldNetworks(PoseInteractionField(own_copy(pose_estimator.patcher), space), own_copy(vae.patcher))
-        guided = model.clone()
-        others = guided.get_additional_models_with_key("reposedm_field")   # of a guidance before this one
-        guided.set_additional_models("reposedm_field", [*others, differentiable(networks)])
-        sampling = model.get_model_object("model_sampling")
-        first, last = (sampling.percent_to_sigma(percent) for percent in (start_percent, end_percent))
-        native = pose_estimator.height, pose_estimator.width
-        guided.set_model_sampler_post_cfg_function(guidance(networks, vae, poses, native, strength, first, last,
-                                                               limit))
-        return io.NodeOutput(guided)
+        return io.NodeOutput(guided(
+            model, vae, pose_estimator, poses, decoder, space, mask_threshold, joints,
+            Settings(strength, limit, normalise, every_nth_step, decode_size, chosen_people(people)),
+            (start_percent, end_percent)))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Inputs of the node, as they are needed in a step; `people` None is everybody."""
+
+    strength: float
+    limit: float = DEFAULT.limit
+    normalise: bool = False
+    every: int = 1
+    share: float = 1.0
+    people: tuple[int, ...] | None = (0,)
 
 
 class FieldNetworks(nn.Module):
@@ -90,31 +133,78 @@ class FieldNetworks(nn.Module):
     def __init__(self, field: PoseInteractionField, vae: nn.Module):
         super().__init__()
         self.field, self.vae = field, vae
+        self.requires_grad_(False)      # or the graph would keep what only gradients of weights need
 
 
-def guidance(networks: FieldNetworks, vae: Any, poses: list[Pose], native: tuple[int, int], strength: float,
-             first: float, last: float, limit: float) -> Callable[[dict], Tensor]:
+def guided(model: Any, vae: Any, estimator: LoadedEstimator, poses: list[Pose], kind: str, space: str,
+           threshold: float, joints: str, settings: Settings, window: tuple[float, float]) -> Any:
+    """A clone of `model` with the guidance behind all that is there already; its networks come with the model."""
+    network, decode = decoder(kind, vae, model)
+    field = PoseInteractionField(own_copy(estimator.patcher), space, threshold, joints=chosen_joints(joints))
+    networks = FieldNetworks(field, network)
+    result = model.clone()
+    others = result.get_additional_models_with_key("reposedm_field")   # of a guidance before this one
+    result.set_additional_models("reposedm_field", [*others, differentiable(networks)])
+    sampling = model.get_model_object("model_sampling")
+    first, last = (sampling.percent_to_sigma(percent) for percent in window)
+    result.set_model_sampler_post_cfg_function(guidance(
+        networks, decode, vae.spacial_compression_decode(), poses, (estimator.height, estimator.width), settings, first,
+        last))
+    return result
+
+
+def guidance(networks: FieldNetworks, decode: Decode, stride: int, poses: list[Pose], native: tuple[int, int],
+             settings: Settings, first: float, last: float) -> Callable[[dict], Tensor]:
     """What ComfyUI calls after each step's classifier-free guidance: x̂₀ → x̂₀, guided where first ≥ σ > last."""
     targets: dict[tuple[int, int], PoseTarget] = {}
 
     def guide(args: dict) -> Tensor:
         management.throw_exception_if_processing_interrupted()
         x0, sigma, host = args["denoised"], args["sigma"], args["model"]
-        if not last < float(sigma[0]) <= first:
+        if not last < float(sigma[0]) <= first or not is_turn(args, first, settings.every):
             return x0
         if len(poses) not in (1, len(x0)):
             raise InputError(f"pose: it has {len(poses)} frames and the latent {len(x0)} pictures; give one frame for "
                              "all, or as many of both.")
-        size = tuple(side * vae.spacial_compression_decode() for side in x0.shape[-2:])
-        if size not in targets:
-            targets[size] = pose_target(networks.field, poses, size, native)
+        size = tuple(side * stride for side in x0.shape[-2:])
 
-        def decode(latent: Tensor) -> Tensor:
-            latent = host.process_latent_out(latent).to(vae.vae_dtype)
-            return fit_image(networks.vae.decode(latent).float(), *native)
+        def picture(latent: Tensor) -> Tensor:
+            management.throw_exception_if_processing_interrupted()
+            return fit_image(decode(reduced(latent, settings.share), host), *native)
 
         weight = args["cond_scale"] if isinstance(host, RePoseDMModel) else 1.0
         alpha_bar = alpha_bar_of(sigma, isinstance(host.model_sampling, comfy.model_sampling.CONST))
-        return FieldGuidance(networks.field, targets[size], decode, strength, limit=limit)(x0, alpha_bar, weight)
+        try:
+            if size not in targets:
+                found = chosen_target(networks.field, poses, size, native, settings.people)
+                targets.clear()
+                # Between the steps it lies in main memory: what a run leaves on the device is the host's alone.
+                targets[size] = found.map(lambda t: t.cpu())
+            here = next(networks.field.estimator.parameters()).device
+            target = targets[size].map(lambda t: t.to(here))
+            return FieldGuidance(networks.field, target, picture, settings.strength, limit=settings.limit,
+                                 normalise=settings.normalise)(x0, alpha_bar, weight)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # Outside of the handler, so that nothing refers to the frames that hold the memory. The host knows this
+        # exception, and unloads its models.
+        raise management.OOM_EXCEPTION(
+            f"Pose Interaction Field Guidance ran out of memory at a picture of {size[1]} × {size[0]} pixels. Choose "
+            "the decoder taesd, lower decode_size, or make a smaller picture; the model alone needs less.")
 
     return guide
+
+
+def is_turn(args: dict, first: float, every: int) -> bool:
+    """Is this step guided, where only one in `every` is, counted from the first step at or below the noise `first`?
+
+    Evaluations in the middle of a step, of samplers of higher order, belong to it. A sampler that does not tell its
+    noise levels is guided in every step.
+    """
+    sigmas = args["model_options"].get("transformer_options", {}).get("sample_sigmas")
+    if every == 1 or sigmas is None:
+        return True
+    levels, sigma = sigmas[:-1].double().cpu(), float(args["sigma"][0])
+    step = max(int((levels >= sigma * (1 - 1e-5)).sum()) - 1, 0)
+    return max(step - int((levels > first * (1 + 1e-5)).sum()), 0) % every == 0

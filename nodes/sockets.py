@@ -29,8 +29,13 @@ class LoadedAligner:
 
 @dataclass
 class LoadedEstimator:
-    """POSE_ESTIMATOR: a patcher around a `HigherHRNet`, and the picture size that it was trained at."""
+    """POSE_ESTIMATOR: a patcher around a pose estimator of core's, and the picture size that it is shown.
+
+    `several`: it tells several people in a picture apart. `fixed`: it takes pictures of that size alone.
+    """
 
     patcher: ModelPatcher
     height: int
     width: int
+    several: bool = False
+    fixed: bool = False

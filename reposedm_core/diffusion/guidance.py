@@ -57,7 +57,8 @@ def guide_epsilon(
 
 
 def guide_x0(
-    x0: torch.Tensor, gradient: torch.Tensor, alpha_bar: torch.Tensor | float, weight: float = 1.0, limit: float = 0.0
+    x0: torch.Tensor, gradient: torch.Tensor, alpha_bar: torch.Tensor | float, weight: float = 1.0, limit: float = 0.0,
+    distance: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """eq. 15 written on the clean estimate: x̂₀ − w σ √(1 − ᾱ_t) ∇G with σ = √((1 − ᾱ_t) / ᾱ_t).
 
@@ -68,12 +69,19 @@ def guide_x0(
         limit: above 0, a picture's step is shortened to at most so many times the root mean square of its x̂₀
             (**ours**); 0 is the equation as written. On x̂₀ the step grows with σ, which is over a hundred at the first
             step, where x̂₀ says least about the pose. A bound keeps the direction, leaves the small steps of the later
-            sampling as they are, and makes one strength serve every model.
+            sampling as they are, and keeps every model from being driven off its pictures.
+        distance: G (B,), to normalise the gradient by (**ours**): x̂₀ − w √(1 − ᾱ_t) · G / ‖∇G‖² · ∇G. To first order
+            that takes the share w √(1 − ᾱ_t) off G, whatever the latent's scale, the decoder, the estimator and the
+            kind of prediction are (Polyak's step for a least value of 0). None is the equation as written.
     """
     if weight == 0:
         return x0
     alpha_bar = _as_tensor(alpha_bar)
-    factor = -weight * (1 - alpha_bar) / alpha_bar.sqrt()
+    if distance is None:
+        factor = -weight * (1 - alpha_bar) / alpha_bar.sqrt()
+    else:
+        gradient, factor = _towards_zero(gradient, distance)
+        factor = -weight * _each(1 - alpha_bar, factor).sqrt() * factor
     size = limit * _length(_work(x0)).flatten() if limit else None
     return (x0 + limit_step(gradient, factor, size)).to(x0.dtype)
 
@@ -101,6 +109,18 @@ def limit_step(
     own = torch.where(peak > 0, _length(unit), 1.0)
     length = torch.where(peak > 0, factor.abs() * peak * own, 0.0).minimum(_each(_as_tensor(size), direction))
     return unit * (factor.sign() * length / own)
+
+
+def _towards_zero(gradient: torch.Tensor, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """∇G divided by its largest value, and the factor (B,) by which that makes the step G / ‖∇G‖² · ∇G."""
+    gradient = _work(gradient)
+    peak = gradient.abs().amax(tuple(range(1, gradient.ndim)), keepdim=True)
+    unit = gradient / torch.where(peak > 0, peak, 1.0)
+    squared = unit.square().sum(tuple(range(1, gradient.ndim)))
+    peak = peak.flatten()
+    factor = distance.to(gradient) / (torch.where(peak > 0, peak, 1.0) * torch.where(peak > 0, squared, 1.0))
+    # Of a gradient that is next to nothing no direction can be told.
+    return unit, torch.where((peak > 0) & factor.isfinite(), factor, 0.0)
 
 
 def _work(value: torch.Tensor) -> torch.Tensor:

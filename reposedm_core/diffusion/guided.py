@@ -58,6 +58,8 @@ class FieldGuidance:
         strength: w of eq. 15's gradient; 0 is exactly neutral.
         start, end: the share of the sampling in which it acts, 0 (first step) to 1 (last), as fractions of t.
         limit: largest step, relative to the root mean square of ŷ_0 (**ours**, see `guide_x0`); 0 is eq. 15 as written.
+        normalise: a step is to take the share `strength` · √(1 − ᾱ_t) off the distance (**ours**, see `guide_x0`), so
+            that one strength means the same on every model.
 
     Raises:
         InputError: a strength that is no number, a start or end outside 0..1, or a limit below 0.
@@ -70,6 +72,7 @@ class FieldGuidance:
     start: float = 0.0
     end: float = 1.0
     limit: float = 0.1
+    normalise: bool = False
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.strength):
@@ -101,8 +104,9 @@ class FieldGuidance:
         """
         if self.strength == 0 or weight == 0:
             return x0
-        gradient, _ = self.field.gradient(x0, self.decode, self.target)
-        return guide_x0(x0, gradient, alpha_bar, self.strength * weight, self.limit)
+        gradient, distance = self.field.gradient(x0, self.decode, self.target)
+        return guide_x0(x0, gradient, alpha_bar, self.strength * weight, self.limit,
+                        distance if self.normalise else None)
 
 
 def in_window(fraction: float, start: float, end: float, timesteps: int) -> bool:

@@ -5,7 +5,7 @@ Paper, section 3.3, eq. 10-12: G = W_h · ‖P_φ(P̃_t) − P_φ(P)‖² with t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -49,16 +49,27 @@ class PoseInteractionField(nn.Module):
         threshold: of the mask W_h.
         mask: where it is compared. "predicted": where the estimator sees a joint in the picture, the paper's.
             "union" (**ours**): there or where the target has one, so that a missing limb is called for too.
+        joints: those that are compared (**ours**), by their numbers; None is all. In space "features" the mask is
+            made of their heat maps alone.
+
+    Raises:
+        InputError: an unknown space or mask, or a joint that the estimator has not.
     """
 
     def __init__(
-        self, estimator: PoseEstimator, space: str = "heatmaps", threshold: float = 0.1, mask: str = "union"
+        self, estimator: PoseEstimator, space: str = "heatmaps", threshold: float = 0.1, mask: str = "union",
+        joints: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if space not in SPACES:
             raise InputError(f'Pose interaction field: space is "{space}"; use one of {SPACES}.')
         if mask not in MASKS:
             raise InputError(f'Pose interaction field: mask is "{mask}"; use one of {MASKS}.')
+        known = range(estimator.config.joints)
+        if joints is not None and not (len(joints) and all(joint in known for joint in joints)):
+            raise InputError(f"Pose interaction field: joints are {tuple(joints)}; use one or more of 0 to "
+                             f"{known[-1]}, or None for all.")
+        self.joints = None if joints is None else list(joints)
         self.estimator = estimator.eval().requires_grad_(False)
         self.space, self.threshold, self.mask = space, threshold, mask
         self._folded = FoldedCopy()
@@ -194,8 +205,9 @@ class PoseInteractionField(nn.Module):
                 f"and {wanted.shape[1]} joints, the pictures are {len(image)} of {image.shape[-1]}x{image.shape[-2]} "
                 f"and {predicted.shape[1]}: make the target at their size."
             )
+        predicted, wanted, known = (self._compared(t) for t in (predicted, wanted, target.known))
         if self.space == "heatmaps":
-            return masked_distance(predicted, wanted, target.known * self._mask(predicted, wanted))
+            return masked_distance(predicted, wanted, known * self._mask(predicted, wanted))
         if target.features is None:
             raise InputError(
                 'The pose target has no features: for space "features" make it with target_from_image.'
@@ -210,6 +222,9 @@ class PoseInteractionField(nn.Module):
         output = network(image.to(next(network.parameters(), image)))
         maps = merge_heatmaps(*(_wide(t) for t in output.heatmaps), udp=self.estimator.config.udp)
         return maps, _wide(output.features)
+
+    def _compared(self, maps: Tensor) -> Tensor:
+        return maps if self.joints is None else maps[:, self.joints]
 
     def _mask(self, predicted: Tensor, wanted: Tensor) -> Tensor:
         mask = heatmap_mask(predicted, self.threshold)

@@ -41,13 +41,17 @@ def predict_people(estimator: PoseEstimator, images: Tensor, threshold: float = 
         person first, by the mean score of its K joints; P = 0 where nobody is.
 
     Raises:
-        InputError: max_people below 1, a threshold that is not above 0, or pictures that the estimator refuses.
+        InputError: max_people below 1, a threshold that is not above 0, an estimator without tags, or pictures that it
+            refuses.
     """
     if max_people < 1:
         raise InputError(f"max_people = {max_people}: must be 1 or more.")
     if not threshold > 0:
         raise InputError(f"threshold = {threshold}: must be above 0, or empty heat maps would be full of joints.")
     config, output = estimator.config, estimator(images)
+    if output.tags is None:
+        raise InputError("This pose estimator sees one person a picture: it has no tags to tell people apart. Use "
+                         "predict_pose, or a HigherHRNet.")
     heatmaps = merge_heatmaps(*(maps.float() for maps in output.heatmaps), udp=config.udp)
     heatmaps = torch.nan_to_num(heatmaps).clamp(min=0)
     tags = enlarge(output.tags.float(), heatmaps.shape[-2:], config.udp)

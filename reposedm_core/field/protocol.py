@@ -55,12 +55,12 @@ class PoseMaps(Protocol):
     Attributes:
         heatmaps: (B, K, H/s, W/s) for every stride s.
         features: (B, F, h, w) of any resolution; only space "features" reads them.
-        tags: (B, K, h, w) of any resolution; only `predict_people` reads them.
+        tags: (B, K, h, w) of any resolution; only `predict_people` reads them. None: it sees one person a picture.
     """
 
     heatmaps: tuple[Tensor, ...]
     features: Tensor
-    tags: Tensor
+    tags: Tensor | None
 
 
 class PoseEstimator(Protocol):

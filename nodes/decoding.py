@@ -1,0 +1,83 @@
+"""Latents to pictures that a gradient passes through: by a model's own VAE or its tiny one, whole or reduced."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management as management
+import folder_paths
+import latent_preview
+import torch
+from comfy.taesd.taesd import TAESD
+from torch import Tensor, nn
+
+from ..reposedm_core import InputError
+from .bridge import own_copy
+
+DECODERS = ("vae", "taesd")
+TINY = "vae_approx"
+"""Model folder in which the host looks for tiny decoders, for its previews."""
+
+Decode = Callable[[Tensor, Any], Tensor]
+"""Latents (n, C, h, w) as the model has them, and the model, to pictures (n, 3, H, W) in [-1, 1]."""
+
+
+def decoder(kind: str, vae: Any, model: Any) -> tuple[nn.Module, Decode]:
+    """A network whose weights are its own and let gradients through, and the function that decodes with it.
+
+    Args:
+        kind: "vae" is the decoder of `vae`, "taesd" the tiny one of models/vae_approx that the host previews with.
+        vae: a VAE of the host's, for pictures.
+        model: the MODEL whose latents are decoded.
+
+    Raises:
+        InputError: `vae` is none of pictures; there is no tiny decoder for this model, or it cannot be read.
+    """
+    if getattr(vae, "patcher", None) is None:
+        raise InputError("vae: the loaded file holds no VAE; load one with Load VAE and connect that.")
+    if vae.latent_dim != 2:
+        raise InputError("vae: this is a VAE of videos or sounds; the guidance needs one of pictures.")
+    if kind == "taesd":
+        network = load_tiny(model.get_model_object("latent_format"))
+        return network, lambda latent, host: network.decode(latent.to(torch.float32))
+    network = own_copy(vae.patcher)
+    return network, lambda latent, host: network.decode(host.process_latent_out(latent).to(vae.vae_dtype)).float()
+
+
+def load_tiny(latent_format: Any) -> TAESD:
+    """The tiny decoder for latents of this format, in float32, found as the host's previews find it."""
+    name = getattr(latent_format, "taesd_decoder_name", None)
+    if not name or name in getattr(latent_preview, "VIDEO_TAES", ()):
+        raise InputError("decoder: for the latents of this model there is no tiny decoder; choose vae.")
+    file = next((file for file in folder_paths.get_filename_list(TINY) if file.startswith(name)), None)
+    if file is None:
+        raise InputError(f"decoder: there is no {name} in models/{TINY}; put {name}.safetensors there (it comes from "
+                         "github.com/madebyollin/taesd), or choose vae.")
+    try:
+        # Weights made in inference mode would let no gradient through.
+        with torch.inference_mode(False):
+            network = TAESD(None, folder_paths.get_full_path_or_raise(TINY, file), latent_format.latent_channels)
+    except Exception as error:     # whatever the host's readers raise on a torn or foreign file
+        logging.debug("tiny decoder %s", file, exc_info=error)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"decoder: {file} is no tiny decoder for this model ({reason}); download it again, or choose "
+                         "vae.") from error
+    return network.eval().requires_grad_(False)
+
+
+def reduced(latent: Tensor, share: float) -> Tensor:
+    """Latents (B, C, h, w) at that share of their height and width, at least one cell; 1 is the latent itself."""
+    if share == 1:
+        return latent
+    size = [max(1, round(side * share)) for side in latent.shape[-2:]]
+    return nn.functional.interpolate(latent, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Did a device, or main memory, run short?"""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or getattr(management, "is_oom", bool)(error) is True:
+        return True
+    told = str(error).lower()
+    return "out of memory" in told or "can't allocate memory" in told

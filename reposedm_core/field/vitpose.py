@@ -1,0 +1,151 @@
+"""ViTPose as a pose estimator of the field: heat maps of one person, without tags.
+
+Xu et al., "ViTPose: Simple Vision Transformer Baselines for Human Pose Estimation", NeurIPS 2022; the network is that
+of transformers. It reads a picture of one person and of one size, and was trained with UDP.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_tensor
+from ..errors import InputError
+from .estimator import IMAGENET_MEAN, IMAGENET_STD
+
+JOINTS = 17
+COCO_EXPERT = 0
+"""ViTPose+ has an expert for each of its data sets; the first is COCO's."""
+
+
+@dataclass(frozen=True)
+class VitPoseSizes:
+    """How its heat maps are read (`protocol.HeatmapConfig`), and the size of its pictures."""
+
+    height: int = 256
+    width: int = 192
+    strides: tuple[int, ...] = (4,)
+    joints: int = JOINTS
+    sigma: float = 2.0
+    udp: bool = True
+
+
+class VitPoseMaps(NamedTuple):
+    """Heat maps ((B, 17, H/4, W/4),), the transformer's features (B, F, H/16, W/16), and no tags."""
+
+    heatmaps: tuple[Tensor, ...]
+    features: Tensor
+    tags: None = None
+
+
+class VitPose(nn.Module):
+    """A `transformers.VitPoseForPoseEstimation` that is called as the field calls estimators; differentiable.
+
+    Args:
+        network: of 17 joints.
+        mean, std: of the pictures that it was trained on, in 0..1.
+
+    Calling it maps (B, 3, H, W) in [-1, 1], of the size in `config`, to `VitPoseMaps`.
+    """
+
+    def __init__(self, network: nn.Module, mean: Sequence[float] = IMAGENET_MEAN,
+                 std: Sequence[float] = IMAGENET_STD) -> None:
+        super().__init__()
+        backbone = network.config.backbone_config
+        height, width = _pair(backbone.image_size)
+        down, across = _pair(backbone.patch_size)
+        self.cells = height // down, width // across
+        # The classic head enlarges by 4, the simple one by a factor of its own.
+        enlarged = network.config.scale_factor if network.config.use_simple_decoder else 4
+        self.config = VitPoseSizes(height, width, (height // (self.cells[0] * enlarged),))
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.experts = backbone.num_experts > 1
+        self.network = network
+
+    def forward(self, x: Tensor) -> VitPoseMaps:
+        """See the class.
+
+        Raises:
+            InputError: a picture of another shape or size.
+        """
+        check_tensor(x, "picture", f"B 3 {self.config.height} {self.config.width}")
+        mean, std = (torch.tensor(value, device=x.device, dtype=x.dtype).view(3, 1, 1) for value in
+                     (self.mean, self.std))
+        index = torch.full((len(x),), COCO_EXPERT, device=x.device) if self.experts else None
+        tokens = self.network.backbone(((x + 1) / 2 - mean) / std, dataset_index=index).feature_maps[-1]
+        features = tokens.transpose(1, 2).unflatten(2, self.cells).contiguous()
+        return VitPoseMaps((self.network.head(features),), features)
+
+
+def is_vitpose(folder: str | os.PathLike) -> bool:
+    """Is it a folder that `load_vitpose` can try: a ViTPose config.json with safetensors beside it?"""
+    folder = Path(folder)
+    try:
+        described = _read_json(folder / "config.json").get("model_type") == "vitpose"
+    except InputError:
+        return False
+    return described and any(folder.glob("*.safetensors"))
+
+
+def load_vitpose(folder: str | os.PathLike) -> VitPose:
+    """A ViTPose from a folder as `save_pretrained` writes it: config.json and safetensors. Nothing is downloaded.
+
+    A preprocessor_config.json beside them gives mean and deviation of its pictures; without one, ImageNet's count.
+
+    Raises:
+        InputError: transformers is missing or too old; no ViTPose of COCO's 17 joints; weights that do not fit.
+    """
+    try:
+        from transformers import VitPoseConfig, VitPoseForPoseEstimation
+    except ImportError as error:
+        raise InputError("ViTPose needs transformers 4.48 or newer: pip install -U transformers.") from error
+    folder = Path(folder)
+    described = _read_json(folder / "config.json")
+    backbone = described.get("backbone_config")
+    if described.get("model_type") != "vitpose" or not isinstance(backbone, dict):
+        raise InputError(f"{folder.name}: its config.json describes no ViTPose; download all files of one into the "
+                         "folder.")
+    # A backbone that is only named would be fetched from the network.
+    if backbone.get("model_type", "vitpose_backbone") != "vitpose_backbone" or described.get("backbone"):
+        raise InputError(f"{folder.name}: its config.json names a backbone that is not in the folder; use a ViTPose "
+                         "that is whole.")
+    try:
+        config = VitPoseConfig.from_dict({**described, "use_pretrained_backbone": False})
+        network, found = VitPoseForPoseEstimation.from_pretrained(
+            folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True,
+            dtype=torch.float32)
+    except Exception as error:      # what it raises on a bad file is nowhere said
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{folder.name}: not a readable ViTPose ({reason}). Download config.json and "
+                         "model.safetensors again.") from error
+    lacking = [*sorted(found["missing_keys"]), *(str(key) for key in found.get("mismatched_keys", ()))]
+    if lacking:
+        raise InputError(f"{folder.name}: its weights do not fit its config.json, {len(lacking)} are missing or of "
+                         f"another shape ({', '.join(lacking[:3])}); download both files again.")
+    if network.config.num_labels != JOINTS:
+        raise InputError(f"{folder.name}: it has {network.config.num_labels} joints; choose a ViTPose for COCO's "
+                         f"{JOINTS}.")
+    seen = _read_json(folder / "preprocessor_config.json") if (folder / "preprocessor_config.json").is_file() else {}
+    return VitPose(network.eval().requires_grad_(False), seen.get("image_mean") or IMAGENET_MEAN,
+                   seen.get("image_std") or IMAGENET_STD)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path.parent.name}: its {path.name} cannot be read ({error}); download it again.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path.parent.name}: its {path.name} holds no settings; download it again.")
+    return value
