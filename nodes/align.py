@@ -138,7 +138,8 @@ def align(aligner: LoadedAligner, vae: RePoseDMVAE, image: Tensor, skeleton: Ten
         chosen = pictures.expand(count, -1, -1, -1) if len(pictures) == 1 else pictures[start:start + count]
         return chosen.to(device)
 
-    parts, progress = [], comfy.utils.ProgressBar(-(-batch // step))
+    parts = []
+    progress = comfy.utils.ProgressBar(-(-batch // step)) if batch > step else None
     try:
         for start in range(0, batch, step):
             poses = part(skeleton, start)
@@ -152,7 +153,8 @@ def align(aligner: LoadedAligner, vae: RePoseDMVAE, image: Tensor, skeleton: Ten
             values = [*(getattr(condition, field.name) for field in fields(Condition)), seen.image, seen.visibility,
                       alignment.maps[-1]]
             parts.append([value.to(keep) for value in values])
-            progress.update(1)
+            if progress is not None:
+                progress.update(1)
     finally:
         forget()
     *told, picture, visibility, sampling = (torch.cat(values) for values in zip(*parts, strict=True))

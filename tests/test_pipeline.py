@@ -84,6 +84,38 @@ def test_a_batch_of_sources_is_aligned_each_for_itself(pipeline, picture, pose):
     torch.testing.assert_close(both.aligned, torch.cat(single), rtol=0, atol=1e-4)
 
 
+def test_a_picture_that_shows_more_of_the_person_helps(pipeline):
+    """The second picture is the truth itself: with it the result must come nearer, and one of a stranger must not."""
+    better = {"truth": 0, "stranger": 0}
+    names = sorted(path.name.removesuffix("_target.png") for path in EXAMPLES.glob("*_target.png"))
+    for number, name in enumerate(names):
+        file, pose = example(name)
+        truth = to_image(file) / 2 + 0.5
+        others = {"truth": file, "stranger": EXAMPLES / f"{names[number - 1]}.png"}
+
+        def off(*more, name=name, pose=pose, truth=truth):
+            result = pipeline(EXAMPLES / f"{name}.png", pose, seed=1, field_strength=0.0, more_sources=more)
+            assert result.image.shape == (1, 3, 128, 96) == result.aligned.shape == result.pose_image.shape
+            assert len(result.source) == 1 + len(more) == len(result.alignment.maps[-1])
+            return float((result.image - truth).abs().mean())
+
+        alone = off()
+        for kind, other in others.items():
+            better[kind] += off(other) < alone
+    assert better["truth"] == 6 and better["stranger"] <= 2, better
+
+
+def test_further_sources_are_a_list_of_pictures(pipeline, picture, pose):
+    for wrong in ("person.png", torch.zeros(1, 3, 8, 8)):
+        with pytest.raises(InputError, match=r"more_sources: a .*; give a list of pictures"):
+            pipeline(picture, pose, more_sources=wrong)
+    with pytest.raises(InputError, match="more_sources: cannot read the picture"):
+        pipeline(picture, pose, more_sources=["nothing.png"])
+    small, large = Image.new("RGB", (1, 1)), Image.new("RGB", (500, 20))
+    found = pipeline(picture, pose, steps=1, height=64, width=48, more_sources=[small, large])
+    assert found.image.isfinite().all() and found.source.shape == (3, 3, 64, 48)
+
+
 def test_defaults_of_the_field_are_the_configurations(picture, pose):
     networks = load_networks(SHIPPED)
     networks.config = replace(networks.config, field=FieldConfig(start=0.5, end=0.9, space="features"))
