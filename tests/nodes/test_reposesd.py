@@ -46,28 +46,72 @@ def test_pose_latent_of_the_conditioning_reaches_the_network(pack, checkpoint):
     assert sample(pack, model, torch.ones(1, 4, 16, 12)).equal(one), "another size is fitted"
 
 
-def test_stock_sampler_runs_it_in_the_server(comfy, reposesd_state):
-    (comfy.models / "checkpoints").mkdir(exist_ok=True)
-    save_file(reposesd_state, comfy.models / "checkpoints" / "small8.safetensors")
-    # RePoseDM's tokens stand for a text: a text encoder for so small a network does not exist.
-    graph = {
-        "load": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": "small8.safetensors"}},
-        "mini": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
-        "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
-        "align": {"class_type": "RePoseDMRecurrentPoseAligner", "inputs": {
-            "aligner": ["mini", 2], "vae": ["mini", 1], "source": ["example", 0], "pose": ["example", 1], "width": 0,
-            "height": 0}},
-        "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 48, "height": 64, "batch_size": 2}},
-        "sample": {"class_type": "KSampler", "inputs": {
-            "model": ["load", 0], "positive": ["align", 0], "negative": ["align", 1], "latent_image": ["empty", 0],
-            "seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0}},
-        "save": {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "reposesd"}},
-    }
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id)
-    (file,) = comfy.history(prompt_id)["outputs"]["save"]["latents"]
-    latent = load_file(comfy.output / file["subfolder"] / file["filename"])["latent_tensor"]
-    assert latent.shape == (2, 4, 8, 6) and latent.isfinite().all() and latent.std() > 0.1
+@pytest.fixture(scope="module")
+def offered(comfy, reposesd_file, tiny_vae):
+    """A file, a folder of diffusers and a LoRA in the server's folders."""
+    from dataclasses import replace
+
+    from reposedm_core.diffusion.reposesd import RePoseSD
+
+    for name in ("checkpoints", "loras"):
+        (comfy.models / name).mkdir(exist_ok=True)
+    (comfy.models / "checkpoints" / "small8.safetensors").write_bytes(reposesd_file.read_bytes())
+    folder = comfy.models / "diffusers" / "small8"
+    sizes = replace(PRESETS["sd21"].denoiser, block_channels=(64, 128), attention=(True, False), layers=1,
+                    context_dim=CONTEXT)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        RePoseSD(sizes).unet.save_pretrained(folder / "unet")
+        name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
+        save_file({f"{name}.lora_up.weight": torch.randn(64, 2), f"{name}.lora_down.weight": torch.randn(2, CONTEXT)},
+                  comfy.models / "loras" / "small.safetensors")
+    (folder / "vae").mkdir()
+    (folder / "vae" / "config.json").write_text("{}")
+    save_file(tiny_vae, folder / "vae" / "diffusion_pytorch_model.safetensors")
+
+
+@pytest.mark.parametrize("checkpoint", ["small8.safetensors", "small8/"])
+def test_stock_nodes_run_it_in_the_server(comfy, offered, checkpoint):
+    """Load LoRA and KSampler, on a batch; the pose and the LoRA both have a say."""
+
+    def run(strength=1.0, lora=1.0):
+        # RePoseDM's tokens stand for a text: a text encoder for so small a network does not exist.
+        graph = {
+            "load": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": checkpoint}},
+            "lora": {"class_type": "LoraLoaderModelOnly", "inputs": {
+                "model": ["load", 0], "lora_name": "small.safetensors", "strength_model": lora}},
+            "mini": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
+            "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
+            "align": {"class_type": "RePoseDMRecurrentPoseAligner", "inputs": {
+                "aligner": ["mini", 2], "vae": ["mini", 1], "source": ["example", 0], "pose": ["example", 1],
+                "width": 0, "height": 0}},
+            "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 96, "batch_size": 2}},
+            "pose": {"class_type": "RePoseDMSDConditioning", "inputs": {
+                "positive": ["align", 0], "negative": ["align", 1], "vae": ["load", 2], "pose": ["example", 1],
+                "width": 512, "height": 512, "strength": strength, "start_percent": 0.0, "end_percent": 1.0,
+                "style": "auto", "negative_pose": "auto", "latent": ["empty", 0]}},
+            "sample": {"class_type": "KSampler", "inputs": {
+                "model": ["lora", 0], "positive": ["pose", 0], "negative": ["pose", 1], "latent_image": ["pose", 2],
+                "seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0}},
+            "save": {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "reposesd"}},
+            "show": {"class_type": "PreviewImage", "inputs": {"images": ["pose", 3]}},
+        }
+        prompt_id = comfy.queue(graph)
+        comfy.wait(prompt_id)
+        outputs = comfy.history(prompt_id)["outputs"]
+        (file,) = outputs["save"]["latents"]
+        assert len(outputs["show"]["images"]) == 1
+        return load_file(comfy.output / file["subfolder"] / file["filename"])["latent_tensor"]
+
+    latent = run()
+    assert latent.shape == (2, 4, 12, 8) and latent.isfinite().all() and latent.std() > 0.1
+    for other in (run(strength=0.0), run(lora=0.0)):
+        assert (other - latent).abs().max() > 1e-3 * latent.std()
+
+
+def test_list_of_the_page_has_files_and_folders(comfy, offered):
+    options = comfy.object_info()["RePoseDMSDLoader"]["input"]["required"]["checkpoint"]
+    assert {"small8.safetensors", "small8/"} <= set(options[1]["options"])
 
 
 def test_input_is_noise_then_scaled_pose(pack, checkpoint, monkeypatch):
