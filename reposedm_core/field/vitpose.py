@@ -133,8 +133,8 @@ def load_vitpose(folder: str | os.PathLike) -> VitPose:
         raise InputError(f"{folder.name}: it has {network.config.num_labels} joints; choose a ViTPose for COCO's "
                          f"{JOINTS}.")
     seen = _read_json(folder / "preprocessor_config.json") if (folder / "preprocessor_config.json").is_file() else {}
-    return VitPose(network.eval().requires_grad_(False), seen.get("image_mean") or IMAGENET_MEAN,
-                   seen.get("image_std") or IMAGENET_STD)
+    return VitPose(network, seen.get("image_mean") or IMAGENET_MEAN,
+                   seen.get("image_std") or IMAGENET_STD).eval().requires_grad_(False)
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from reposedm_core.errors import InputError
-from reposedm_core.field import ESTIMATORS, HigherHRNet, load_official
+from reposedm_core.field import ESTIMATORS, HigherHRNet, load_official, read_official
 from reposedm_core.field.folding import fold_batch_norms
-from reposedm_core.field.official import from_official
+from reposedm_core.field.official import config_of, from_official
 from tests.field.conftest import MICRO
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "higherhrnet"
@@ -109,7 +109,11 @@ def test_w32_mmpose_names_are_the_official_ones(official_state):
     assert len(own) == len(official_state)
 
 
-RENAMES = {"official": str, "parallel": lambda key: "module." + key, "mmpose": mmpose_key}
+def mmpose1_key(key: str) -> str:
+    return mmpose_key(key).replace("keypoint_head.", "head.")
+
+
+RENAMES = {"official": str, "parallel": lambda key: "module." + key, "mmpose": mmpose_key, "mmpose 1": mmpose1_key}
 
 
 @pytest.mark.parametrize("rename", RENAMES.values(), ids=RENAMES.keys())
@@ -165,3 +169,48 @@ def test_pickled_code_is_never_run(tmp_path):
     with pytest.raises(InputError, match=r"trap\.pth"):
         load_official(HigherHRNet(MICRO), tmp_path / "trap.pth")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("rename", RENAMES.values(), ids=RENAMES.keys())
+@pytest.mark.parametrize("kind", ["w32", "w48", "mini"])
+def test_sizes_are_read_off_the_weights(kind, rename):
+    config = replace(ESTIMATORS[kind], sigma=2.0)
+    state = {rename(key): value for key, value in flat_state(HigherHRNet(config, device="meta")).items()}
+    assert config_of(state) == config
+    assert config_of(state, udp=True) == replace(config, udp=True)
+
+
+@pytest.mark.parametrize(("name", "udp", "expected"), [
+    ("higher_hrnet32_coco_512x512.pth", None, False), ("higher_hrnet32_coco_512x512_udp-8cc64794.pth", None, True),
+    ("weights.pth", True, True), ("weights_udp.pth", False, False)])
+def test_any_width_is_read_from_its_file(tmp_path, name, udp, expected):
+    source, _, picture = micro_pair()
+    torch.save({"state_dict": {mmpose_key(key): value for key, value in flat_state(source).items()},
+                "meta": {"epoch": 300}}, tmp_path / name)
+    found = read_official(tmp_path / name, udp)
+    assert (found.config.udp, found.config.sigma, found.config.channels) == (expected, 2.0, MICRO.channels)
+    assert not found.training and not any(weight.requires_grad for weight in found.parameters())
+    assert torch.equal(found(picture).heatmaps_half, source(picture).heatmaps_half)
+
+
+def other_joints(state):
+    return {key: value[:28] if key.startswith("final_layers.0.") else value[:14] if key.startswith("final_layers.1.")
+            else value for key, value in state.items()}
+
+
+def without(*starts):
+    return lambda state: {key: value for key, value in state.items() if not key.startswith(starts)}
+
+
+@pytest.mark.parametrize(("change", "problem"), [
+    (other_joints, r"it has 14 joints and 14 tags; choose a HigherHRNet for COCO's 17"),
+    (without("deconv_layers.", "final_layers.1."), "heat maps of one resolution, as a plain HRNet"),
+    (without("final_layers."), "not the weights of a HigherHRNet; choose"),
+    (without("stage2.", "transition1."), "give 2 to 4 branches|not the weights"),
+    (lambda state: {"a": torch.zeros(2)}, "not the weights of a HigherHRNet; choose"),
+    (lambda state: {**state, "conv1.weight": torch.zeros(())}, "not the weights of a HigherHRNet; choose"),
+])
+def test_other_networks_are_refused(tmp_path, change, problem):
+    torch.save(change(flat_state(micro_pair()[0])), tmp_path / "other.pth")
+    with pytest.raises(InputError, match=problem):
+        read_official(tmp_path / "other.pth")
