@@ -47,7 +47,7 @@ def draw_comparison(
         if tuple(picture.shape) != (3, height, width):
             raise InputError(f"The picture has shape {tuple(picture.shape)}, not (3, {height}, {width}).")
         canvas[0] = DIMMED * 255 * picture.detach().cpu().clamp(0, 1).movedim(0, -1).float().numpy()
-    half = max(0.5, _WIDTH * min(height, width))
+    half = max(0.75, _WIDTH * min(height, width))
     people = [openpose_to_coco(pose.resized(height, width).joints.astype(np.float64)) for pose in (wanted, found)]
     for joints, colour in zip(people, (WANTED, FOUND), strict=True):
         for person in joints:
@@ -67,4 +67,4 @@ def _paint_person(canvas: np.ndarray, joints: np.ndarray, half: float, colour: t
     for a, b in COCO_LIMBS:
         paint_capsules(canvas, joints[:, a, :2], joints[:, b, :2], present[:, a] & present[:, b], 0.6 * half, dark)
     for k in range(joints.shape[1]):
-        paint_capsules(canvas, joints[:, k, :2], joints[:, k, :2], present[:, k], 1.6 * half, colour)
+        paint_capsules(canvas, joints[:, k, :2], joints[:, k, :2], present[:, k], 2.5 * half, colour)

@@ -16,6 +16,8 @@ _ORDERS = {
     "most confident": lambda pose: -pose.joints[..., 2].mean(1),
     "left to right": lambda pose: _centres(pose)[:, 0],
 }
+_FAR = 1e12  # pixels
+
 ORDERS = tuple(_ORDERS)
 """Names of the orders of `order_people`."""
 
@@ -117,12 +119,13 @@ def match_people(one: Pose, other: Pose, reach: float = np.inf) -> list[tuple[in
     mean = (apart * shared).sum(-1) / np.maximum(shared.sum(-1), 1)
     centres = np.linalg.norm(_centres(one)[:, None] - _centres(other)[None], axis=-1)
     cost = np.where(shared.any(-1), mean, centres)
-    # somebody without a body joint is far from everybody
-    rows, columns = linear_sum_assignment(np.nan_to_num(cost, nan=1e9, posinf=1e9))
     boxes = people_boxes(one)
-    limit = reach * np.hypot(*(boxes[:, 2:] - boxes[:, :2]).T)
-    near = np.ones(len(rows), bool) if np.isinf(reach) else cost[rows, columns] <= np.maximum(limit[rows], 1)
-    return list(zip(rows[near].tolist(), columns[near].tolist(), strict=True))
+    limit = np.maximum(reach * np.hypot(*(boxes[:, 2:] - boxes[:, :2]).T), 1)[:, None] if np.isfinite(reach) else np.inf
+    # who is out of reach, or has no body joint, must not draw others away from their counterparts
+    cost = np.where(cost <= limit, cost, _FAR)
+    rows, columns = linear_sum_assignment(cost)
+    pairs = zip(rows.tolist(), columns.tolist(), strict=True)
+    return [(i, j) for i, j in pairs if cost[i, j] < _FAR or not np.isfinite(reach)]
 
 
 def broadcast_frames(**frames: Sequence) -> list[tuple]:

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reposedm_core.errors import InputError
+from reposedm_core.pose import ANCHORS, Pose, edit_people, retarget_pose
+from reposedm_core.pose.retarget import LEAST, LIMBS, limb_sizes
+from reposedm_core.pose.tree import MID_HIP, PARENTS, with_mid_hip
+
+from .conftest import assert_same, people
+
+BONES = [(point, parent) for point, parent in enumerate(PARENTS) if parent >= 0]
+
+
+def lengths(pose: Pose) -> dict[tuple[int, int], float]:
+    points = with_mid_hip(pose.joints)[0, :, :2]
+    return {bone: float(np.linalg.norm(points[bone[0]] - points[bone[1]])) for bone in BONES}
+
+
+def directions(pose: Pose) -> np.ndarray:
+    points = with_mid_hip(pose.joints)[0, :, :2]
+    bones = np.array([points[child] - points[parent] for child, parent in BONES])
+    return bones / np.linalg.norm(bones, axis=1, keepdims=True)
+
+
+def stretched(pose: Pose, factors: dict[int, float], whole: float = 1) -> Pose:
+    """Bones that end in these points made longer, everything below them moved along."""
+    points = with_mid_hip(pose.joints)[0]
+    new = points.copy()
+    for point in sorted(range(19), key=lambda k: depth(k)):
+        if PARENTS[point] >= 0:
+            bone = points[point, :2] - points[PARENTS[point], :2]
+            new[point, :2] = new[PARENTS[point], :2] + factors.get(point, 1) * whole * bone
+    return Pose(new[None, :18], pose.height, pose.width)
+
+
+def depth(point: int) -> int:
+    return 0 if PARENTS[point] < 0 else 1 + depth(PARENTS[point])
+
+
+@settings(max_examples=40, deadline=None)
+@given(people(), st.booleans(), st.sampled_from(ANCHORS), st.booleans())
+def test_own_proportions_change_nothing(pose: Pose, size: bool, anchor: str, together: bool) -> None:
+    joints = pose.joints.copy()
+    # a thigh and a torso at least, so that there is something to compare
+    joints[:, (1, 8, 11, 9)] = [(40, 30, 1), (35, 60, 1), (45, 60, 1), (30, 90, 1)]
+    pose = pose.with_parts(joints, *pose.parts[1:])
+    (result,) = retarget_pose([pose], [pose], size, anchor, together)
+    assert_same(result, pose, 1e-3)
+
+
+def test_limbs_take_the_source_s_lengths_and_keep_their_directions(whole: Pose) -> None:
+    # longer legs, shorter arms, the source in another pose: turned as a whole and mirrored
+    factors = {9: 1.3, 12: 1.3, 10: 1.3, 13: 1.3, 3: 0.8, 4: 0.8, 6: 0.8, 7: 0.8}
+    source = edit_people(stretched(whole, factors), angle=50, flip="person")
+    (result,) = retarget_pose([whole], [source], size=True)
+    wanted, got = lengths(stretched(whole, factors)), lengths(result)
+    for bone in BONES:
+        assert got[bone] == pytest.approx(wanted[bone], rel=0.03), bone
+    np.testing.assert_allclose(directions(result), directions(whole), atol=1e-4)
+    hips, kept = (with_mid_hip(pose.joints)[0, MID_HIP] for pose in (result, whole))
+    np.testing.assert_allclose(hips, kept, atol=1e-4)
+
+
+def test_proportions_alone_keep_the_size(whole: Pose) -> None:
+    half = stretched(whole, {}, 0.5)
+    (result,) = retarget_pose([whole], [half])
+    assert_same(result, whole, 1e-3)
+    (result,) = retarget_pose([whole], [half], size=True)
+    ratios = [lengths(result)[bone] / lengths(whole)[bone] for bone in BONES]
+    np.testing.assert_allclose(ratios, 0.5, rtol=1e-4)
+    # hands and face are half as large too, and still at their joints
+    for name, joint in (("left_hand", 7), ("right_hand", 4), ("face", 0)):
+        old, new = getattr(whole, name)[0, :, :2], getattr(result, name)[0, :, :2]
+        old, new = old - whole.joints[0, joint, :2], new - result.joints[0, joint, :2]
+        np.testing.assert_allclose(new, 0.5 * old, atol=1e-3)
+    tall = {9: 1.5, 12: 1.5, 10: 1.5, 13: 1.5}
+    (result,) = retarget_pose([whole], [stretched(whole, tall)])
+    old, new = lengths(whole), lengths(result)
+    assert new[9, 8] / new[18, 1] == pytest.approx(1.5 * old[9, 8] / old[18, 1], rel=1e-3)
+    assert 0.7 < new[18, 1] / old[18, 1] < 0.95  # the torso gives what the legs take
+
+
+def test_hands_take_the_source_s_size(whole: Pose) -> None:
+    large = whole.left_hand.astype(float)
+    large[..., :2] = whole.joints[0, 7, :2] + 3 * (large[..., :2] - whole.joints[0, 7, :2])
+    source = whole.with_parts(whole.joints, whole.face, large, whole.right_hand * 0)
+    (result,) = retarget_pose([whole], [source])
+    for hand, joint in (("left_hand", 7), ("right_hand", 4)):
+        old, new = getattr(whole, hand)[0, :, :2], getattr(result, hand)[0, :, :2]
+        sizes = [np.linalg.norm(points[9] - points[0]) for points in (old, new)]
+        assert sizes[1] > 1.3 * sizes[0] and np.isfinite(new).all(), joint
+
+
+def test_foreshortened_limbs_of_the_pose_stay_foreshortened(whole: Pose) -> None:
+    sitting = whole.joints.copy()
+    sitting[0, [9, 12], :2] = sitting[0, [8, 11], :2] + [0, 4]  # knees towards the camera
+    sitting[0, [10, 13], :2] = sitting[0, [9, 12], :2] + [0, 22]
+    (result,) = retarget_pose([Pose(sitting, 128, 96)], [whole], size=True)
+    thigh = lengths(result)[9, 8]
+    assert 3.5 < thigh < 7, thigh  # not the 26 of the standing person
+    # one leg seen at full length tells how long both are
+    sitting[0, 12, :2] = sitting[0, 11, :2] + [26, 0]
+    (result,) = retarget_pose([Pose(sitting, 128, 96)], [whole], size=True)
+    assert lengths(result)[9, 8] == pytest.approx(4, rel=0.02)
+    assert lengths(result)[12, 11] == pytest.approx(26, rel=0.02)
+
+
+def test_a_source_seen_from_the_side_does_not_make_thin_people(whole: Pose) -> None:
+    side = whole.joints.copy()
+    side[0, :, 0] = 48 + 0.05 * (side[0, :, 0] - 48)
+    (result,) = retarget_pose([whole], [Pose(side, 128, 96)], size=True)
+    old, new = lengths(whole), lengths(result)
+    assert 0.5 * old[2, 1] < new[2, 1] <= 1.3 * old[2, 1]
+    assert LEAST == 0.7
+
+
+def test_canvases_are_compared_as_fitted(whole: Pose) -> None:
+    (one,) = retarget_pose([whole], [whole.resized(512, 384)], size=True)
+    assert_same(one, whole, 1e-3)
+
+
+def test_missing_joints(whole: Pose) -> None:
+    tall = stretched(whole, {9: 1.5, 12: 1.5, 10: 1.5, 13: 1.5}, 1.2)
+    for absent in ([1], [8], [8, 11], [9], [1, 8, 11], [0], [7], [2, 5], list(range(8, 14))):
+        joints = whole.joints.copy()
+        joints[0, absent] = 0
+        lacking = whole.with_parts(joints, *whole.parts[1:])
+        for target, source in ((lacking, tall), (whole, Pose(tall.joints * (joints[..., 2:] > 0), 128, 96))):
+            for anchor in ANCHORS:
+                for size in (False, True):
+                    (result,) = retarget_pose([target], [source], size, anchor)
+                    np.testing.assert_array_equal(result.joints[..., 2], target.joints[..., 2])
+                    assert np.abs(result.joints[..., :2]).max() < 300
+                    for name in ("face", "left_hand", "right_hand"):
+                        np.testing.assert_array_equal(getattr(result, name)[..., 2], getattr(target, name)[..., 2])
+                        spread = [np.ptp(getattr(p, name)[0, :, :2], 0).max() for p in (target, result)]
+                        assert spread[1] < 2.5 * spread[0], (absent, name)
+    # a hand whose wrist is absent still goes where the arm goes
+    joints = whole.joints.copy()
+    joints[0, 7] = 0
+    (result,) = retarget_pose([whole.with_parts(joints, *whole.parts[1:])], [tall], size=True)
+    (expected,) = retarget_pose([whole], [tall], size=True)
+    np.testing.assert_allclose(result.left_hand[0, 0], expected.left_hand[0, 0], atol=1.5)
+
+
+@pytest.mark.parametrize(("anchor", "joint"), [("neck", 1), ("feet", 10), ("hips", MID_HIP)])
+def test_what_is_kept(whole: Pose, anchor: str, joint: int) -> None:
+    joints = whole.joints.copy()
+    joints[0, 10, 1] += 4  # the right foot is the lower one
+    target = whole.with_parts(joints, *whole.parts[1:])
+    (result,) = retarget_pose([target], [stretched(whole, {9: 1.4, 12: 1.4}, 0.8)], True, anchor)
+    np.testing.assert_allclose(with_mid_hip(result.joints)[0, joint], with_mid_hip(joints)[0, joint], atol=1e-4)
+    assert np.abs(result.joints - joints).max() > 3
+
+
+def test_frames_of_one_person_are_measured_together(whole: Pose) -> None:
+    folded = whole.joints.copy()
+    folded[0, [4, 7], :2] = folded[0, [3, 6], :2] + [0, 3]  # forearms towards the camera
+    frames = [whole, Pose(folded, 128, 96)] + [whole] * 3
+    source = stretched(whole, {}, 0.9)
+    together = retarget_pose(frames, [source], size=True)
+    assert lengths(together[1])[4, 3] == pytest.approx(0.9 * 3, rel=0.01)
+    alone = retarget_pose(frames, [source], size=True, together=False)
+    assert lengths(alone[1])[4, 3] > 0.9 * 3 * 1.2
+    # nearer to the camera stays larger, and the source may have frames of its own
+    near = [whole, stretched(whole, {}, 1.5)]
+    result = retarget_pose(near, [source] * 3, size=True)
+    assert lengths(result[1])[18, 1] == pytest.approx(1.5 * lengths(result[0])[18, 1], rel=1e-4)
+    with pytest.raises(InputError, match="source_pose: it has 3 frames and pose has 5"):
+        retarget_pose(frames, [source] * 3, together=False)
+    assert len(retarget_pose([whole], [source] * 3, together=False)) == 3
+
+
+def test_several_people(whole: Pose) -> None:
+    def crowd(*poses: Pose) -> Pose:
+        return whole.with_parts(*(np.concatenate(parts) for parts in
+                                  zip(*(pose.parts for pose in poses), strict=True)))
+
+    tall, small = stretched(whole, {}, 1.1), stretched(whole, {}, 0.6)
+    two = crowd(whole, edit_people(whole, shift=(30, 0)))
+    (both,) = retarget_pose([two], [crowd(tall, small)], size=True)
+    assert lengths(both.take([0]))[9, 8] == pytest.approx(1.1 * lengths(whole)[9, 8], rel=1e-3)
+    assert lengths(both.take([1]))[9, 8] == pytest.approx(0.6 * lengths(whole)[9, 8], rel=1e-3)
+    (one,) = retarget_pose([two], [small], size=True)
+    assert lengths(one.take([0]))[9, 8] == pytest.approx(0.6 * lengths(whole)[9, 8], rel=1e-3)
+    (twenty,) = retarget_pose([crowd(*[whole] * 20)], [crowd(tall, small)], size=True)
+    assert len(twenty.joints) == 20
+    assert_same(twenty.take([19]), whole)  # nobody for him in the source
+    empty = whole.take([])
+    result = retarget_pose([empty, whole], [small])
+    assert len(result[0].joints) == 0 and len(result[1].joints) == 1
+
+
+def test_nothing_in_common_is_an_error(whole: Pose) -> None:
+    legs, arms = whole.joints.copy(), whole.joints.copy()
+    legs[0, :8] = legs[0, 14:] = 0
+    arms[0, 8:] = arms[0, 0] = 0
+    with pytest.raises(InputError, match="source_pose: it shows no limb that the pose shows too"):
+        retarget_pose([Pose(legs, 128, 96)], [Pose(arms, 128, 96)])
+    with pytest.raises(InputError, match=r"keep: .*hips, neck, feet"):
+        retarget_pose([whole], [whole], anchor="ears")
+
+
+def test_one_pixel(whole: Pose) -> None:
+    (result,) = retarget_pose([whole.resized(1, 1)], [whole], size=True)
+    assert_same(result, whole.resized(1, 1), 1e-3)
+
+
+def test_sizes_are_the_longest_of_both_sides(whole: Pose) -> None:
+    joints = whole.joints.copy()
+    joints[0, 3, :2] = joints[0, 2, :2] + [0, 1]
+    sizes, hands = limb_sizes(Pose(joints, 128, 96))
+    assert sizes.shape == (1, 9) and np.isnan(hands).all()
+    usual = LIMBS["upper arm"][0][2]
+    assert sizes[0, 4] == pytest.approx(np.linalg.norm(joints[0, 6, :2] - joints[0, 5, :2]) / usual)
+    assert not np.isnan(limb_sizes(whole)[1]).any()
