@@ -16,6 +16,9 @@ from .sockets import PoseKeypoint
 
 WIDGET = "REPOSEDM_POSE_EDITOR"
 MAX_SIDE = 16384
+HELP = ("Drag a joint; with Ctrl, what hangs on it goes along. Drag a limb, or anything with Shift, to move the whole "
+        "person. Alt and the wheel, or + and -, scale. Right-click or Delete hides a joint or brings it back. Arrow "
+        "keys nudge.")
 
 STANDING = Pose(np.array([[
     (48, 20, 1), (48, 32, 1), (38.5, 32.5, 1), (33, 48, 1), (29.5, 62.5, 1), (57.5, 32.5, 1), (63, 48, 1),
@@ -75,7 +78,7 @@ class PoseEditor(io.ComfyNode):
                 # A text for everybody but the page: other clients send OpenPose JSON here, or nothing.
                 io.String.Input("edit", default="", optional=True, socketless=True,
                                 extra_dict={"widgetType": WIDGET, "skeleton": _skeleton()},
-                                tooltip="The edited pose as OpenPose JSON; empty where nothing was edited."),
+                                tooltip=HELP),
             ],
             outputs=[PoseKeypoint.Output("pose", tooltip="The edited pose, or the one that came in, in pixels of the "
                                                          "canvas.")],

@@ -168,6 +168,8 @@ def test_drag_undo_redo_mirror_reset_save_and_run(editor, renderer, tmp_path):
     same = np.testing.assert_allclose
     same(joints_of(editor.run()[0]), start.joints, atol=1e-3)  # nothing was edited: what comes in goes out
     editor.status("96 × 128 · as connected")
+    disabled = "id => window.app.graph.getNodeById(id).widgets.slice(0, 2).map(({ disabled }) => disabled)"
+    assert editor.page.evaluate(disabled, EDITOR) == [True, True], "width and height do not count here"
     assert editor.value == "" and not any(map(editor.enabled, ("undo", "redo", "reset", "hide")))
 
     target = (70, 30)
@@ -279,12 +281,23 @@ def test_several_people_keys_and_hidden_joints(editor):
     hand = np.reshape(json.loads(editor.value)["people"][1]["hand_left_keypoints_2d"], (21, 3))
     np.testing.assert_allclose(hand - hands[1], [(0, 10, 0)] * 21, atol=0.6)
 
+    before = editor.joints()
+    elbow, shift = R_WRIST - 1, np.array([5, -9])
+    editor.drag(before[1, elbow, :2], before[1, elbow, :2] + shift, size, hold="Control")
+    moved = (editor.joints() - before)[..., :2]
+    np.testing.assert_allclose(moved[1, [elbow, R_WRIST]], [shift] * 2, atol=0.6)
+    moved[1, [elbow, R_WRIST]] = 0
+    np.testing.assert_allclose(moved, 0, atol=0.01)
+
     spread = np.ptp(editor.joints()[1, :, :2], axis=0)
-    editor.page.keyboard.down("Shift")
+    editor.page.keyboard.down("Alt")
     editor.page.mouse.wheel(0, -100)
-    editor.page.keyboard.up("Shift")
-    editor.page.wait_for_timeout(200)
-    np.testing.assert_allclose(np.ptp(editor.joints()[1, :, :2], axis=0) / spread, np.exp(0.04), atol=0.01)
+    editor.page.keyboard.up("Alt")
+    editor.page.wait_for_timeout(300)
+    np.testing.assert_allclose(np.ptp(editor.joints()[1, :, :2], axis=0) / spread, 1.04, atol=0.01)
+    editor.page.keyboard.press("-")
+    np.testing.assert_allclose(np.ptp(editor.joints()[1, :, :2], axis=0) / spread, 1, atol=0.01)
+    assert editor.page.evaluate("() => window.app.canvas.ds.scale") == 1
     assert editor.errors == []
 
 

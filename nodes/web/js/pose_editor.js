@@ -9,10 +9,11 @@ import { PoseWidget } from "./pose_widget.js";
 const NODE = "RePoseDMPoseEditor";
 const WIDGET = "REPOSEDM_POSE_EDITOR";
 
-/** What a node has shown in the last run, or a Load Image node shows now. */
+/** What a node has shown in the last run; of Load Image, what it shows now. */
 function outputsOf(node) {
   const { graph, id } = node;
-  return app.nodeOutputs?.[graph && graph !== app.rootGraph ? `${graph.id}:${id}` : id] ?? {};
+  const inside = graph && graph !== (app.rootGraph ?? app.graph);  // a subgraph
+  return app.nodeOutputs?.[inside ? `${graph.id}:${id}` : id] ?? {};
 }
 
 /** An event of the widget that is meant for the graph: zooming, panning. */
@@ -25,7 +26,12 @@ function forward(event) {
 /** Keeps a widget up to date with its node: canvas size, picture, the pose that comes in. */
 class Scene {
   constructor(node, widget) {
-    Object.assign(this, { node, widget, picture: null, url: null, told: null });
+    const sides = ["width", "height"].map((name) => node.widgets.find((other) => other.name === name));
+    Object.assign(this, { node, widget, sides, picture: null, url: null, told: null });
+  }
+
+  get linked() {
+    return Boolean(this.input("image") || this.input("pose"));
   }
 
   input(name) {
@@ -33,12 +39,12 @@ class Scene {
     return this.node.inputs?.[index]?.link == null ? null : { node: this.node.getInputNode(index) };
   }
 
-  /** The picture to show. A picture from the input folder is shown at once, any other one after a run. */
+  /** The picture to show: that of Load Image at once, any other one after a run. */
   pictureUrl() {
     const link = this.input("image");
     if (!link) return null;
-    const loaded = link.node && outputsOf(link.node).images?.[0];
-    const image = loaded?.type === "input" ? loaded : outputsOf(this.node).pose_editor_picture?.[0];
+    const loaded = link.node?.comfyClass === "LoadImage" ? outputsOf(link.node).images?.[0] : null;
+    const image = loaded ?? outputsOf(this.node).pose_editor_picture?.[0];
     if (!image) return null;
     const { filename, subfolder = "", type = "input" } = image;
     return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
@@ -60,13 +66,12 @@ class Scene {
   }
 
   size(start) {
-    const { picture, node } = this;
+    const { picture } = this;
     if (picture) return { width: picture.naturalWidth, height: picture.naturalHeight };
-    const linked = this.input("image") || this.input("pose");
-    const known = start ?? (linked && this.widget.editedSize);
+    const known = start ?? (this.linked ? this.widget.editedSize : null);
     if (known) return { width: known.width, height: known.height };
-    const value = (name) => Number(node.widgets?.find((widget) => widget.name === name)?.value) || 1;
-    return { width: value("width"), height: value("height") };
+    const [width, height] = this.sides.map(({ value }) => Number(value) || 1);
+    return { width, height };
   }
 
   /** Look again, and tell the widget where something is new. */
@@ -75,12 +80,13 @@ class Scene {
     const link = this.input("pose");
     const frame = link && outputsOf(this.node).pose_editor_start?.[0];
     const start = readFrame(frame);
-    const missing = [link && !start && "pose", this.input("image") && !this.url && "picture"].filter(Boolean);
+    const missing = [link && !start && "pose", this.input("image") && !this.picture && "picture"].filter(Boolean);
     const scene = { start, picture: this.picture, ...this.size(start), origin: start ? "as connected" : "standing pose",
       hint: missing.length ? `run once to see the connected ${missing.join(" and ")}` : "" };
-    const now = [frame, scene.picture, scene.width, scene.height, scene.hint];
+    const now = [frame, scene.picture, scene.width, scene.height, scene.hint, this.linked];
     if (this.told?.every((value, i) => value === now[i])) return;
     this.told = now;
+    for (const side of this.sides) side.disabled = this.linked;
     this.widget.setScene(scene);
   }
 }
@@ -96,12 +102,13 @@ function chain(target, name, after) {
 }
 
 function addWidget(node, name, [, options]) {
-  const editor = new PoseWidget(options.skeleton, (value) => {
+  const onChange = (value) => {
     widget.callback?.(value);
     // So the page knows that the workflow has changed, and can undo it.
     app.canvas.emitBeforeChange();
     app.canvas.emitAfterChange();
-  }, forward);
+  };
+  const editor = new PoseWidget({ skeleton: options.skeleton, help: options.tooltip, onChange, forward });
   const scene = new Scene(node, editor);
   const update = () => scene.update();
   const widget = node.addDOMWidget(name, WIDGET, editor.element, {
@@ -112,9 +119,7 @@ function addWidget(node, name, [, options]) {
     hideOnZoom: false,
     socketless: true,
   });
-  for (const side of node.widgets.filter(({ name: other }) => other === "width" || other === "height")) {
-    chain(side, "callback", update);
-  }
+  for (const side of scene.sides) chain(side, "callback", update);
   chain(node, "onExecuted", update);
   chain(node, "onConfigure", update);
   chain(node, "onConnectionsChange", () => queueMicrotask(update));  // the link is there only after the call

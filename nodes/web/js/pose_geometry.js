@@ -7,6 +7,7 @@
 export const BODY = "pose_keypoints_2d";
 export const FACE = "face_keypoints_2d";
 const HANDS = { left_wrist: "hand_left_keypoints_2d", right_wrist: "hand_right_keypoints_2d" };
+const FOLLOWERS = { nose: FACE, ...HANDS };
 const COUNTS = { [BODY]: 18, [FACE]: 70, [HANDS.left_wrist]: 21, [HANDS.right_wrist]: 21 };
 
 const round = (value) => Math.round(value * 100) / 100;
@@ -80,10 +81,14 @@ export function movePerson(pose, index, right, down) {
   return replacePerson(pose, index, mapPoints(pose.people[index], ([x, y]) => [x + right, y + down]));
 }
 
+/** Scaled about the centre; left as it is where it would become too small or too large to be dragged. */
 export function scalePerson(pose, index, factor) {
-  const [cx, cy] = centre(pose.people[index]);
-  const move = ([x, y]) => [cx + (x - cx) * factor, cy + (y - cy) * factor];
-  return replacePerson(pose, index, mapPoints(pose.people[index], move));
+  const person = pose.people[index];
+  const [cx, cy] = centre(person);
+  const reach = factor * Math.max(...person[BODY].filter(isSeen).map(([x, y]) => Math.hypot(x - cx, y - cy)));
+  const side = Math.max(pose.width, pose.height);
+  if (factor < 1 ? reach < 0.01 * side : reach > 10 * side) return pose;
+  return replacePerson(pose, index, mapPoints(person, ([x, y]) => [cx + (x - cx) * factor, cy + (y - cy) * factor]));
 }
 
 /** Mirrored on the spot: left and right change places, so that the body stays a body. */
@@ -98,17 +103,26 @@ export function mirrorPerson(pose, index, skeleton) {
   });
 }
 
-/** One joint put somewhere, and made visible. A hand goes with its wrist, the face with the nose. */
-export function placeJoint(pose, index, joint, x, y, skeleton) {
-  const person = pose.people[index];
-  const [oldX, oldY] = person[BODY][joint];
-  const moved = { ...person, [BODY]: person[BODY].with(joint, [x, y, 1]) };
-  const name = skeleton.names[joint];
-  const follows = name === "nose" ? FACE : HANDS[name];
-  if (follows) {
-    moved[follows] = person[follows].map((p) => (hasPlace(p) ? [p[0] + x - oldX, p[1] + y - oldY, p[2]] : p));
+/** The joints that hang on one, and itself: of an elbow the wrist, of the neck all. */
+function branch(joint, skeleton) {
+  const beyond = skeleton.limbs.filter(([from]) => from === joint);
+  return [joint, ...beyond.flatMap(([, to]) => branch(to, skeleton))];
+}
+
+/**
+ * One joint put somewhere, and made visible. A hand goes with its wrist, the face with the nose; where `along` is true
+ * all joints go along that hang on it.
+ */
+export function placeJoint(pose, index, joint, x, y, skeleton, along = false) {
+  const person = { ...pose.people[index] };
+  const [right, down] = [x - person[BODY][joint][0], y - person[BODY][joint][1]];
+  const shift = (p) => (hasPlace(p) ? [p[0] + right, p[1] + down, p[2]] : p);
+  const moved = along ? branch(joint, skeleton) : [joint];
+  for (const part of moved.map((other) => FOLLOWERS[skeleton.names[other]]).filter(Boolean)) {
+    person[part] = person[part].map(shift);
   }
-  return replacePerson(pose, index, moved);
+  person[BODY] = person[BODY].map((p, j) => (moved.includes(j) ? shift(p) : p)).with(joint, [x, y, 1]);
+  return replacePerson(pose, index, person);
 }
 
 /** One joint hidden, or shown again; null where it is the last one, as a person without joints is nobody. */
@@ -154,7 +168,7 @@ function relativeSize(body, standing) {
   return own > 0 ? own / spread(seen.map((joint) => standing[joint])) : null;
 }
 
-/** { person, joint } nearest to (x, y) and no farther than `reach`; hidden joints count for `ghosts` (a person) only. */
+/** { person, joint } nearest to (x, y), within `reach`; hidden joints count for the person number `ghosts` only. */
 export function jointAt(pose, x, y, reach, ghosts) {
   let best = null;
   pose.people.forEach((parts, person) => parts[BODY].forEach((point, joint) => {
