@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .accuracy import PoseAccuracyNode
 from .align import RecurrentPoseAlignerNode
 from .editor import PoseEditor
+from .estimators import EstimatePose, PoseEstimatorLoader
 from .folders import register_folders
 from .garment import GarmentTransfer
 from .guidance import PoseInteractionFieldGuidance
 from .loaders import RePoseDMExample, RePoseDMLoader
-from .pose import DrawPose, EstimatePose, LoadPose
+from .pose import DrawPose, LoadPose, SavePose
+from .pose_tools import EditPose, InterpolatePoses, RetargetPose, SelectPerson
 from .reposesd import RePoseSDLoader
 from .reposesd_conditioning import RePoseSDConditioning
 from .sample import RePoseDMKSampler
@@ -19,8 +22,10 @@ WEB_DIRECTORY = "./nodes/web"
 """Where the help pages lie, as ComfyUI wants it: from the root of the pack."""
 
 NODES: list[type[io.ComfyNode]] = [
-    RePoseDMLoader, LoadPose, EstimatePose, DrawPose, PoseEditor, RecurrentPoseAlignerNode, PoseInteractionFieldGuidance,
-    RePoseDMKSampler, GarmentTransfer, RePoseSDLoader, RePoseSDConditioning, RePoseDMExample,
+    RePoseDMLoader, PoseEstimatorLoader, LoadPose, SavePose, EstimatePose, DrawPose, PoseEditor,
+    SelectPerson, RetargetPose, EditPose, InterpolatePoses, PoseAccuracyNode, RecurrentPoseAlignerNode,
+    PoseInteractionFieldGuidance, RePoseDMKSampler, GarmentTransfer, RePoseSDLoader, RePoseSDConditioning,
+    RePoseDMExample,
 ]
 
 

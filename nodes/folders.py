@@ -61,6 +61,27 @@ def pose_path(name: str) -> Path:
     return Path(folder_paths.get_input_directory()) / name
 
 
+def output_path(prefix: str, ending: str, width: int, height: int) -> tuple[Path, str]:
+    """Path of a new file in ComfyUI's output folder, numbered as Save Image numbers, and its subfolder, made if needed.
+
+    Raises:
+        InputError: the prefix leads out of the folder, or is no name that a file can have.
+    """
+    root = os.path.realpath(folder_paths.get_output_directory())
+    wanted = os.path.normpath(prefix)
+    try:
+        # before ComfyUI looks at it, which would log an error about images
+        inside = os.path.commonpath([root, os.path.realpath(os.path.join(root, wanted))]) == root
+        if inside and "\0" not in prefix and os.path.basename(wanted).strip("."):
+            folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
+        else:
+            raise ValueError("it is no name below the output folder")
+    except (OSError, ValueError) as error:
+        raise InputError(f"filename_prefix: no file can be called {prefix!r} ({error}); use a name such as "
+                         "poses/pose.") from error
+    return Path(folder) / f"{name}_{counter:05}_{ending}", Path(subfolder).as_posix().removeprefix(".")
+
+
 def example_names() -> list[str]:
     """Names of the examples, by their name_pose.json; name.png and name_target.png lie beside it."""
     return sorted(path.name.removesuffix("_pose.json") for path in EXAMPLES.glob("*_pose.json"))

@@ -1,20 +1,18 @@
-"""Load Pose, Estimate Pose and Draw Pose."""
+"""Load Pose, Save Pose and Draw Pose."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
 from ..reposedm_core import InputError
-from ..reposedm_core.field import predict_pose
-from ..reposedm_core.pipeline import fit_image
 from ..reposedm_core.pose import (
     STYLES,
-    Pose,
-    coco_to_openpose,
     draw_pose,
     load_pose_file,
     load_pose_text,
@@ -22,8 +20,8 @@ from ..reposedm_core.pose import (
     to_keypoints,
 )
 from . import folders
-from .bridge import from_comfy, load, to_mask
-from .sockets import EstimatorSocket, LoadedEstimator, PoseKeypoint
+from .bridge import to_mask
+from .sockets import PoseKeypoint
 
 NO_FILE = "none"
 
@@ -34,7 +32,7 @@ class LoadPose(io.ComfyNode):
         return io.Schema(
             node_id="RePoseDMLoadPose",
             display_name="Load Pose",
-            category="RePoseDM",
+            category="RePoseDM/pose",
             description="Reads a pose: an OpenPose JSON file from the input folder, or pasted JSON text. Every variant "
                         "that OpenPose, DWPose and SDPose write is understood; several frames give several poses.",
             search_aliases=["openpose", "keypoints", "load skeleton", "pose json", "POSE_KEYPOINT"],
@@ -67,36 +65,46 @@ class LoadPose(io.ComfyNode):
         return io.NodeOutput(to_keypoints(load_pose_file(folders.pose_path(file))))
 
 
-class EstimatePose(io.ComfyNode):
+class SavePose(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="RePoseDMEstimatePose",
-            display_name="Estimate Pose",
-            category="RePoseDM",
-            description="Finds the pose of the one person in each picture with RePoseDM's own estimator. The small one "
-                        "was trained on synthetic people: on photographs a DWPose node sees better.",
-            search_aliases=["pose detection", "keypoints from image", "openpose", "HigherHRNet"],
+            node_id="RePoseDMSavePose",
+            display_name="Save Pose",
+            category="RePoseDM/pose",
+            description="Writes poses as an OpenPose JSON file into ComfyUI's output folder.",
+            search_aliases=["export pose", "pose json", "write keypoints", "save openpose", "POSE_KEYPOINT"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
-                EstimatorSocket.Input("pose_estimator", tooltip="From RePoseDM Loader."),
-                io.Image.Input("image", tooltip="Pictures that show one person each; a batch gives a frame a picture."),
-                io.Float.Input("threshold", default=0.1, min=0.1, max=1.0, step=0.01,
-                               tooltip="Joints that the estimator is less sure of than this are left out; below 0.1 "
-                                       "no node counts a joint."),
+                PoseKeypoint.Input("pose", tooltip="The poses; all frames go into one file."),
+                io.String.Input("filename_prefix", default="poses/pose",
+                                tooltip="Folder and beginning of the file's name below the output folder, as for Save "
+                                        "Image; a number follows. %year%, %month%, %day%, %hour%, %minute%, %second%, "
+                                        "%width% and %height% (of the canvas) are filled in."),
             ],
-            outputs=[PoseKeypoint.Output("pose", tooltip="The poses, in pixels of the pictures.")],
+            outputs=[PoseKeypoint.Output("pose", tooltip="The poses as they were saved, to go on with.")],
         )
 
     @classmethod
-    def execute(cls, pose_estimator: LoadedEstimator, image: torch.Tensor, threshold: float) -> io.NodeOutput:
-        picture = from_comfy(image, "image")
-        height, width = picture.shape[-2:]
-        fitted = fit_image(picture, pose_estimator.height, pose_estimator.width)
-        device = load(pose_estimator.patcher, pixels=fitted[:, 0].numel())
-        joints = predict_pose(pose_estimator.patcher.model, fitted.to(device), threshold)
-        return io.NodeOutput(to_keypoints(
-            Pose(people[people[..., 2].any(1)], *fitted.shape[-2:]).unfitted(height, width)
-            for people in coco_to_openpose(joints[:, None].cpu().numpy())))
+    def execute(cls, pose: Any, filename_prefix: str) -> io.NodeOutput:
+        poses = parse_keypoints(pose, "pose")
+        frames = to_keypoints(poses)
+        path, subfolder = folders.output_path(filename_prefix, ".json", poses[0].width, poses[0].height)
+        try:
+            path.write_text(json.dumps(frames, allow_nan=False), encoding="utf-8")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise InputError(f"filename_prefix: {path.name} could not be written ({error.strerror or error}); choose "
+                             "another name, or make room on the disk.") from error
+        name = f"{subfolder}/{path.name}" if subfolder else path.name
+        if cls.hidden is not None and cls.hidden.unique_id:
+            from server import PromptServer  # the running host; shows the text on the node
+
+            PromptServer.instance.send_progress_text(name, cls.hidden.unique_id)
+        file = {"filename": path.name, "subfolder": subfolder, "type": "output"}
+        return io.NodeOutput(frames, ui={"text": [name], "files": [file]})
 
 
 class DrawPose(io.ComfyNode):
@@ -105,9 +113,9 @@ class DrawPose(io.ComfyNode):
         return io.Schema(
             node_id="RePoseDMDrawPose",
             display_name="Draw Pose",
-            category="RePoseDM",
-            description="Draws poses as skeletons: OpenPose's for a ControlNet, hands and faces too, HumanSD's for "
-                        "RePoseSD and HumanSD, or COCO's to look at.",
+            category="RePoseDM/pose",
+            description="Draws poses as skeletons: OpenPose's for a ControlNet, hands and faces too, HumanSD's, "
+                        "or COCO's to look at.",
             search_aliases=["render skeleton", "openpose image", "pose preview", "HumanSD skeleton", "stick figure"],
             inputs=[
                 PoseKeypoint.Input("pose", tooltip="The poses; every frame gives a picture."),
@@ -116,7 +124,7 @@ class DrawPose(io.ComfyNode):
                 io.Int.Input("height", default=0, min=0, max=16384,
                              tooltip="Height of the pictures in pixels; 0 is the height of the pose's own canvas."),
                 io.Combo.Input("style", options=list(STYLES), default="openpose",
-                               tooltip="openpose: for ControlNets. humansd: what HumanSD and RePoseSD were trained with. "
+                               tooltip="openpose: for ControlNets. humansd: what HumanSD's weights were trained with. "
                                        "coco: the person's left green, the right orange."),
                 io.Float.Input("line_width", default=1.0, min=0.1, max=10.0, step=0.1,
                                tooltip="Makes lines and joints thinner or thicker; 1 is what networks expect."),

@@ -56,7 +56,7 @@ def draw_comparison(
         one, other = people[0][None, i], people[1][None, j]
         for k in range(one.shape[1]):
             both = (one[:, k, 2] > 0) & (other[:, k, 2] > 0)
-            paint_capsules(canvas, one[:, k, :2], other[:, k, :2], both, 0.6 * half, ERROR)
+            paint_capsules(canvas, one[:, k, :2], other[:, k, :2], both, half, ERROR)
     return torch.from_numpy(to_picture(canvas)[0].astype(np.float32) / np.float32(255))
 
 
