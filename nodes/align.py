@@ -24,6 +24,8 @@ from .sockets import AlignerSocket, LoadedAligner, PoseKeypoint
 EACH, TOGETHER = "one picture a result", "all of one person"
 AT_ONCE = 8
 """Pictures that are aligned at once: a long batch then needs no more memory, shows its progress and can be stopped."""
+MOST_SOURCES = 32
+"""Pictures of one person: they are aligned together, so that their number is one of memory."""
 
 
 class RecurrentPoseAlignerNode(io.ComfyNode):
@@ -78,6 +80,9 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
         if together == 1 and len(source) != len(poses) and min(len(source), len(poses)) != 1:
             raise InputError(f"pose: it has {len(poses)} frames and source {len(source)} pictures; give one pose for "
                              "all, one picture for all, or as many of both.")
+        if together > MOST_SOURCES:
+            raise InputError(f"source: {together} pictures of one person; choose {MOST_SOURCES} of them or fewer, "
+                             "those that show different sides.")
         image = fit_image(from_comfy(source, "source"), height, width)
         skeleton = torch.cat([condition_image(frame, height, width) for frame in poses])
         found = align(aligner, vae, image, skeleton, together)

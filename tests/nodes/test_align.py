@@ -126,6 +126,30 @@ def test_enormous_mismatch_is_told_before_anything_is_made(pack, align, frames, 
     source = torch.zeros(1, 8, 8, 3).expand(5000, -1, -1, -1)
     with pytest.raises(pack.reposedm_core.InputError, match="2 frames and source 5000 pictures"):
         align(source, frames[:2])
+    with pytest.raises(pack.reposedm_core.InputError, match="source: 5000 pictures of one person; choose 32"):
+        align(source, frames[:2], **together(pack))
+
+
+def test_an_aligner_that_reads_latents(pack, tiny, sources, frames, tmp_path):
+    """As those of the presets named after the paper's data do."""
+    from dataclasses import replace
+
+    from reposedm_core.checkpoint import save_model
+    from reposedm_core.config import to_dict
+    from reposedm_core.networks import NETWORKS, load_networks
+
+    networks = load_networks(tiny)
+    config = replace(networks.config, aligner=replace(networks.config.aligner, encoder="latent", latent_channels=16))
+    networks.aligner = pack.reposedm_core.alignment.RecurrentPoseAligner(config.aligner)
+    path = tmp_path / "latent.safetensors"
+    save_model(path, {part: getattr(networks, part) for part in NETWORKS}, to_dict(config), dtype=torch.float32)
+    host = pack.nodes.loaders.load_checkpoint(path)
+    with torch.inference_mode():
+        found = pack.nodes.align.RecurrentPoseAlignerNode.execute(host[2], host[1], sources[:2], frames[:1], 0, 0,
+                                                                  **together(pack)).args
+    expected = RePoseDMPipeline.from_pretrained(path).align(sources[:2], POSES[0])[1]
+    assert found[5].shape == (2, 64, 48, 3) and len(expected.maps[-1]) == 2
+    assert found[3].isfinite().all() and found[4].shape == (1, 64, 48)
 
 
 def test_pose_larger_than_its_canvas(pack, align, sources, frames):

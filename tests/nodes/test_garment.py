@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -174,3 +176,34 @@ def test_of_twenty_people_the_first_counts(dress, pose):
     crowd = [{**pose[0], "people": pose[0]["people"] + to_keypoints(
         load_pose_file(EXAMPLES / "lime_top_pose.json"))[0]["people"] * 19}]
     assert torch.equal(dress(crowd)[0], dress(pose)[0])
+
+
+def test_graph_in_the_server(comfy):
+    """Widgets and sockets through ComfyUI's own validation; the ancestral sampler, several sources and the flow too."""
+    name = "black_shirt"
+    graph = {
+        "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
+        "person": {"class_type": "RePoseDMExample", "inputs": {"example": name}},
+        "clothes": {"class_type": "RePoseDMExample", "inputs": {"example": "lime_top"}},
+        "mask": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 96, "height": 128}},
+        "dress": {"class_type": "RePoseDMGarmentTransfer", "inputs": {
+            "model": ["load", 0], "vae": ["load", 1], "aligner": ["load", 2], "pose_estimator": ["load", 3],
+            "reference": ["person", 2], "garment": ["clothes", 0], "mask": ["mask", 0], "seed": 1, "steps": 2,
+            "cfg": 1.25, "sampler_name": "ancestral (learned variance)", "scheduler": "simple", "feather": 2,
+            "width": 0, "height": 0}},
+        "both": {"class_type": "ImageBatch", "inputs": {"image1": ["person", 0], "image2": ["person", 2]}},
+        "align": {"class_type": "RePoseDMRecurrentPoseAligner", "inputs": {
+            "aligner": ["load", 2], "vae": ["load", 1], "source": ["both", 0], "pose": ["person", 1], "width": 0,
+            "height": 0, "sources": "all of one person"}},
+        **{key: {"class_type": "PreviewImage", "inputs": {"images": [node, output]}} for key, node, output in (
+            ("image", "dress", 0), ("aligned", "dress", 1), ("person aligned", "align", 3), ("flow", "align", 5))},
+    }
+    prompt_id = comfy.queue(graph)
+    comfy.wait(prompt_id)
+    shown = {key: comfy.images(prompt_id, key) for key in ("image", "aligned", "person aligned", "flow")}
+    assert [len(pictures) for pictures in shown.values()] == [1, 1, 1, 2]
+    image = np.asarray(Image.open(io.BytesIO(shown["image"][0])).convert("RGB")).astype(float) / 255
+    expected = RePoseDMPipeline.from_pretrained().dress(
+        EXAMPLES / f"{name}_target.png", EXAMPLES / "lime_top.png", torch.ones(128, 96), seed=1, steps=2,
+        guidance_scale=1.25, field_strength=0.0, sampler="ancestral").image[0].movedim(0, -1).numpy()
+    assert np.abs(image - expected).max() < 1.5 / 255
