@@ -27,15 +27,11 @@ STANDING = Pose(np.array([[
 ]]), height=128, width=96)
 """Somebody who faces the camera: what there is to drag where no pose comes in."""
 
-# The points of a face (68, and the pupils) in a mirrored picture.
-FACE_FLIP = (*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46,
-             39, 38, 37, 36, 41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65, 69, 68)
-
 
 def _skeleton() -> dict[str, Any]:
     """What the widget knows about people, so that it has no copy of these tables."""
     return {"names": sk.OPENPOSE18, "limbs": sk.OPENPOSE_LIMBS, "colours": sk.OPENPOSE_COLOURS,
-            "flip": sk.OPENPOSE_FLIP, "faceFlip": FACE_FLIP, "handLimbs": sk.HAND_LIMBS,
+            "flip": sk.OPENPOSE_FLIP, "faceFlip": sk.FACE_FLIP, "handLimbs": sk.HAND_LIMBS,
             "standing": to_keypoints(STANDING)[0]}
 
 

@@ -125,6 +125,10 @@ function addWidget(node, name, [, options]) {
   chain(node, "onConnectionsChange", () => queueMicrotask(update));  // the link is there only after the call
   chain(node, "onRemoved", () => editor.remove());
   editor.element.addEventListener("pointerenter", update);
+  for (const kind of ["pointerdown", "pointermove", "pointerup"]) {
+    // While the space bar is held, the graph is dragged by whatever is under the mouse.
+    editor.element.addEventListener(kind, (event) => app.canvas.read_only && forward(event), { capture: true });
+  }
   node.poseEditorUpdate = update;
   update();
   return { widget, minWidth: 380, minHeight: 640 };

@@ -97,10 +97,13 @@ export class Gestures {
   }
 
   hover(event, place) {
+    const { widget } = this;
     const target = this.target(event, place);
-    this.widget.hovered = target?.joint == null ? null : target;
-    this.widget.canvas.style.cursor = !target ? "default" : target.joint === null ? "move" : "grab";
-    this.widget.paint();
+    const hovered = target?.joint == null ? null : target;
+    widget.canvas.style.cursor = !target ? "default" : target.joint === null ? "move" : "grab";
+    if (hovered?.joint === widget.hovered?.joint && hovered?.person === widget.hovered?.person) return;
+    widget.hovered = hovered;
+    widget.paint();
   }
 
   contextmenu(event) {
