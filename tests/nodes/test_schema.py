@@ -15,6 +15,7 @@ NAMES = {
     "RePoseDMEstimatorLoader": "Pose Estimator Loader",
     "RePoseDMEstimatePose": "Estimate Pose",
     "RePoseDMDrawPose": "Draw Pose",
+    "RePoseDMPoseEditor": "Pose Editor",
     "RePoseDMSavePose": "Save Pose",
     "RePoseDMSelectPerson": "Select Person",
     "RePoseDMRetargetPose": "Retarget Pose",
