@@ -31,6 +31,7 @@ _PARTS = {
     _RIGHT_HAND: (("hand_right_keypoints_2d", "hand_right_keypoints"), (21,)),
 }
 _SIZES = {_BODY: 18, _FACE: 70, _LEFT_HAND: 21, _RIGHT_HAND: 21}
+_NO_CANVAS = 1, 1
 _REMEDY = "give a pose as OpenPose, DWPose or SDPose write it: an object with a 'people' list"
 
 
@@ -77,7 +78,7 @@ def parse_keypoints(
       point and leaves as much room to the right and below as there is to the left and above. With 0..1
       coordinates it cannot be inferred, which is an error.
     - People without a body joint are left out. A frame without people stays, with none, so that frames keep
-      their numbers, as long as one frame has somebody.
+      their numbers, as long as one frame has somebody; if its canvas is missing it has that of the first such frame.
 
     Args:
         data: a frame, a list of frames, JSON text, an array of joints (18 or 25 or 17, 2 or 3) or
@@ -107,6 +108,10 @@ def parse_keypoints(
         frame if isinstance(frame, Pose) else _parse_frame(frame, source, threshold)
         for frame in _frames(data, source)
     ]
+    # a frame without people and size has the canvas of the others
+    size = next(((pose.height, pose.width) for pose in poses if len(pose.joints)), None)
+    poses = [Pose(pose.joints, *size) if size and not len(pose.joints) and (pose.height, pose.width) == _NO_CANVAS
+             else pose for pose in poses]
     if not poses or not (allow_nobody or any(len(pose.joints) for pose in poses)):
         raise InputError(f"{source}: there is nobody in this pose: give one in which a body was detected.")
     return poses
@@ -272,7 +277,7 @@ def _canvas(frame: dict, parts: dict[str, np.ndarray], source: str) -> tuple[int
             )
         points = np.concatenate(visible)
         if not len(points):
-            return 1, 1  # nobody to hold
+            return _NO_CANVAS
         low, high = points[:, :2].min(0), points[:, :2].max(0)
         width, height = (max(1, math.ceil(side)) for side in high + np.maximum(low, 0))
     if not (0 < height <= MAX_CANVAS and 0 < width <= MAX_CANVAS):

@@ -214,7 +214,7 @@ def test_save_counts_and_load_reads_it_again(pack, output):
 
 @pytest.mark.parametrize("prefix", ["../out", "/etc/pose", "a/../../b", "", ".", "poses/..", "a\0b"])
 def test_save_stays_inside_of_the_output_folder(pack, output, prefix):
-    with pytest.raises(pack.reposedm_core.InputError, match="filename_prefix: .*use a name such as poses/pose"):
+    with pytest.raises(pack.reposedm_core.InputError, match=r"filename_prefix: .*use a name such as poses/pose"):
         run(pack, "RePoseDMSavePose", FRAME, prefix)
     assert not list(output.rglob("*")) and not list(output.parent.glob("out*"))
 

@@ -19,7 +19,7 @@ def test_joints_and_the_lines_between_them(person: np.ndarray) -> None:
     picture = draw_comparison(wanted, found, [(0, 0)], 512, 384)
     assert picture.shape == (3, 512, 384)
     for x, y, _ in wanted.joints[0, [4, 7, 10, 13]]:  # wrists and ankles: nothing else near
-        assert at(picture, x - 2.5, y) == list(WANTED) and at(picture, x + 32.5, y) == list(FOUND)
+        assert at(picture, x - 4, y) == list(WANTED) and at(picture, x + 34, y) == list(FOUND)
         assert at(picture, x + 15, y) == list(ERROR)
     unmatched = draw_comparison(wanted, found, [], 512, 384)
     assert not (unmatched == torch.tensor(ERROR)[:, None, None] / 255).all(0).any()

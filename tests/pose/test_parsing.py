@@ -55,6 +55,15 @@ def test_several_frames_keep_their_numbers(person: np.ndarray) -> None:
     assert poses[0].face.shape == (0, 70, 3)
 
 
+def test_an_empty_frame_without_size_has_the_canvas_of_the_others(person: np.ndarray) -> None:
+    poses = parse_keypoints([{"people": []}, _frame(person), {"people": [], "canvas_height": 7, "canvas_width": 9}])
+    assert [(pose.height, pose.width) for pose in poses] == [(128, 96), (128, 96), (7, 9)]
+    (nobody,) = parse_keypoints({"people": []}, allow_nobody=True)
+    assert (len(nobody.joints), nobody.height, nobody.width) == (0, 1, 1)
+    with pytest.raises(InputError, match="nobody"):
+        parse_keypoints([], allow_nobody=True)
+
+
 def test_one_pose_is_of_the_first_person_with_a_joint(person: np.ndarray, tmp_path: Path) -> None:
     people = np.stack([np.zeros_like(person), person, person + 5])
     frames = [Pose(people[:1], 128, 96), Pose(people, 128, 96)]
