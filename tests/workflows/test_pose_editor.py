@@ -326,6 +326,15 @@ def test_the_page_keeps_its_own_gestures(editor):
     assert json.loads(second) != json.loads(first)
     np.testing.assert_allclose(editor.joints()[0, R_ANKLE, :2], (20, 100), atol=0.5)
 
+    # A click on the graph, and Ctrl+Z is the page's: the last change of the workflow is undone.
+    editor.page.mouse.click(1100, 700)
+    editor.page.keyboard.press("Control+z")
+    editor.page.wait_for_timeout(1500)
+    assert editor.value == first
+    editor.page.keyboard.press("Control+y")
+    editor.page.wait_for_timeout(1500)
+    assert editor.value == second
+
     copies = editor.page.evaluate("""id => {
         const node = window.app.graph.getNodeById(id);
         window.app.canvas.selectNode(node);
@@ -337,9 +346,27 @@ def test_the_page_keeps_its_own_gestures(editor):
         return values;
     }""", EDITOR)
     assert copies == [second]
-    editor.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Undo')")
-    editor.page.wait_for_timeout(1000)
     assert editor.errors == []
+
+
+def test_the_graph_is_dragged_by_the_editor_too(editor):
+    """With the middle button, and with the space bar held (which makes the canvas read-only)."""
+    editor.load(graph(size=(96, 128)))
+    mouse, middle = editor.page.mouse, editor.at(48, 64)
+    offset = "() => [...window.app.canvas.ds.offset]"
+    for button, held in (("middle", False), ("left", True)):
+        before = editor.page.evaluate(offset)
+        editor.page.evaluate("held => { window.app.canvas.read_only = held; }", held)
+        mouse.move(*middle)
+        mouse.down(button=button)
+        mouse.move(middle[0] + 40, middle[1] + 25, steps=5)
+        mouse.up(button=button)
+        editor.page.evaluate("() => { window.app.canvas.read_only = false; }")
+        editor.page.wait_for_timeout(300)
+        moved = np.subtract(editor.page.evaluate(offset), before)
+        np.testing.assert_allclose(moved, (40, 25), atol=12)  # the first moves may be over before the graph has hold
+        middle = tuple(float(side) for side in np.add(middle, moved))
+    assert editor.value == ""
 
 
 def test_what_cannot_be_shown_says_so_and_reset_mends_it(editor):
