@@ -170,7 +170,9 @@ def guidance(networks: FieldNetworks, decode: Decode, stride: int, poses: list[P
 
         def picture(latent: Tensor) -> Tensor:
             management.throw_exception_if_processing_interrupted()
-            return fit_image(decode(reduced(latent, settings.share), host), *native)
+            decoded = decode(reduced(latent, settings.share), host)
+            management.throw_exception_if_processing_interrupted()
+            return fit_image(decoded, *native)
 
         weight = args["cond_scale"] if isinstance(host, RePoseDMModel) else 1.0
         alpha_bar = alpha_bar_of(sigma, isinstance(host.model_sampling, comfy.model_sampling.CONST))
