@@ -1,0 +1,43 @@
+"""Graphs that were saved with version 0.1.0 still run, and give the pictures that they gave."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workflows.host import ROOT
+
+SAVED = ROOT / "tests" / "fixtures" / "0.1.0"
+NODES = json.loads((SAVED / "nodes.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def schemas(comfy):
+    return comfy.object_info()
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_sockets_and_widgets_are_where_they_were(schemas, node):
+    """A saved workflow names sockets and lists widgets by their order; a saved prompt has what was required then."""
+    then, now = NODES[node], schemas[node]["input_order"]
+    inputs = [name for section in ("required", "optional") for name in now.get(section, [])]
+    before = then["required"] + then["optional"]
+    assert inputs[:len(before)] == before, "new inputs go behind the old ones"
+    assert set(now.get("required", [])) <= set(then["required"]), "new inputs are optional"
+    assert schemas[node]["output"][:len(then["output"])] == then["output"]
+
+
+@pytest.mark.parametrize("name", ["pose_transfer", "pose_guidance"])
+def test_prompt_gives_the_picture_that_it_gave(comfy, name):
+    prompt = json.loads((SAVED / f"{name}.api.json").read_text(encoding="utf-8"))
+    (result,) = (key for key, node in prompt.items() if node["class_type"] == "SaveImage")
+    prompt_id = comfy.queue(prompt)
+    comfy.wait(prompt_id, timeout=120)
+    (png,) = comfy.images(prompt_id, result)
+    with Image.open(io.BytesIO(png)) as now, Image.open(SAVED / f"{name}.png") as then:
+        difference = np.asarray(now.convert("RGB")).astype(int) - np.asarray(then.convert("RGB"))
+    assert np.abs(difference).max() <= 2, "more than another processor's rounding"
