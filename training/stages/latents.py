@@ -70,7 +70,7 @@ def _read(file: Path) -> dict[str, Tensor] | None:
 def _align(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Module, device: torch.device,
            chunk: int) -> dict[str, Tensor]:
     autoencoder, aligner = autoencoder.to(device).eval(), aligner.to(device).eval()
-    columns: dict[str, list[Tensor]] = {}
+    columns: dict[str, Tensor] = {}
     for first in tqdm(range(0, len(pairs), chunk), desc=f"{people.split}: aligning", unit="batch", mininterval=1):
         part = pairs[slice(first, first + chunk)]
         source = people.pictures(part.identity, part.source).to(device)
@@ -80,8 +80,11 @@ def _align(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Mod
                "pose": autoencoder.encode(skeleton), "source": autoencoder.encode(source),
                "aligned": alignment.features, "visibility": aligner.latent_visibility(alignment, autoencoder.stride)}
         for name, value in row.items():
-            columns.setdefault(name, []).append(value.half().cpu())
-    return {name: torch.cat(values) for name, values in columns.items()}
+            # Whole from the start: small results kept between large intermediate ones would leave the heap in shreds.
+            if name not in columns:
+                columns[name] = torch.empty((len(pairs), *value.shape[1:]), dtype=torch.float16)
+            columns[name][first:first + len(value)] = value
+    return columns
 
 
 class ColourShuffle:
