@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -27,6 +28,10 @@ def whole(person: np.ndarray) -> Pose:
     ring = np.linspace(0, 6.2, 70)
     face = np.stack([48 + 7 * np.cos(ring), 17 + 8 * np.sin(ring), np.full(70, 0.8)], -1)
     return Pose(person[None], 128, 96, face[None], hands[0][None], hands[1][None])
+
+
+# poses of several people are many numbers, and a busy machine makes them slowly
+examples = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def people(most: int = 3, least: int = 1):

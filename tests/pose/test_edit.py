@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reposedm_core.errors import InputError
@@ -11,7 +11,7 @@ from reposedm_core.pose.people import people_boxes
 from reposedm_core.pose.skeleton import FACE_FLIP, OPENPOSE18
 from reposedm_core.pose.tree import descendants
 
-from .conftest import assert_same, people
+from .conftest import assert_same, examples, people
 
 AT = {name: number for number, name in enumerate(OPENPOSE18)}
 
@@ -25,14 +25,14 @@ def test_nothing_edited_is_the_same(whole: Pose) -> None:
     assert_same(edit_people(whole), whole, 1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@examples
 @given(people(), st.sampled_from(FLIPS[1:]))
 def test_flipped_twice_is_the_same(pose: Pose, flip: str) -> None:
     once = edit_people(pose, flip=flip)
     assert_same(edit_people(once, flip=flip), pose, 1e-3)
 
 
-@settings(max_examples=30, deadline=None)
+@examples
 @given(people(), st.floats(0.2, 5), st.tuples(st.floats(-300, 300), st.floats(-300, 300)))
 def test_scaling_and_moving_can_be_undone(pose: Pose, scale: float, shift: tuple[float, float]) -> None:
     edited = edit_people(pose, shift=shift, scale=scale)

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reposedm_core.errors import InputError
 from reposedm_core.pose import EASINGS, MATCHES, METHODS, Pose, edit_people, interpolate_poses
 from reposedm_core.pose.tree import MID_HIP, with_mid_hip
 
-from .conftest import assert_same, people
+from .conftest import assert_same, examples, people
 
 LIMBS = [(3, 2), (4, 3), (6, 5), (7, 6), (9, 8), (10, 9), (12, 11), (13, 12), (MID_HIP, 1)]
 
@@ -23,7 +23,7 @@ def crowd(*poses: Pose) -> Pose:
     return poses[0].with_parts(*(np.concatenate(parts) for parts in zip(*(p.parts for p in poses), strict=True)))
 
 
-@settings(max_examples=30, deadline=None)
+@examples
 @given(people(2), people(2), st.integers(2, 5), st.sampled_from(METHODS), st.sampled_from(EASINGS))
 def test_ends_are_exact_and_everything_is_finite(one: Pose, other: Pose, count: int, method: str, easing: str) -> None:
     frames = interpolate_poses([one, other], count, method, easing, "as given")
@@ -35,7 +35,7 @@ def test_ends_are_exact_and_everything_is_finite(one: Pose, other: Pose, count: 
         assert len(frame.joints) in (len(one.joints), len(other.joints))
 
 
-@settings(max_examples=30, deadline=None)
+@examples
 @given(people(3), st.sampled_from(METHODS), st.sampled_from(MATCHES))
 def test_between_a_pose_and_itself_is_that_pose(pose: Pose, method: str, match: str) -> None:
     for frame in interpolate_poses([pose, pose], 4, method, match=match):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reposedm_core.errors import InputError
@@ -10,7 +10,7 @@ from reposedm_core.pose import ANCHORS, Pose, edit_people, retarget_pose
 from reposedm_core.pose.retarget import LEAST, LIMBS, limb_sizes
 from reposedm_core.pose.tree import MID_HIP, PARENTS, with_mid_hip
 
-from .conftest import assert_same, people
+from .conftest import assert_same, examples, people
 
 BONES = [(point, parent) for point, parent in enumerate(PARENTS) if parent >= 0]
 
@@ -41,7 +41,7 @@ def depth(point: int) -> int:
     return 0 if PARENTS[point] < 0 else 1 + depth(PARENTS[point])
 
 
-@settings(max_examples=40, deadline=None)
+@examples
 @given(people(), st.booleans(), st.sampled_from(ANCHORS), st.booleans())
 def test_own_proportions_change_nothing(pose: Pose, size: bool, anchor: str, together: bool) -> None:
     joints = pose.joints.copy()
