@@ -143,14 +143,15 @@ def joints_of(frame: dict) -> np.ndarray:
     return np.array([person["pose_keypoints_2d"] for person in frame["people"]]).reshape(-1, 18, 3)
 
 
-@pytest.fixture(params=["classic", "nodes 2.0"])
+@pytest.fixture(scope="module", params=["classic", "nodes 2.0"])
 def renderer(request):
     return request.param
 
 
-@pytest.fixture
-def editor(browser, comfy, renderer, request):
-    context = browser.new_context(viewport={"width": 1400, "height": 900}, **getattr(request, "param", {}))
+@pytest.fixture(scope="module")
+def editor(browser, comfy, renderer):
+    """One page for all tests: each loads a graph of its own."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, has_touch=True)
     page = context.new_page()
     settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == "nodes 2.0"}
     for name, value in settings.items():
@@ -375,11 +376,14 @@ def test_what_cannot_be_shown_says_so_and_reset_mends_it(editor):
     assert editor.value == "no pose", "nothing is lost by opening a workflow"
     editor.press("reset")
     editor.status("60 × 80 · standing pose")
+    editor.press("help")
+    editor.status("Drag a joint")
+    editor.press("help")
+    editor.status("60 × 80 · standing pose")
     (frame,) = editor.run()
     assert (frame["canvas_width"], frame["canvas_height"]) == (60, 80)
 
 
-@pytest.mark.parametrize("editor", [{"has_touch": True}], indirect=True)
 def test_touch(editor):
     editor.load(graph(size=(96, 128)))
     nose = joints_of(editor.run()[0])[0, NOSE, :2]
@@ -391,10 +395,8 @@ def test_touch(editor):
     np.testing.assert_allclose(editor.joints()[0, NOSE, :2], nose + (15, 18), atol=1)
 
 
-def test_geometry_is_that_of_the_node(editor, renderer):
+def test_geometry_is_that_of_the_node(editor):
     """Fitting, mirroring, writing and reading in the page, against the same in Python."""
-    if renderer != "classic":
-        pytest.skip("the module is the same")
     random = np.random.default_rng(1)
     parts = [np.concatenate([random.uniform(1, 90, (1, n, 2)), np.ones((1, n, 1))], -1) for n in (18, 70, 21, 21)]
     parts[0][0, R_WRIST] = 0

@@ -20,6 +20,7 @@ const STYLE = `
 .reposedm-editor button:disabled { opacity: 0.4; cursor: default; }
 .reposedm-editor output { font: 11px sans-serif; color: var(--descrip-text, #999); text-align: center;
   white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.reposedm-editor output.help { white-space: normal; }
 `;
 const HISTORY = 200;
 
@@ -31,18 +32,18 @@ export class PoseWidget {
    * @param forward called with events that are for the graph: the wheel, the middle button
    */
   constructor({ skeleton, help, onChange, forward }) {
-    Object.assign(this, { skeleton, onChange });
+    Object.assign(this, { skeleton, help, onChange, helping: false });
     this.history = [""];
     this.at = 0;
     this.scene = { start: null, width: 768, height: 1024, picture: null, origin: "", hint: "" };
     this.selected = { person: 0, joint: null };
     this.hovered = this.lastTag = null;
-    this.build(help);
+    this.build();
     this.gestures = new Gestures(this, forward);
     this.refresh();
   }
 
-  build(help) {
+  build() {
     if (!document.getElementById("reposedm-editor-style")) {
       const style = { id: "reposedm-editor-style", textContent: STYLE };
       document.head.append(Object.assign(document.createElement("style"), style));
@@ -51,11 +52,11 @@ export class PoseWidget {
     this.element.className = "reposedm-editor";
     this.element.dataset.testid = "pose-editor";
     this.element.dataset.captureWheel = "true";  // Nodes 2.0 keeps the wheel from others, also when they have the focus
-    // Its empty title keeps the page's tooltip off the picture; the status line has it.
+    // Its empty title keeps the page's tooltip off the picture; the Help button has it.
     this.canvas = Object.assign(document.createElement("canvas"), { tabIndex: 0, title: "" });
     this.canvas.dataset.testid = "pose-editor-canvas";
     this.canvas.setAttribute("role", "application");
-    this.canvas.setAttribute("aria-label", `Pose editor. ${help}`);
+    this.canvas.setAttribute("aria-label", `Pose editor. ${this.help}`);
     // The page takes Ctrl+Z from everything but text fields: with this it leaves it to the focused editor.
     this.canvas.type = "textarea";
     const bar = document.createElement("div");
@@ -66,6 +67,7 @@ export class PoseWidget {
       ["Mirror", "Mirror the person on the spot", () => this.mirror()],
       ["Hide", "Hide the selected joint, or bring it back (Delete)", () => this.toggle()],
       ["Reset", "Drop all edits: back to the pose that comes in", () => this.commit("")],
+      ["Help", this.help, () => { this.helping = !this.helping; this.refresh(); }],
     ]) {
       const button = Object.assign(document.createElement("button"), { type: "button", textContent: name, title });
       button.dataset.testid = `pose-editor-${name.toLowerCase()}`;
@@ -73,7 +75,7 @@ export class PoseWidget {
       bar.append(button);
       this.buttons[name] = button;
     }
-    this.status = Object.assign(document.createElement("output"), { title: help });
+    this.status = document.createElement("output");
     this.status.dataset.testid = "pose-editor-status";
     this.element.append(this.canvas, bar, this.status);
     this.observer = new ResizeObserver(() => this.paint());
@@ -141,7 +143,9 @@ export class PoseWidget {
     this.buttons.Redo.disabled = this.at === this.history.length - 1;
     this.buttons.Reset.disabled = this.value === "";
     const state = edited ? "edited" : this.value.trim() ? "the saved pose cannot be shown; Reset drops it" : origin;
-    this.status.textContent = [`${width} × ${height}`, state, hint].filter(Boolean).join(" · ").concat(" ⓘ");
+    this.status.textContent = [`${width} × ${height}`, state, hint].filter(Boolean).join(" · ");
+    if (this.helping) this.status.textContent = this.help;
+    this.status.classList.toggle("help", this.helping);
     this.paint();
   }
 
