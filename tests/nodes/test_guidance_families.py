@@ -341,7 +341,7 @@ def test_inputs_are_checked_before_anything_runs(pack):
 
 def test_person_that_is_not_there_is_named_when_it_samples(pack, made, guide):
     model, vae = made("SD 1.5")
-    with pytest.raises(pack.reposedm_core.InputError, match=r"people: frame 0 .* has 1 people and none of those chosen"):
+    with pytest.raises(pack.reposedm_core.InputError, match=r"people: frame 0 .* 1 people and none of those chosen"):
         families.sample(guide(model, vae, people="4"))
 
 
