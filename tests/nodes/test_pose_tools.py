@@ -227,7 +227,10 @@ def test_save_that_fails_says_why(pack, output):
 
 def test_new_widgets_of_draw_pose_are_the_last_and_change_nothing(pack):
     kind = pack.nodes.pose.DrawPose
-    assert [each.id for each in kind.define_schema().inputs] == ["pose", "width", "height", "style", "line_width"]
+    inputs = {each.id: bool(each.optional) for each in kind.define_schema().inputs}
+    # a saved prompt without them is refused where they are required
+    assert list(inputs.items()) == [("pose", False), ("width", False), ("height", False), ("style", True),
+                                    ("line_width", True)]
     assert torch.equal(kind.execute(FRAME, 0, 0).args[0], run(pack, "RePoseDMDrawPose", FRAME)[0])
 
 
