@@ -15,7 +15,7 @@ from reposedm_core.pipeline import SHIPPED
 from reposedm_core.pose import load_pose_file
 
 EXAMPLES = Path(__file__).parents[1] / "workflows" / "examples"
-REFERENCE, GARMENT = EXAMPLES / "black_shirt_target.png", EXAMPLES / "lime_top.png"
+REFERENCE, GARMENT = EXAMPLES / "red_trousers_target.png", EXAMPLES / "blue_shirt.png"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def pipeline():
 
 @pytest.fixture(scope="module")
 def pose():
-    return load_pose_file(EXAMPLES / "black_shirt_pose.json")[0]
+    return load_pose_file(EXAMPLES / "red_trousers_pose.json")[0]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_outside_of_the_mask_the_latent_is_the_references(pipeline, dressed):
 
 
 def test_inside_the_garments_colours_appear(dressed, torso):
-    """Lime on what was black: nearer to the aligned garment picture than the reference is."""
+    """Blue on what was dark red: nearer to the aligned garment picture than the reference is."""
     deep = inside(torch.from_numpy(torso).float()[None, None], 2)[0, 0] == 1
     colour = {name: getattr(dressed, name)[0][:, deep].mean(1) for name in ("image", "reference", "aligned")}
     before, after = ((colour[name] - colour["aligned"]).norm() for name in ("reference", "image"))

@@ -27,7 +27,7 @@ from reposedm_core.pipeline import (
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "workflows" / "examples"
-SOURCE, POSE = EXAMPLES / "black_shirt.png", EXAMPLES / "black_shirt_pose.json"
+SOURCE, POSE = EXAMPLES / "red_trousers.png", EXAMPLES / "red_trousers_pose.json"
 PAPER = "deepfashion-256x176"
 
 

@@ -15,7 +15,7 @@ from reposedm_core.pose import load_pose_file, to_keypoints
 from workflows.host import ROOT
 
 EXAMPLES = ROOT / "workflows" / "examples"
-POSE = EXAMPLES / "black_shirt_pose.json"
+POSE = EXAMPLES / "red_trousers_pose.json"
 SETTINGS = {"seed": 3, "steps": 3, "cfg": 1.5, "sampler_name": "ddim", "scheduler": "simple", "feather": 2, "width": 0,
             "height": 0}
 
@@ -24,7 +24,7 @@ def picture(name):
     return torch.from_numpy(np.array(Image.open(EXAMPLES / name).convert("RGB")))[None].float() / 255
 
 
-REFERENCE, GARMENT = picture("black_shirt_target.png"), picture("lime_top.png")
+REFERENCE, GARMENT = picture("red_trousers_target.png"), picture("lime_top.png")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def dress(pack, host, mask):
     ("ddim", 1.5, (0, 0), 2), ("ancestral", 1.5, (0, 0), 0), ("ddim", 1.0, (72, 56), 3)])
 def test_same_picture_as_dress(pack, tiny, dress, pose, mask, sampler, cfg, size, feather):
     """To 1e-5 of the latent's largest value, with two garments at once."""
-    garments = torch.cat([GARMENT, picture("pink_top.png")])
+    garments = torch.cat([GARMENT, picture("teal_trousers.png")])
     name = sampler if sampler == "ddim" else pack.nodes.sample.LEARNED
     image, aligned, share, latent = dress(pose, garment=garments, sampler_name=name, cfg=cfg, height=size[0],
                                           width=size[1], feather=feather)
@@ -180,7 +180,7 @@ def test_of_twenty_people_the_first_counts(dress, pose):
 
 def test_graph_in_the_server(comfy):
     """Widgets and sockets through ComfyUI's own validation; the ancestral sampler, several sources and the flow too."""
-    name = "black_shirt"
+    name = "red_trousers"
     graph = {
         "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
         "person": {"class_type": "RePoseDMExample", "inputs": {"example": name}},

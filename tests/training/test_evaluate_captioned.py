@@ -17,7 +17,7 @@ from training.data.dataset import to_unit
 from training.judge import load_detector
 
 EXAMPLES = Path(__file__).parents[2] / "workflows" / "examples"
-PEOPLE = ("pink_top.png", "lime_top.png", "black_shirt.png", "blue_top.png")
+PEOPLE = ("teal_trousers.png", "lime_top.png", "red_trousers.png", "blue_shirt.png")
 
 
 @pytest.fixture(scope="module")

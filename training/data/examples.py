@@ -20,10 +20,9 @@ from PIL import Image
 from reposedm_core.pose import Pose, coco_to_openpose, to_keypoints
 from training.data.dataset import People
 
-EXAMPLES = {"black_shirt": (250, 0, 5), "blue_top": (350, 3, 0), "check_shirt": (575, 0, 2), "green_skirt": (375, 2, 0),
-            "lime_top": (525, 0, 1), "pink_top": (200, 2, 4)}
-"""Name: identity of the first set of synthetic people (version 1: 4,000 identities, 6 poses, seed 1), source and target
-picture. The present generator makes other people of the same numbers."""
+EXAMPLES = {"blue_dress": (3350, 0, 5), "blue_shirt": (0, 3, 2), "lime_top": (3875, 0, 2),
+            "red_trousers": (650, 0, 2), "striped_shirt": (3375, 0, 3), "teal_trousers": (2125, 3, 0)}
+"""Name: identity (4,000 identities, 6 poses, seed 1, revision 2 of the generator), source and target picture."""
 
 
 def export(data: People, folder: Path) -> None:
