@@ -27,7 +27,7 @@ from ..reposedm_core.pose import Pose
 from .bridge import differentiable, own_copy, target_poses
 from .decoding import DECODERS, Decode, decoder, out_of_memory, reduced
 from .model import RePoseDMModel
-from .sockets import EstimatorSocket, LoadedEstimator, PoseKeypoint
+from .sockets import FIELD_STRENGTH, EstimatorSocket, LoadedEstimator, PoseKeypoint
 
 DEFAULT = PRESETS["mini"].field
 
@@ -161,7 +161,8 @@ def guidance(networks: FieldNetworks, decode: Decode, stride: int, poses: list[P
     def guide(args: dict) -> Tensor:
         management.throw_exception_if_processing_interrupted()
         x0, sigma, host = args["denoised"], args["sigma"], args["model"]
-        if not last < float(sigma[0]) <= first or not is_turn(args, first, settings.every):
+        strength = args["model_options"].get("transformer_options", {}).get(FIELD_STRENGTH, settings.strength)
+        if strength == 0 or not last < float(sigma[0]) <= first or not is_turn(args, first, settings.every):
             return x0
         if len(poses) not in (1, len(x0)):
             raise InputError(f"pose: it has {len(poses)} frames and the latent {len(x0)} pictures; give one frame for "
@@ -184,7 +185,7 @@ def guidance(networks: FieldNetworks, decode: Decode, stride: int, poses: list[P
                 targets[size] = found.map(lambda t: t.cpu())
             here = next(networks.field.estimator.parameters()).device
             target = targets[size].map(lambda t: t.to(here))
-            return FieldGuidance(networks.field, target, picture, settings.strength, limit=settings.limit,
+            return FieldGuidance(networks.field, target, picture, strength, limit=settings.limit,
                                  normalise=settings.normalise)(x0, alpha_bar, weight)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):

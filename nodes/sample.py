@@ -17,10 +17,9 @@ from torch import Tensor
 from ..reposedm_core import PRESETS, InputError
 from ..reposedm_core.diffusion.sampler import Denoised, sample_ancestral
 from .model import VARIANCE, HostDenoiser
+from .sockets import FIELD_STRENGTH
 
 LEARNED = "ancestral (learned variance)"
-FIELD_STRENGTH = "reposedm_field_strength"
-"""Key in a model's transformer options of the strength that its pose field guidance is to have instead of its own."""
 AS_GUIDED = -1.0
 
 

@@ -18,6 +18,9 @@ PoseKeypoint = io.Custom("POSE_KEYPOINT")
 AlignerSocket = io.Custom("REPOSEDM_ALIGNER")
 EstimatorSocket = io.Custom("POSE_ESTIMATOR")
 
+FIELD_STRENGTH = "reposedm_field_strength"
+"""Key in a model's transformer options of the strength that its pose field guidance is to have instead of its own."""
+
 
 @dataclass
 class LoadedAligner:

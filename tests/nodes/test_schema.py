@@ -52,7 +52,8 @@ def test_every_node_of_the_pack_is_there_and_no_other(schemas):
 @pytest.mark.parametrize("node", NAMES)
 def test_every_input_and_output_has_a_tooltip(schemas, node):
     schema = schemas[node]
-    assert schema["category"].split("/")[0] == "RePoseDM" and schema["description"].endswith(".") and schema["search_aliases"]
+    assert schema["category"].split("/")[0] == "RePoseDM"
+    assert schema["description"].endswith(".") and schema["search_aliases"]
     for name, _, options in inputs_of(schema):
         assert len(options.get("tooltip", "")) > 10, f"{node}.{name}"
     assert len(schema["output_tooltips"]) == len(schema["output"])
