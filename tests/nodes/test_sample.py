@@ -146,9 +146,9 @@ def test_field_strength_reaches_the_guidance_and_leaves_the_model_alone(pack, ho
 
 
 def test_field_strength_stands_for_the_guidances_own(pack, host, aligned):
+    pose = to_keypoints(load_pose_file(POSE))
     weak, strong = (pack.nodes.guidance.PoseInteractionFieldGuidance.execute(
-        host[0], host[1], host[3], to_keypoints(load_pose_file(POSE)), strength, 0.0, 1.0, "heatmaps", limit=0.0).args[0]
-        for strength in (0.05, 0.2))
+        host[0], host[1], host[3], pose, strength, 0.0, 1.0, "heatmaps", limit=0.0).args[0] for strength in (0.05, 0.2))
     expected, plain = sample(pack, strong, aligned), sample(pack, host[0], aligned)
     assert torch.equal(sample(pack, weak, aligned, field_strength=0.2), expected)
     assert torch.equal(sample(pack, weak, aligned, field_strength=0.0), plain)
