@@ -77,7 +77,8 @@ def reduced(latent: Tensor, share: float) -> Tensor:
 
 def out_of_memory(error: BaseException) -> bool:
     """Did a device, or main memory, run short?"""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or getattr(management, "is_oom", bool)(error) is True:
+    known = getattr(management, "is_oom", None)      # older hosts have none
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (known is not None and known(error)):
         return True
     told = str(error).lower()
     return "out of memory" in told or "can't allocate memory" in told

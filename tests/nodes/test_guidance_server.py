@@ -17,10 +17,11 @@ EXAMPLE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0].name.
 def server(reposesd_file, tiny_vae, tmp_path_factory):
     """A ComfyUI with the pack and a pack whose VAEs fail, and with tiny models."""
     packs = tmp_path_factory.mktemp("packs")
-    shutil.copytree(ROOT / "tests" / "fixtures" / "mishaps", packs / "custom_nodes" / "mishaps")
+    (packs / "custom_nodes").mkdir()
+    shutil.copy(ROOT / "tests" / "fixtures" / "mishaps.py", packs / "custom_nodes")
     paths = packs / "paths.yaml"
     paths.write_text(f"tests:\n  base_path: {packs}\n  custom_nodes: custom_nodes\n")
-    allowed = ("--whitelist-custom-nodes", read_host()[1], "mishaps")
+    allowed = ("--whitelist-custom-nodes", read_host()[1], "mishaps.py")
     with ComfyServer(("--cpu", "--extra-model-paths-config", str(paths), *allowed)) as comfy:
         for folder in ("checkpoints", "vae_approx"):
             (comfy.models / folder).mkdir(exist_ok=True)
@@ -31,7 +32,7 @@ def server(reposesd_file, tiny_vae, tmp_path_factory):
 
 
 def graph(mishap=None, steps=3, seed=1, **options):
-    """A small RePoseSD, RePoseDM's tokens standing for its text; `options` None is no guidance at all."""
+    """A small RePoseSD, RePoseDM's tokens standing for its text; `guided=False` samples the model as it is."""
     guided = options.pop("guided", True)
     nodes = {
         "load": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": "small8.safetensors"}},
