@@ -9,10 +9,11 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..reposedm_core import InputError, load_networks
+from ..reposedm_core.pictures import to_mask as read_mask
 from ..reposedm_core.pipeline import SHIPPED, to_image
 from ..reposedm_core.pose import load_pose_file, to_keypoints
 from . import folders
-from .bridge import in_patcher, to_comfy
+from .bridge import in_patcher, to_comfy, to_mask
 from .model import ConditioningNetworks, RePoseDMModel, RePoseDMVAE, keep_keys
 from .sockets import AlignerSocket, EstimatorSocket, LoadedAligner, LoadedEstimator, PoseKeypoint
 
@@ -95,6 +96,7 @@ class RePoseDMExample(io.ComfyNode):
                 io.Image.Output("source", tooltip="The person, for Recurrent Pose Aligner."),
                 PoseKeypoint.Output("pose", tooltip="The target pose."),
                 io.Image.Output("target", tooltip="The same person in the target pose: the true answer."),
+                io.Mask.Output("mask", tooltip="White on the clothes of the source picture, for Garment Transfer."),
             ],
         )
 
@@ -109,4 +111,5 @@ class RePoseDMExample(io.ComfyNode):
         if example not in folders.example_names():
             raise InputError(f"example: there is no example {example!r}; choose one of the list.")
         source, target = (to_comfy(to_image(folders.EXAMPLES / f"{example}{end}.png")) for end in ("", "_target"))
-        return io.NodeOutput(source, to_keypoints(load_pose_file(folders.EXAMPLES / f"{example}_pose.json")), target)
+        pose = to_keypoints(load_pose_file(folders.EXAMPLES / f"{example}_pose.json"))
+        return io.NodeOutput(source, pose, target, to_mask(read_mask(folders.EXAMPLES / f"{example}_mask.png")[:, 0]))
