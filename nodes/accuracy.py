@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..reposedm_core.metrics import PoseAccuracy, pose_accuracy
+from ..reposedm_core.metrics import PoseAccuracy, pose_accuracy, to_wanted
 from ..reposedm_core.pictures import shown
 from ..reposedm_core.pose import broadcast_frames, draw_comparison, parse_keypoints
 from .bridge import from_comfy, to_mask
@@ -58,7 +58,7 @@ class PoseAccuracyNode(io.ComfyNode):
                       for number, (one, other, _) in enumerate(frames)]
         # a batch has one size: that of the picture, or of the first wanted canvas
         size = (wanted[0].height, wanted[0].width) if image is None else pictures[0].shape[-2:]
-        overlay = [draw_comparison(other, one, matched, *size, picture)
+        overlay = [draw_comparison(other, to_wanted(one, other), matched, *size, picture)
                    for (one, other, picture), matched in zip(frames, pairs, strict=True)]
         return io.NodeOutput(whole.pck_05, whole.pck_10, whole.oks, whole.distance, "\n".join(lines),
                              to_mask(torch.stack(overlay).movedim(1, -1)))

@@ -54,6 +54,11 @@ def match_by_oks(found: Pose, wanted: Pose) -> list[tuple[int, int]]:
     return list(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
+def to_wanted(found: Pose, wanted: Pose) -> Pose:
+    """What was found in a picture that the canvas of `wanted` was letterboxed into, on that canvas."""
+    return found.unfitted(wanted.height, wanted.width)
+
+
 def pose_accuracy(found: Sequence[Pose], wanted: Sequence[Pose]) -> tuple[PoseAccuracy, list[list[tuple[int, int]]]]:
     """Judge found poses by wanted ones, as COCO-17: neck, hands and faces do not count.
 
@@ -61,14 +66,15 @@ def pose_accuracy(found: Sequence[Pose], wanted: Sequence[Pose]) -> tuple[PoseAc
     found is wrong. An area is that of the box of the wanted joints.
 
     Args:
-        found, wanted: as many frames; found ones are letterboxed to the wanted canvas.
+        found, wanted: as many frames. Wanted poses are taken to have been letterboxed into the pictures that the found
+            ones are of (`Pose.resized`), as everything that draws a pose does it; that is undone (`to_wanted`).
 
     Returns:
         The measures over all frames, and for each frame the pairs of `match_by_oks`.
     """
     truths, predictions, heights, similarities, matches = [], [], [], [], []
     for one, other in zip(found, wanted, strict=True):
-        fitted = one.resized(other.height, other.width)
+        fitted = to_wanted(one, other)
         pairs = match_by_oks(fitted, other)
         truth, predicted = _truth(other), _predicted(fitted)
         for i, true in enumerate(truth):

@@ -78,6 +78,10 @@ def test_canvases_frames_and_joints_outside() -> None:
     large = pose(PERSON * [4, 4, 1], size=(512, 384))
     accuracy, _ = pose_accuracy([large], [pose(PERSON)])
     assert accuracy.oks == 1 and accuracy.distance == 0
+    # a picture of another shape, into which the canvas was letterboxed
+    for size in ((512, 300), (90, 400)):
+        accuracy, _ = pose_accuracy([pose(PERSON).resized(*size)], [pose(PERSON)])
+        assert accuracy.oks == pytest.approx(1) and accuracy.distance == pytest.approx(0, abs=1e-4)
     outside = PERSON.copy()
     outside[[10, 13], 1] = 140
     accuracy, _ = pose_accuracy([pose(PERSON)], [pose(outside)])

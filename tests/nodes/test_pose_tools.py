@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from reposedm_core.pose import draw_pose, parse_keypoints
+from reposedm_core.pose import draw_pose, parse_keypoints, to_keypoints
 
 POINTS = np.array([
     (48, 18), (48, 30), (38, 30), (32, 45), (30, 60), (58, 30), (64, 45), (66, 60), (42, 62), (40, 88), (38, 112),
@@ -189,6 +189,12 @@ def test_accuracy_numbers_text_and_picture(pack):
     *numbers, _, over = run(pack, "RePoseDMPoseAccuracy", shifted, [FRAME, FRAME], image=picture)
     assert over.shape == (2, 64, 48, 3) and torch.equal(over[0], over[1]) and numbers[1] == 1
     np.testing.assert_allclose(over[0, 0, 0], 0.6 * picture[0, 0, 0], atol=0.01)
+    # a perfect result of another shape than the pose: right in the numbers, and over the picture
+    result = torch.zeros(1, 120, 200, 3)
+    perfect = to_keypoints(parse_keypoints(FRAME)[0].resized(120, 200))
+    *numbers, _, over = run(pack, "RePoseDMPoseAccuracy", perfect, FRAME, image=result)
+    assert numbers[:3] == [1, 1, pytest.approx(1)] and numbers[3] == pytest.approx(0, abs=1e-3)
+    assert over.max() > 0.9 and not (over[..., 1] > over[..., 0] + 0.1).any()  # the found one covers all of the green
     nobody = run(pack, "RePoseDMPoseAccuracy", EMPTY, FRAME)
     assert nobody[:3] == (0, 0, 0) and math.isnan(nobody[3])
     with pytest.raises(pack.reposedm_core.InputError, match="wanted_pose: it has 2 frames and pose has 3"):
