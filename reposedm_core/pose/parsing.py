@@ -142,7 +142,10 @@ def one_pose(pose: Any, name: str = "pose") -> Pose:
 
 
 def to_keypoints(poses: Pose | Iterable[Pose]) -> list[dict[str, Any]]:
-    """POSE_KEYPOINT frames in pixels, plain Python numbers, 18/70/21/21 points, zeros for what is absent."""
+    """POSE_KEYPOINT frames in pixels, plain Python numbers, 18/70/21/21 points, zeros for what is absent.
+
+    A point that lies exactly where formats write "not found" is moved by a hundredth of a pixel.
+    """
     frames = []
     for pose in [poses] if isinstance(poses, Pose) else poses:
         parts = {
@@ -151,12 +154,19 @@ def to_keypoints(poses: Pose | Iterable[Pose]) -> list[dict[str, Any]]:
             "hand_left_keypoints_2d": pose.left_hand,
             "hand_right_keypoints_2d": pose.right_hand,
         }
+        parts = {key: _off_nowhere(part) for key, part in parts.items()}
         people = [
             {key: part[person].reshape(-1).tolist() for key, part in parts.items()}
             for person in range(len(pose.joints))
         ]
         frames.append({"people": people, "canvas_height": int(pose.height), "canvas_width": int(pose.width)})
     return frames
+
+
+def _off_nowhere(points: np.ndarray) -> np.ndarray:
+    x, y, score = np.moveaxis(points, -1, 0)
+    hit = (score > 0) & (x == y) & ((x == 0) | (x == -1))
+    return points + hit[..., None] * np.array([0.01, 0, 0], np.float32) if hit.any() else points
 
 
 def _frames(data: Any, source: str, depth: int = 0) -> list[Any]:

@@ -27,6 +27,10 @@ LEAST = 0.7
 ANCHORS = ("hips", "neck", "feet")
 """What of a person stays where it is: the middle of the hips, the neck, the lower ankle."""
 
+_LEVEL = 0.03
+"""Ankles whose heights differ by less, in diagonals of the body's box, are both kept in part: in a walk the hips would
+jump where one ankle takes over from the other."""
+
 _AT = {name: number for number, name in enumerate(OPENPOSE18)} | {"mid_hip": MID_HIP}
 _BOTH_SIDES = {
     "shoulders": (("neck", "shoulder", 0.30),),
@@ -204,7 +208,7 @@ def _rebuilt(person: Pose, ratios: _Ratios, anchor: str) -> Pose:
     old = with_mid_hip(person.joints)[0]
     present = old[:, 2] > 0
     kept = _anchor(old, anchor)
-    fixed = _place(old, kept)
+    fixed = kept @ old[:, :2]
     new = old.copy()
     for point in ORDER:
         if not present[point]:
@@ -217,7 +221,7 @@ def _rebuilt(person: Pose, ratios: _Ratios, anchor: str) -> Pose:
         bones = [_BONES[step] for step in way]
         ratio = sum(ratios.limbs[limb] * usual for limb, usual in bones) / sum(usual for _, usual in bones)
         new[point, :2] = new[above, :2] + ratio * (old[point, :2] - old[above, :2])
-    new[present, :2] += fixed - _place(new, kept)
+    new[present, :2] += fixed - kept @ new[:, :2]
 
     def carried(part: np.ndarray, joint: int, ratio: float) -> np.ndarray:
         moved = part[0].astype(np.float64)
@@ -241,17 +245,18 @@ def _rebuilt(person: Pose, ratios: _Ratios, anchor: str) -> Pose:
     )
 
 
-def _anchor(points: np.ndarray, anchor: str) -> int | None:
-    """The point among points (19, 3) that is to keep its place; None for the middle."""
-    ankles = [k for k in (_AT["left_ankle"], _AT["right_ankle"]) if points[k, 2] > 0]
-    if anchor == "feet" and ankles:
-        return max(ankles, key=lambda k: points[k, 1])
+def _anchor(points: np.ndarray, anchor: str) -> np.ndarray:
+    """What is to keep its place, as shares (19,) of points (19, 3) that sum to 1."""
+    present = points[:, 2] > 0
+    shares = np.zeros(len(points))
+    right, left = _AT["right_ankle"], _AT["left_ankle"]
+    if anchor == "feet" and (present[right] or present[left]):
+        level = _LEVEL * np.linalg.norm(np.ptp(points[present, :2], axis=0))
+        lower = (points[right, 1] - points[left, 1]) / max(2 * level, 1e-6)
+        shares[right] = np.clip(0.5 + lower, 0, 1) if present[right] and present[left] else float(present[right])
+        shares[left] = 1 - shares[right]
+        return shares
     order = (NECK, MID_HIP) if anchor == "neck" else (MID_HIP, NECK)
-    return next((point for point in order if points[point, 2] > 0), None)
-
-
-def _place(points: np.ndarray, kept: int | None) -> np.ndarray:
-    if kept is not None:
-        return points[kept, :2].copy()
-    seen = points[points[:, 2] > 0, :2]
-    return (seen.min(0) + seen.max(0)) / 2
+    kept = next((point for point in order if present[point]), None)
+    shares[present if kept is None else kept] = 1
+    return shares / shares.sum()

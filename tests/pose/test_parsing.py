@@ -238,6 +238,14 @@ def test_round_trip(xy: np.ndarray, width: int) -> None:
     assert to_keypoints(pose) == frames[:1]
 
 
+@pytest.mark.parametrize("place", [(0, 0), (-1, -1)])
+def test_a_joint_where_formats_write_not_found_is_kept(person: np.ndarray, place: tuple[int, int]) -> None:
+    person[4, :2] = place
+    (read,) = parse_keypoints(to_keypoints(Pose(person[None], 128, 96)))
+    assert read.joints[0, 4, 2] == person[4, 2]
+    np.testing.assert_allclose(read.joints[0, 4, :2], place, atol=0.02)
+
+
 # ---- what must be refused, in one clear sentence
 
 

@@ -157,6 +157,20 @@ def test_what_is_kept(whole: Pose, anchor: str, joint: int) -> None:
     assert np.abs(result.joints - joints).max() > 3
 
 
+def test_feet_take_over_from_one_another_without_a_jump(whole: Pose) -> None:
+    tall = stretched(whole, {9: 2, 10: 2, 12: 2, 13: 2})
+    frames = []
+    for lift in np.linspace(-8, 8, 33):
+        joints = whole.joints.copy()
+        joints[0, [10, 13], 0] += (-20, 20)
+        joints[0, 10, 1] += lift
+        frames.append(whole.with_parts(joints, *whole.parts[1:]))
+    retargeted = retarget_pose(frames, [tall], True, "feet")
+    hips = np.array([with_mid_hip(frame.joints)[0, MID_HIP, :2] for frame in retargeted])
+    assert np.ptp(hips[:, 0]) > 5  # it does change feet
+    assert np.abs(np.diff(hips, axis=0)).max() < 2
+
+
 def test_frames_of_one_person_are_measured_together(whole: Pose) -> None:
     folded = whole.joints.copy()
     folded[0, [4, 7], :2] = folded[0, [3, 6], :2] + [0, 3]  # forearms towards the camera
