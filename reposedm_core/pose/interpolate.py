@@ -1,7 +1,8 @@
 """Poses between poses: **ours**, for short animations.
 
 Limbs turn instead of shrinking. Each bone's angle goes the short way *relative to the bone that it hangs on*, so that
-an arm stays with a turning body and an elbow does not fold backwards; its length changes evenly. Shoulders, hips, eyes
+an arm stays with a turning body and an elbow does not fold backwards; upper arms and thighs that turn about half a
+circle go around the outside of the body. Its length changes evenly. Shoulders, hips, eyes
 and ears, whose distance mostly tells how far the person is turned, move on a straight line in the frame of torso or
 head, and so do fingers and the points of the face.
 """
@@ -18,7 +19,7 @@ from ..errors import InputError
 from .keypoints import Pose
 from .people import match_people
 from .skeleton import NECK, OPENPOSE18
-from .tree import LEFT_WRIST, MID_HIP, NOSE, ORDER, RIGHT_WRIST, way_up, with_mid_hip
+from .tree import LEFT_WRIST, MID_HIP, NOSE, ORDER, PARENTS, RIGHT_WRIST, way_up, with_mid_hip
 
 _EASINGS = {
     "even": lambda t: t,
@@ -39,6 +40,8 @@ _TURNING = {MID_HIP} | {
     number for number, name in enumerate(OPENPOSE18)
     if name == "nose" or name.endswith(("elbow", "wrist", "knee", "ankle"))
 }
+_OUTSIDE = {OPENPOSE18.index(f"{side}_{name}") for side in ("left", "right") for name in ("elbow", "knee")}
+_HALF_CIRCLE = math.radians(150)
 _SHORT = 1e-6  # pixels; a shorter bone has no direction
 
 
@@ -150,6 +153,10 @@ def _person_between(one: Sequence[np.ndarray], other: Sequence[np.ndarray], t: f
         else:
             if turn and point in _TURNING:
                 turned[point] = _angle(*bones, inherited)
+                root = PARENTS[above]
+                if point in _OUTSIDE and above == PARENTS[point] and both[root]:
+                    before, after = (points[above, :2] - points[root, :2] for points in (old, new))
+                    turned[point] = _outside(turned[point], bones[0], before + _rotated(after, -inherited), inherited)
             bone = _bone_between(*bones, turned[point], t, turn and point in _TURNING)
             score = _lerp(old[point, 2], new[point, 2], t)
         joints[point] = [*(joints[above, :2] + bone), score]
@@ -194,6 +201,19 @@ def _angle(old: np.ndarray, new: np.ndarray, inherited: float) -> float:
         return inherited
     own = math.atan2(new[1], new[0]) - math.atan2(old[1], old[0]) - inherited
     return inherited + (own + math.pi) % (2 * math.pi) - math.pi
+
+
+def _outside(turned: float, bone: np.ndarray, outward: np.ndarray, inherited: float) -> float:
+    """The other way round for a limb that would turn about half a circle through the body.
+
+    `bone` and twice `outward`, from the middle of the body to where the limb begins, are those of the first pose.
+    """
+    own = turned - inherited
+    half_way = _rotated(bone, own / 2)
+    # who is seen from the side has no outside
+    if abs(own) < _HALF_CIRCLE or half_way @ outward > -0.2 * (half_way @ half_way):
+        return turned
+    return turned - math.copysign(2 * math.pi, own)
 
 
 def _rotated(points: np.ndarray, angle: float) -> np.ndarray:

@@ -60,6 +60,20 @@ def test_a_raised_arm_does_not_shrink(whole: Pose) -> None:
     assert angle(turning[4]) == pytest.approx((angle(whole) + angle(up)) / 2, abs=1e-4)
 
 
+@pytest.mark.parametrize("lean", [-4, 0, 4])
+@pytest.mark.parametrize("turn", [0, 90])
+def test_hanging_arms_are_raised_around_the_outside(whole: Pose, lean: float, turn: float) -> None:
+    down, up = whole.joints.copy(), whole.joints.copy()
+    for shoulder, side in ((2, -1), (5, 1)):
+        x, y = whole.joints[0, shoulder, :2]
+        down[0, shoulder + 1 : shoulder + 3, :2] = [(x - side * lean, y + 16), (x - 2 * side * lean, y + 32)]
+        up[0, shoulder + 1 : shoulder + 3, :2] = [(x, y - 16), (x, y - 32)]
+    ends = whole.with_parts(down, *whole.parts[1:]), edit_people(whole.with_parts(up, *whole.parts[1:]), angle=turn)
+    middle = edit_people(interpolate_poses(ends, 3)[1], angle=-turn / 2).joints[0]
+    assert middle[3, 0] < middle[2, 0] - 12 and middle[4, 0] < middle[2, 0] - 25
+    assert middle[6, 0] > middle[5, 0] + 12 and middle[7, 0] > middle[5, 0] + 25
+
+
 def test_lengths_change_evenly(whole: Pose) -> None:
     double = whole.resized(256, 192)
     double = Pose(double.joints, 128, 96, *double.parts[1:])
