@@ -124,10 +124,12 @@ class DrawPose(io.ComfyNode):
                 io.Int.Input("height", default=0, min=0, max=16384,
                              tooltip="Height of the pictures in pixels; 0 is the height of the pose's own canvas."),
                 io.Combo.Input("style", options=list(STYLES), default="openpose", optional=True,
-                               tooltip="openpose: for ControlNets. humansd: what HumanSD's weights were trained with. "
-                                       "coco: the person's left green, the right orange."),
+                               tooltip="openpose: as RePoseDM and RePoseSD learn it. controlnet: the same colours "
+                                       "in the thinner lines of ControlNet's preprocessors. humansd: what HumanSD's "
+                                       "weights were trained with. coco: the person's left green, the right orange."),
                 io.Float.Input("line_width", default=1.0, min=0.1, max=10.0, step=0.1, optional=True,
-                               tooltip="Makes lines and joints thinner or thicker; 1 is what networks expect."),
+                               tooltip="Makes lines and joints thinner or thicker; 1 is what the style's networks "
+                                       "were trained with."),
             ],
             outputs=[io.Image.Output("image", tooltip="Skeletons on black, one picture a frame.")],
         )

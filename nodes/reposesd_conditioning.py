@@ -51,7 +51,8 @@ class RePoseSDConditioning(io.ComfyNode):
                                        "Sooner lets the model finish the details by the text alone."),
                 io.Combo.Input("style", options=list(STYLES), default=AUTO,
                                tooltip="How the skeleton is drawn. auto: as the model behind the VAE learned it, "
-                                       "openpose for a RePoseSD trained with this pack, humansd for all others."),
+                                       "openpose without hands and face for a RePoseSD trained with this pack, "
+                                       "humansd for all others."),
                 io.Combo.Input("negative_pose", options=list(NEGATIVES), default=AUTO,
                                tooltip="What the negative prompt is told of the pose. none: the null condition of "
                                        "eq. 16, so that cfg strengthens text and pose; same: the pose too, as HumanSD "
@@ -80,7 +81,10 @@ class RePoseSDConditioning(io.ComfyNode):
         if latent is not None:
             height, width = size_of(latent, stride, len(poses))
         habits = getattr(vae, HABITS, HUMANSD)
-        skeleton = draw(poses, height, width, habits.style if style == AUTO else style)
+        if style == AUTO:
+            # no model of these has seen hands or faces: their training sets hold bodies alone
+            style, poses = habits.style, [Pose(frame.joints, frame.height, frame.width) for frame in poses]
+        skeleton = draw(poses, height, width, style)
         if latent is None:
             latent = {"samples": torch.zeros((len(poses), 4, height // stride, width // stride),
                                              device=management.intermediate_device())}

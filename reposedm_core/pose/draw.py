@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 LIMB_HALF_WIDTH = 0.0102
 JOINT_RADIUS = 0.0148
 LIMB_BRIGHTNESS = 0.6
+# What the preprocessors of ControlNet draw at a shorter side of 512, which ControlNets were trained with: bodies with
+# lines 8 pixels wide and joints of radius 4, hands with lines 2 wide and the same joints, faces with radius 3.
+CONTROLNET = {"body": (4 / 512, 4 / 512), "hand": (1 / 512, 4 / 512), "face": (0.0, 3 / 512)}
 # HumanSD: OpenCV lines of thickness 10 at 512, the shorter side of its pictures; such a line covers 5.45 pixels to
 # both sides. The proportion at other sizes is **ours**.
 HUMANSD_HALF_WIDTH = 5.45 / 512
@@ -103,11 +106,14 @@ def _paint_parts(
     limbs: tuple,
     limb_colours: tuple,
     joint_colours: tuple,
-    scale: float,
+    sizes: tuple[float, float],
     brightness: float = LIMB_BRIGHTNESS,
 ) -> None:
-    """Limbs, then joints, of one body part a picture; joints (N, K, 3) float64; scale of the line widths."""
-    width, radius = (scale * size * canvas.shape[1] for size in (LIMB_HALF_WIDTH, JOINT_RADIUS))
+    """Limbs, then joints, of one body part a picture; joints (N, K, 3) float64.
+
+    `sizes` are half the width of a limb and the radius of a joint in pixels.
+    """
+    width, radius = sizes
     points = joints[..., :2]
     present = (joints[..., 2] > 0) & np.isfinite(joints).all(-1)
     for (a, b), colour in zip(limbs, limb_colours, strict=False):
@@ -118,23 +124,41 @@ def _paint_parts(
         paint_capsules(canvas, points[:, k], points[:, k], present[:, k], radius, colour)
 
 
-def _paint_body(canvas: np.ndarray, joints: np.ndarray, line_width: float = 1.0) -> None:
-    _paint_parts(canvas, joints, OPENPOSE_LIMBS, OPENPOSE_COLOURS, OPENPOSE_COLOURS, line_width)
+def _sizes(canvas: np.ndarray, scale: float) -> tuple[float, float]:
+    return scale * LIMB_HALF_WIDTH * canvas.shape[1], scale * JOINT_RADIUS * canvas.shape[1]
+
+
+def _paint_body(canvas: np.ndarray, joints: np.ndarray, sizes: tuple[float, float] | None = None) -> None:
+    sizes = _sizes(canvas, 1.0) if sizes is None else sizes
+    _paint_parts(canvas, joints, OPENPOSE_LIMBS, OPENPOSE_COLOURS, OPENPOSE_COLOURS, sizes)
+
+
+def _paint_whole(canvas: np.ndarray, pose: Pose, body: tuple, hands: tuple, faces: tuple,
+                 hand_brightness: float = LIMB_BRIGHTNESS) -> None:
+    """Bodies, later people over earlier ones, then hands, then faces, each with its sizes."""
+    for person in pose.joints.astype(np.float64):
+        _paint_body(canvas, person[None], body)
+    for hand in np.concatenate([pose.left_hand, pose.right_hand]).astype(np.float64):
+        _paint_parts(canvas, hand[None], HAND_LIMBS, _HAND_COLOURS, ((0, 0, 255),) * 21, hands, hand_brightness)
+    for face in pose.face.astype(np.float64):
+        _paint_parts(canvas, face[None], (), (), ((255, 255, 255),) * 70, faces)
 
 
 def _paint_openpose(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
-    """Bodies, later people over earlier ones, then hands, then faces."""
-    for person in pose.joints.astype(np.float64):
-        _paint_body(canvas, person[None], line_width)
-    for hand in np.concatenate([pose.left_hand, pose.right_hand]).astype(np.float64):
-        _paint_parts(canvas, hand[None], HAND_LIMBS, _HAND_COLOURS, ((0, 0, 255),) * 21, 0.4 * line_width)
-    for face in pose.face.astype(np.float64):
-        _paint_parts(canvas, face[None], (), (), ((255, 255, 255),) * 70, 0.4 * line_width)
+    fine = _sizes(canvas, 0.4 * line_width)
+    _paint_whole(canvas, pose, _sizes(canvas, line_width), fine, fine)
+
+
+def _paint_controlnet(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
+    scale = line_width * min(canvas.shape[1:3])
+    _paint_whole(canvas, pose, *((scale * line, scale * joint) for line, joint in CONTROLNET.values()),
+                 hand_brightness=1.0)
 
 
 def _paint_coco(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
+    sizes = _sizes(canvas, line_width)
     for joints in openpose_to_coco(pose.joints.astype(np.float64)):
-        _paint_parts(canvas, joints[None], COCO_LIMBS, COCO_LIMB_COLOURS, COCO_COLOURS, line_width, brightness=1.0)
+        _paint_parts(canvas, joints[None], COCO_LIMBS, COCO_LIMB_COLOURS, COCO_COLOURS, sizes, brightness=1.0)
 
 
 def _paint_humansd(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
@@ -153,7 +177,8 @@ def _paint_humansd(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
             paint_capsules(canvas, points[:, a], points[:, b], inside[None, a] & inside[b], radius, colour, hard=True)
 
 
-_STYLES = {"openpose": _paint_openpose, "humansd": _paint_humansd, "coco": _paint_coco}
+_STYLES = {"openpose": _paint_openpose, "humansd": _paint_humansd, "coco": _paint_coco,
+           "controlnet": _paint_controlnet}
 STYLES = tuple(_STYLES)
 """Names of the styles of `draw_pose`."""
 
@@ -210,7 +235,10 @@ def draw_pose(
     - "coco": COCO-17 in the limbs and colours of mmpose: the person's left green, the right orange. Widths are
       those of "openpose" (**ours**).
 
-    The last two have no hands, faces and necks.
+    - "controlnet": OpenPose's colours in the widths that ControlNet's preprocessors draw, 8 pixels at a shorter side of
+      512, hands and faces too; the tapered ends of their limbs are round here.
+
+    "humansd" and "coco" have no hands, faces and necks.
 
     Args:
         pose: the people; its canvas is letterboxed into the picture when the sizes differ (`Pose.resized`).

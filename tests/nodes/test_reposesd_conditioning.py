@@ -190,6 +190,10 @@ def test_style_is_the_one_that_the_model_learned(pack, loaded, monkeypatch):
     assert torch.equal(conditioned(pack, vae, frame(0), style="openpose")[3][0], drawn["openpose"])
     monkeypatch.setattr(vae, models.HABITS, models.OWN)
     assert torch.equal(conditioned(pack, vae, frame(0))[3][0], drawn["openpose"])
+    bare = frame(0)
+    handed = Pose(bare.joints, bare.height, bare.width, right_hand=[[(20 + k, 20, 1) for k in range(21)]])
+    assert torch.equal(conditioned(pack, vae, handed)[3][0], drawn["openpose"])   # no hands in its training
+    assert not torch.equal(conditioned(pack, vae, handed, style="openpose")[3][0], drawn["openpose"])
     monkeypatch.delattr(vae, models.HABITS)   # a VAE of another loader
     assert torch.equal(conditioned(pack, vae, frame(0))[3][0], drawn["humansd"])
 

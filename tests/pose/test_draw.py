@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import colorsys
 import time
 
 import cv2
@@ -15,6 +16,7 @@ from reposedm_core.pose import STYLES, Pose, draw_joints, draw_pose, openpose_to
 from reposedm_core.pose.skeleton import (
     COCO17,
     COCO_LIMBS,
+    HAND_LIMBS,
     HUMANSD_COLOURS,
     HUMANSD_LIMBS,
     OPENPOSE_COLOURS,
@@ -201,6 +203,37 @@ def test_coco_style_has_left_and_right_colours_and_no_neck(person: np.ndarray) -
     for style in ("humansd", "coco"):
         assert not draw_pose(Pose(alone, 128, 96), style=style).any()
     assert len(COCO_LIMBS) == 19
+
+
+def test_controlnet_style_has_the_sizes_of_its_preprocessors(person: np.ndarray) -> None:
+    """Against OpenCV's ellipses, lines and discs in their sizes; the ends of limbs are theirs but for their taper."""
+    joints = person * [4, 4, 1]
+    hand = np.stack([300 + 9 * np.arange(21), 100 + 7 * np.arange(21) % 40, np.ones(21)], -1)
+    face = np.zeros((70, 3))
+    face[:3] = (200, 470, 1), (220, 480, 1), (240, 470, 1)
+    drawn = draw_pose(Pose(joints[None], 512, 512, face[None], hand[None]), style="controlnet").movedim(0, -1).numpy()
+    wanted = np.zeros((512, 512, 3), np.uint8)
+    for (a, b), colour in zip(OPENPOSE_LIMBS, OPENPOSE_COLOURS, strict=False):
+        if joints[a, 2] > 0 and joints[b, 2] > 0:
+            along = joints[b, :2] - joints[a, :2]
+            middle, angle = (joints[a, :2] + joints[b, :2]) / 2, int(np.degrees(np.arctan2(along[1], along[0])))
+            axes = int(np.linalg.norm(along) / 2), 4
+            outline = cv2.ellipse2Poly(middle.astype(int).tolist(), axes, angle, 0, 360, 1)
+            cv2.fillConvexPoly(wanted, outline, [int(0.6 * channel) for channel in colour])
+    for (x, y, score), colour in zip(joints, OPENPOSE_COLOURS, strict=True):
+        if score > 0:
+            cv2.circle(wanted, (int(x), int(y)), 4, colour, -1)
+    for i, (a, b) in enumerate(HAND_LIMBS):
+        colour = 255 * np.array(colorsys.hsv_to_rgb(i / 20, 1, 1))
+        cv2.line(wanted, *hand[[a, b], :2].astype(int).tolist(), colour.tolist(), 2)
+    for points, radius, colour in ((hand, 4, (0, 0, 255)), (face[:3], 3, (255, 255, 255))):
+        for x, y, _ in points.astype(int).tolist():
+            cv2.circle(wanted, (x, y), radius, colour, -1)
+    one, other = (picture.max(-1) > 0.3 for picture in (drawn, wanted / 255))
+    assert (one & other).sum() > 0.8 * (one | other).sum()
+    assert np.abs(drawn - wanted / 255)[one & other].mean() < 0.05
+    square, tall = (draw_pose(Pose(joints[None], height, 512), style="controlnet") for height in (512, 1024))
+    assert torch.equal(tall[:, :512], square)  # the shorter side counts
 
 
 @pytest.mark.parametrize("style", STYLES)
