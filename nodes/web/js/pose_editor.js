@@ -34,6 +34,11 @@ class Scene {
     return Boolean(this.input("image") || this.input("pose"));
   }
 
+  /** Do width or height come from another node? */
+  get sized() {
+    return Boolean(this.input("width") || this.input("height"));
+  }
+
   input(name) {
     const index = this.node.inputs?.findIndex((input) => input.name === name) ?? -1;
     return this.node.inputs?.[index]?.link == null ? null : { node: this.node.getInputNode(index) };
@@ -65,11 +70,13 @@ class Scene {
     picture.src = url;
   }
 
-  size(start) {
+  /** @param ran the frame that the node told in its last run, whose canvas holds also where a side comes from a link */
+  size(start, ran) {
     const { picture } = this;
     if (picture) return { width: picture.naturalWidth, height: picture.naturalHeight };
     const known = start ?? (this.linked ? this.widget.editedSize : null);
     if (known) return { width: known.width, height: known.height };
+    if (this.sized && ran) return { width: ran.canvas_width, height: ran.canvas_height };
     const [width, height] = this.sides.map(({ value }) => Number(value) || 1);
     return { width, height };
   }
@@ -78,10 +85,12 @@ class Scene {
   update() {
     this.loadPicture();
     const link = this.input("pose");
-    const frame = link && outputsOf(this.node).pose_editor_start?.[0];
+    const ran = outputsOf(this.node).pose_editor_start?.[0];
+    const frame = link && ran;
     const start = readFrame(frame);
-    const missing = [link && !start && "pose", this.input("image") && !this.picture && "picture"].filter(Boolean);
-    const scene = { start, picture: this.picture, ...this.size(start), origin: start ? "as connected" : "standing pose",
+    const missing = [link && !start && "pose", this.input("image") && !this.picture && "picture",
+      this.sized && !this.linked && !ran && "size"].filter(Boolean);
+    const scene = { start, picture: this.picture, ...this.size(start, ran), origin: start ? "as connected" : "standing pose",
       hint: missing.length ? `run once to see the connected ${missing.join(" and ")}` : "" };
     const now = [frame, scene.picture, scene.width, scene.height, scene.hint, this.linked];
     if (this.told?.every((value, i) => value === now[i])) return;
