@@ -15,6 +15,7 @@ from ..reposedm_core.pose import (
     ORDERS,
     edit_joint,
     edit_people,
+    fill_empty,
     has_person,
     interpolate_poses,
     parse_keypoints,
@@ -27,6 +28,7 @@ from .sockets import PoseKeypoint
 
 CATEGORY = "RePoseDM/pose"
 NO_JOINT = "none"
+EMPTY = ("keep", "fill", "leave out")
 SIZES = ("proportions", "proportions and size")
 MEASURES = ("all frames", "each frame")
 ACTIONS = ("move with limb", "move alone", "remove with limb", "remove alone")
@@ -55,14 +57,22 @@ class SelectPerson(io.ComfyNode):
                 io.Boolean.Input("follow", default=False,
                                  tooltip="Choose in the first frame that has somebody and follow these people through "
                                          "the others. Off: every frame is ordered anew."),
+                io.Combo.Input("empty_frames", options=list(EMPTY), default=EMPTY[0], optional=True,
+                               tooltip="Frames without anybody, as where a detector missed the person: keep them; "
+                                       "fill them with poses between those of their neighbours; leave them out."),
             ],
-            outputs=[PoseKeypoint.Output("pose", tooltip="The same frames with these people alone.")],
+            outputs=[PoseKeypoint.Output("pose", tooltip="The frames with these people alone.")],
         )
 
     @classmethod
-    def execute(cls, pose: Any, order: str, index: int, count: int, follow: bool) -> io.NodeOutput:
-        poses = parse_keypoints(pose, "pose")
-        return io.NodeOutput(to_keypoints(select_people(poses, order, index, count, follow)))
+    def execute(cls, pose: Any, order: str, index: int, count: int, follow: bool,
+                empty_frames: str = EMPTY[0]) -> io.NodeOutput:
+        poses = select_people(parse_keypoints(pose, "pose"), order, index, count, follow)
+        if empty_frames == "fill":
+            poses = fill_empty(poses)
+        elif empty_frames == "leave out":
+            poses = [frame for frame in poses if len(frame.joints)]
+        return io.NodeOutput(to_keypoints(poses))
 
 
 class RetargetPose(io.ComfyNode):

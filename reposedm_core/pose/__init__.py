@@ -5,7 +5,7 @@ from __future__ import annotations
 from .draw import STYLES, draw_joints, draw_pose
 from .edit import FLIPS, edit_joint, edit_people, has_person
 from .heatmaps import decode_heatmaps, render_heatmaps
-from .interpolate import EASINGS, MATCHES, METHODS, interpolate_poses
+from .interpolate import EASINGS, MATCHES, METHODS, fill_empty, interpolate_poses
 from .keypoints import Pose, coco_to_openpose, fit_to_frame, openpose_to_coco
 from .overlay import draw_comparison
 from .parsing import load_pose_file, load_pose_text, one_pose, parse_keypoints, to_keypoints
@@ -29,6 +29,7 @@ __all__ = [
     "draw_pose",
     "edit_joint",
     "edit_people",
+    "fill_empty",
     "fit_to_frame",
     "has_person",
     "interpolate_poses",

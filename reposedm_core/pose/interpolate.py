@@ -96,6 +96,22 @@ def interpolate_poses(
     return frames
 
 
+def fill_empty(frames: Sequence[Pose]) -> list[Pose]:
+    """Frames without anybody, such as those in which a detector saw nobody, are made from their neighbours.
+
+    Between two frames with people they are `interpolate_poses`; before the first and after the last they repeat it.
+    Every frame keeps its canvas; where all are empty they stay so.
+    """
+    seen = [number for number, frame in enumerate(frames) if len(frame.joints)]
+    if not seen:
+        return list(frames)
+    filled = [frames[min(max(number, seen[0]), seen[-1])] for number in range(len(frames))]
+    for first, last in itertools.pairwise(seen):
+        if last > first + 1:
+            filled[first + 1:last] = interpolate_poses([frames[first], frames[last]], last - first + 1)[1:-1]
+    return [made.resized(frame.height, frame.width) for made, frame in zip(filled, frames, strict=True)]
+
+
 def _tracks(keys: Sequence[Pose], match: str) -> list[list[int | None]]:
     """Everybody's number in each pose, or None where he is not in it."""
     tracks: list[list[int | None]] = [[i] for i in range(len(keys[0].joints))]

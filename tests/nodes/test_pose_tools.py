@@ -143,6 +143,14 @@ def test_select_person_with_its_widgets(pack):
         run(pack, "RePoseDMSelectPerson", crowd(3), index=3)
 
 
+@pytest.mark.parametrize(("choice", "people"), [("keep", [1, 0, 1]), ("fill", [1, 1, 1]), ("leave out", [1, 1])])
+def test_select_person_of_a_sequence_with_a_gap(pack, choice, people):
+    (frames,) = run(pack, "RePoseDMSelectPerson", [FRAME, EMPTY, crowd(2)], empty_frames=choice)
+    assert [len(frame["people"]) for frame in frames] == people
+    (before,) = run(pack, "RePoseDMSelectPerson", [FRAME, EMPTY, crowd(2)])
+    assert [len(frame["people"]) for frame in before] == [1, 0, 1]  # of workflows without the widget
+
+
 def test_retarget_takes_size_only_when_asked(pack):
     small = {"people": [{"pose_keypoints_2d": flat(POINTS / 2)}], **CANVAS}
     for take, height in (("proportions", 94), ("proportions and size", 47)):

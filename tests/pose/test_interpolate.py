@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reposedm_core.errors import InputError
-from reposedm_core.pose import EASINGS, MATCHES, METHODS, Pose, edit_people, interpolate_poses
+from reposedm_core.pose import EASINGS, MATCHES, METHODS, Pose, edit_people, fill_empty, interpolate_poses
 from reposedm_core.pose.tree import MID_HIP, with_mid_hip
 
 from .conftest import assert_same, examples, people
@@ -108,6 +108,20 @@ def test_through_a_sequence_and_around(whole: Pose) -> None:
     loop = interpolate_poses(keys, 6, loop=True)
     np.testing.assert_allclose([f.joints[0, 1, 0] - 48 for f in loop], [0, 5, 10, 25, 40, 20], atol=1e-4)
     assert_same(interpolate_poses(keys, 1)[0], keys[0])
+
+
+def test_empty_frames_are_filled(whole: Pose) -> None:
+    def at(x: float) -> Pose:
+        return edit_people(whole, shift=(x, 0))
+
+    nobody = whole.take([])
+    frames = [nobody, at(0), nobody, nobody, at(30).resized(256, 192), nobody.resized(64, 48)]
+    filled = fill_empty(frames)
+    assert [(frame.height, frame.width) for frame in filled] == [(f.height, f.width) for f in frames]
+    xs = [frame.resized(128, 96).joints[0, 1, 0] - 48 for frame in filled]
+    np.testing.assert_allclose(xs, [0, 0, 10, 20, 30, 30], atol=1e-3)
+    assert_same(filled[1], frames[1])
+    assert fill_empty([nobody, nobody])[1] is nobody and fill_empty([]) == []
 
 
 def test_easings(whole: Pose) -> None:
