@@ -43,14 +43,13 @@ def match_by_oks(found: Pose, wanted: Pose) -> list[tuple[int, int]]:
     from scipy.optimize import linear_sum_assignment
 
     truth, predicted = _truth(wanted), _predicted(found)
-    cost = np.ones((len(truth), len(predicted)))
-    for i, true in enumerate(truth):
-        for j, person in enumerate(predicted):
-            similarity = object_keypoint_similarity(person, true, _area(true))
-            distance = np.linalg.norm(person[:, :2] - true[:, :2], axis=1)[np.isfinite(person[:, 0]) & (true[:, 2] > 0)]
-            far = distance.mean() / np.hypot(wanted.height, wanted.width) if len(distance) else 1e3
-            cost[i, j] = 1 - np.nan_to_num(similarity) + 1e-6 * min(far, 1e3)
-    rows, columns = linear_sum_assignment(cost)
+    areas = np.array([_area(true) for true in truth]).reshape(-1, 1)
+    similarity = object_keypoint_similarity(predicted[None], truth[:, None], areas)
+    shared = np.isfinite(predicted[None, ..., 0]) & (truth[:, None, :, 2] > 0)
+    distance = np.linalg.norm(predicted[None, ..., :2] - truth[:, None, :, :2], axis=-1)
+    far = np.where(shared, distance, 0).sum(-1) / np.maximum(shared.sum(-1), 1) / np.hypot(wanted.height, wanted.width)
+    far = np.where(shared.any(-1), np.minimum(far, 1e3), 1e3)
+    rows, columns = linear_sum_assignment(1 - np.nan_to_num(similarity) + 1e-6 * far)
     return list(zip(rows.tolist(), columns.tolist(), strict=True))
 
 

@@ -7,25 +7,26 @@ import numpy as np
 from ..pose.skeleton import COCO_SIGMAS
 
 
-def object_keypoint_similarity(detected: np.ndarray, truth: np.ndarray, area: float) -> float:
+def object_keypoint_similarity(detected: np.ndarray, truth: np.ndarray, area: float | np.ndarray) -> float | np.ndarray:
     """OKS of one person, 0..1: the mean over the labelled joints of exp(−d² / (2 · area · (2σ)²)).
 
     Lin et al., COCO keypoint evaluation; σ are COCO's.
 
     Args:
-        detected: (17, 2 or 3), x, y in pixels.
-        truth: (17, 3), x, y in pixels and state; joints of state 0 are not labelled.
-        area: of the person in square pixels.
+        detected: (..., 17, 2 or 3), x, y in pixels.
+        truth: (..., 17, 3), x, y in pixels and state; joints of state 0 are not labelled.
+        area: of the person in square pixels, (...) or a number.
 
     Returns:
-        NaN where no joint is labelled.
+        (...), a number for one pair of people; NaN where no joint is labelled.
     """
-    labelled = truth[:, 2] > 0
-    if not labelled.any():
-        return float("nan")
-    squared = np.square(detected[:, :2].astype(np.float64) - truth[:, :2]).sum(1)
-    exponent = squared / (2 * (area + np.spacing(1)) * np.square(2 * np.asarray(COCO_SIGMAS)))
-    return float(np.exp(-exponent[labelled]).mean())
+    labelled = truth[..., 2] > 0
+    squared = np.square(detected[..., :2].astype(np.float64) - truth[..., :2]).sum(-1)
+    exponent = squared / (2 * (np.asarray(area)[..., None] + np.spacing(1)) * np.square(2 * np.asarray(COCO_SIGMAS)))
+    count = labelled.sum(-1)
+    similarity = np.where(labelled, np.exp(-exponent), 0).sum(-1) / np.maximum(count, 1)
+    similarity = np.where(count > 0, similarity, np.nan)
+    return similarity if similarity.ndim else float(similarity)
 
 
 def pose_cosine(detected: np.ndarray, truth: np.ndarray, published: bool = False) -> float:
