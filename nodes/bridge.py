@@ -59,12 +59,39 @@ def host_layers(network: nn.Module) -> nn.Module:
     return network
 
 
+class WholePatcher(ModelPatcher):
+    """Brings its network onto the device whole or not at all, however little memory the host has for it.
+
+    For layers that are not the host's own: those left behind would meet tensors of another device. And for gradients:
+    weights that the host streams through one buffer are gone when the way back comes to them.
+    """
+
+    def partially_load(self, device_to: torch.device, extra_memory: float = 0, force_patch_weights: bool = False
+                       ) -> float:
+        """See the host's `ModelPatcher.partially_load`; `extra_memory` bounds nothing."""
+        return super().partially_load(device_to, 1e32, force_patch_weights)
+
+    def partially_unload(self, device_to: torch.device, memory_to_free: float = 0, force_patch_weights: bool = False
+                         ) -> float:
+        """Frees nothing, upon which the host takes the whole network off the device."""
+        return 0
+
+
 def in_patcher(network: nn.Module, plain: bool = False, load_device: torch.device | None = None,
-               offload_device: torch.device | None = None) -> ModelPatcher:
-    """A patcher, so that ComfyUI decides when the network is on the device; a `plain` one never streams weights."""
-    kind = ModelPatcher if plain else comfy.model_patcher.CoreModelPatcher
-    return kind(network, load_device=load_device or management.get_torch_device(),
-                offload_device=offload_device or management.unet_offload_device())
+               offload_device: torch.device | None = None, whole: bool = False) -> ModelPatcher:
+    """A patcher, so that ComfyUI decides when the network is on the device.
+
+    Args:
+        plain: never the host's kind that streams every weight on demand.
+        whole: a `WholePatcher`, unless the host streams, which it does with its own layers alone.
+    """
+    load_device = load_device or management.get_torch_device()
+    streams = not plain and comfy.model_patcher.CoreModelPatcher is not ModelPatcher
+    if whole and (not streams or management.is_device_cpu(load_device)):
+        kind = WholePatcher
+    else:
+        kind = comfy.model_patcher.CoreModelPatcher if streams else ModelPatcher
+    return kind(network, load_device=load_device, offload_device=offload_device or management.unet_offload_device())
 
 
 def own_copy(patcher: ModelPatcher) -> nn.Module:
@@ -72,7 +99,8 @@ def own_copy(patcher: ModelPatcher) -> nn.Module:
     with torch.inference_mode(False):
         if getattr(patcher, "is_dynamic", bool)():   # its weights are not tensors of their own: read them again
             return patcher.clone(disable_dynamic=True).model
-        return copy.deepcopy(patcher.model)
+        # The network itself may be on the device just now; the copy comes there when the host brings it.
+        return copy.deepcopy(patcher.model).to(patcher.offload_device)
 
 
 def differentiable(network: nn.Module) -> ModelPatcher:
@@ -80,7 +108,7 @@ def differentiable(network: nn.Module) -> ModelPatcher:
 
     ComfyUI moves weights under `torch.inference_mode()`. What it moved is made anew as normal tensors.
     """
-    patcher = in_patcher(network, plain=True)
+    patcher = in_patcher(network, plain=True, whole=True)
     patcher.add_callback(CallbacksMP.ON_LOAD, lambda loaded, *_: leave_inference_mode(loaded.model))
     return patcher
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import comfy.model_management as management
 import folder_paths
@@ -20,12 +21,31 @@ DECODERS = ("vae", "taesd")
 TINY = "vae_approx"
 """Model folder in which the host looks for tiny decoders, for its previews."""
 
-Decode = Callable[[Tensor, Any], Tensor]
-"""Latents (n, C, h, w) as the model has them, and the model, to pictures (n, 3, H, W) in [-1, 1]."""
+ENCODERS = ("encoder", "taesd_encoder")
+"""What the halves of VAEs are called that a decoding does not need."""
+
+VAE_SHARE, TINY_BYTES, ESTIMATOR_BYTES = 3.5, 3200, 4096
+"""Memory of a decoding and its gradient: of a VAE in units of what the host counts for the decoding (2.6 times are
+kept for the way back), of a tiny decoder a pixel in float32, and of a large estimator a pixel that it sees."""
 
 
-def decoder(kind: str, vae: Any, model: Any) -> tuple[nn.Module, Decode]:
-    """A network whose weights are its own and let gradients through, and the function that decodes with it.
+class Decoder(NamedTuple):
+    """A network and how pictures are made with it.
+
+    Attributes:
+        decode: latents (n, C, h, w) as the model has them, and the model, to pictures (n, 3, H, W) in [-1, 1].
+        stride: pixels a cell.
+        memory: bytes that the decoding of latents of a shape (n, C, h, w) and its gradient take.
+    """
+
+    network: nn.Module
+    decode: Callable[[Tensor, Any], Tensor]
+    stride: int
+    memory: Callable[[Sequence[int]], float]
+
+
+def decoder(kind: str, vae: Any, model: Any) -> Decoder:
+    """A decoder whose weights are its own and let gradients through.
 
     Args:
         kind: "vae" is the decoder of `vae`, "taesd" the tiny one of models/vae_approx that the host previews with.
@@ -37,13 +57,30 @@ def decoder(kind: str, vae: Any, model: Any) -> tuple[nn.Module, Decode]:
     """
     if getattr(vae, "patcher", None) is None:
         raise InputError("vae: the loaded file holds no VAE; load one with Load VAE and connect that.")
-    if vae.latent_dim != 2:
-        raise InputError("vae: this is a VAE of videos or sounds; the guidance needs one of pictures.")
+    if vae.latent_dim not in (2, 3):
+        raise InputError("vae: this is no VAE of pictures; connect that of the model.")
+    stride = vae.spacial_compression_decode()
     if kind == "taesd":
         network = load_tiny(model.get_model_object("latent_format"))
-        return network, lambda latent, host: network.decode(latent.to(torch.float32))
+        return Decoder(network, lambda latent, host: network.decode(latent.to(torch.float32)), stride,
+                       lambda shape: TINY_BYTES * shape[0] * math.prod(shape[-2:]) * stride**2)
     network = own_copy(vae.patcher)
-    return network, lambda latent, host: network.decode(host.process_latent_out(latent).to(vae.vae_dtype)).float()
+    for name in ENCODERS:
+        if isinstance(getattr(network, name, None), nn.Module):
+            setattr(network, name, nn.Identity())
+
+    def decode(latent: Tensor, host: Any) -> Tensor:
+        if vae.latent_dim == 2:
+            return network.decode(host.process_latent_out(latent).to(vae.vae_dtype)).float()
+        # Some models of pictures take them for videos of one frame.
+        return network.decode(host.process_latent_out(latent[:, :, None]).to(vae.vae_dtype))[:, :, 0].float()
+
+    def memory(shape: Sequence[int]) -> float:
+        count, channels, height, width = shape
+        shape = [1, channels, *[1] * (vae.latent_dim - 2), height, width]
+        return VAE_SHARE * count * vae.memory_used_decode(shape, vae.vae_dtype)
+
+    return Decoder(network, decode, stride, memory)
 
 
 def load_tiny(latent_format: Any) -> TAESD:

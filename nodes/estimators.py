@@ -61,7 +61,7 @@ def load_in_patcher(path: str | PathLike, udp: bool | None = None, plain: bool =
     # Weights made under ComfyUI's inference mode could not be back-propagated through by the guidance.
     with torch.inference_mode(False):
         found = load_estimator(path, udp)
-        patcher = in_patcher(found.network, plain)
+        patcher = in_patcher(found.network, plain, whole=True)
     patcher.cached_patcher_init = (load_patcher, (path, udp))
     return LoadedEstimator(patcher, found.height, found.width, found.several, found.fixed)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management as management
 import comfy.model_sampling
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from comfy_api.latest import io
 from torch import Tensor, nn
 
@@ -21,15 +23,17 @@ from ..reposedm_core.field import (
     chosen_people,
     chosen_target,
 )
-from ..reposedm_core.field.field import SPACES
+from ..reposedm_core.field.field import CHUNK_PIXELS, SPACES
 from ..reposedm_core.pipeline import fit_image
 from ..reposedm_core.pose import Pose
 from .bridge import differentiable, own_copy, target_poses
-from .decoding import DECODERS, Decode, decoder, out_of_memory, reduced
+from .decoding import DECODERS, ESTIMATOR_BYTES, Decoder, decoder, out_of_memory, reduced
 from .model import RePoseDMModel
 from .sockets import FIELD_STRENGTH, EstimatorSocket, LoadedEstimator, PoseKeypoint
 
 DEFAULT = PRESETS["mini"].field
+KEY = "reposedm_field"
+"""Under which a MODEL keeps what the guidance needs."""
 
 
 class PoseInteractionFieldGuidance(io.ComfyNode):
@@ -139,40 +143,87 @@ class FieldNetworks(nn.Module):
 def guided(model: Any, vae: Any, estimator: LoadedEstimator, poses: list[Pose], kind: str, space: str,
            threshold: float, joints: str, settings: Settings, window: tuple[float, float]) -> Any:
     """A clone of `model` with the guidance behind all that is there already; its networks come with the model."""
-    network, decode = decoder(kind, vae, model)
+    decoding = decoder(kind, vae, model)
     field = PoseInteractionField(own_copy(estimator.patcher), space, threshold, joints=chosen_joints(joints))
-    networks = FieldNetworks(field, network)
+    networks = FieldNetworks(field, decoding.network)
     result = model.clone()
-    others = result.get_additional_models_with_key("reposedm_field")   # of a guidance before this one
-    result.set_additional_models("reposedm_field", [*others, differentiable(networks)])
-    sampling = model.get_model_object("model_sampling")
-    first, last = (sampling.percent_to_sigma(percent) for percent in window)
-    result.set_model_sampler_post_cfg_function(guidance(
-        networks, decode, vae.spacial_compression_decode(), poses, (estimator.height, estimator.width), settings, first,
-        last))
+    others = result.get_additional_models_with_key(KEY)   # of a guidance before this one
+    result.set_additional_models(KEY, [*others, differentiable(networks)])
+    native = estimator.height, estimator.width
+    result.set_model_sampler_post_cfg_function(guidance(networks, decoding, poses, native, settings, window))
+    rooms = result.get_wrappers(WrappersMP.PREPARE_SAMPLING, KEY)
+    guidances = (*(each for room in rooms for each in room.guidances), (decoding, native, settings.share))
+    result.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
+    result.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, Room(guidances))
     return result
 
 
-def guidance(networks: FieldNetworks, decode: Decode, stride: int, poses: list[Pose], native: tuple[int, int],
-             settings: Settings, first: float, last: float) -> Callable[[dict], Tensor]:
-    """What ComfyUI calls after each step's classifier-free guidance: x̂₀ → x̂₀, guided where first ≥ σ > last."""
+@dataclass(frozen=True)
+class Room:
+    """Makes ComfyUI leave memory for a guided step beside the model, whose weights stay in main memory else.
+
+    The host knows the memory of so many pictures of the model, and is told of the largest of `guidances` by that: for
+    each the decoder, the estimator's size and the share of the size that is decoded.
+    """
+
+    guidances: tuple[tuple[Decoder, tuple[int, int], float], ...]
+
+    def __call__(self, executor: WrapperExecutor, model: Any, noise_shape: list[int], *args: Any, **kwargs: Any) -> Any:
+        """Called around the host's preparation of a sampling."""
+        if len(noise_shape) in (4, 5):
+            needed = max(self.needed(noise_shape, *each) for each in self.guidances)
+            pictures = math.ceil(needed / model.model.memory_required([1, *noise_shape[1:]]))
+            noise_shape = [max(noise_shape[0], pictures), *noise_shape[1:]]
+        return executor(model, noise_shape, *args, **kwargs)
+
+    @staticmethod
+    def needed(shape: list[int], decoding: Decoder, native: tuple[int, int], share: float) -> float:
+        """Bytes for latents of that shape."""
+        count, channels, *_, height, width = shape
+        count = min(count, at_a_time((height * decoding.stride, width * decoding.stride), native, share))
+        decoded = [count, channels, max(1, round(height * share)), max(1, round(width * share))]
+        return decoding.memory(decoded) + count * ESTIMATOR_BYTES * math.prod(native)
+
+
+def at_a_time(size: tuple[int, int], native: tuple[int, int], share: float) -> int:
+    """How many pictures of that size go through decoder and estimator together."""
+    return max(1, int(CHUNK_PIXELS // max(math.prod(size) * share**2, math.prod(native))))
+
+
+def guidance(networks: FieldNetworks, decoding: Decoder, poses: list[Pose], native: tuple[int, int],
+             settings: Settings, window: tuple[float, float]) -> Callable[[dict], Tensor]:
+    """What ComfyUI calls after each step's classifier-free guidance: x̂₀ → x̂₀, guided in that part of the sampling."""
     targets: dict[tuple[int, int], PoseTarget] = {}
 
     def guide(args: dict) -> Tensor:
         management.throw_exception_if_processing_interrupted()
-        x0, sigma, host = args["denoised"], args["sigma"], args["model"]
+        sigma, host = args["sigma"], args["model"]
+        # The noise levels are those of the sampling, whatever node may have changed them behind this one.
+        first, last = (host.model_sampling.percent_to_sigma(percent) for percent in window)
         strength = args["model_options"].get("transformer_options", {}).get(FIELD_STRENGTH, settings.strength)
         if strength == 0 or not last < float(sigma[0]) <= first or not is_turn(args, first, settings.every):
-            return x0
+            return args["denoised"]
+        if args["denoised"].ndim != 5:
+            return bent(args["denoised"], args, strength)
+        if args["denoised"].shape[2] != 1:
+            raise InputError(f"latent: these are videos of {args['denoised'].shape[2]} frames; Pose Interaction Field "
+                             "Guidance is for pictures.")
+        return bent(args["denoised"][:, :, 0], args, strength)[:, :, None]
+
+    def bent(x0: Tensor, args: dict, strength: float) -> Tensor:
+        sigma, host = args["sigma"], args["model"]
         if len(poses) not in (1, len(x0)):
             raise InputError(f"pose: it has {len(poses)} frames and the latent {len(x0)} pictures; give one frame for "
                              "all, or as many of both.")
-        size = tuple(side * stride for side in x0.shape[-2:])
+        size = tuple(side * decoding.stride for side in x0.shape[-2:])
 
         def picture(latent: Tensor) -> Tensor:
             management.throw_exception_if_processing_interrupted()
-            decoded = decode(reduced(latent, settings.share), host)
+            decoded = decoding.decode(reduced(latent, settings.share), host)
             management.throw_exception_if_processing_interrupted()
+            if not decoded.isfinite().all():
+                raise InputError("vae: the picture that it decodes in a guided step is not finite. Start ComfyUI with "
+                                 "--bf16-vae or --fp32-vae, or choose the decoder taesd.")
             return fit_image(decoded, *native)
 
         weight = args["cond_scale"] if isinstance(host, RePoseDMModel) else 1.0
@@ -186,7 +237,8 @@ def guidance(networks: FieldNetworks, decode: Decode, stride: int, poses: list[P
             here = next(networks.field.estimator.parameters()).device
             target = targets[size].map(lambda t: t.to(here))
             return FieldGuidance(networks.field, target, picture, strength, limit=settings.limit,
-                                 normalise=settings.normalise)(x0, alpha_bar, weight)
+                                 normalise=settings.normalise, chunk=at_a_time(size, native, settings.share)
+                                 )(x0, alpha_bar, weight)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -208,6 +260,6 @@ def is_turn(args: dict, first: float, every: int) -> bool:
     sigmas = args["model_options"].get("transformer_options", {}).get("sample_sigmas")
     if every == 1 or sigmas is None:
         return True
-    levels, sigma = sigmas[:-1].double().cpu(), float(args["sigma"][0])
+    levels, sigma = sigmas[:-1].cpu().double(), float(args["sigma"][0])
     step = max(int((levels >= sigma * (1 - 1e-5)).sum()) - 1, 0)
     return max(step - int((levels > first * (1 + 1e-5)).sum()), 0) % every == 0

@@ -30,8 +30,8 @@ def load_checkpoint(path: str | PathLike, plain: bool = False) -> tuple[ModelPat
         networks = load_networks(path)
         config = networks.config
         model = keep_keys(in_patcher(RePoseDMModel(config, networks.autoencoder, networks.denoiser), plain))
-        aligner = in_patcher(ConditioningNetworks(networks.aligner, networks.denoiser), plain)
-        estimator = in_patcher(networks.estimator, plain)
+        aligner = in_patcher(ConditioningNetworks(networks.aligner, networks.denoiser), plain, whole=True)
+        estimator = in_patcher(networks.estimator, plain, whole=True)
         vae = RePoseDMVAE(networks.autoencoder, plain)
     for index, patcher in enumerate((model, vae.patcher, aligner, estimator)):
         patcher.cached_patcher_init = (load_patchers, (path,), index)

@@ -165,7 +165,7 @@ class RePoseDMVAE(comfy.sd.VAE):
         self.device, self.vae_dtype = management.vae_device(), torch.float32
         self.output_device = management.intermediate_device()
         self.disable_offload = True
-        self.patcher = in_patcher(autoencoder, plain, self.device, management.vae_offload_device())
+        self.patcher = in_patcher(autoencoder, plain, self.device, management.vae_offload_device(), whole=True)
 
 
 @contextmanager

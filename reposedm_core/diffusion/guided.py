@@ -60,6 +60,7 @@ class FieldGuidance:
         limit: largest step, relative to the root mean square of ŷ_0 (**ours**, see `guide_x0`); 0 is eq. 15 as written.
         normalise: a step is to take the share `strength` · √(1 − ᾱ_t) off the distance (**ours**, see `guide_x0`), so
             that one strength means the same on every model.
+        chunk: pictures that go through decoder and estimator together, see `PoseInteractionField.gradient`.
 
     Raises:
         InputError: a strength that is no number, a start or end outside 0..1, or a limit below 0.
@@ -73,6 +74,7 @@ class FieldGuidance:
     end: float = 1.0
     limit: float = 0.1
     normalise: bool = False
+    chunk: int | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.strength):
@@ -104,7 +106,7 @@ class FieldGuidance:
         """
         if self.strength == 0 or weight == 0:
             return x0
-        gradient, distance = self.field.gradient(x0, self.decode, self.target)
+        gradient, distance = self.field.gradient(x0, self.decode, self.target, self.chunk)
         return guide_x0(x0, gradient, alpha_bar, self.strength * weight, self.limit,
                         distance if self.normalise else None)
 

@@ -157,7 +157,7 @@ class PoseInteractionField(nn.Module):
 
         Raises:
             InputError: what `distance` raises; a latent that is not (B, C, h, w) of finite floats; chunk below 1; a
-                decoder that lets no gradient through; weights made under `torch.inference_mode()`.
+                decoder that lets no gradient through or overflows; weights made under `torch.inference_mode()`.
         """
         check_tensor(latent, "latent", "B C h w", finite=True)
         if len(target.heatmaps) not in (1, len(latent)):
@@ -193,6 +193,9 @@ class PoseInteractionField(nn.Module):
             )
         distance = self._distance(network, image, target)
         (gradient,) = torch.autograd.grad(distance.sum(), latent)
+        if not (gradient.is_meta or gradient.isfinite().all()):
+            raise InputError("Pose interaction field: the gradient through decoder and estimator is not finite; use "
+                             "networks in float32 or bfloat16.")
         return gradient, distance.detach()
 
     def _distance(self, network: nn.Module, image: Tensor, target: PoseTarget) -> Tensor:

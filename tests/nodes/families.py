@@ -16,6 +16,8 @@ SDXL = {**UNET, "use_linear_in_transformer": True, "adm_in_channels": 2816, "num
 FLUX = {"in_channels": 16, "out_channels": 16, "vec_in_dim": 16, "context_in_dim": 32, "hidden_size": 32,
         "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": [4, 6, 6], "theta": 10000,
         "patch_size": 2, "qkv_bias": True, "guidance_embed": False, "txt_ids_dims": [], "image_model": "flux"}
+QWEN = {"image_model": "qwen_image", "patch_size": 2, "in_channels": 64, "out_channels": 16, "num_layers": 1,
+        "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 32, "axes_dims_rope": (4, 6, 6)}
 AURA = {"in_channels": 4, "patch_size": 2, "dim": 32, "n_layers": 2, "n_double_layers": 1, "n_heads": 2,
         "global_conddim": 32, "cond_seq_dim": 32, "max_seq": 64}
 V_PREDICTION = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.linspace(-1, 1, 8)}
@@ -28,6 +30,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, torch.Tensor], str]] = 
     "SDXL v": ("SDXL", SDXL, {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, "V_PREDICTION"),
     "AuraFlow": ("AuraFlow", AURA, {}, "FLOW"),
     "Flux": ("Flux", FLUX, {}, "FLUX"),
+    "Qwen Image": ("QwenImage", QWEN, {}, "FLUX"),      # latents (B, C, 1, h, w)
 }
 """Class of the host's, sizes, marks in the checkpoint, and the kind of prediction that it must be."""
 
@@ -60,7 +63,8 @@ def randomise(network: torch.nn.Module, scale: float = 0.05) -> None:
 def conditioning(model: Any, seed: int = 1) -> list:
     """A CONDITIONING that the family's network takes."""
     sizes = model.model.model_config.unet_config
-    width = sizes.get("context_dim") or sizes.get("context_in_dim") or sizes.get("cond_seq_dim")
+    width = next(sizes[key] for key in ("context_dim", "context_in_dim", "cond_seq_dim", "joint_attention_dim")
+                 if key in sizes)
     generator = torch.Generator().manual_seed(seed)
     pooled = torch.randn(1, sizes.get("vec_in_dim", 1280), generator=generator)
     return [[torch.randn(1, TOKENS, width, generator=generator), {"pooled_output": pooled}]]
@@ -70,8 +74,14 @@ def vae(model: Any) -> Any:
     """A VAE for the family's latents: a small one of the host's, loaded as its own loader does."""
     import comfy.sd
     from comfy.ldm.models.autoencoder import AutoencoderKL
+    from comfy.ldm.wan.vae import WanVAE
 
     channels = model.model.latent_format.latent_channels
+    if model.model.latent_format.latent_dimensions == 3:
+        network = WanVAE(dim=16, z_dim=channels, attn_scales=[], temperal_downsample=[False, True, True])
+        randomise(network)
+        with torch.inference_mode():
+            return comfy.sd.VAE(sd=network.state_dict())
     params = {"embed_dim": channels, "ddconfig": {
         "double_z": True, "z_channels": channels, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32,
         "ch_mult": [1, 1, 2, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}}
@@ -86,8 +96,7 @@ def sample(model: Any, steps: int = 3, sampler: str = "euler", scheduler: str = 
     """The latent of a run, of one seed, as the host's KSampler makes it."""
     import comfy.sample
 
-    channels = model.model.latent_format.latent_channels
-    empty = torch.zeros(batch, channels, *SIDE)
+    empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(batch, 4, *SIDE))
     noise = torch.randn(empty.shape, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler,

@@ -84,7 +84,8 @@ def test_gradient_reaches_the_latent_alone(made, guide, estimator, family, space
     bent = guide(model, vae, space=space)
     seen, pictures = [], []
     (own,) = networks(bent)
-    own.vae.decoder.register_forward_hook(lambda _, inputs, output: pictures.append(weakref.ref(output)))
+    own.vae.decoder.register_forward_hook(lambda _, inputs, output: pictures.append(
+        weakref.ref(output[0] if isinstance(output, list) else output)))
     hook = model.model.diffusion_model.register_forward_hook(
         lambda *_: seen.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled())))
     try:
@@ -111,8 +112,8 @@ def test_normalised_strength_takes_about_the_same_share_off_the_distance(pack, m
     distances = []
     gradient = own.field.gradient
 
-    def spy(latent, decode, target):
-        found = gradient(latent, decode, target)
+    def spy(latent, decode, target, chunk=None):
+        found = gradient(latent, decode, target, chunk)
         distances.append((float(found[1]), decode, target))
         return found
 
@@ -122,7 +123,9 @@ def test_normalised_strength_takes_about_the_same_share_off_the_distance(pack, m
     def look(args):
         distance, decode, target = distances[-1]
         with torch.no_grad():
-            after.append(1 - float(own.field.distance(decode(args["denoised"].clone()), target)) / distance)
+            latent = args["denoised"].clone()
+            latent = latent[:, :, 0] if latent.ndim == 5 else latent
+            after.append(1 - float(own.field.distance(decode(latent), target)) / distance)
         return args["denoised"]
 
     bent.set_model_sampler_post_cfg_function(look)
@@ -130,7 +133,7 @@ def test_normalised_strength_takes_about_the_same_share_off_the_distance(pack, m
     assert len(distances) == 1 and 0.05 < after[0] < 0.15, after
 
 
-@pytest.mark.parametrize("family", families.FAMILIES)
+@pytest.mark.parametrize("family", TINY)
 def test_tiny_decoder_of_the_family(pack, made, guide, family, tmp_path, monkeypatch):
     import folder_paths
     from comfy.taesd.taesd import TAESD
@@ -286,14 +289,127 @@ def test_memory_after_the_run_is_what_it_was(made, guide):
     assert {id(loaded.model.model) for loaded in management.current_loaded_models} == before
 
 
+def test_networks_are_on_the_device_whole_or_not_at_all(pack, made, guide, tiny):
+    """Of a memory that has room for next to nothing, what the host would leave behind is no matter to these."""
+    from comfy.model_patcher import ModelPatcher
+
+    loaders = pack.nodes.loaders
+    model, vae = made("SD 1.5")
+    _, own_vae, aligner, estimator = loaders.load_checkpoint(tiny)
+    (networks,) = guide(model, vae).get_additional_models_with_key("reposedm_field")
+    cpu = torch.device("cpu")
+    for patcher in (networks, own_vae.patcher, aligner.patcher, estimator.patcher):
+        patcher.partially_load(cpu, 1)
+        assert patcher.loaded_size() == patcher.model_size() and not patcher.model.model_lowvram
+        assert not any(getattr(layer, "comfy_cast_weights", False) for layer in patcher.model.modules())
+        assert patcher.partially_unload(cpu, 1) == 0, "the host unloads it whole then"
+        patcher.detach()
+        assert patcher.loaded_size() == 0
+    usual = ModelPatcher(networks.model, cpu, cpu)
+    usual.partially_load(cpu, 1)
+    assert usual.loaded_size() < usual.model_size() and usual.model.model_lowvram
+    usual.detach()
+
+
+def test_half_of_the_vae_that_only_encodes_is_left_out(made, guide):
+    for family in ("SD 1.5", "Qwen Image"):
+        model, vae = made(family)
+        (own,) = networks(guide(model, vae))
+        assert not any("encoder" in name for name, _ in own.vae.named_parameters())
+        assert any("encoder" in name for name, _ in vae.first_stage_model.named_parameters())
+
+
+def test_host_is_told_what_memory_a_guided_step_takes(made, guide, monkeypatch):
+    import comfy.model_management as management
+
+    asked = []
+    load = management.load_models_gpu
+    monkeypatch.setattr(management, "load_models_gpu", lambda models, *args, **kwargs: asked.append(
+        kwargs.get("minimum_memory_required")) or load(models, *args, **kwargs))
+
+    def ask(model, **options):
+        asked.clear()
+        families.sample(model, steps=1, **options)
+        return asked[0]
+
+    for family in ("SD 1.5", "Qwen Image"):
+        model, vae = made(family)
+        shape = [1, model.model.latent_format.latent_channels, *[1] * (vae.latent_dim - 2), *families.SIDE]
+        there_and_back = 2.6 * vae.memory_used_decode(shape, vae.vae_dtype)
+        alone, bent, reduced = ask(model), ask(guide(model, vae)), ask(guide(model, vae, decode_size=0.5))
+        assert alone < reduced < 0.5 * bent and there_and_back < bent < 3 * there_and_back
+        twice = guide(guide(model, vae), vae, decode_size=0.5)
+        assert ask(twice) == pytest.approx(bent, rel=0.05), "one after the other, not at once"
+        assert ask(guide(model, vae), batch=2) == pytest.approx(2 * bent, rel=0.05), "both pictures fit one pass"
+
+
+@pytest.mark.parametrize(("share", "chunks"), [(1.0, [1, 1, 1]), (0.5, [3])])
+def test_large_pictures_are_decoded_one_at_a_time(pack, made, guide, monkeypatch, share, chunks):
+    """The estimator of 64 × 48 pixels would take many pictures at once, whatever the size of those decoded."""
+    model, vae = made("SDXL")
+    whole = families.sample(guide(model, vae, decode_size=share), steps=1, batch=3)
+    monkeypatch.setattr(pack.nodes.guidance, "CHUNK_PIXELS", 64 * 48 + (3 * 64 * 48 if share < 1 else 0))
+    bent = guide(model, vae, decode_size=share)
+    shapes = count_decodings(bent)
+    found = families.sample(bent, steps=1, batch=3)
+    assert [shape[0] for shape in shapes] == chunks
+    torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["AuraFlow", "SD 1.5"])
+def test_noise_levels_may_be_changed_behind_it(made, guide, family):
+    from comfy_extras import nodes_model_advanced as advanced
+
+    def change(model):
+        if family == "AuraFlow":
+            return advanced.ModelSamplingAuraFlow().patch_aura(model, 20.0)[0]
+        return advanced.ModelSamplingDiscrete().patch(model, "v_prediction", True)[0]
+
+    model, vae = made(family)
+    before, behind = guide(change(model), vae, start=0.4, end=0.6), change(guide(model, vae, start=0.4, end=0.6))
+    shapes = count_decodings(before), count_decodings(behind)
+    assert families.sample(before, steps=8).equal(families.sample(behind, steps=8))
+    assert shapes[0] == shapes[1] and 0 < len(shapes[0]) < 8
+
+
+def test_a_decoder_that_overflows_is_named(pack, made, guide):
+    model, vae = made("SD 1.5")
+    bent = guide(model, vae)
+    own = networks(bent)[0].vae
+    decode = own.decode
+    own.decode = lambda latent: decode(latent) * torch.inf
+    with pytest.raises(pack.reposedm_core.InputError, match=r"^vae: the picture .* not finite\. Start ComfyUI with"):
+        families.sample(bent)
+    own.decode = lambda latent: decode(latent) + (latent * 0).sqrt().sum()
+    with pytest.raises(pack.reposedm_core.InputError, match="the gradient through decoder and estimator is not f"):
+        families.sample(bent)
+
+
+def test_videos_are_refused(pack, made, guide):
+    import comfy.sample
+
+    model, vae = made("Qwen Image")
+    noise = torch.randn(1, 16, 2, *families.SIDE)
+    with torch.inference_mode(), pytest.raises(pack.reposedm_core.InputError, match=r"^latent: these are video"):
+        comfy.sample.sample(guide(model, vae), noise, 1, 1.0, "euler", "normal", families.conditioning(model),
+                            families.conditioning(model), torch.zeros_like(noise), disable_pbar=True, seed=0)
+    model, vae = made("SD 1.5")
+    sound = vae.__class__.__new__(vae.__class__)
+    sound.__dict__.update({**vae.__dict__, "latent_dim": 1})
+    with pytest.raises(pack.reposedm_core.InputError, match=r"^vae: this is no VAE of pictures; connect"):
+        guide(model, sound)
+
+
 def test_kept_results_take_no_room_on_the_device(made, guide):
     """What the closure keeps from step to step lies in main memory, one size of picture at a time."""
     model, vae = made("SD 1.5")
     bent = guide(model, vae)
     families.sample(bent)
     (function,) = bent.model_options["sampler_post_cfg_function"]
-    cells = dict(zip(function.__code__.co_freevars, function.__closure__, strict=True))
-    (target,) = cells["targets"].cell_contents.values()
+    for name in ("bent", "targets"):
+        cells = dict(zip(function.__code__.co_freevars, function.__closure__, strict=True))
+        function = cells[name].cell_contents
+    (target,) = function.values()
     assert target.heatmaps.device.type == "cpu"
 
 
