@@ -1,4 +1,4 @@
-"""Skeleton pictures: OpenPose's, HumanSD's and mmpose's COCO style.
+"""Skeleton pictures: OpenPose's colours in two widths, HumanSD's and mmpose's COCO style.
 
 Everything is a capsule (a segment with a radius; a joint is one of length 0), painted in order with an edge
 that fades over one pixel. Only the pixels in a capsule's box are looked at, for all pictures of a chunk at
