@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from graph import EXAMPLE, Prompt, find, load_workflow, replace_example, to_api
+from graph import EXAMPLE, Prompt, find, load_workflow, part, replace_example, to_api
 from host import ROOT, ComfyError, ComfyServer
 from PIL import Image, UnidentifiedImageError
-from sheet import make_sheet, make_thumbnail
+from sheet import make_card, make_sheet, make_thumbnail
 from tqdm import tqdm
 
 from reposedm_core import InputError, Pose, RePoseDMPipeline
@@ -200,19 +200,52 @@ def transfer(comfy: ComfyServer, real: RealInput | None, out: Path) -> list[Path
     return paths
 
 
+SHOWN = {
+    "pose_transfer": ("Source", "Pose", "Aligned source", "Result"),
+    "pose_guidance": ("Source", "Pose", "Without guidance", "Result"),
+    "two_photographs": ("Source", "Picture of the pose", "Pose", "Result"),
+    "garment_transfer": ("Source", "Clothes", "Mask", "Result"),
+    "pose_animation": ("Result 0", "Result 2", "Result 4", "Result 6"),
+    "pose_editor": ("Source", "Drawn pose", "Aligned source", "Result"),
+    "evaluate_result": ("Result", "Poses in the result", "True target", "Poses in the truth"),
+}
+"""What thumbnails show: titles of nodes, and the picture of a batch."""
+
+UNSHOWN = {
+    "pose_guidance_stock_model": "Your checkpoint, bent towards a pose",
+    "reposesd_text_to_picture": "HumanSD or RePoseSD: text and pose",
+}
+"""Workflows that need weights which are not in the pack: their thumbnail is the pose and these words."""
+
+
 def renew_thumbnails(comfy: ComfyServer) -> None:
-    """Run every workflow and write its .jpg: source and pose above, what the workflow is about below."""
-    shown = {
-        "pose_transfer": ("Source", "Pose", "Aligned source", "Result"),
-        "pose_guidance": ("Source", "Pose", "Without guidance", "Result"),
-    }
+    """Run every workflow, those without weights up to the pose, and write its .jpg."""
     schemas = comfy.object_info()
-    for name, titles in shown.items():
+    for name in (*SHOWN, *UNSHOWN):
         path = WORKFLOWS / f"{name}.json"
-        pictures = run(comfy, to_api(load_workflow(path), schemas), name).pictures
-        thumbnail = path.with_suffix(".jpg")
-        make_thumbnail([pictures[title] for title in titles]).save(thumbnail, quality=90)
-        print(thumbnail)
+        prompt = to_api(load_workflow(path), schemas)
+        if name in UNSHOWN:
+            pictures = shown(comfy, part(prompt, find(prompt, "PreviewImage", "Pose")))
+            thumbnail = make_card(pictures["Pose 0"], UNSHOWN[name])
+        else:
+            pictures = shown(comfy, prompt)
+            thumbnail = make_thumbnail([pictures.get(title) or pictures[f"{title} 0"] for title in SHOWN[name]])
+        thumbnail.save(path.with_suffix(".jpg"), quality=90)
+        print(path.with_suffix(".jpg"), flush=True)
+
+
+def shown(comfy: ComfyServer, prompt: Prompt) -> dict[str, Image.Image]:
+    """Run a graph; what its nodes show, by their title and the number in the batch."""
+    editor = find(prompt, "RePoseDMPoseEditor")
+    if editor is not None:      # it shows its pose in the page alone
+        prompt = {**prompt, "drawn": {"class_type": "RePoseDMDrawPose", "inputs": {
+            "pose": [editor, 0], "width": 0, "height": 0}}, "show": {"class_type": "PreviewImage", "inputs": {
+                "images": ["drawn", 0]}, "_meta": {"title": "Drawn pose"}}}
+    prompt_id = comfy.queue(prompt)
+    comfy.wait(prompt_id)
+    return {f"{node['_meta']['title']} {number}": Image.open(io.BytesIO(png)).convert("RGB")
+            for key, node in prompt.items() if node["class_type"] in ("PreviewImage", "SaveImage", "MaskPreview")
+            for number, png in enumerate(comfy.images(prompt_id, key))}
 
 
 def main() -> int:

@@ -81,6 +81,15 @@ def find(prompt: Prompt, kind: str, title: str | None = None) -> str | None:
     return None
 
 
+def part(prompt: Prompt, key: str) -> Prompt:
+    """The node `key` and all that it needs."""
+    needed, open_ = set(), [key]
+    while open_:
+        needed.add(key := open_.pop())
+        open_ += [value[0] for value in prompt[key]["inputs"].values() if isinstance(value, list)]
+    return {key: node for key, node in prompt.items() if key in needed}
+
+
 def replace_example(prompt: Prompt, picture: str, pose: str) -> Prompt:
     """The same graph on a picture and a pose of one's own.
 

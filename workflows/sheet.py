@@ -11,11 +11,12 @@ PAPER, INK, FAINT = (250, 249, 246), (30, 30, 34), (110, 108, 104)
 MARGIN, GAP = 20, 12
 
 
-def fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture enlarged or reduced (Lanczos) into width×height, aspect kept, on a grey ground."""
+def fitted(picture: Image.Image, width: int, height: int,
+           ground: tuple[int, int, int] = (200, 200, 200)) -> Image.Image:
+    """The picture enlarged or reduced (Lanczos) into width×height, aspect kept, on a plain ground (grey)."""
     scale = min(width / picture.width, height / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    panel = Image.new("RGB", (width, height), (200, 200, 200))
+    panel = Image.new("RGB", (width, height), ground)
     small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     panel.paste(small, ((width - size[0]) // 2, (height - size[1]) // 2))
     return panel
@@ -62,3 +63,16 @@ def make_thumbnail(pictures: Sequence[Image.Image], side: int = 512) -> Image.Im
         left = side // 2 - width + column * width
         sheet.paste(fitted(picture, width, height), (left, row * height))
     return sheet
+
+
+def make_card(picture: Image.Image, words: str, side: int = 512) -> Image.Image:
+    """A square of one picture and a line or two of words below it, for a workflow that shows no result of its own."""
+    font, line = ImageFont.load_default(side // 18), side // 14
+    lines = textwrap.wrap(words, 30)
+    height = side - line * len(lines) - line
+    card = Image.new("RGB", (side, side), PAPER)
+    card.paste(fitted(picture, side, height, (0, 0, 0)))
+    draw = ImageDraw.Draw(card)
+    for index, text in enumerate(lines):
+        draw.text((side // 2, height + line * (index + 1)), text, INK, font, anchor="mm")
+    return card

@@ -1,130 +1,130 @@
-"""A headless Chromium opens the real ComfyUI page, loads every workflow, runs it, and sees the picture."""
+"""A headless Chromium opens every workflow in the real page's template browser, runs it, and sees its pictures."""
 
 from __future__ import annotations
 
-import base64
-import io
+import itertools
 import json
-from pathlib import Path
+import urllib.request
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
-from workflows.host import read_host
+from workflows.graph import load_workflow, to_api
+from workflows.host import ROOT, read_host
 
 pytestmark = pytest.mark.browser
 
-# The page asks, in vain and at any time, for the models of the graph that it opens with itself.
-OWN_GRAPH = "missingModelDownload"
-READY = "() => window.app?.graph && window.app.extensionManager?.workflow?.activeWorkflow"
 MISSING = """() => window.app.graph.nodes
     .filter(node => !(node.type in LiteGraph.registered_node_types) || node.has_errors)
     .map(node => node.type)"""
-# The picture that the page holds for a node, as PNG; the page loads it once the node is in view.
-PICTURE = """(title) => {
-    const picture = window.app.graph.nodes.find(node => node.title === title).imgs?.[0];
-    if (!picture?.complete || !picture.naturalWidth) return null;
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [picture.naturalWidth, picture.naturalHeight];
-    canvas.getContext("2d").drawImage(picture, 0, 0);
-    return canvas.toDataURL("image/png").split(",")[1];
-}"""
+# Sizes at which weights of a public model's width are quick.
+SMALL = {
+    "pose_guidance_stock_model": {"EmptyLatentImage": {"width": 64, "height": 96}, "KSampler": {"steps": 3}},
+    "reposesd_text_to_picture": {"RePoseDMSDConditioning": {"width": 64, "height": 96}, "KSampler": {"steps": 2}},
+    "pose_animation": {"RePoseDMInterpolatePoses": {"frames": 3}, "RePoseDMKSampler": {"steps": 2}},
+}
+NEEDS_WEIGHTS = ("pose_guidance_stock_model", "reposesd_text_to_picture")
+DOCS = ROOT / "nodes" / "web" / "docs"
 
 
-class Tab:
-    """A tab with the ComfyUI page, and the complaints that it made since it was ready."""
-
-    def __init__(self, browser, url: str) -> None:
-        self.page = browser.new_page(viewport={"width": 1600, "height": 1000})
-        self.errors: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
-        self.page.on("console", self._listen)
-        # Without this the page would open its list of templates over the graph of a first visit.
-        self.page.request.post(f"{url}/api/settings/Comfy.TutorialCompleted", data="true")
-        self.page.goto(url)
-        self.page.wait_for_function(READY, timeout=120_000)
-
-    def _listen(self, message) -> None:
-        place = message.location.get("url", "")
-        if message.type == "error" and OWN_GRAPH not in place:
-            self.errors.append(f"{message.text} ({place})")
-
-    def load(self, workflow: dict, name: str) -> None:
-        """Put a workflow into the page, as dropping its file there does."""
-        self.errors.clear()  # what the page said about its own first graph is not about the pack
-        self.page.evaluate("([graph, name]) => window.app.loadGraphData(graph, true, true, name)", [workflow, name])
-
-    def run(self) -> None:
-        """Press Run, and wait until every node that shows a picture has got one."""
-        self.page.get_by_test_id("queue-button").click()
-        self.page.wait_for_function(
-            """() => window.app.graph.nodes
-                .filter(node => ["SaveImage", "PreviewImage"].includes(node.type))
-                .every(node => window.app.nodeOutputs[node.id]?.images?.length)""",
-            timeout=180_000,
-        )
-
-    def picture(self, title: str) -> np.ndarray:
-        """Pixels (H, W, 3) of the picture shown by the node with that title."""
-        self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-        data = self.page.wait_for_function(PICTURE, arg=title, timeout=30_000).json_value()
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+@pytest.fixture(scope="module")
+def opened(tab, workflow_path):
+    """The page with a workflow, opened by a click on its card in the template browser."""
+    tab.open_template(workflow_path.stem, len(load_workflow(workflow_path)["nodes"]))
+    return tab
 
 
-@pytest.fixture
-def tab(browser, comfy):
-    opened = Tab(browser, comfy.url)
-    yield opened
-    opened.page.close()
+def test_opens_without_a_complaint(opened, workflow_path):
+    types = [node["type"] for node in load_workflow(workflow_path)["nodes"]]
+    assert sorted(opened.page.evaluate("() => window.app.graph.nodes.map(node => node.type)")) == sorted(types)
+    assert opened.page.evaluate(MISSING) == []
+    assert opened.errors == []
 
 
-def test_workflow_runs_in_the_page(tab, workflow_path, tmp_path):
-    workflow = json.loads(workflow_path.read_text("utf-8"))
-    tab.load(workflow, workflow_path.stem)
-    assert tab.page.evaluate(MISSING) == []
-    assert tab.page.evaluate("() => window.app.graph.nodes.length") == len(workflow["nodes"])
-    tab.run()
-    result, source = tab.picture("Result"), tab.picture("Source")
-    tab.page.screenshot(path=tmp_path / f"{workflow_path.stem}.png")
-    assert result.shape == source.shape == (128, 96, 3)
-    assert result.std() > 5, "the result is one plain colour"
-    assert not np.array_equal(result, source)
-    assert tab.errors == []
-
-
-def test_page_saves_the_workflow_as_it_is(tab, workflow_path):
-    workflow = json.loads(workflow_path.read_text("utf-8"))
-    tab.load(workflow, workflow_path.stem)
-    saved = json.loads(tab.page.evaluate("() => JSON.stringify(window.app.graph.serialize())"))
+def test_page_saves_the_workflow_as_it_is(opened, workflow_path):
+    workflow = load_workflow(workflow_path)
+    saved = json.loads(opened.page.evaluate("() => JSON.stringify(window.app.graph.serialize())"))
     for key in ("last_node_id", "links", "version"):
         assert saved[key] == workflow[key]
     values = [{node["id"]: node.get("widgets_values") or [] for node in graph["nodes"]} for graph in (saved, workflow)]
     assert values[0] == values[1]
+    sizes = [{node["id"]: list(map(round, node["size"])) for node in graph["nodes"]} for graph in (saved, workflow)]
+    assert sizes[0] == sizes[1], "a node that the page makes larger may cover its neighbour"
 
 
-def test_page_sends_the_prompt_that_the_demo_sends(tab, workflow_path, schemas):
-    from workflows.graph import load_workflow, to_api
-
-    workflow = load_workflow(workflow_path)
-    tab.load(workflow, workflow_path.stem)
-    sent = tab.page.evaluate("async () => (await window.app.graphToPrompt()).output")
-    assert sent == to_api(workflow, schemas)
+def test_page_sends_the_prompt_that_the_demo_sends(opened, workflow_path, comfy):
+    sent = opened.page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert sent == to_api(load_workflow(workflow_path), comfy.object_info())
 
 
-def test_template_browser_offers_the_workflows(tab, workflow_path, tmp_path):
+def test_runs_and_shows_its_pictures(opened, workflow_path, comfy, tmp_path):
+    for node, values in SMALL.get(workflow_path.stem, {}).items():
+        opened.set_widgets(node, **values)
+    opened.run()
+    titles = opened.page.evaluate("() => window.app.graph.nodes.map(node => node.title)")
+    pictures = {title: opened.picture(title) for title in ("Result", "Source", "Pose") if title in titles}
+    opened.page.screenshot(path=tmp_path / f"{workflow_path.stem}.png")
+    result = pictures["Result"]
+    assert result.shape == ((96, 64, 3) if workflow_path.stem in NEEDS_WEIGHTS else (128, 96, 3))
+    assert result.std() > 5, "the result is one plain colour"
+    if "Source" in pictures:
+        assert pictures["Source"].shape == result.shape and not np.array_equal(result, pictures["Source"])
+    if "Pose" in pictures:
+        assert pictures["Pose"].max() > 100 and (pictures["Pose"] == 0).mean() > 0.5, "a skeleton on black"
+    CHECKS.get(workflow_path.stem, lambda *_: None)(opened, comfy)
+    assert opened.errors == []
+
+
+def check_numbers(tab, _comfy):
+    texts = tab.page.evaluate("""() => window.app.graph.nodes.filter(({ type }) => type === "PreviewAny")
+        .map(({ id }) => window.app.nodeOutputs[id].text[0])""")
+    assert len(texts) == 2 and all(text.startswith("all: PCK@0.05 0.") for text in texts)
+
+
+def check_animation(_tab, comfy):
+    """The animation has a frame a pose, and they differ."""
+    (file,) = comfy.output.glob("reposedm/pose_animation_*.webp")
+    with Image.open(file) as animation:
+        assert animation.n_frames == 3
+        frames = [np.asarray(frame.convert("RGB")).astype(int) for frame in ImageSequence.Iterator(animation)]
+    assert all(np.abs(one - other).mean() > 1 for one, other in itertools.pairwise(frames))
+
+
+def check_edit(tab, _comfy):
+    """The editor shows the raised arm that the workflow was saved with, over the picture."""
+    tab.page.get_by_test_id("pose-editor-status").first.get_by_text("96 × 128 · edited").wait_for(timeout=30_000)
+
+
+CHECKS = {"evaluate_result": check_numbers, "pose_animation": check_animation, "pose_editor": check_edit}
+
+
+def test_template_browser_offers_these_workflows_and_no_others(comfy):
+    with urllib.request.urlopen(f"{comfy.url}/api/workflow_templates", timeout=30) as answer:
+        names = json.load(answer)[read_host()[1]]
+    assert sorted(names) == sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+
+
+def test_help_panel_shows_our_pages(tab, tmp_path):
+    """A node's help opens with its Info button; then it follows the selection."""
     page = tab.page
-    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text(read_host()[1]).first.click()
-    card = page.get_by_test_id(f"template-workflow-{workflow_path.stem}")
-    card.wait_for(timeout=30_000)
-    thumbnail = "(name) => document.querySelector(`img[alt=${name}]`)?.naturalWidth === 512"
-    page.wait_for_function(thumbnail, arg=workflow_path.stem, timeout=30_000)
-    page.screenshot(path=tmp_path / "templates.png")
     tab.errors.clear()
-    card.click()
-    page.wait_for_function("() => window.app.graph.nodes.some(node => node.type === 'RePoseDMLoader')", timeout=30_000)
-    types = {node["type"] for node in json.loads(Path(workflow_path).read_text("utf-8"))["nodes"]}
-    assert set(page.evaluate("() => window.app.graph.nodes.map(node => node.type)")) == types
-    assert page.evaluate(MISSING) == []
+    page.evaluate("() => { window.app.graph.clear(); window.app.canvas.ds.reset(); }")
+    select = """kind => {
+        window.app.graph.clear();
+        const node = window.app.graph.add(LiteGraph.createNode(kind));
+        node.pos = [300, 200];
+        window.app.canvas.selectNode(node);
+        window.app.canvas.setDirty(true, true);
+    }"""
+    for number, path in enumerate(sorted(DOCS.glob("*.md"))):
+        title, _, first = path.read_text("utf-8").partition("\n\n")
+        page.evaluate(select, path.stem)
+        if not number:
+            page.get_by_test_id("info-button").click()
+        page.get_by_role("heading", name=title.removeprefix("# "), exact=True).first.wait_for(timeout=15_000)
+        # The first words, as far as they are plain text.
+        words = first.split("\n\n")[0].replace("\n", " ").split(".")[0].split("*")[0]
+        page.get_by_text(words, exact=False).first.wait_for(timeout=15_000)
+    page.screenshot(path=tmp_path / "help.png")
     assert tab.errors == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from workflows.sheet import MARGIN, fitted, make_sheet, make_thumbnail
+from workflows.sheet import MARGIN, fitted, make_card, make_sheet, make_thumbnail
 
 
 def plain(colour, size=(96, 128)):
@@ -36,3 +36,11 @@ def test_thumbnail_is_a_square_of_four():
     picture = make_thumbnail([plain(colour) for colour in colours], 64)
     assert picture.size == (64, 64)
     assert [picture.getpixel(at) for at in ((20, 16), (44, 16), (20, 48), (44, 48))] == colours
+
+
+def test_card_is_a_picture_above_words():
+    card = make_card(plain((255, 0, 0), (60, 80)), "many words " * 4, 256)
+    assert card.size == (256, 256)
+    assert card.getpixel((128, 60)) == (255, 0, 0) and card.getpixel((2, 60)) == (0, 0, 0)
+    below = np.asarray(card)[-45:]
+    assert below.min() < 100 < below.max(), "the words are drawn"
