@@ -30,7 +30,7 @@ def sampling_inputs() -> list:
         io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
                      tooltip="The noise to start from: the same seed gives the same picture."),
         io.Int.Input("steps", default=preset.steps, min=1, max=1000, tooltip="Denoising steps. RePoseDM needs few."),
-        io.Float.Input("cfg", display_name="w_c", default=preset.guidance_scale, min=0.0, max=30.0, step=0.1,
+        io.Float.Input("cfg", display_name="w_c", default=preset.guidance_scale, min=0.0, max=30.0, step=0.05,
                        tooltip="Classifier-free guidance, w_c of the paper's eq. 16: how strongly pose and person are "
                                "followed. 1 is off and twice as fast."),
         io.Combo.Input("sampler_name", options=[*comfy.samplers.SAMPLER_NAMES, LEARNED], default="ddim",
