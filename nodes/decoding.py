@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -33,13 +34,13 @@ class Decoder(NamedTuple):
     """A network and how pictures are made with it.
 
     Attributes:
-        decode: latents (n, C, h, w) as the model has them, and the model, to pictures (n, 3, H, W) in [-1, 1].
+        decode: latents (n, C, h, w) as the model has them, to pictures (n, 3, H, W) in [-1, 1].
         stride: pixels a cell.
         memory: bytes that the decoding of latents of a shape (n, C, h, w) and its gradient take.
     """
 
     network: nn.Module
-    decode: Callable[[Tensor, Any], Tensor]
+    decode: Callable[[Tensor], Tensor]
     stride: int
     memory: Callable[[Sequence[int]], float]
 
@@ -60,20 +61,23 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
     if vae.latent_dim not in (2, 3):
         raise InputError("vae: this is no VAE of pictures; connect that of the model.")
     stride = vae.spacial_compression_decode()
+    # As with weights: scales that were made in inference mode would let no gradient through.
+    with torch.inference_mode(False):
+        latent_format = copy.deepcopy(model.get_model_object("latent_format"))
     if kind == "taesd":
-        network = load_tiny(model.get_model_object("latent_format"))
-        return Decoder(network, lambda latent, host: network.decode(latent.to(torch.float32)), stride,
+        network = load_tiny(latent_format)
+        return Decoder(network, lambda latent: network.decode(latent.to(torch.float32)), stride,
                        lambda shape: TINY_BYTES * shape[0] * math.prod(shape[-2:]) * stride**2)
     network = own_copy(vae.patcher)
     for name in ENCODERS:
         if isinstance(getattr(network, name, None), nn.Module):
             setattr(network, name, nn.Identity())
 
-    def decode(latent: Tensor, host: Any) -> Tensor:
+    def decode(latent: Tensor) -> Tensor:
         if vae.latent_dim == 2:
-            return network.decode(host.process_latent_out(latent).to(vae.vae_dtype)).float()
+            return network.decode(latent_format.process_out(latent).to(vae.vae_dtype)).float()
         # Some models of pictures take them for videos of one frame.
-        return network.decode(host.process_latent_out(latent[:, :, None]).to(vae.vae_dtype))[:, :, 0].float()
+        return network.decode(latent_format.process_out(latent[:, :, None]).to(vae.vae_dtype))[:, :, 0].float()
 
     def memory(shape: Sequence[int]) -> float:
         count, channels, height, width = shape

@@ -219,7 +219,7 @@ def guidance(networks: FieldNetworks, decoding: Decoder, poses: list[Pose], nati
 
         def picture(latent: Tensor) -> Tensor:
             management.throw_exception_if_processing_interrupted()
-            decoded = decoding.decode(reduced(latent, settings.share), host)
+            decoded = decoding.decode(reduced(latent, settings.share))
             management.throw_exception_if_processing_interrupted()
             if not decoded.isfinite().all():
                 raise InputError("vae: the picture that it decodes in a guided step is not finite. Start ComfyUI with "

@@ -44,9 +44,10 @@ def build(family: str) -> Any:
     kind, sizes, marks, prediction = FAMILIES[family]
     config = getattr(comfy.supported_models, kind)(sizes)
     config.set_inference_dtype(torch.float32, None)
-    model = config.get_model(marks)
+    with torch.inference_mode():      # as the host's loaders do
+        model = config.get_model(marks)
+        randomise(model.diffusion_model)
     assert model.model_type.name == prediction
-    randomise(model.diffusion_model)
     return ModelPatcher(model, management.get_torch_device(), management.unet_offload_device())
 
 

@@ -1,13 +1,17 @@
-"""Guidance on a stock U-Net in a real server, with all that can go wrong in a guided step."""
+"""Guidance of stock models in a real server, every family of them, and all that can go wrong in a guided step."""
 
 from __future__ import annotations
 
+import io
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.nodes import families
 from workflows.host import ROOT, ComfyError, ComfyInterrupted, ComfyServer, read_host
 
 EXAMPLE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0].name.removesuffix("_pose.json")
@@ -15,13 +19,15 @@ EXAMPLE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0].name.
 
 @pytest.fixture(scope="module")
 def server(reposesd_file, tiny_vae, tmp_path_factory):
-    """A ComfyUI with the pack and a pack whose VAEs fail, and with tiny models."""
+    """A ComfyUI with the pack, a pack whose VAEs fail, one with a tiny model of every family, and tiny checkpoints."""
     packs = tmp_path_factory.mktemp("packs")
-    (packs / "custom_nodes").mkdir()
+    (packs / "custom_nodes" / "stock").mkdir(parents=True)
     shutil.copy(ROOT / "tests" / "fixtures" / "mishaps.py", packs / "custom_nodes")
+    shutil.copy(ROOT / "tests" / "fixtures" / "stock.py", packs / "custom_nodes" / "stock" / "__init__.py")
+    shutil.copy(families.__file__, packs / "custom_nodes" / "stock")
     paths = packs / "paths.yaml"
     paths.write_text(f"tests:\n  base_path: {packs}\n  custom_nodes: custom_nodes\n")
-    allowed = ("--whitelist-custom-nodes", read_host()[1], "mishaps.py")
+    allowed = ("--whitelist-custom-nodes", read_host()[1], "mishaps.py", "stock")
     with ComfyServer(("--cpu", "--extra-model-paths-config", str(paths), *allowed)) as comfy:
         for folder in ("checkpoints", "vae_approx"):
             (comfy.models / folder).mkdir(exist_ok=True)
@@ -74,6 +80,46 @@ def test_every_way_to_decode_guides_a_stock_unet(server):
     for index, latent in enumerate(results):
         assert latent.isfinite().all() and not latent.equal(plain), index
         assert not any(latent.equal(other) for other in results[index + 1:]), index
+
+
+def stock(server, family, **options):
+    """Latent and picture that the stock nodes make with a family's model, guided if there are `options`; the probe."""
+    source = ["guide" if options else "stock", 0]
+    prompt_id = server.queue({
+        "stock": {"class_type": "StockModel", "inputs": {"family": family}},
+        "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 48, "height": 64, "batch_size": 1}},
+        "sample": {"class_type": "KSampler", "inputs": {
+            "model": source, "positive": ["stock", 2], "negative": ["stock", 3], "latent_image": ["empty", 0],
+            "seed": 0, "steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}},
+        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["stock", 1]}},
+        "preview": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
+        "save": {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "stock"}},
+        "probe": {"class_type": "MemoryProbe", "inputs": {"image": ["decode", 0]}},
+        **({name: node for name, node in graph().items() if name in ("judge", "example")} if options else {}),
+        **({"guide": {"class_type": "RePoseDMPoseFieldGuidance", "inputs": {
+            "model": ["stock", 0], "vae": ["stock", 1], "pose_estimator": ["judge", 0], "pose": ["example", 1],
+            "start_percent": 0.0, "end_percent": 1.0, "space": "heatmaps", "limit": 0.2, "normalise": True, **options}}}
+           if options else {})})
+    server.wait(prompt_id, timeout=120)
+    outputs = server.history(prompt_id)["outputs"]
+    (file,) = outputs["save"]["latents"]
+    latent = load_file(server.output / file["subfolder"] / file["filename"])["latent_tensor"]
+    (png,) = server.images(prompt_id, "preview")
+    return latent, np.asarray(Image.open(io.BytesIO(png))), outputs["probe"]
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_stock_model_of_every_family(server, family):
+    """Guided it gives another picture; by strength 0 the very same latent, and then memory is what it was."""
+    plain, picture, before = stock(server, family)
+    latent, guided, during = stock(server, family, strength=0.5)
+    assert latent.shape == plain.shape and latent.isfinite().all() and not latent.equal(plain)
+    assert picture.shape == guided.shape == (64, 48, 3) and (picture != guided).any()
+    assert during["guidances"] == [1] and during["graphs"] == [0] and "FieldNetworks" in during["loaded"]
+    again, _, after = stock(server, family, strength=0.0)
+    assert again.equal(plain)
+    assert after["loaded"] == before["loaded"] and after["guidances"] == after["graphs"] == [0]
+    assert after["megabytes"][0] - during["megabytes"][0] < 30
 
 
 def test_out_of_memory_is_one_message_and_the_next_prompt_runs(server):
