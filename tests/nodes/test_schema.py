@@ -73,6 +73,12 @@ def test_help_page_is_served_and_names_inputs_and_outputs(comfy, schemas, node):
         assert f"**{name}**" in page, f"{node}: the page does not explain {name}"
 
 
+@pytest.mark.parametrize("node", NAMES)
+def test_help_page_has_its_sections(node):
+    lines = (ROOT / "nodes" / "web" / "docs" / f"{node}.md").read_text("utf-8").splitlines()
+    assert {"## Inputs", "## Outputs", "## Example", "## Limits"} <= set(lines)
+
+
 def test_every_help_page_belongs_to_a_node():
     assert {page.stem for page in (ROOT / "nodes" / "web" / "docs").iterdir()} == set(NAMES)
 
