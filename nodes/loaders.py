@@ -51,7 +51,7 @@ class RePoseDMLoader(io.ComfyNode):
         return io.Schema(
             node_id="RePoseDMLoader",
             display_name="RePoseDM Loader",
-            category="RePoseDM",
+            category="RePoseDM/loaders",
             description="Loads a RePoseDM checkpoint: the diffusion model, its VAE, the recurrent pose aligner and the "
                         "pose estimator. The small one that comes with the pack runs on a CPU.",
             search_aliases=["pose transfer", "load reposedm", "person image", "checkpoint"],
