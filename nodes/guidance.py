@@ -44,8 +44,9 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
             display_name="Pose Interaction Field Guidance",
             category="RePoseDM",
             description="Pushes every sampling step towards the target pose, by the gradient of how far the pose in "
-                        "the picture is from it. Works on any picture model, not on RePoseDM alone; costs a decoding "
-                        "and its gradient a step.",
+                        "the picture is from it. Works on any picture model, not on RePoseDM alone, whose settings "
+                        "the defaults are: for others turn normalise on, with strength 0.2 and start_percent 0.15. "
+                        "Costs a decoding and its gradient a step.",
             search_aliases=["gradient guidance", "pose guidance", "pose field", "pose control", "controlnet pose"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to guide: RePoseDM, or any other that makes pictures."),
@@ -55,6 +56,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                                                    "give a frame a picture."),
                 io.Float.Input("strength", default=DEFAULT.strength, min=0.0, max=100.0, step=0.05,
                                tooltip="Weight of the gradient; with RePoseDM it is multiplied by w_c as in eq. 16. "
+                                       "The default does next to nothing on other models: turn normalise on there. "
                                        "A step changes the latent by the limit at most; beyond that, more changes "
                                        "little. 0 is exactly the unguided model."),
                 io.Float.Input("start_percent", default=DEFAULT.start, min=0.0, max=1.0, step=0.001,

@@ -18,7 +18,7 @@ from workflows.host import ROOT
 LAYOUT = ROOT / "tests" / "fixtures" / "humansd" / "keys.json"
 POSE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0]
 UNET = "model.diffusion_model."
-SIZE, STEPS = 512, 2
+SIZE, STEPS = 256, 2
 GIB = 2**30
 
 
