@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from workflows.graph import load_workflow, to_api
 from workflows.host import ROOT, ComfyServer, read_host
 
 if sys.version_info >= (3, 11):
@@ -61,6 +62,13 @@ def test_pack_is_imported_without_complaint(oldest, setup):
 
 def test_every_node_is_there_as_in_the_present_comfyui(oldest, comfy):
     assert nodes(oldest) == nodes(comfy) != {}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_templates_have_their_nodes_and_widgets(oldest, comfy, path):
+    """The nodes of ComfyUI's own that templates use are there too, and take the same values."""
+    workflow = load_workflow(path)
+    assert to_api(workflow, oldest.object_info()) == to_api(workflow, comfy.object_info())
 
 
 @pytest.mark.parametrize("name", ["pose_transfer", "pose_guidance"])

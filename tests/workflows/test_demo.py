@@ -126,6 +126,22 @@ def test_both_runs(demo, comfy, person, tmp_path, capsys):
     assert "trained on synthetic people only and are weak on photographs" in printed
 
 
+def test_every_workflow_has_a_recipe_for_its_thumbnail(demo):
+    paths = {path.stem: path for path in SCRIPT.parent.glob("*.json")}
+    assert {*demo.SHOWN, *demo.UNSHOWN} == set(paths) and not set(demo.SHOWN) & set(demo.UNSHOWN)
+    for name, titles in {**demo.SHOWN, **dict.fromkeys(demo.UNSHOWN, ("Pose",))}.items():
+        there = {node.get("title") for node in json.loads(paths[name].read_text("utf-8"))["nodes"]} | {"Drawn pose"}
+        assert {title.rstrip(" 0123456789") for title in titles} <= there, name
+
+
+def test_what_a_graph_shows(demo, comfy):
+    """Pictures by title and number in the batch, and the pose of an editor, which has none of its own."""
+    prompt = demo.to_api(demo.load_workflow(SCRIPT.parent / "pose_editor.json"), comfy.object_info())
+    editor = demo.find(prompt, "RePoseDMPoseEditor")
+    pictures = demo.shown(comfy, demo.part(prompt, editor))
+    assert {name: picture.size for name, picture in pictures.items()} == {"Drawn pose 0": (96, 128)}
+
+
 def run_script(**environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(SCRIPT)],
