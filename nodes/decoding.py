@@ -54,7 +54,8 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
         model: the MODEL whose latents are decoded.
 
     Raises:
-        InputError: `vae` is none of pictures; there is no tiny decoder for this model, or it cannot be read.
+        InputError: `vae` is none of pictures, or cannot be copied; there is no tiny decoder for this model, or it
+            cannot be read.
     """
     if getattr(vae, "patcher", None) is None:
         raise InputError("vae: the loaded file holds no VAE; load one with Load VAE and connect that.")
@@ -68,6 +69,10 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
         network = load_tiny(latent_format)
         return Decoder(network, lambda latent: network.decode(latent.to(torch.float32)), stride,
                        lambda shape: TINY_BYTES * shape[0] * math.prod(shape[-2:]) * stride**2)
+    if getattr(vae.patcher, "is_dynamic", bool)() and vae.patcher.cached_patcher_init is None:
+        raise InputError("vae: ComfyUI streams the weights of this VAE and cannot read them a second time, which the "
+                         "guidance needs. Load it from a file with Load VAE, choose the decoder taesd, or start "
+                         "ComfyUI with --disable-dynamic-vram.")
     network = own_copy(vae.patcher)
     for name in ENCODERS:
         if isinstance(getattr(network, name, None), nn.Module):

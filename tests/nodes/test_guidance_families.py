@@ -244,6 +244,24 @@ def test_composes_with_a_second_guidance_and_a_weight_patch(made, guide, family)
     assert families.sample(model).equal(results[0]) and families.sample(once).equal(results[2])
 
 
+@pytest.mark.parametrize("family", ["SD 1.5", "Flux"])
+def test_composes_with_samplers_areas_and_masks(made, guide, family):
+    model, vae = made(family)
+    bent = guide(model, vae, strength=0.5, limit=0.3, normalise=True)
+    for sampler in ("uni_pc", "heun", "dpmpp_2s_ancestral", "euler_cfg_pp"):
+        plain, found = (families.sample(kind, steps=4, sampler=sampler) for kind in (model, bent))
+        assert found.isfinite().all() and not found.equal(plain), sampler
+    ((tokens, options),) = families.conditioning(model, 5)
+    regions = [*families.conditioning(model), [tokens, {**options, "area": (4, 4, 2, 1), "strength": 1.0}]]
+    plain, found = (families.sample(kind, positive=regions, cfg=1.0, batch=2) for kind in (model, bent))
+    assert found.isfinite().all() and not found.equal(plain)
+    mask = torch.zeros(1, 1, *families.SIDE)
+    mask[..., :4, :] = 1
+    plain, found = (families.sample(kind, noise_mask=mask) for kind in (model, bent))
+    assert not found[..., :4, :].equal(plain[..., :4, :]), "what is painted anew is guided"
+    assert found[..., 4:, :].equal(plain[..., 4:, :]), "what is kept is kept"
+
+
 def test_composes_with_a_controlnet(made, guide):
     import comfy.cldm.cldm
     import comfy.controlnet
@@ -383,6 +401,16 @@ def test_a_decoder_that_overflows_is_named(pack, made, guide):
     own.decode = lambda latent: decode(latent) + (latent * 0).sqrt().sum()
     with pytest.raises(pack.reposedm_core.InputError, match="the gradient through decoder and estimator is not f"):
         families.sample(bent)
+
+
+def test_streamed_vae_without_a_file_is_refused(pack, made, guide, monkeypatch):
+    """Of the host's Load VAE, when it puts one together from two files, and of checkpoints on older hosts."""
+    model, vae = made("SD 1.5")
+    guide(model, vae)
+    monkeypatch.setattr(type(vae.patcher), "is_dynamic", lambda patcher: patcher is vae.patcher)
+    assert vae.patcher.cached_patcher_init is None
+    with pytest.raises(pack.reposedm_core.InputError, match=r"^vae: ComfyUI streams .* or start ComfyUI with --"):
+        guide(model, vae)
 
 
 def test_videos_are_refused(pack, made, guide):
