@@ -60,7 +60,7 @@ class Tab:
     """A tab with the ComfyUI page, and the complaints that it made since the last workflow was opened."""
 
     def __init__(self, browser, url: str) -> None:
-        self.page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        self.page = browser.new_page(viewport={"width": 1280, "height": 800})
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
         self.page.on("console", self._listen)
@@ -98,7 +98,7 @@ class Tab:
             .forEach(widget => { widget.value = values[widget.name]; })""", [node, values])
 
     def run(self) -> None:
-        """Press Run, and wait until every node that shows something has got it."""
+        """Press Run, wait until every node that shows something has got it, and bring the whole graph into view."""
         self.page.get_by_test_id("queue-button").click()
         self.page.wait_for_function(
             """kinds => window.app.graph.nodes.filter(node => kinds.includes(node.type)).every(node => {
@@ -107,14 +107,11 @@ class Tab:
             })""",
             arg=SHOWING, timeout=180_000,
         )
-
-    def fit(self) -> None:
-        """Bring the whole graph into view."""
+        # Pictures are loaded when they come into view.
         self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
 
     def picture(self, title: str) -> np.ndarray:
         """Pixels (H, W, 3) of the picture shown by the node with that title."""
-        self.fit()
         data = self.page.wait_for_function(PICTURE, arg=title, timeout=30_000).json_value()
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
 

@@ -1,0 +1,38 @@
+"""RePoseDM Example: what a shipped person is given out as."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from reposedm_core import RePoseDMPipeline
+from reposedm_core.pose.skeleton import OPENPOSE18
+from workflows.host import ROOT
+
+NAMES = sorted(path.name.removesuffix("_pose.json") for path in (ROOT / "workflows" / "examples").glob("*_pose.json"))
+TRUNK = [OPENPOSE18.index(name) for name in ("neck", "right_hip", "left_hip")]
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return RePoseDMPipeline.from_pretrained()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mask_lies_on_the_clothes(pack, pipeline, name):
+    source, pose, target, mask = pack.nodes.loaders.RePoseDMExample.execute(name).args
+    assert source.shape == target.shape == (1, 128, 96, 3) and len(pose) == 1
+    assert mask.shape == source.shape[:3] and mask.dtype == torch.float32
+    assert set(mask.unique().tolist()) == {0.0, 1.0} and 0.03 < float(mask.mean()) < 0.25
+    (joints,) = pipeline.estimate(source.movedim(-1, 1)).joints
+    x, y = np.mean(joints[TRUNK, :2], axis=0).round().astype(int)
+    assert mask[0, y, x] == 1, "the middle of the trunk is dressed"
+    assert not mask[0, 0].any() and not mask[0, :, 0].any()
+
+
+def test_unknown_example_is_named(pack):
+    example = pack.nodes.loaders.RePoseDMExample
+    assert "there is no example 'nobody'" in example.validate_inputs("nobody")
+    with pytest.raises(pack.reposedm_core.InputError, match=r"^example: there is no example 'nobody'"):
+        example.execute("nobody")
