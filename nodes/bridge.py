@@ -30,7 +30,8 @@ def target_poses(data: Any) -> list[Pose]:
     poses = parse_keypoints(data, "pose")
     empty = [str(number) for number, pose in enumerate(poses) if not len(pose.joints)]
     if empty:
-        raise InputError(f"pose: nobody is in frame {', '.join(empty)} (counted from 0); leave out such frames.")
+        raise InputError(f"pose: nobody is in frame {', '.join(empty)} (counted from 0); leave out such frames "
+                         "(Select Person does).")
     return poses
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.workflows import checkpoints as files
+from tests.workflows.pose_page import READY, Editor
 from workflows.host import read_host
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -19,7 +21,6 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 # The page asks for these in vain and at any time: models of the graph that it opens with itself, settings and files
 # that a new user does not have yet, and help in the user's language before the page without one.
 OWN_REQUESTS = ("missingModelDownload", "/userdata", "/user.css", "/docs/")
-READY = "() => window.app?.graph && window.app.extensionManager?.workflow?.activeWorkflow"
 SHOWING = ("SaveImage", "PreviewImage", "MaskPreview", "SaveAnimatedWEBP", "PreviewAny")
 # The picture that the page holds for a node, as PNG; the page loads it once the node is in view.
 PICTURE = """(title) => {
@@ -122,3 +123,21 @@ def tab(browser, comfy, checkpoints):
     opened = Tab(browser, comfy.url)
     yield opened
     opened.page.close()
+
+
+@pytest.fixture(scope="module", params=["classic", "nodes 2.0"])
+def renderer(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def editor(browser, comfy, renderer):
+    """One page for all tests: each loads a graph of its own."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, has_touch=True)
+    page = context.new_page()
+    settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == "nodes 2.0"}
+    for name, value in settings.items():
+        page.request.post(f"{comfy.url}/api/settings/{name}", data=json.dumps(value))
+    yield Editor(page, comfy.url)
+    page.request.post(f"{comfy.url}/api/settings/Comfy.VueNodes.Enabled", data="false")
+    context.close()

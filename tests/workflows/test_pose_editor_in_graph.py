@@ -1,0 +1,96 @@
+"""The Pose Editor as a node of a graph: linked sizes, copies, collapsing, removing, subgraphs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.workflows.pose_page import EDITOR, graph
+
+pytestmark = pytest.mark.browser
+
+KIND = "node => node.comfyClass === 'RePoseDMPoseEditor'"
+VALUES = f"""() => window.app.graph.nodes.filter({KIND})
+    .map(node => node.widgets.find(({{ name }}) => name === 'edit').value)"""
+COPY = f"""() => {{
+    const {{ canvas, graph }} = window.app;
+    const node = graph.nodes.find({KIND});
+    canvas.selectNode?.(node);
+    canvas.copyToClipboard([node]);
+    [canvas.graph_mouse[0], canvas.graph_mouse[1]] = [420, 800];
+    canvas.pasteFromClipboard();
+}}"""
+COLLAPSE = f"""() => {{
+    window.app.graph.nodes.filter({KIND})[1].collapse();
+    window.app.canvas.setDirty(true, true);
+}}"""
+REMOVE = f"() => window.app.graph.remove(window.app.graph.nodes.filter({KIND})[1])"
+INTO_SUBGRAPH = f"""() => {{
+    const {{ graph, canvas }} = window.app;
+    const node = graph.nodes.find({KIND});
+    canvas.selectItems?.([node]);
+    graph.convertToSubgraph(new Set([node]));
+}}"""
+SUBGRAPH = "[...(window.app.rootGraph ?? window.app.graph).subgraphs.values()][0]"
+INSIDE = f"""() => {SUBGRAPH}.nodes.filter({KIND})
+    .map(node => node.widgets.find(({{ name }}) => name === 'edit').value)"""
+FRAMES = 500
+"""Milliseconds within which the widget's element has followed the graph."""
+
+
+def with_linked_width(value: int) -> dict:
+    """An editor whose width comes from another node."""
+    workflow = graph(size=(60, 80))
+    workflow["nodes"][0]["inputs"].append({"name": "width", "type": "INT", "widget": {"name": "width"}, "link": 20})
+    workflow["links"].append([20, 7, 0, EDITOR, len(workflow["nodes"][0]["inputs"]) - 1, "INT"])
+    workflow["nodes"].append({
+        "id": 7, "type": "PrimitiveInt", "pos": [40, 60], "size": [320, 100], "mode": 0, "order": 0, "flags": {},
+        "properties": {}, "inputs": [], "widgets_values": [value, "fixed"],
+        "outputs": [{"name": "INT", "type": "INT", "links": [20]}]})
+    return {**workflow, "last_link_id": 20, "last_node_id": 7}
+
+
+def test_a_linked_width_is_known_after_a_run(editor):
+    editor.load(with_linked_width(160))
+    editor.status("run once to see the connected size")
+    assert editor.run()[0]["canvas_width"] == 160
+    editor.status("160 × 80")
+    assert not editor.errors
+
+
+def test_a_copy_is_an_editor_of_its_own_and_poses_outlive_collapsing_removing_and_subgraphs(editor):
+    editor.load(graph())
+    page = editor.page
+    editor.press("mirror")
+    (first,) = page.evaluate(VALUES)
+    assert first
+
+    page.evaluate(COPY)
+    page.wait_for_timeout(FRAMES)
+    assert page.evaluate(VALUES) == [first, first]
+    editor.zoom(0.4)
+    page.get_by_test_id("pose-editor-mirror").nth(1).click()
+    both = page.evaluate(VALUES)
+    assert both[0] == first != both[1]
+
+    for _ in range(2):
+        page.evaluate(COLLAPSE)
+        page.wait_for_timeout(FRAMES)
+        assert page.evaluate(VALUES) == both
+
+    page.evaluate(REMOVE)
+    page.wait_for_timeout(FRAMES)
+    assert page.get_by_test_id("pose-editor-canvas").count() == 1
+
+    page.evaluate(INTO_SUBGRAPH)
+    page.wait_for_timeout(FRAMES)
+    assert page.evaluate(INSIDE) == [first]
+    x = json.loads(first)["people"][0]["pose_keypoints_2d"][0]
+    assert editor.run()[0]["people"][0]["pose_keypoints_2d"][0] == pytest.approx(x, abs=0.1)
+    page.evaluate(f"() => window.app.canvas.setGraph?.({SUBGRAPH})")
+    page.wait_for_timeout(FRAMES)
+    editor.zoom(1)
+    assert page.get_by_test_id("pose-editor-canvas").count() == 1
+    editor.status("edited")
+    assert not editor.errors
