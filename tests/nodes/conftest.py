@@ -1,9 +1,12 @@
-"""A small checkpoint for the nodes inside this process, for what cannot be seen through the server."""
+"""Small checkpoints and models for the nodes inside this process, for what cannot be seen through the server."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+
+from tests.nodes import families
+from tests.nodes.guided import POSE
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +76,31 @@ def reposesd_file(reposesd_state, tiny_vae, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoints") / "with_vae.safetensors"
     save_file({**reposesd_state, **{"first_stage_model." + key: value for key, value in tiny_vae.items()}}, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def estimator(pack, tiny):
+    return pack.nodes.loaders.load_checkpoint(tiny)[3]
+
+
+@pytest.fixture(scope="module")
+def made(pack):
+    """Model and VAE of a family, built when they are first asked for."""
+    known = {}
+
+    def make(family):
+        if family not in known:
+            model = families.build(family)
+            known[family] = model, families.vae(model)
+        return known[family]
+    return make
+
+
+@pytest.fixture
+def guide(pack, estimator):
+    def run(model, vae, pose=POSE, strength=0.1, start=0.0, end=1.0, space="heatmaps", limit=0.1, **options):
+        with torch.inference_mode():
+            return pack.nodes.guidance.PoseInteractionFieldGuidance.execute(
+                model, vae, options.pop("estimator", estimator), pose, strength, start, end, space, limit, **options
+            ).args[0]
+    return run
