@@ -23,7 +23,10 @@ def write_log(stage: str, log: dict, out: Path) -> None:
 
 
 def make_card(settings: Settings, out: Path, device: torch.device, stages: list[str] | None = None) -> dict:
-    """Data, settings, hardware, examples, hours, validation and a thinned log of the stages that are finished."""
+    """Data, settings, hardware, examples, hours, validation and a thinned log of the stages that are finished.
+
+    Those of stages that another run made come from its folder `settings.parts`; its settings are not known here.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{cores} CPU cores"
     described = Path(settings.data) / "dataset.json"
@@ -32,10 +35,12 @@ def make_card(settings: Settings, out: Path, device: torch.device, stages: list[
             "preset": settings.preset, "seed": settings.seed, "date": time.strftime("%Y-%m-%d"),
             "torch": torch.__version__, "hardware": hardware, "settings": kept, "notes": settings.notes}
     for stage in stages or STAGES:
-        file = out / f"{stage}.json"
+        own = out / f"{stage}.json"
+        file = own if own.is_file() or not settings.parts else Path(settings.parts) / own.name
         if file.is_file():
             log = json.loads(file.read_text())
-            card["settings"][stage] = asdict(getattr(settings, stage))
+            if file == own:
+                card["settings"][stage] = asdict(getattr(settings, stage))
             card[stage] = {"steps": log["step"], "examples": log["examples"], "hours": round(log["seconds"] / 3600, 3),
                            "validation": log.get("validation", {}), "history": thinned(log["history"]),
                            "validations": thinned(log["validations"]), "changes": log.get("changes", [])}

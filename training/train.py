@@ -84,7 +84,7 @@ def run(settings: Settings) -> Path:
     if "reposedm" in wanted and accelerator.is_main_process:
         load_finished(parts - set(networks), config, settings, networks)
         save_model(path, {part: networks[part] for part in NETWORKS if part in parts}, to_dict(config),
-                   make_card(settings, out, accelerator.device))
+                   make_card(settings, out, accelerator.device, list(stages_of(config))))
         print(f"Exported {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return path
 

@@ -61,6 +61,10 @@ def test_finished_stages_are_taken_from_another_run(figures, vae, tmp_path, caps
     assert read_header(tmp_path / "reposedm.safetensors")["parts"] == ["denoiser"]
     assert read_header(tmp_path / "reposedm-tiny.safetensors")["parts"] == ["autoencoder", "denoiser", "estimator"]
     assert not (tmp_path / "vae.safetensors").exists()
+    card = read_header(tmp_path / "reposedm-tiny.safetensors")["card"]
+    assert {stage: card[stage]["steps"] for stage in ("vae", "estimator", "reposedm")} == {
+        "vae": 4, "estimator": 2, "reposedm": 2}, "the log of the stage that was taken over is told too"
+    assert "vae" not in card["settings"] and card["settings"]["estimator"]["steps"] == 2
 
 
 @pytest.mark.parametrize(("more", "told"), [

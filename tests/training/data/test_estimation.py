@@ -17,7 +17,7 @@ from reposedm_core.pipeline import RePoseDMPipeline
 from reposedm_core.pose import coco_to_openpose
 from training.data.adapters.estimation import _openpose, load_estimator
 
-EXAMPLE = Path(__file__).parents[3] / "workflows/examples/black_shirt.png"
+EXAMPLE = Path(__file__).parents[3] / "workflows/examples/red_trousers.png"
 
 
 @pytest.fixture(scope="module")
