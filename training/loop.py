@@ -129,12 +129,12 @@ class _Run:
         settings, log, accelerator = self.settings, self.log, self.accelerator
         journal = Journal(self.stage.name, settings.steps, self.steps.examples, log, accelerator, self.out,
                           settings.log_every)
-        loader = iter(open_loader(self.steps, log["step"], settings.workers, accelerator.device.type == "cuda"))
+        self.loader = iter(open_loader(self.steps, log["step"], settings.workers, accelerator.device.type == "cuda"))
         try:
             with Interrupts() as interrupts:
                 while log["step"] < settings.steps:
                     with journal.waiting():
-                        batches = self.fetch(loader, interrupts)
+                        batches = self.fetch(interrupts)
                     values, stop = self.step(batches, log["step"], lambda: interrupts.number > 0
                                              or 0 < settings.minutes <= journal.minutes)
                     journal.step(values)
@@ -150,12 +150,12 @@ class _Run:
                 self.validate(journal)
                 self.save()
         finally:
-            del loader      # and with it the workers
+            self.loader = None      # and with it the workers, whatever keeps the frames of an error
             journal.close()
 
-    def fetch(self, loader, interrupts: Interrupts) -> Batches:
+    def fetch(self, interrupts: Interrupts) -> Batches:
         try:
-            batches = next(loader)
+            batches = next(self.loader)
         except RuntimeError:      # a kill of the whole group ends the workers too
             if not interrupts.number:
                 raise

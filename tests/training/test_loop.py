@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import resource
 import signal
@@ -376,9 +377,11 @@ def test_an_example_that_cannot_be_read_is_named_and_the_last_checkpoint_kept(tm
             return super().load(plan)
 
     torn = Steps(toy(tmp_path), StageSettings(**SETTINGS), 11).plan(6)
-    with pytest.raises(InputError, match=r"^toy: an example of step 6 cannot be read \(OSError: bad sector\)"):
+    before = set(multiprocessing.active_children())
+    with pytest.raises(InputError, match=r"^toy: an example of step 6 cannot be read \(OSError: bad sector\)") as error:
         run(tmp_path, Torn, workers=workers)
     assert state(tmp_path)["step"] == 4
+    assert set(multiprocessing.active_children()) <= before, f"{error} keeps no worker alive"
 
 
 # -- small things
