@@ -28,6 +28,16 @@ MOST_SOURCES = 32
 """Pictures of one person: they are aligned together, so that their number is one of memory."""
 
 
+def size_inputs() -> list:
+    """The widgets of a result's size."""
+    return [
+        io.Int.Input(side, default=0, min=0, max=4096, step=8,
+                     tooltip=f"{side.capitalize()} of the result in pixels, divisible by 8; 0 is what the model was "
+                             "trained at, the only size at which it was measured.")
+        for side in ("width", "height")
+    ]
+
+
 class RecurrentPoseAlignerNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -45,12 +55,7 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
                                                  "continued; what a batch means is for sources to say."),
                 PoseKeypoint.Input("pose", tooltip="The target pose; its first person counts. One frame serves all "
                                                    "pictures, several frames with one picture give a result a frame."),
-                io.Int.Input("width", default=0, min=0, max=4096, step=8,
-                             tooltip="Width of the result in pixels, divisible by 8; 0 is what the model was trained "
-                                     "at, the only size at which it was measured."),
-                io.Int.Input("height", default=0, min=0, max=4096, step=8,
-                             tooltip="Height of the result in pixels, divisible by 8; 0 is what the model was trained "
-                                     "at, the only size at which it was measured."),
+                *size_inputs(),
                 io.Combo.Input("sources", options=[EACH, TOGETHER], default=EACH, optional=True,
                                tooltip="What a batch of source pictures is: people of their own, a result each, or "
                                        "several pictures of one person, whose seen parts are put together in every "

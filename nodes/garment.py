@@ -15,7 +15,7 @@ from ..reposedm_core.conditioning import condition_image, find_pose
 from ..reposedm_core.pictures import to_mask as read_mask
 from ..reposedm_core.pipeline import check_size, fit_image
 from ..reposedm_core.pose import one_pose
-from .align import align, check_vae, conditionings
+from .align import align, check_vae, conditionings, size_inputs
 from .bridge import from_comfy, load, to_comfy, to_mask
 from .model import RePoseDMModel
 from .sample import AS_GUIDED, field_input, sample, sampling_inputs, with_field_strength
@@ -45,12 +45,7 @@ class GarmentTransfer(io.ComfyNode):
                 io.Int.Input("feather", default=2, min=0, max=64,
                              tooltip="Pixels inside the mask's edge over which the result fades into the reference; 0 "
                                      "is a hard edge."),
-                io.Int.Input("width", default=0, min=0, max=4096, step=8,
-                             tooltip="Width of the result in pixels, divisible by 8; 0 is what the model was trained "
-                                     "at, the only size at which it was measured."),
-                io.Int.Input("height", default=0, min=0, max=4096, step=8,
-                             tooltip="Height of the result in pixels, divisible by 8; 0 is what the model was trained "
-                                     "at, the only size at which it was measured."),
+                *size_inputs(),
                 PoseKeypoint.Input("pose", optional=True,
                                    tooltip="Pose of the reference, in its own pixels; the first person counts. Without "
                                            "it the estimator finds it."),

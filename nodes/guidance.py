@@ -29,11 +29,9 @@ from ..reposedm_core.pose import Pose
 from .bridge import differentiable, own_copy, target_poses
 from .decoding import DECODERS, ESTIMATOR_BYTES, Decoder, decoder, out_of_memory, reduced
 from .model import RePoseDMModel
-from .sockets import FIELD_STRENGTH, EstimatorSocket, LoadedEstimator, PoseKeypoint
+from .sockets import FIELD, FIELD_STRENGTH, EstimatorSocket, LoadedEstimator, PoseKeypoint
 
 DEFAULT = PRESETS["mini"].field
-KEY = "reposedm_field"
-"""Under which a MODEL keeps what the guidance needs."""
 
 
 class PoseInteractionFieldGuidance(io.ComfyNode):
@@ -149,14 +147,14 @@ def guided(model: Any, vae: Any, estimator: LoadedEstimator, poses: list[Pose], 
     field = PoseInteractionField(own_copy(estimator.patcher), space, threshold, joints=chosen_joints(joints))
     networks = FieldNetworks(field, decoding.network)
     result = model.clone()
-    others = result.get_additional_models_with_key(KEY)   # of a guidance before this one
-    result.set_additional_models(KEY, [*others, differentiable(networks)])
+    others = result.get_additional_models_with_key(FIELD)   # of a guidance before this one
+    result.set_additional_models(FIELD, [*others, differentiable(networks)])
     native = estimator.height, estimator.width
     result.set_model_sampler_post_cfg_function(guidance(networks, decoding, poses, native, settings, window))
-    rooms = result.get_wrappers(WrappersMP.PREPARE_SAMPLING, KEY)
+    rooms = result.get_wrappers(WrappersMP.PREPARE_SAMPLING, FIELD)
     guidances = (*(each for room in rooms for each in room.guidances), (decoding, native, settings.share))
-    result.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
-    result.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, Room(guidances))
+    result.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, FIELD)
+    result.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, FIELD, Room(guidances))
     return result
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..reposedm_core import PRESETS, InputError
 from ..reposedm_core.diffusion.sampler import Denoised, sample_ancestral
 from .model import VARIANCE, HostDenoiser
-from .sockets import FIELD_STRENGTH
+from .sockets import FIELD, FIELD_STRENGTH
 
 LEARNED = "ancestral (learned variance)"
 AS_GUIDED = -1.0
@@ -88,7 +88,7 @@ def with_field_strength(model: ModelPatcher, strength: float) -> ModelPatcher:
     if strength < 0:
         raise InputError(f"field_strength = {strength:g}: must be 0 (off) or more, or -1 for what Pose Interaction "
                          "Field Guidance says.")
-    if strength > 0 and not model.get_additional_models_with_key("reposedm_field"):
+    if strength > 0 and not model.get_additional_models_with_key(FIELD):
         raise InputError("field_strength: this model is not guided; put Pose Interaction Field Guidance of a strength "
                          "above 0 before it, or leave -1.")
     model = model.clone()

@@ -18,6 +18,9 @@ PoseKeypoint = io.Custom("POSE_KEYPOINT")
 AlignerSocket = io.Custom("REPOSEDM_ALIGNER")
 EstimatorSocket = io.Custom("POSE_ESTIMATOR")
 
+FIELD = "reposedm_field"
+"""Under which a MODEL keeps what its pose field guidance needs."""
+
 FIELD_STRENGTH = "reposedm_field_strength"
 """Key in a model's transformer options of the strength that its pose field guidance is to have instead of its own."""
 
