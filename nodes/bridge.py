@@ -14,7 +14,7 @@ from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
 from ..reposedm_core import InputError, Pose, parse_keypoints
-from ..reposedm_core.pipeline import to_image
+from ..reposedm_core.pictures import to_image
 
 BYTES_A_PIXEL = 2048
 """Generous for the activations of aligner and estimator: 128 float32 channels at full resolution, four times."""
@@ -22,7 +22,7 @@ BYTES_A_PIXEL = 2048
 
 def from_comfy(image: Tensor, name: str) -> Tensor:
     """IMAGE (B, H, W, 3) in 0..1 → (B, 3, H, W) in [-1, 1]; `name` is the input that an `InputError` speaks of."""
-    return to_image(image, name)
+    return to_image(image, name, channels_last=True)
 
 
 def target_poses(data: Any) -> list[Pose]:

@@ -40,7 +40,8 @@ class GarmentTransfer(io.ComfyNode):
                 io.Image.Input("garment", tooltip="A picture of a person who wears the clothes; a batch gives a result "
                                                   "a picture."),
                 io.Mask.Input("mask", tooltip="Where the clothes go, drawn on the reference: white is replaced. Open "
-                                              "the picture of Load Image in the mask editor to draw it."),
+                                              "the picture of Load Image in the mask editor to draw it. Masks of a "
+                                              "batch are taken in turn, a result each."),
                 *sampling_inputs(),
                 io.Int.Input("feather", default=2, min=0, max=64,
                              tooltip="Pixels inside the mask's edge over which the result fades into the reference; 0 "
@@ -74,11 +75,12 @@ class GarmentTransfer(io.ComfyNode):
             raise InputError("model: this is no RePoseDM; connect the model of RePoseDM Loader.")
         height, width = height or aligner.config.height, width or aligner.config.width
         check_size(height, width, vae.downscale_ratio)
-        person, cover = from_comfy(reference, "reference"), read_mask(mask)
+        person, image = from_comfy(reference, "reference"), fit_image(from_comfy(garment, "garment"), height, width)
+        # Masks that are narrow are no colours; those beyond the last garment are not used.
+        cover = read_mask(mask[:, None] if mask.ndim == 3 else mask)[:len(image)]
         check_cover(person, cover)
         dressing = Dressing.fitted(person, cover, height, width, feather)
         found_pose = pose_of(person, pose, pose_estimator)
-        image = fit_image(from_comfy(garment, "garment"), height, width)
         found = align(aligner, vae, image, condition_image(found_pose, height, width))
         kept = vae.encode(to_comfy(dressing.person))
         dressed = inside_mask(with_field_strength(model, field_strength), kept,

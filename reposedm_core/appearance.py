@@ -18,7 +18,7 @@ from .checks import check_tensor
 from .diffusion.context_cache import sampling_of
 from .diffusion.sampler import Denoised, Model
 from .errors import InputError
-from .pictures import fit_image, shown, to_pil
+from .pictures import fit_image, in_turn, shown, to_pil
 
 
 @dataclass
@@ -29,7 +29,7 @@ class AppearanceResult:
         image: the reference person in the garment; equal to `reference` wherever `mask` is 0.
         reference, garment, pose_image: what the networks saw.
         aligned: the garment picture warped to the reference's pose.
-        mask: (1, 1, H, W), 0 kept to 1 replaced.
+        mask: (M, 1, H, W), 0 kept to 1 replaced; the results take them in turn.
         visibility: (B, 1, h, w), where the garment picture shows the reference's body, 0..1.
         latent: the sampled latent. alignment: maps and logits of every iteration.
     """
@@ -59,7 +59,7 @@ class KeepOutside:
     """
 
     def __init__(self, model: Model, reference: Tensor, mask: Tensor):
-        """`reference` is z_ref (1 or B, C, h, w), `mask` m (1 or B, 1, h, w) in 0..1, 1 where the model decides."""
+        """`reference` is z_ref (1 or B, C, h, w), `mask` m (M, 1, h, w) in 0..1, 1 where the model decides."""
         sizes = check_tensor(reference, "reference", "N C h w")
         check_tensor(mask, "mask", "M 1 h w", sizes)
         self.model, self.reference, self.mask = model, reference, mask
@@ -80,7 +80,8 @@ class KeepOutside:
 
 
 def keep_outside(x0: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
-    """m ŷ_0 + (1 − m) z_ref; ŷ_0 is (B, C, h, w), z_ref (1 or B, C, h, w), m (1 or B, 1, h, w) in 0..1."""
+    """m ŷ_0 + (1 − m) z_ref; ŷ_0 is (B, C, h, w), z_ref (1 or B, C, h, w), m (M, 1, h, w) in 0..1, taken in turn."""
+    mask = in_turn(mask, len(x0))
     # Chosen, not multiplied, where the mask is 1: a mask of ones changes not one bit.
     return torch.where(mask == 1, x0, mask * x0 + (1 - mask) * reference)
 
@@ -91,7 +92,7 @@ class Dressing:
 
     Attributes:
         person: (1, 3, H, W) in [-1, 1], letterboxed.
-        cover: the mask, (1, 1, H, W) in 0..1.
+        cover: the masks, (M, 1, H, W) in 0..1; results take them in turn.
         share: of the new picture in each pixel, see `inside`.
     """
 
@@ -101,11 +102,13 @@ class Dressing:
 
     @classmethod
     def fitted(cls, person: Tensor, cover: Tensor, height: int, width: int, feather: int) -> Dressing:
-        """Of a reference and a mask that went through `check_cover`.
+        """Of a reference and masks that went through `check_cover`; masks of another size are resized to it.
 
         Raises:
             InputError: the mask is too small to be left at this size, or a negative feather.
         """
+        if cover.shape[-2:] != person.shape[-2:]:     # bilinear, as ComfyUI's own nodes do
+            cover = F.interpolate(cover, size=person.shape[-2:], mode="bilinear", align_corners=False)
         person, cover = fit_image(person, height, width), fit_image(cover, height, width, border="constant")
         if not cover.any():
             raise InputError(f"mask is empty at {width} × {height} pixels: it marks too small a part of reference.")
@@ -114,20 +117,16 @@ class Dressing:
     def blend(self, new: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in 0..1 inside the mask, the reference around them, bit for bit where it is 0."""
         person = shown(self.person).to(new)
-        share = self.share.to(new)
+        share = in_turn(self.share.to(new), len(new))
         return torch.where(share > 0, share * new + (1 - share) * person, person)
 
 
 def check_cover(person: Tensor, cover: Tensor) -> None:
-    """Raise an `InputError` unless these are one reference (1, 3, H, W) and a mask (1, 1, H, W) that marks some of it.
-    """
+    """Raise an `InputError` unless these are one reference (1, 3, H, W) and masks (M, 1, h, w) that mark some of it."""
     if len(person) != 1:
         raise InputError(f"reference: it holds {len(person)} pictures; dress one at a time.")
     if not cover.any():
         raise InputError("mask is empty: it is 0 everywhere; mark where the garment goes with 1.")
-    if cover.shape[-2:] != person.shape[-2:]:
-        raise InputError(f"mask has shape {tuple(cover.shape[-2:])} and reference {tuple(person.shape[-2:])} "
-                         "(height, width): draw the mask on the reference.")
 
 
 def latent_mask(mask: Tensor, stride: int) -> Tensor:

@@ -137,8 +137,9 @@ def test_previews_and_an_interruption_within_a_step(pack, host, dress, pose, mon
 
 @pytest.mark.parametrize(("changed", "message"), [
     ({"mask": torch.zeros(1, 64, 64)}, "mask is empty.* mark where the garment goes"),
-    ({"mask": torch.ones(1, 100, 90)}, r"mask has shape \(100, 90\) and reference \(128, 96\).*draw the mask"),
-    ({"mask": torch.ones(2, 128, 96)}, r"mask has shape \(2, 128, 96\); expected \(height, width\)"),
+    ({"mask": torch.full((1, 128, 96), float("inf"))}, "mask has shape .* values that are not numbers"),
+    ({"mask": torch.linspace(-1, 1, 96).expand(1, 128, 96)}, "mask has shape .* values from -1 to 1; expected 0"),
+    ({"mask": torch.ones(96)}, r"mask has shape \(96,\); expected \(height, width\)"),
     ({"reference": REFERENCE.expand(3, -1, -1, -1)}, "reference: it holds 3 pictures; dress one at a time"),
     ({"reference": REFERENCE * float("nan")}, "reference: the picture has values that are not numbers"),
     ({"garment": GARMENT * float("nan")}, "garment: the picture has values that are not numbers"),
@@ -148,6 +149,32 @@ def test_previews_and_an_interruption_within_a_step(pack, host, dress, pose, mon
 def test_what_cannot_be_used_is_told(pack, dress, pose, changed, message):
     with pytest.raises(pack.reposedm_core.InputError, match=message):
         dress(**{"pose": pose, **changed})
+
+
+def test_masks_of_a_batch_are_taken_in_turn_and_of_any_size(dress, pose, mask):
+    """As ComfyUI's own nodes do with a mask of another size: bilinear, to the reference's."""
+    from comfy_extras.nodes_mask import composite
+
+    garments = torch.cat([GARMENT, picture("teal_trousers.png"), GARMENT])
+    small = torch.nn.functional.interpolate(mask[None], (50, 40), mode="bicubic")[0]
+    assert small.min() < 0 and small.max() > 1, "bicubic overshoots"
+    masks = torch.cat([small, torch.ones_like(small)])
+    image, _, shares, _ = dress(pose, garment=garments, mask=masks, feather=0)
+    assert shares.shape == (2, 64, 48) and (shares[1] == 1).all()
+    stretched = composite(torch.zeros(1, 1, 128, 96), torch.ones(1, 1, 128, 96), 0, 0, small.clamp(0, 1), 1)[0]
+    for index, own in enumerate((stretched, torch.ones(1, 128, 96), stretched)):
+        alone, _, share, _ = dress(pose, garment=garments, mask=own, feather=0)
+        assert (image[index] - alone[index]).abs().max() < 1e-5
+        assert torch.allclose(share[0], shares[index % 2], atol=1e-6)
+    assert dress(pose, mask=masks)[2].shape == (1, 64, 48), "one garment uses one mask"
+
+
+@pytest.mark.parametrize("rows", [3, 4])
+def test_a_mask_and_a_picture_of_a_few_rows_or_columns(dress, pose, rows):
+    tall, wide = torch.rand(1, 90, rows, 3), torch.rand(1, rows, 90, 3)
+    for odd in (tall, wide):
+        found = dress(pose, reference=odd, mask=torch.ones(2, *odd.shape[1:3]), garment=odd.expand(2, -1, -1, -1))
+        assert found[0].shape == (2, 64, 48, 3) and torch.equal(found[0], found[0].clamp(0, 1))
 
 
 def test_networks_of_another_kind_are_told(pack, host, dress, pose):
