@@ -22,7 +22,8 @@ import torch
 from training.data import synthetic
 from training.train import CONFIGS, main
 
-SET = {"identities": 5, "poses": 3, "seed": 1, "height": 64, "width": 48, "correspondence": True}
+SET = {"identities": 5, "poses": 3, "seed": 1, "height": 64, "width": 48, "correspondence": True,
+       "cell": 2}
 """Of the five people one tests, one validates and three train."""
 DIM, WORDS = 32, 12
 """Channels of the text encoder's states, and words of a caption."""

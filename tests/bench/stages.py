@@ -24,9 +24,9 @@ def rows(bench: Bench) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         people, out = Path(folder, "people"), Path(folder, "run")
         bench.say("people to train on")
-        size = ["--height", "64", "--width", "48"] if bench.quick else []
-        run("training/data/synthetic.py", "--out", str(people), "--workers", "1", "--correspondence", *size,
-            *(f"--{name}={value}" for name, value in SET.items()))
+        size = ["--height", "64", "--width", "48"] if bench.quick else ["--height", "128", "--width", "96"]
+        run("training/data/synthetic.py", "--out", str(people), "--workers", "1", "--correspondence", "--cell", "2",
+            *size, *(f"--{name}={value}" for name, value in SET.items()))
         bench.say("training")
         config = ROOT / "training" / "configs" / ("tiny.yaml" if bench.quick else "mini.yaml")
         settings = [f"{stage}.{name}={value}" for stage, steps in STEPS.items() for name, value in {

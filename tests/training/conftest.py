@@ -23,7 +23,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two people, one of them in the test split."""
     pytest.importorskip("anny", reason="the synthetic people need anny")
     out = tmp_path_factory.mktemp("people")
-    synthetic.generate(out, identities=2, poses=3, seed=1, workers=1, height=HEIGHT, width=WIDTH, correspondence=True)
+    synthetic.generate(out, identities=2, poses=3, seed=1, workers=1, height=HEIGHT, width=WIDTH, correspondence=True,
+                       cell=2)
     return out
 
 

@@ -29,7 +29,8 @@ def people(tmp_path_factory) -> Path:
     """Generated people with masks and correspondence, one of whom trains."""
     pytest.importorskip("anny", reason="the synthetic people need anny")
     out = tmp_path_factory.mktemp("people")
-    synthetic.generate(out, identities=3, poses=3, seed=1, workers=1, height=64, width=48, correspondence=True)
+    synthetic.generate(out, identities=3, poses=3, seed=1, workers=1, height=64, width=48, correspondence=True,
+                       cell=2)
     return out
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 
 pytest.importorskip("anny", reason="the synthetic people need anny")
 
@@ -13,9 +14,10 @@ from reposedm_core.errors import InputError
 from reposedm_core.pose import coco_to_openpose
 from training.data import materials, synthetic
 from training.data.backgrounds import render_background
-from training.data.render import sample_identity
+from training.data.body import load_body
+from training.data.render import render_identity, sample_identity, sample_views
 
-SIZE = {"identities": 2, "poses": 2, "seed": 7, "height": 128, "width": 96, "correspondence": True}
+SIZE = {"identities": 2, "poses": 2, "seed": 7, "height": 128, "width": 96, "correspondence": True, "cell": 2}
 ARRAYS = synthetic.layout(synthetic.Arguments(**SIZE))
 SHOULDERS_AND_HIPS = [5, 6, 11, 12]
 
@@ -108,6 +110,24 @@ def test_background_of_flow_is_zero_and_matches_the_mask(folder: Path) -> None:
         assert ((coarse > 0.5) != ~empty).mean() < 0.03  # outline cells only
 
 
+def test_surface_says_which_point_of_the_body_a_cell_shows(folder: Path) -> None:
+    """The same points wherever the correspondence leads from one picture to another, about those of the joints."""
+    data, near = _read(folder), []
+    for source, target in np.ndindex(4, 2):
+        row = 2 * (source // 2) + target
+        surface, visible = data["surface"][row].astype(np.float32), data["visibility"][source, target]
+        assert np.array_equal((surface != 0).any(-1), visible > 0)
+        seen = visible == 2
+        x, y = (((data["flow"][source, target].astype(np.float32) + 1) / 2) * [48, 64])[seen].astype(int).T
+        distance = np.linalg.norm(data["surface"][source, y.clip(0, 63), x.clip(0, 47)] - surface[seen], axis=-1)
+        near.append(np.median(distance))
+        shoulders = data["joints"][row, [5, 6]]
+        for (x, y, shown), rest in zip(shoulders, load_body().mesh.joints[[5, 6]], strict=True):
+            if shown == 2 and data["masks"][row, int(y), int(x)]:
+                assert np.linalg.norm(surface[int(y / 2), int(x / 2)] - rest) < 0.2
+    assert max(near) < 0.03  # rest units: about a cell
+
+
 def test_background_is_the_same_in_every_picture(folder: Path) -> None:
     data = _read(folder)
     for row in range(4):
@@ -119,9 +139,24 @@ def test_background_is_the_same_in_every_picture(folder: Path) -> None:
         assert np.median(difference) <= 1.5
 
 
+def test_a_shadow_falls_on_the_person_and_leaves_the_background_as_it_is() -> None:
+    """Every byte off the person is that of the other pictures, in a person's every picture."""
+    for identity in range(20):
+        views = sample_views(load_body(), 7, identity, 4)
+        shaded = [view.light.shadow is not None for view in views]
+        if 0 < sum(shaded) < 4:
+            break
+    rows = render_identity(load_body(), 7, identity, 4, 128, 96)
+    off = ~binary_dilation((rows["masks"] > 0).any(0), iterations=2)
+    assert off.mean() > 0.2 and (rows["pictures"][:, off] == rows["pictures"][:1, off]).all()
+    for k in np.flatnonzero(shaded):
+        left = views[k].light.shadow.left(128, 96)
+        assert left.min() > 0 and left.max() <= 1 and (left < 1).mean() > 0.02
+
+
 def test_people_differ() -> None:
     people = [sample_identity(1, i) for i in range(60)]
     assert len({person.look.palette.tobytes() for person in people}) == 60
     for word, least in {"age": 3, "hair": 5, "background": 8, "lower": 6, "sleeves": 5, "neckline": 5, "shoes": 5,
-                        "top pattern": 8, "print": 4}.items():  # fmt: skip
+                        "top pattern": 8, "print": 4, "light": 2}.items():  # fmt: skip
         assert len({person.words[word] for person in people}) >= least, word

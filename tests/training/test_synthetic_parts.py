@@ -9,10 +9,10 @@ pytest.importorskip("anny", reason="the synthetic people need anny")
 
 from scipy.spatial.transform import Rotation
 
-from training.data import materials, motion, prints
+from training.data import materials, motion, patterns, prints
 from training.data.backgrounds import KINDS, Background, render_background
-from training.data.body import PART_TIGHTS, ZONE_TORSO, load_body
-from training.data.people import sample_light
+from training.data.body import PART_BODY, PART_TIGHTS, ZONE_HEAD, ZONE_TORSO, load_body
+from training.data.lights import Shadow, sample_light
 from training.data.poses import sample_pose
 from training.data.render import sample_identity
 
@@ -150,7 +150,7 @@ def test_a_background_is_the_same_picture_at_any_resolution(kind: str) -> None:
     rng = np.random.default_rng(3)
     background = Background(
         kind, np.array([[0.9, 0.2, 0.1], [0.1, 0.3, 0.8], [0.2, 0.9, 0.3]]), 0.7, 0.1, 0.8,
-        rng.standard_normal((2, 9, 7)), 0.02,
+        rng.standard_normal((2, 9, 7)), 0.02, 5,
     )  # fmt: skip
     small, large = render_background(background, 64, 48), render_background(background, 192, 144)
     assert np.abs(large[1::3, 1::3] - small).mean() < 0.02  # the pixels with the same centres
@@ -158,9 +158,69 @@ def test_a_background_is_the_same_picture_at_any_resolution(kind: str) -> None:
     assert (large.std((0, 1)).max() > 0.05) == (kind != "plain")
 
 
+@pytest.mark.parametrize("kind", ["leaves", "clutter"])
+def test_clutter_has_contrast_at_every_size_and_depends_on_its_seed(kind: str) -> None:
+    flat = np.zeros((2, 9, 7))
+    one, two = (render_background(Background(kind, np.zeros((3, 3)), 0.7, 0.1, 0.0, flat, 0.0, seed), 128, 96)
+                for seed in (1, 2))  # fmt: skip
+    assert np.abs(one - two).mean() > 0.05
+    for size in (1, 4, 16):  # means of blocks still differ
+        blocks = one.reshape(128 // size, size, 96 // size, size, 3).mean((1, 3))
+        assert np.abs(np.diff(blocks, axis=0)).mean() > 0.01
+
+
+def test_a_band_of_hair_goes_from_ear_to_ear_and_leaves_the_top_bald() -> None:
+    bands = [person.look for person in (sample_identity(1, i) for i in range(120)) if person.words["hair"] == "band"]
+    assert len(bands) > 2
+    for look in bands:
+        style = look.style.copy()
+        style[[materials.HAT, materials.BEARD]] = 0
+
+        def shown(x: float, y: float, z: float, style=style, look=look) -> int:
+            return materials.material(PART_BODY, ZONE_HEAD, x, y, z, style, look.prints, look.place)[0]
+
+        for top in ((0, -0.06, 0.85), (0, 0, 0.84), (0.05, -0.03, 0.83), (0, -0.13, 0.80), (0.04, -0.12, 0.79)):
+            assert shown(*top) == materials.LABEL_SKIN, top
+        for round_the_back in ((0.07, 0.005, 0.72), (-0.07, 0.005, 0.72), (0, 0.07, 0.72), (0.05, 0.05, 0.72)):
+            assert shown(*round_the_back) == materials.LABEL_HAIR, round_the_back
+        assert shown(0, -0.14, 0.70) == materials.LABEL_SKIN, "the face"
+
+
+def test_a_print_of_leaves_has_five_tones_of_three_colours() -> None:
+    places = np.random.default_rng(0).uniform(-0.3, 0.3, (400, 3))
+    tones = [patterns.cloth(patterns.LEAVES, 0.05, ZONE_TORSO, False, *place) for place in places]
+    assert set(tones) == {0, 0.5, 1, 1.5, 2} and np.bincount(np.multiply(tones, 2).astype(int)).min() > 40
+    step = [patterns.cloth(patterns.LEAVES, 0.05, ZONE_TORSO, False, *(place + 0.001)) for place in places]
+    assert np.mean(np.equal(tones, step)) > 0.9, "cells, not grains"
+    found = {materials._dyed(3, 1, 2, 4, tone)[1:] for tone in tones}
+    assert found == {(1, 2, 0), (1, 2, 0.5), (1, 2, 1), (2, 4, 0.5), (2, 4, 1)}
+
+
+@pytest.mark.parametrize("axes", [None, (0.2, 0.1)])
+def test_a_shadow_is_the_same_at_any_resolution_and_has_a_soft_edge(axes: tuple[float, float] | None) -> None:
+    shadow = Shadow(np.array([0.05, -0.1]), None if axes is None else np.array(axes), 0.7, 0.08, 0.6)
+    small, large = shadow.left(64, 48), shadow.left(192, 144)
+    assert np.abs(large[1::3, 1::3] - small).max() < 1e-3
+    assert abs(small.min() - 0.4) < 1e-3 and small.max() == 1 and ((small > 0.45) & (small < 0.95)).mean() > 0.01
+    assert abs(small[25, 27] - (0.7 if axes is None else 0.4)) < 0.05, "the line itself, or the middle of the blob"
+
+
+def test_some_people_stand_in_hard_light() -> None:
+    suns = [sample_identity(1, i).sun for i in range(200)]
+    hard = [sun for sun in suns if sun.hard]
+    assert 30 < len(hard) < 70
+    assert all(0.25 <= sun.ambient <= 0.45 and sun.direct > 0.5 for sun in hard)
+    assert all(0.5 <= sun.ambient <= 0.64 and sun.direct < 0.55 for sun in suns if not sun.hard)
+    sides = np.degrees([np.arctan2(sun.towards[0], -sun.towards[1]) for sun in hard])
+    assert sides.min() < -90 and sides.max() > 90 and (np.abs(sides) < 45).sum() > 5
+    rng = np.random.default_rng(0)
+    assert 0.1 < np.mean([sample_light(rng, suns[0]).shadow is not None for _ in range(500)]) < 0.2
+
+
 def test_light_varies_around_the_persons_own() -> None:
-    person, rng = sample_identity(1, 3), np.random.default_rng(0)
-    lights = [sample_light(rng, person) for _ in range(50)]
+    sun = next(sun for sun in (sample_identity(1, i).sun for i in range(20)) if not sun.hard)
+    rng = np.random.default_rng(0)
+    lights = [sample_light(rng, sun) for _ in range(50)]
     towards = np.stack([light.towards for light in lights])
     assert np.allclose(np.linalg.norm(towards, axis=1), 1, atol=1e-6) and (towards[:, 1] < 0).all()
     mean = towards.mean(0) / np.linalg.norm(towards.mean(0))

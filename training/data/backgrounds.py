@@ -1,4 +1,4 @@
-"""What stands behind a person: plain, graded and textured backgrounds, the same picture at any resolution."""
+"""What stands behind a person: plain, graded, textured and cluttered backgrounds, the same at any resolution."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KINDS = {"plain": 0.16, "vertical": 0.10, "horizontal": 0.05, "radial": 0.08, "floor": 0.12, "noise": 0.10,
-         "stripes": 0.07, "bricks": 0.08, "tiles": 0.07, "room": 0.11, "blobs": 0.06}  # fmt: skip
+from training.data.clutter import dead_leaves, pink_noise, value_noise
+
+KINDS = {"plain": 0.112, "vertical": 0.07, "horizontal": 0.035, "radial": 0.056, "floor": 0.084, "noise": 0.07,
+         "stripes": 0.049, "bricks": 0.056, "tiles": 0.049, "room": 0.077, "blobs": 0.042, "leaves": 0.17,
+         "clutter": 0.13}  # fmt: skip
 """Kinds of background and their shares."""
 
 
 @dataclass(frozen=True)
 class Background:
     """kind: one of `KINDS`; colours (3, 3) in [0, 1]; split in (0, 1), the height of the floor's edge; period in
-    picture heights; angle in radians; noise (2, 9, 7) standard normal; grain: strength of the noise."""
+    picture heights; angle in radians; noise (2, 9, 7) standard normal; grain: strength of the noise; seed: for
+    leaves and clutter."""
 
     kind: str
     colours: np.ndarray
@@ -23,6 +27,7 @@ class Background:
     angle: float
     noise: np.ndarray
     grain: float
+    seed: int
 
 
 def sample_background(rng: np.random.Generator, tint, avoid: np.ndarray) -> Background:
@@ -42,7 +47,7 @@ def sample_background(rng: np.random.Generator, tint, avoid: np.ndarray) -> Back
     return Background(
         kind, colours.clip(0, 1), float(rng.uniform(0.62, 0.85)), float(rng.uniform(0.05, 0.14)),
         float(rng.choice([0.0, np.pi / 2, rng.uniform(0, np.pi)])), rng.standard_normal((2, 9, 7)),
-        float(rng.choice([0.0, 0.015, 0.04], p=[0.45, 0.3, 0.25])),
+        float(rng.choice([0.0, 0.015, 0.04], p=[0.45, 0.3, 0.25])), int(rng.integers(2**31)),
     )  # fmt: skip
 
 
@@ -54,12 +59,15 @@ def render_background(background: Background, height: int, width: int) -> np.nda
     first, second, third = background.colours
     blend = _blend(background, u, v, aspect)
     picture = (1 - blend[..., None]) * first + blend[..., None] * second
+    if background.kind in ("leaves", "clutter"):
+        draw = dead_leaves if background.kind == "leaves" else pink_noise
+        picture = draw(np.random.default_rng(background.seed), height, width)
     if background.kind == "room":
         picture = _furnish(background, picture, u, v, aspect, third)
     if background.kind == "blobs":
-        amount = (0.9 * _smooth(background.noise[1], height, width) - 0.2).clip(0, 1)[..., None]
+        amount = (0.9 * value_noise(background.noise[1], height, width) - 0.2).clip(0, 1)[..., None]
         picture = (1 - amount) * picture + amount * third
-    picture = picture + background.grain * _smooth(background.noise[0], height, width)[..., None]
+    picture = picture + background.grain * value_noise(background.noise[0], height, width)[..., None]
     return picture.clip(0, 1).astype(np.float32)
 
 
@@ -76,7 +84,7 @@ def _blend(background: Background, u: np.ndarray, v: np.ndarray, aspect: float) 
     if kind in ("floor", "room"):
         return zero + (v > background.split)
     if kind in ("noise", "blobs"):
-        waves = _smooth(background.noise[0], *shape) + 0.6 * _smooth(background.noise[1].T, *shape)
+        waves = value_noise(background.noise[0], *shape) + 0.6 * value_noise(background.noise[1].T, *shape)
         return 1 / (1 + np.exp(-2.5 * waves))
     if kind == "stripes":
         along = u * np.cos(background.angle) + v * np.sin(background.angle)
@@ -111,14 +119,3 @@ def _furnish(
         rim |= inside & ((np.abs(u - centre) < 0.006) | (np.abs(v - 0.22) < 0.006))
     picture[rim] = 0.35 * picture[rim] + 0.1
     return picture
-
-
-def _smooth(grid: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Value noise: a coarse grid interpolated with smooth steps."""
-    rows, columns = np.linspace(0, grid.shape[0] - 1, height), np.linspace(0, grid.shape[1] - 1, width)
-    i, j = np.minimum(rows.astype(int), grid.shape[0] - 2), np.minimum(columns.astype(int), grid.shape[1] - 2)
-    fy, fx = (rows - i)[:, None], (columns - j)[None, :]
-    fy, fx = fy * fy * (3 - 2 * fy), fx * fx * (3 - 2 * fx)
-    top = grid[i][:, j] * (1 - fx) + grid[i][:, j + 1] * fx
-    bottom = grid[i + 1][:, j] * (1 - fx) + grid[i + 1][:, j + 1] * fx
-    return top * (1 - fy) + bottom * fy

@@ -15,7 +15,8 @@ from training.data.poses import KINDS
 from training.data.render import sample_identity
 
 _TURNS = {"front (to 30°)": (0, 30), "half side (to 70°)": (30, 70), "side (to 110°)": (70, 110), "back": (110, 181)}
-_WORDS = ("age", "hair", "lower", "sleeves", "neckline", "shoes", "top pattern", "lower pattern", "print", "background")
+_WORDS = ("age", "hair", "lower", "sleeves", "neckline", "shoes", "top pattern", "lower pattern", "print", "background",
+          "light")  # fmt: skip
 
 _CARD = """# Synthetic people, {identities} identities, {poses} pictures each
 

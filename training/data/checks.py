@@ -39,7 +39,7 @@ IN_MASK, MASK_SLACK = 0.995, 1  # share of the visible joints that lie on the pe
 PROJECTION = 0.02  # pixels between a joint of the posed body and the stored one: rounding
 DRAWN = 1.0  # pixels between a joint of the posed body and the disc that the skeleton picture shows
 WARP_MEDIAN, WARP_MEAN = 10.0, 20.0  # 8-bit levels between warped source and target, colours without light
-RETURN_MEDIAN, RETURN_MOST = 1.0, 3.0  # pixels, there and back by the flow: half of the cells, 95 % of them
+RETURN_MEDIAN, RETURN_MOST = 0.5, 1.5  # cells, there and back by the flow: half of the cells, 95 % of them
 
 
 @dataclass(frozen=True)
@@ -199,10 +199,10 @@ def check_correspondence(people: PeopleSet) -> Check:
     a, errors, still, seen, shown = people.arguments, [], [], 0, 0
     for identity in people.sample:
         albedo = render_identity(
-            load_body(), a.seed, int(identity), a.poses, a.height, a.width, False, a.second_person, lit=False
+            load_body(), a.seed, int(identity), a.poses, a.height, a.width, second_person=a.second_person, lit=False
         )["pictures"]
         pictures = from_numpy(albedo).movedim(-1, 1).float()
-        cells = F.avg_pool2d(pictures, 2)
+        cells = F.interpolate(pictures, (a.height // a.cell, a.width // a.cell), mode="bilinear")  # at their centres
         flow = np.array(people.arrays["flow"][people.rows(identity)], np.float32)
         visible = np.array(people.arrays["visibility"][people.rows(identity)])
         for source, target in np.ndindex(a.poses, a.poses):
@@ -227,7 +227,7 @@ def check_correspondence(people: PeopleSet) -> Check:
 def check_return(people: PeopleSet) -> Check:
     """From a target cell to the source and back by the flow of the other direction: the same place."""
     a, distances = people.arguments, []
-    h, w = a.height // 2, a.width // 2
+    h, w = a.height // a.cell, a.width // a.cell
     v, u = np.mgrid[0:h, 0:w]
     home = np.stack([(u + 0.5) / w * 2 - 1, (v + 0.5) / h * 2 - 1], -1).astype(np.float32)  # (h, w, 2), of grid_sample
     for identity in people.sample:
@@ -243,13 +243,13 @@ def check_return(people: PeopleSet) -> Check:
                 F.grid_sample(known.float().movedim(-1, 0)[None], grid, align_corners=False)[0].movedim(0, -1).numpy()
             )
             here = visible[source, target] & (back[..., 2] > 0.999)
-            away = (back[..., :2] - home) * np.array([a.width, a.height]) / 2
+            away = (back[..., :2] - home) * np.array([w, h]) / 2
             distances.append(np.hypot(*away[here].T))
     away = np.concatenate(distances) if distances else np.zeros(0)
     median, most = (np.median(away), np.quantile(away, 0.95)) if len(away) else (np.inf, np.inf)
     text = (
-        f"there and back {median:.2f} px in the median (≤ {RETURN_MEDIAN:g}), 95 % within {most:.2f} px "
-        f"(≤ {RETURN_MOST:g}), of {len(away)} cells"
+        f"there and back {median:.2f} cells in the median (≤ {RETURN_MEDIAN:g}), 95 % within {most:.2f} "
+        f"(≤ {RETURN_MOST:g}), of {len(away)}"
     )
     return Check("flow, both ways", text, bool(median <= RETURN_MEDIAN and most <= RETURN_MOST))
 

@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "test")
 VERSION = 2
 ARRAYS = ("pictures", "joints", "openpose", "identity", "split", "done")
 """Arrays that every set has; of version 1, the first synthetic sets, only those that do not follow from its shape."""
-OPTIONAL = ("masks", "garments", "others", "flow", "visibility")
+OPTIONAL = ("masks", "garments", "others", "flow", "visibility", "surface")
 OLD_ARRAYS = ("pictures", "joints", "done")
 ORDER_SEED = 20231024
 
@@ -187,8 +187,16 @@ class People:
         """COCO-17 joints (n, 17, 3) of the second person in the picture; None for a set without second people."""
         return self.read("others", identity, index)
 
+    def surface(self, identity: np.ndarray, index: np.ndarray) -> Tensor | None:
+        """Points of the body that the cells of the correspondence show, (n, 3, h, w) float32: rest coordinates x to the
+        person's left, y backwards, z up, in about metres, 0 off the person; None for a set without them."""
+        found = self.read("surface", identity, index)
+        return None if found is None else torch.from_numpy(found.astype(np.float32)).movedim(-1, 1)
+
     def correspondence(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """Exact sampling map (n, 2, H/2, W/2) and visibility (n, 1, H/2, W/2): 0 background, 1 occluded, 2 visible.
+        """Exact sampling map (n, 2, h, w) and visibility (n, 1, h, w): 0 background, 1 occluded, 2 visible.
+
+        h × w are the set's cells of the correspondence, each of the same whole number of pixels.
 
         Raises:
             InputError: a set without correspondence.

@@ -39,9 +39,9 @@ PALETTE_SIZE = 20
 # Style entries; a length that is never reached (NONE) switches its part off.
 (TOP_PATTERN, TOP_PERIOD, BOTTOM_PATTERN, BOTTOM_PERIOD, WAIST, MIDRIFF, SLEEVE, COLLAR, NECK_KIND, NECKLINE, LEG_END,
  SHOE_TOP, SOCK_TOP, SANDALS, SKIRT_KIND, SKIRT_HEM, SKIRT_FIT, OPEN_FRONT, CONTRAST_SLEEVES, YOKE, TRIM, SIDE_STRIPE,
- HAIRLINE, NAPE, HAIR_HEM, HAIR_WIDTH, BEARD, HAT, GLASSES, BELT, SCARF, GLOVES, LOOSE_TOP,
- LOOSE_BOTTOM) = range(34)  # fmt: skip
-STYLE_SIZE = 34
+ HAIRLINE, NAPE, CROWN, HAIR_HEM, HAIR_WIDTH, BEARD, HAT, GLASSES, BELT, SCARF, GLOVES, LOOSE_TOP,
+ LOOSE_BOTTOM) = range(35)  # fmt: skip
+STYLE_SIZE = 35
 
 NECK_ROUND, NECK_V, NECK_SCOOP, NECK_SQUARE = range(4)
 NO_SKIRT, SKIRT, DRESS, COAT = range(4)  # what the skirt shell belongs to: nothing, the bottom, a dress, a long coat
@@ -80,7 +80,7 @@ def head(x, y, z, style):
     if style[HAT] > 0 and z > 0.782 + 0.10 * (y + 0.06):
         return LABEL_OTHER, HAT_COLOUR
     ear = side > 0.0745 and 0.665 < z < 0.752 and -0.065 < y < 0.0
-    if z > _hair_line(y, style[HAIRLINE], style[NAPE]) and not ear:
+    if _hair_line(y, style[HAIRLINE], style[NAPE]) < z < style[CROWN] + 0.2 * y and not ear:
         return LABEL_HAIR, HAIR
     if y < -0.10:
         if style[GLASSES] > 0 and 0.717 < z < 0.741 and (side > 0.008 or z > 0.729):
@@ -127,6 +127,14 @@ def _printed(prints, place, x, y, z):
 
 
 @nb.njit(cache=True, fastmath=True)
+def _dyed(label, first, second, third, blend):
+    """As `material`, of cloth whose blend goes from the first colour (0) by the second (1) to the third (2)."""
+    if blend > 1:
+        return label, second, third, blend - 1
+    return label, first, second, blend
+
+
+@nb.njit(cache=True, fastmath=True)
 def _top(zone, skirt, x, y, z, edge, style, prints, place):
     """As `material`, of a point that the top, dress or coat covers; edge: distance to the nearest end of the cloth."""
     label = LABEL_DRESS if style[SKIRT_KIND] == DRESS else LABEL_TOP
@@ -144,7 +152,7 @@ def _top(zone, skirt, x, y, z, edge, style, prints, place):
         if cell > 0:
             row = LOGO if cell == 1 else LOGO_GROUND
             return label, row, row, 0.0
-    return label, TOP_A, TOP_B, cloth(int(style[TOP_PATTERN]), style[TOP_PERIOD], zone, skirt, x, y, z)
+    return _dyed(label, TOP_A, TOP_B, LOGO, cloth(int(style[TOP_PATTERN]), style[TOP_PERIOD], zone, skirt, x, y, z))
 
 
 @nb.njit(cache=True, fastmath=True)
@@ -159,7 +167,7 @@ def _leg(zone, x, y, z, style):
         if style[SIDE_STRIPE] > 0 and abs(x) > 0.10 + 0.103 * -z + 0.03 and abs(y + 0.015) < style[SIDE_STRIPE]:
             return LABEL_BOTTOM, BOTTOM_B, BOTTOM_B, 0.0
         blend = cloth(int(style[BOTTOM_PATTERN]), style[BOTTOM_PERIOD], zone, False, x, y, z)
-        return LABEL_BOTTOM, BOTTOM_A, BOTTOM_B, blend
+        return _dyed(LABEL_BOTTOM, BOTTOM_A, BOTTOM_B, BELT_COLOUR, blend)
     if z < style[SOCK_TOP]:
         return LABEL_OTHER, SOCK, SOCK, 0.0
     return LABEL_SKIN, SKIN, SKIN, 0.0
@@ -183,7 +191,7 @@ def material(part, zone, x, y, z, style, prints, place):
             blend = cloth(int(style[BOTTOM_PATTERN]), style[BOTTOM_PERIOD], zone, True, x, y, z)
             if z < style[SKIRT_HEM] + style[TRIM]:
                 blend = 1.0
-            return LABEL_BOTTOM, BOTTOM_A, BOTTOM_B, blend
+            return _dyed(LABEL_BOTTOM, BOTTOM_A, BOTTOM_B, BELT_COLOUR, blend)
         return _top(-1, True, x, y, z, z - style[SKIRT_HEM], style, prints, place)
 
     if zone == ZONE_HAND:

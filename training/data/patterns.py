@@ -8,9 +8,9 @@ import numba as nb
 
 from training.data.body import ZONE_ARM, ZONE_HAND
 
-(PLAIN, STRIPES, PINSTRIPES, CHECKS, DOTS, BAND, DIAGONAL, PLAID, ZIGZAG, CAMOUFLAGE, OMBRE, GRID) = range(12)
+(PLAIN, STRIPES, PINSTRIPES, CHECKS, DOTS, BAND, DIAGONAL, PLAID, ZIGZAG, CAMOUFLAGE, OMBRE, GRID, LEAVES) = range(13)
 NAMES = ("plain", "stripes", "pinstripes", "checks", "dots", "band", "diagonal", "plaid", "zigzag", "camouflage",
-         "ombre", "grid")  # fmt: skip
+         "ombre", "grid", "leaves")  # fmt: skip
 
 # Rest geometry of the template: shoulder and wrist (left; mirrored for the right) and the axis of a leg.
 SHOULDER = (0.160, -0.017, 0.490)
@@ -74,6 +74,22 @@ def blotches(x, y, z):
 
 
 @nb.njit(cache=True, fastmath=True)
+def leaves(x, y, z):
+    """Tone of the cell that a position in lattice units belongs to: 0, 0.5, 1, 1.5 or 2; a cell lies round a random
+    point, one a lattice cube."""
+    nearest, tone = 1e9, 0.0
+    for a in range(-1, 2):
+        for b in range(-1, 2):
+            for c in range(-1, 2):
+                i, j, k = math.floor(x) + a, math.floor(y) + b, math.floor(z) + c
+                dx, dy, dz = i + _hash(i, j, k) - x, j + _hash(i + 401, j, k) - y, k + _hash(i, j + 401, k) - z
+                distance = dx * dx + dy * dy + dz * dz
+                if distance < nearest:
+                    nearest, tone = distance, 0.5 * math.floor(5 * _hash(i, j, k + 401))
+    return tone
+
+
+@nb.njit(cache=True, fastmath=True)
 def turns(angle, circumference, period):
     """Pattern repeats at an angle around a limb: an even whole number a turn, so that there is no seam."""
     repeats = 2 * max(round(0.5 * circumference / period), 1)
@@ -82,7 +98,8 @@ def turns(angle, circumference, period):
 
 @nb.njit(cache=True, fastmath=True)
 def cloth(kind, period, zone, skirt, x, y, z):
-    """Blend weight of a garment's second colour at a rest position, in cylinders round torso, skirt, arm or leg."""
+    """Blend weight of a garment's second colour at a rest position, in cylinders round torso, skirt, arm or leg; above
+    1 it leads on to a third colour."""
     if kind == PLAIN:
         return 0.0
     if kind == BAND:
@@ -91,6 +108,8 @@ def cloth(kind, period, zone, skirt, x, y, z):
         coarse, fine = 0.75 / period, 1.725 / period
         noise = blotches(x * coarse, y * coarse, z * coarse) + 0.4 * blotches(x * fine, y * fine, z * fine)
         return 1.0 if noise > 0.72 else 0.0
+    if kind == LEAVES:
+        return leaves(x / period, y / period, z / period)
     if kind == OMBRE:
         t = (0.46 - z) / 0.36 if z > 0.1 else (0.05 - z) / 0.65
         return min(max(t, 0.0), 1.0)

@@ -7,12 +7,13 @@ are asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from training.data import materials as m
 from training.data.backgrounds import Background, sample_background
+from training.data.lights import Sun, sample_sun
 from training.data.wardrobe import Outfit, sample_colour, sample_outfit
 
 _SKIN = [(0.96, 0.80, 0.69), (0.90, 0.72, 0.58), (0.80, 0.60, 0.44), (0.65, 0.46, 0.33), (0.48, 0.32, 0.22),
@@ -29,31 +30,18 @@ STRANDS = {"cropped": 0.38, "bob": 0.10, "long": 0.18, "shoulder": 0.16, "ponyta
 
 
 @dataclass(frozen=True)
-class Light:
-    """Where light comes from, and how much: towards (3,) a unit vector; ambient, direct (3,) RGB, so that a surface of
-    colour c that the light meets at an angle a is seen as c · (ambient + direct · cos a). All float32."""
-
-    towards: np.ndarray
-    ambient: np.ndarray
-    direct: np.ndarray
-
-
-@dataclass(frozen=True)
 class Person:
     """What all pictures of an identity share.
 
     phenotype: Anny's shape parameters in [0, 1]; outfit: colours and clothes; stature: standing height as a fraction of
-    the picture; sun: x and z of the light's direction; ambient in (0, 1); warmth: -1 cold … 1 warm; words: what the
-    card counts.
+    the picture; sun: the light around which that of each picture varies; words: what the card counts.
     """
 
     phenotype: dict[str, float]
     outfit: Outfit
     background: Background
     stature: float
-    sun: tuple[float, float]
-    ambient: float
-    warmth: float
+    sun: Sun
     words: dict[str, str]
 
     @property
@@ -74,34 +62,14 @@ def sample_person(rng: np.random.Generator) -> Person:
     outfit = sample_outfit(rng, skin, hair)
     cut = _style_hair(rng, outfit.look.style, bearded=age != "child" and phenotype["gender"] < 0.5)
     background = sample_background(rng, sample_colour, outfit.look.palette[m.TOP_A])
-    words = {"age": age, "hair": cut, "background": background.kind, **outfit.words}
-    return Person(
-        phenotype, outfit, background,
-        stature=float(rng.uniform(0.66, 0.78) if age == "child" else rng.uniform(0.74, 0.88)),
-        sun=(float(rng.uniform(-0.6, 0.6)), float(rng.uniform(0.3, 0.8))),
-        ambient=float(rng.uniform(0.5, 0.64)),
-        warmth=float(rng.normal(0, 0.5)),
-        words=words,
-    )  # fmt: skip
+    stature = float(rng.uniform(0.66, 0.78) if age == "child" else rng.uniform(0.74, 0.88))
+    sun = sample_sun(rng)
+    words = {"age": age, "hair": cut, "background": background.kind, "light": "hard" if sun.hard else "soft"}
+    return Person(phenotype, outfit, background, stature, sun, words | outfit.words)
 
 
-def sample_light(rng: np.random.Generator, person: Person) -> Light:
-    """The light of one picture: the identity's, turned by up to 35°, a little stronger, weaker, warmer or colder."""
-    x, z = person.sun
-    towards = np.array([x + rng.uniform(-0.5, 0.5), -1, z + rng.uniform(-0.25, 0.25)])
-    warmth = np.clip(person.warmth + rng.normal(0, 0.35), -1.5, 1.5)
-    tint = 1 + warmth * np.array([0.04, 0.005, -0.05])
-    strength = rng.uniform(0.92, 1.06)
-    ambient = person.ambient * strength * (0.5 + 0.5 * tint)  # what comes from everywhere is less tinted
-    direct = (1.02 - person.ambient) * strength * tint
-    return Light(*(np.asarray(v, np.float32) for v in (towards / np.linalg.norm(towards), ambient, direct)))
-
-
-def unlit(person: Person) -> tuple[Person, Light]:
-    """The person before a plain black background and a light that shows the colours themselves (the albedo)."""
-    black = replace(person.background, kind="plain", colours=np.zeros((3, 3)), grain=0.0)
-    light = Light(np.array([0, -1, 0], np.float32), np.ones(3, np.float32), np.zeros(3, np.float32))
-    return replace(person, background=black), light
+BLACK = Background("plain", np.zeros((3, 3)), 0.7, 0.1, 0.0, np.zeros((2, 9, 7)), 0.0, 0)
+"""A background of nothing, for colours without light."""
 
 
 def _hair_colour(rng: np.random.Generator, age: str) -> np.ndarray:
@@ -119,8 +87,9 @@ def _style_hair(rng: np.random.Generator, style: np.ndarray, bearded: bool) -> s
     hems = {"long": (0.2, 0.42), "shoulder": (0.5, 0.6), "bob": (0.62, 0.68), "ponytail": (0.34, 0.5)}
     style[m.HAIR_HEM] = rng.uniform(*hems[cut]) if cut in hems else m.NONE
     style[m.HAIR_WIDTH] = rng.uniform(0.03, 0.05) if cut == "ponytail" else m.NONE
+    style[m.CROWN] = m.NONE
     if cut == "band":
-        style[m.HAIRLINE] = style[m.NAPE] = m.NONE
+        style[m.HAIRLINE], style[m.CROWN] = m.NONE, rng.uniform(0.745, 0.785)
     style[m.BEARD] = float(bearded and cut in ("cropped", "band", "shoulder") and rng.random() < 0.3)
     style[m.HAT] = float(cut in ("cropped", "band", "ponytail") and rng.random() < 0.16)
     style[m.GLASSES] = rng.choice([0, 1, 2], p=[0.84, 0.10, 0.06])

@@ -16,7 +16,8 @@ from reposedm_core.pose import coco_to_openpose
 from training.data import materials, rasteriser
 from training.data.backgrounds import render_background
 from training.data.body import Body
-from training.data.people import Light, Person, sample_light, sample_person, unlit
+from training.data.lights import UNLIT, Light, sample_light
+from training.data.people import BLACK, Person, sample_person
 from training.data.poses import KINDS, X, Y, rotation, sample_pose
 
 SUPERSAMPLING = 2
@@ -83,6 +84,9 @@ class Dressed:
         labels = materials.paint(
             picture, face, rest, normals, mesh.part, mesh.zone, *look, light.towards, light.ambient, light.direct
         )
+        if light.shadow is not None:  # on the person only: the background is the same in all pictures
+            left = np.where(face == rasteriser.EMPTY, np.float32(1), light.shadow.left(*face.shape))
+            picture *= left[..., None]
         return labels, rest
 
 
@@ -105,7 +109,7 @@ def sample_views(
         tilt = (rotation(Y, 3 * camera[4]) @ rotation(X, 8 * camera[0])).astype(np.float32)
         scale = person.stature * rasteriser.CAMERA_DISTANCE / stature
         figure, focal = _frame(person, vertices[k] @ tilt.T, joints[k] @ tilt.T, scale, camera, aspect)
-        light = sample_light(rng, person)
+        light = sample_light(rng, person.sun)
         crowd = np.random.default_rng([seed, identity, 1 + k, 1])  # of its own: the share does not change the person
         other = _beside(body, crowd, figure, tilt) if crowd.random() < second_person else None
         views.append(View(figure, other, focal, light, drawn[k][1], drawn[k][2]))
@@ -149,18 +153,20 @@ def render_identity(
     seed: int,
     identity: int,
     poses: int,
-    height: int = 128,
-    width: int = 96,
+    height: int = 256,
+    width: int = 192,
     correspondence: bool = False,
     second_person: float = 0.0,
+    cell: int = 4,
     lit: bool = True,
 ) -> dict[str, np.ndarray]:
     """Render identity number `identity` of the data set `seed`.
 
     Args:
-        poses: number of pictures K; height, width: of the pictures in pixels, even.
-        correspondence: with flow and visibility.
+        poses: number of pictures K; height, width: of the pictures in pixels, divisible by `cell`.
+        correspondence: with flow, visibility and surface.
         second_person: share of the pictures with a second person in them, in [0, 1]; with `others` if above 0.
+        cell: side of a cell of the correspondence, in pixels.
         lit: False gives the colours themselves on black, without light (for checks).
 
     Returns:
@@ -169,22 +175,24 @@ def render_identity(
     views = sample_views(body, seed, identity, poses, second_person, width / height)
     person, s = views[0].figure.person, SUPERSAMPLING
     garb = Garb(body, person)
-    background = render_background((person if lit else unlit(person)[0]).background, height * s, width * s)
+    background = render_background(person.background if lit else BLACK, height * s, width * s)
     figures = [Dressed(view.figure, garb) for view in views]
     others = [None if view.other is None else Dressed(view.other, Garb(body, view.other.person)) for view in views]
     rows = []
     for view, figure, other in zip(views, figures, others, strict=True):
-        light = view.light if lit else unlit(person)[1]
+        light = view.light if lit else UNLIT
         rows.append(_draw(body, figure, other, view.focal, light, background.copy(), height, width))
     names = ["pictures", "joints", "openpose", "masks", "garments", *(["others"] if second_person > 0 else [])]
     result = {name: np.stack([row[name] for row in rows]) for name in names}
     result["views"] = np.array([[view.yaw, list(KINDS).index(view.kind)] for view in views], np.float32)
     if correspondence:
-        cells = (height // 2, width // 2)
+        cells = (height // cell, width // cell)
         result["flow"] = np.empty((poses, poses, *cells, 2), np.float16)
         result["visibility"] = np.empty((poses, poses, *cells), np.uint8)
+        result["surface"] = np.empty((poses, *cells, 3), np.float16)
         for j, view in enumerate(views):
             target = _target(figures[j], others[j], view.focal, cells)
+            result["surface"][j] = rasteriser.interpolate(body.mesh.rest, body.mesh.faces, *target)
             for i, row in enumerate(rows):
                 result["flow"][i, j], result["visibility"][i, j] = rasteriser.correspondence(
                     *target, body.mesh.faces, body.mesh.rest, *row["source"], _REST_SLACK, _DEPTH_SLACK

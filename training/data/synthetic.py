@@ -15,10 +15,12 @@ pixels; row i·K + k is picture k of identity i.
     garments    (n, H, W) uint8      what the person's pixels show: `materials.LABELS`
     done        (n,) uint8           1 once the row is on disk; a stopped run goes on from here
     others      (n, 17, 3) float32   with --second-person: that person's joints, zero where there is none
-    flow        (n, K, h, w, 2) float16   with --correspondence, [source row, number of the target picture], h × w is
-                                     H/2 × W/2: where a target cell's surface point lies in the source, in grid_sample's
-                                     coordinates (align_corners=False); 0 off the person
+    flow        (n, K, h, w, 2) float16   with --correspondence, [source row, number of the target picture], h × w cells
+                                     of --cell pixels: where the surface point at a target cell's centre lies in the
+                                     source, in grid_sample's coordinates (align_corners=False); 0 off the person
     visibility  (n, K, h, w) uint8   with it: 0 not the person, 1 hidden in the source, 2 visible in the source
+    surface     (n, h, w, 3) float16 with it: which point of the body a picture shows at a cell's centre, by the rest
+                                     coordinates of the template (`body`), the same for everybody; 0 off the person
 
 and README.md, the data card, and sheet.jpg, the first identities. Identity i depends on (seed, i) only, so neither the
 number of workers nor an interruption changes a byte.
@@ -56,34 +58,39 @@ from training.data.poses import KINDS
 from training.data.render import render_identity
 from training.data.rowfiles import Layout, RowFiles, write_whole
 
-REVISION = 2  # of the people: raised whenever the same arguments give other pictures
+REVISION = 3  # of the people: raised whenever the same arguments give other pictures
 SETTLE_SECONDS = 1.0  # between two marks of what is done; a kill repeats at most this much work
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What decides the bytes of a set; second_person is the share of pictures with a second person."""
+    """What decides the bytes of a set; second_person is the share of pictures with a second person, cell the side of a
+    cell of the correspondence in pixels."""
 
     identities: int
     poses: int
     seed: int = 1
-    height: int = 128
-    width: int = 96
+    height: int = 256
+    width: int = 192
     correspondence: bool = False
     second_person: float = 0.0
+    cell: int = 4
 
     def __post_init__(self) -> None:
         if min(self.identities, self.poses) < 1 or self.seed < 0:
             raise InputError("identities and poses must be positive, and seed at least 0.")
-        if min(self.height, self.width) < 16 or self.height % 2 or self.width % 2:
-            raise InputError(f"height {self.height} and width {self.width} must be even and at least 16.")
+        if min(self.height, self.width) < 16:
+            raise InputError(f"height {self.height} and width {self.width} must be at least 16.")
+        if self.cell < 1 or self.height % self.cell or self.width % self.cell:
+            raise InputError(f"cell = {self.cell} must be positive and divide height {self.height} and width "
+                             f"{self.width}.")  # fmt: skip
         if not 0 <= self.second_person <= 1:
             raise InputError(f"second_person = {self.second_person} is a share of the pictures: 0 to 1.")
 
 
 def layout(a: Arguments) -> Layout:
     """Shape and dtype of every array of the data set."""
-    n, k, cells = a.identities * a.poses, a.poses, (a.height // 2, a.width // 2)
+    n, k, cells = a.identities * a.poses, a.poses, (a.height // a.cell, a.width // a.cell)
     arrays = {
         "pictures": ((n, a.height, a.width, 3), "uint8"),
         "joints": ((n, 17, 3), "float32"),
@@ -99,6 +106,7 @@ def layout(a: Arguments) -> Layout:
         arrays["others"] = ((n, 17, 3), "float32")
     if a.correspondence:
         arrays |= {"flow": ((n, k, *cells, 2), "float16"), "visibility": ((n, k, *cells), "uint8")}
+        arrays["surface"] = ((n, *cells, 3), "float16")
     return arrays
 
 
@@ -199,7 +207,9 @@ def _start_worker() -> None:
 
 
 def _render(identity: int, a: Arguments) -> dict[str, np.ndarray]:
-    rows = render_identity(load_body(), a.seed, identity, a.poses, a.height, a.width, a.correspondence, a.second_person)
+    rows = render_identity(
+        load_body(), a.seed, identity, a.poses, a.height, a.width, a.correspondence, a.second_person, a.cell
+    )
     rows["identity"] = np.full(a.poses, identity, np.int64)
     rows["split"] = np.full(a.poses, SPLITS.index(split_of(identity)), np.uint8)
     return rows
@@ -212,9 +222,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("data/synthetic"), help="folder of the set")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2); does not change the data")
-    parser.add_argument("--height", type=int, default=128)
-    parser.add_argument("--width", type=int, default=96)
-    parser.add_argument("--correspondence", action="store_true", help="also write flow and visibility")
+    parser.add_argument("--height", type=int, default=256)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--correspondence", action="store_true", help="also write flow, visibility and surface")
+    parser.add_argument("--cell", type=int, default=4, help="pixels of a correspondence cell's side (default 4)")
     parser.add_argument(
         "--second-person", type=float, default=0.0, metavar="SHARE", help="pictures with a second person"
     )

@@ -17,8 +17,8 @@ SLEEVES = {"none": (0.04, 0.17), "short": (0.28, 0.20), "elbow": (0.42, 0.20), "
            "long": (0.97, 0.33)}  # fmt: skip
 """Kinds of sleeve: where it ends, as a fraction of the arm, and the kind's share."""
 NECKS = {"round": 0.36, "V": 0.22, "scoop": 0.16, "square": 0.08, "turtleneck": 0.18}
-TOP_PATTERNS = (0.33, 0.13, 0.07, 0.08, 0.07, 0.06, 0.05, 0.06, 0.04, 0.05, 0.03, 0.03)
-BOTTOM_PATTERNS = (0.60, 0.06, 0.06, 0.06, 0.05, 0.02, 0.03, 0.04, 0.02, 0.03, 0.01, 0.02)
+TOP_PATTERNS = (0.27, 0.13, 0.07, 0.08, 0.07, 0.05, 0.05, 0.06, 0.04, 0.05, 0.03, 0.03, 0.07)
+BOTTOM_PATTERNS = (0.56, 0.06, 0.06, 0.06, 0.05, 0.02, 0.03, 0.04, 0.02, 0.03, 0.01, 0.02, 0.04)
 """Shares of the patterns of `patterns.NAMES`."""
 SHOES = {"low": (-0.775, 0.34), "trainers": (-0.745, 0.30), "ankle boots": (-0.68, 0.14), "boots": (-0.52, 0.10),
          "sandals": (-0.755, 0.12)}  # fmt: skip
@@ -74,9 +74,14 @@ def _share(rng: np.random.Generator, kinds: dict) -> str:
     return str(rng.choice(list(kinds), p=shares))
 
 
+def _period(rng: np.random.Generator, kind: int) -> float:
+    """A pattern's period in rest units; prints of leaves are small or large."""
+    return rng.uniform(*(0.025, 0.11) if kind == p.LEAVES else (0.045, 0.085))
+
+
 def _cut_top(rng: np.random.Generator, style: np.ndarray) -> dict[str, str]:
     kind = int(rng.choice(len(p.NAMES), p=TOP_PATTERNS))
-    style[m.TOP_PATTERN], style[m.TOP_PERIOD] = kind, rng.uniform(0.045, 0.085)
+    style[m.TOP_PATTERN], style[m.TOP_PERIOD] = kind, _period(rng, kind)
     style[m.WAIST] = rng.uniform(0.02, 0.16)
     style[m.MIDRIFF] = -m.NONE
     sleeves, neck = _share(rng, SLEEVES), _share(rng, NECKS)
@@ -97,7 +102,7 @@ def _cut_top(rng: np.random.Generator, style: np.ndarray) -> dict[str, str]:
 def _cut_lower(rng: np.random.Generator, style: np.ndarray) -> dict[str, str]:
     lower = _share(rng, LOWER)
     kind = int(rng.choice(len(p.NAMES), p=BOTTOM_PATTERNS))
-    style[m.BOTTOM_PATTERN], style[m.BOTTOM_PERIOD] = kind, rng.uniform(0.045, 0.085)
+    style[m.BOTTOM_PATTERN], style[m.BOTTOM_PERIOD] = kind, _period(rng, kind)
     style[m.SKIRT_KIND] = {"skirt": m.SKIRT, "dress": m.DRESS, "coat": m.COAT}.get(lower, m.NO_SKIRT)
     style[m.SKIRT_HEM] = m.NONE
     if lower in ("skirt", "dress"):

@@ -64,6 +64,11 @@ def test_what_a_set_has_not_is_none_and_correspondence_is_refused(root):
         people.correspondence(Pairs(*np.array([[9], [0], [1]])))
     np.save(root / "masks.npy", np.arange(14, dtype=np.uint8)[:, None, None] % 3 * np.ones((1, H, W), np.uint8))
     masks = People(root, "train").masks(np.array([3, 3, 8]), np.array([0, 1, 0]))
+    assert people.surface(*where) is None
+    np.save(root / "surface.npy", np.arange(14 * 4 * 3 * 3).reshape(14, 4, 3, 3).astype(np.float16) / 8)
+    surface = People(root, "train").surface(np.array([3, 9]), np.array([1, 0]))
+    assert surface.shape == (2, 3, 4, 3) and surface.dtype == torch.float32
+    assert surface[:, :, 1, 2].tolist() == [[(36 * row + 15 + c) / 8 for c in range(3)] for row in (1, 3)]
     assert masks.shape == (3, 1, H, W) and masks[:, 0, 0, 0].tolist() == [0, 1, 0], "2 is another person"
 
 
