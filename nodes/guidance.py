@@ -23,7 +23,8 @@ from ..reposedm_core.field import (
     chosen_people,
     chosen_target,
 )
-from ..reposedm_core.field.field import CHUNK_PIXELS, SPACES
+from ..reposedm_core.field.config import SPACES
+from ..reposedm_core.field.field import CHUNK_PIXELS
 from ..reposedm_core.pipeline import fit_image
 from ..reposedm_core.pose import Pose
 from .bridge import differentiable, own_copy, target_poses

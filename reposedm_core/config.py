@@ -7,14 +7,22 @@ The defaults are those of `mini`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from .errors import InputError
-from .field.config import EstimatorConfig
+from .errors import InputError, quoted
+from .field.config import MASKS, SPACES, EstimatorConfig
+from .ranges import check_counts, check_known, check_multiples, check_ranges, wrong
 
 __all__ = ["AlignerConfig", "AutoencoderConfig", "DenoiserConfig", "EstimatorConfig", "FieldConfig", "ModelConfig",
            "ScheduleConfig", "from_dict", "to_dict"]
+
+PREDICTIONS = ("epsilon", "v_prediction")
+WIDE, LATENT, PIXELS = 16384, 4096, 16384
+"""Most channels of a layer and of a latent, and the longest side of a picture."""
+STRIDE = 8
+"""Pixels of a latent cell's side, everywhere: the aligner's tokens are such cells."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,23 @@ class AutoencoderConfig:
     widths: tuple[int, ...] = (24, 48, 64)
     whitening: float = 0.5
     scaling: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_known(self, kind=("pca", "kl"))
+        check_counts(self, widths=(3, 3) if self.kind == "pca" else (1, 8))
+        check_ranges(self, channels=(1, LATENT), stride=(1, 128), widths=(1, WIDE), whitening=(0, 2),
+                     scaling=(1e-6, 1e6))
+        if self.kind == "pca":
+            if self.stride != STRIDE:
+                raise wrong(self, "stride", f"the decoder upsamples by exactly {STRIDE}")
+            check_ranges(self, channels=(1, 3 * self.stride**2))
+        else:
+            stages = len(self.widths)
+            if self.stride != 2 ** (stages - 1):
+                raise wrong(self, "stride", f"{stages} widths {self.widths} halve the picture {stages - 1} times, "
+                            f"which is a stride of {2 ** (stages - 1)}")
+            # Group norm: 32 groups as in the public weights; fewer only where a small network has fewer channels.
+            check_multiples(self, widths=min(32, *self.widths))
 
 
 @dataclass(frozen=True)
@@ -71,6 +96,18 @@ class AlignerConfig:
     heads: int = 4
     height: int = 128
     width: int = 96
+
+    def __post_init__(self) -> None:
+        check_known(self, encoder=("picture", "latent"), warp=("image", "latent"))
+        check_counts(self, kernels=(1, 64))
+        check_ranges(self, kernels=(0, 1023), radius=(1, 64), first_radius=(0, 64), blocks=(1, 64), channels=(1, WIDE),
+                     latent_channels=(1, LATENT), dim=(1, WIDE), heads=(1, WIDE), height=(1, PIXELS), width=(1, PIXELS))
+        if any(kernel and kernel % 2 == 0 for kernel in self.kernels):
+            raise wrong(self, "kernels", "window sides must be odd, or 0 for the whole grid")
+        # 8 are the groups of the normalisation in the encoder of pictures.
+        own = self.encoder == "picture"
+        check_multiples(self, height=STRIDE, width=STRIDE, channels=8 if own else 1,
+                        dim=math.lcm(8 if own else 1, self.heads))
 
 
 @dataclass(frozen=True)
@@ -108,6 +145,20 @@ class DenoiserConfig:
     width: int = 12
     norm_groups: int = 16
 
+    def __post_init__(self) -> None:
+        check_known(self, texture=("aligned", "source", "text"))
+        check_counts(self, block_channels=(1, 8))
+        check_ranges(self, latent_channels=(1, LATENT), block_channels=(1, WIDE), layers=(1, 16), heads_dim=(1, WIDE),
+                     context_dim=(1, WIDE), height=(0, PIXELS // STRIDE), width=(0, PIXELS // STRIDE),
+                     norm_groups=(1, WIDE))
+        if len(self.attention) != len(self.block_channels):
+            raise wrong(self, "attention", f"give it and block_channels = {self.block_channels} one value a resolution")
+        for name in ("heads_dim", "norm_groups"):
+            if any(channels % getattr(self, name) for channels in self.block_channels):
+                raise wrong(self, name, f"must divide each of block_channels = {self.block_channels}")
+        if bool(self.height) != bool(self.width):
+            raise wrong(self, "height", f"with width = {self.width}: both above 0, or both 0 for no learned positions")
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -125,6 +176,12 @@ class ScheduleConfig:
     beta_start: float = 1e-4
     beta_end: float = 0.02
     prediction: str = "v_prediction"
+
+    def __post_init__(self) -> None:
+        check_known(self, beta_schedule=("linear", "scaled_linear"), prediction=PREDICTIONS)
+        check_ranges(self, timesteps=(2, 100_000))
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise wrong(self, "beta_start", f"with beta_end = {self.beta_end}: must rise, between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -152,6 +209,10 @@ class FieldConfig:
     training: float = 0.0
     estimate: str = "x0"
 
+    def __post_init__(self) -> None:
+        check_known(self, space=SPACES, mask=MASKS, estimate=("noise", "x0"))
+        check_ranges(self, strength=(-1e6, 1e6), start=(0, 1), end=(0, 1), limit=(0, 1e6), training=(-1e6, 1e6))
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -172,6 +233,22 @@ class ModelConfig:
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
     field: FieldConfig = field(default_factory=FieldConfig)
 
+    def __post_init__(self) -> None:
+        check_ranges(self, height=(STRIDE, PIXELS), width=(STRIDE, PIXELS), steps=(1, self.schedule.timesteps),
+                     guidance_scale=(-1000, 1000))
+        check_multiples(self, height=self.autoencoder.stride, width=self.autoencoder.stride)
+
+    def check_together(self) -> None:
+        """Raise an `InputError` unless the parts fit one another; a single one may be of another model.
+
+        The denoiser, and an aligner that reads latents, take those of the autoencoder.
+        """
+        own = self.autoencoder.channels
+        if self.denoiser.latent_channels != own:
+            raise wrong(self.denoiser, "latent_channels", f"the autoencoder has {own} channels")
+        if self.aligner.encoder == "latent" and self.aligner.latent_channels != own:
+            raise wrong(self.aligner, "latent_channels", f"the autoencoder has {own} channels")
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain JSON form of a configuration dataclass."""
@@ -182,15 +259,20 @@ def from_dict(kind: type, data: dict[str, Any], where: str = "configuration") ->
     """Build the dataclass `kind` from JSON data.
 
     Raises:
-        InputError: an unknown key, or a value of another type than its field's; the message names the key.
+        InputError: an unknown key, or a value of another type than its field's or outside of its range; the message
+            names the key.
     """
     types = get_type_hints(kind)
     if not isinstance(data, dict):
-        raise InputError(f"{where} = {data!r}: expected an object of the keys {sorted(types)}.")
+        raise InputError(f"{where} = {quoted(data)}: expected an object of the keys {sorted(types)}.")
     unknown = sorted(set(data) - set(types))
     if unknown:
-        raise InputError(f"{where}: unknown keys {unknown} for {kind.__name__}; known are {sorted(types)}.")
-    return kind(**{name: _typed(types[name], value, f"{where}.{name}") for name, value in data.items()})
+        raise InputError(f"{where}: unknown keys {quoted(unknown)} for {kind.__name__}; known are {sorted(types)}.")
+    values = {name: _typed(types[name], value, f"{where}.{name}") for name, value in data.items()}
+    try:
+        return kind(**values)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _typed(kind: Any, value: Any, where: str) -> Any:
@@ -199,9 +281,9 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         return from_dict(kind, value, where)
     if get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)):
-            raise InputError(f"{where} = {value!r}: expected a list of {get_args(kind)[0].__name__}.")
+            raise InputError(f"{where} = {quoted(value)}: expected a list of {get_args(kind)[0].__name__}.")
         return tuple(_typed(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     # A bool is an int to Python, and no number here.
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise InputError(f"{where} = {value!r}: expected {kind.__name__}, not {type(value).__name__}.")
+        raise InputError(f"{where} = {quoted(value)}: expected {kind.__name__}, not {type(value).__name__}.")
     return value

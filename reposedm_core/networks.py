@@ -67,6 +67,7 @@ def build_networks(config: ModelConfig, aligner: bool = True) -> Networks:
     if config.denoiser.texture == "text":
         raise InputError(f"{config.name} is conditioned on text, not on a source picture: use "
                          "diffusion.reposesd.load_reposesd, or RePoseSD Loader in ComfyUI.")
+    config.check_together()
     if not aligner and needs_aligner(config):
         raise InputError(f"{config.name} needs an aligner: its denoiser reads the aligned picture.")
     networks = {part: build(getattr(config, part)) if aligner or part != "aligner" else NoAlignment()

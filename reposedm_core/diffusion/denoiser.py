@@ -17,29 +17,6 @@ from .autoencoder import ResidualBlock
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-TEXTURES = ("aligned", "source")
-
-
-def check_config(config: DenoiserConfig) -> None:
-    """Raise an `InputError` that names the field unless a `Denoiser` can be built from `config`."""
-    if config.texture == "text":
-        raise InputError("denoiser.texture = 'text': a text-conditioned U-Net is RePoseSD's (diffusion/reposesd.py); a "
-                         f"Denoiser reads pictures, {' or '.join(TEXTURES)}.")
-    if config.texture not in TEXTURES:
-        raise InputError(f"denoiser.texture = {config.texture!r}: known are {', '.join(TEXTURES)}, text.")
-    if len(config.attention) != len(config.block_channels):
-        raise InputError(f"denoiser.attention = {config.attention} and block_channels = {config.block_channels}: give "
-                         "both one value a resolution.")
-    for name in ("heads_dim", "norm_groups"):
-        size = getattr(config, name)
-        if size < 1 or any(n % size for n in config.block_channels):
-            raise InputError(f"denoiser.{name} = {size}: must divide each of block_channels = "
-                             f"{config.block_channels}.")
-    if bool(config.height) != bool(config.width):
-        raise InputError(f"denoiser.height = {config.height}, width = {config.width}: both above 0, or both 0 for no "
-                         "learned positions.")
-
-
 def build_unet(config: DenoiserConfig, inputs: int, outputs: int, **options: Any) -> UNet2DConditionModel:
     """Diffusers' U-Net in the sizes of `config`; `options` are further ones of its class."""
     from diffusers import UNet2DConditionModel
@@ -104,12 +81,14 @@ class Conditioner(nn.Module):
     Its weights are the ones of the same names in `Denoiser`, so that it can be built and used without the U-Net.
 
     Raises:
-        InputError: the configuration contradicts itself, or is that of the text-conditioned RePoseSD.
+        InputError: the configuration is that of the text-conditioned RePoseSD.
     """
 
     def __init__(self, config: DenoiserConfig, operations=nn):
         super().__init__()
-        check_config(config)
+        if config.texture == "text":
+            raise InputError("denoiser.texture = 'text': a text-conditioned U-Net is RePoseSD's "
+                             "(diffusion/reposesd.py); a Denoiser reads pictures, aligned or source.")
         self.config = config
         dim = config.context_dim
         self.texture = TextureEncoder(config.latent_channels + 1, dim, config.height, config.width, operations)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from ..checks import check_tensor
-from ..config import ScheduleConfig
+from ..config import PREDICTIONS, ScheduleConfig
 from ..errors import InputError
 
-PREDICTIONS = ("epsilon", "v_prediction")
+__all__ = ["PREDICTIONS", "DiffusionSchedule", "schedule_sigmas", "simple_sigmas", "timestep_of"]
+
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
@@ -22,20 +23,11 @@ class DiffusionSchedule:
 
     def __init__(self, config: ScheduleConfig):
         self.config, self.timesteps = config, config.timesteps
-        if config.timesteps < 2:
-            raise InputError(f"schedule.timesteps = {config.timesteps}: must be 2 or more.")
-        if not 0 < config.beta_start <= config.beta_end < 1:
-            raise InputError(f"schedule.beta_start = {config.beta_start}, beta_end = {config.beta_end}: "
-                             "must rise, between 0 and 1.")
         if config.beta_schedule == "linear":
             beta = torch.linspace(config.beta_start, config.beta_end, config.timesteps, dtype=torch.float64)
-        elif config.beta_schedule == "scaled_linear":
+        else:
             beta = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.timesteps,
                                   dtype=torch.float64).square()
-        else:
-            raise InputError(f"schedule.beta_schedule = {config.beta_schedule!r}: known are linear, scaled_linear.")
-        if config.prediction not in PREDICTIONS:
-            raise InputError(f"schedule.prediction = {config.prediction!r}: known are {', '.join(PREDICTIONS)}.")
         self.beta = beta
         self.alpha_bar = torch.cumprod(1 - beta, 0)
         # Roots taken here: in half precision 1 - ᾱ of the first steps would be 0.

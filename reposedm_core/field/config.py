@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import InputError
+from ..ranges import check_counts, check_known, check_ranges, wrong
+
+SPACES, MASKS = ("heatmaps", "features"), ("union", "predicted")
+"""What the field compares, and where."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +48,13 @@ class EstimatorConfig:
         return (4, 2)
 
     def __post_init__(self) -> None:
-        if not 2 <= len(self.channels) <= 4 or len(self.modules) != len(self.channels) - 1:
-            raise InputError(
-                f"Estimator configuration: channels {self.channels} with modules {self.modules}; "
-                "give 2 to 4 branches, and modules for each but the first."
-            )
-        if min(self.modules) < 1:
-            raise InputError(
-                f"Estimator configuration: modules {self.modules}; every stage needs one or more."
-            )
-        if self.normalise not in ("imagenet", "none"):
-            raise InputError(
-                f'Estimator configuration: normalise "{self.normalise}"; use "imagenet" or "none".'
-            )
+        check_counts(self, channels=(2, 4))
+        if len(self.modules) != len(self.channels) - 1:
+            raise wrong(self, "modules", f"give one number for each of channels = {self.channels} but the first")
+        check_ranges(self, joints=(1, 512), stem=(1, 4096), bottleneck=(1, 4096), bottlenecks=(1, 64),
+                     channels=(1, 4096), modules=(1, 64), blocks=(1, 64), deconv_channels=(1, 4096),
+                     deconv_blocks=(0, 64), sigma=(0.01, 1000))
+        check_known(self, normalise=("imagenet", "none"))
 
 
 def _official(width: int) -> EstimatorConfig:

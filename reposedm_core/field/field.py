@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from ..checks import check_tensor
 from ..errors import InputError
+from .config import MASKS, SPACES
 from .estimator import merge_heatmaps
 from .folding import FoldedCopy
 from .protocol import PoseEstimator
 from .target import PoseTarget, render_target
-
-SPACES = ("heatmaps", "features")
-MASKS = ("union", "predicted")
 
 CHUNK_PIXELS = 512 * 352
 """Pictures of at most as many pixels together, or one, go through one backward pass: memory is bounded by that."""

@@ -67,12 +67,15 @@ def config_of(state: Mapping[str, torch.Tensor], udp: bool = False, name: str = 
     joints, deconv = shapes["final_layers.1.weight"][:2]
     if joints != 17 or shapes["final_layers.0.weight"][0] != 2 * joints:
         raise problem(f"it has {joints} joints and {shapes['final_layers.0.weight'][0] - joints} tags")
-    return EstimatorConfig(
-        joints=joints, stem=shapes["trunk.conv1.weight"][0], bottleneck=shapes["trunk.layer1.0.conv1.weight"][0],
-        bottlenecks=count(r"trunk\.layer1\.(\d+)\."), channels=tuple(branches),
-        modules=tuple(count(rf"trunk\.stage{stage}\.(\d+)\.") for stage in stages),
-        blocks=count(rf"trunk\.stage{last}\.0\.branches\.0\.(\d+)\."), deconv_channels=deconv,
-        deconv_blocks=count(r"deconv_layers\.0\.(\d+)\.") - 1, sigma=2.0, udp=udp)
+    try:
+        return EstimatorConfig(
+            joints=joints, stem=shapes["trunk.conv1.weight"][0], bottleneck=shapes["trunk.layer1.0.conv1.weight"][0],
+            bottlenecks=count(r"trunk\.layer1\.(\d+)\."), channels=tuple(branches),
+            modules=tuple(count(rf"trunk\.stage{stage}\.(\d+)\.") for stage in stages),
+            blocks=count(rf"trunk\.stage{last}\.0\.branches\.0\.(\d+)\."), deconv_channels=deconv,
+            deconv_blocks=count(r"deconv_layers\.0\.(\d+)\.") - 1, sigma=2.0, udp=udp)
+    except InputError as error:
+        raise problem(f"no HigherHRNet has such sizes ({str(error).rstrip('.')})") from None
 
 
 def read_official(path: str | os.PathLike, udp: bool | None = None) -> HigherHRNet:

@@ -245,7 +245,7 @@ def test_gradients_reach_every_weight():
     ({"attention": (True,)}, "attention = .*one value a resolution"),
     ({"heads_dim": 24}, "heads_dim = 24: must divide"),
     ({"norm_groups": 5}, "norm_groups = 5: must divide"),
-    ({"height": 0}, "height = 0, width = 8"),
+    ({"height": 0}, "height = 0: with width = 8"),
 ])
 def test_configurations_that_contradict_themselves_are_named(kind, change, named):
     with pytest.raises(InputError, match=named):

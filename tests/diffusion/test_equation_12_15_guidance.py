@@ -214,14 +214,16 @@ def test_without_a_limit_it_is_equation_15_as_written(field):
 
 
 @pytest.mark.parametrize(("config", "named"), [
-    (FieldConfig(math.nan), "strength = nan"), (FieldConfig(start=-0.1), "start = -0.1"),
-    (FieldConfig(end=1.5), "end = 1.5"), (FieldConfig(limit=-1.0), "limit = -1"),
-    (FieldConfig(limit=math.nan), "limit = nan"), (FieldConfig(limit=math.inf), "limit = inf"),
-    (FieldConfig(space="features"), "heatmaps .*'features'"),
+    ({"strength": math.nan}, "strength = nan"), ({"start": -0.1}, "start = -0.1"), ({"end": 1.5}, "end = 1.5"),
+    ({"limit": -1.0}, "limit = -1"), ({"limit": math.nan}, "limit = nan"), ({"limit": math.inf}, "limit = inf"),
+    ({"space": "features"}, "heatmaps .*'features'"),
 ])
 def test_settings_that_make_no_sense_are_named(field, config, named):
     with pytest.raises(InputError, match=named):
-        FieldGuidance.configured(config, field, wanted(field), decode)
+        FieldGuidance.configured(FieldConfig(**config), field, wanted(field), decode)
+    if "space" not in config:
+        with pytest.raises(InputError, match=named):
+            FieldGuidance(field, wanted(field), decode, **config)
 
 
 # -- in training

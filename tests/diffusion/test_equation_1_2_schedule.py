@@ -181,7 +181,8 @@ def test_an_empty_batch_is_named():
 
 @pytest.mark.parametrize(("change", "named"), [
     ({"beta_schedule": "cosine"}, "beta_schedule = 'cosine'"), ({"prediction": "flow"}, "prediction = 'flow'"),
-    ({"timesteps": 0}, "timesteps = 0"), ({"beta_end": 1.5}, "beta_end = 1.5"), ({"beta_start": 0.5}, "must rise"),
+    ({"timesteps": 0}, "timesteps = 0"), ({"beta_end": 1.5}, "beta_end = 1.5: must rise"),
+    ({"beta_start": 0.5}, "must rise"),
 ])
 def test_schedules_that_do_not_exist_are_refused(change, named):
     with pytest.raises(InputError, match=named):

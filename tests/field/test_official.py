@@ -206,7 +206,7 @@ def without(*starts):
     (other_joints, r"it has 14 joints and 14 tags; choose a HigherHRNet for COCO's 17"),
     (without("deconv_layers.", "final_layers.1."), "heat maps of one resolution, as a plain HRNet"),
     (without("final_layers."), "not the weights of a HigherHRNet; choose"),
-    (without("stage2.", "transition1."), "give 2 to 4 branches|not the weights"),
+    (without("stage2.", "transition1."), "no HigherHRNet has such sizes"),
     (lambda state: {"a": torch.zeros(2)}, "not the weights of a HigherHRNet; choose"),
     (lambda state: {**state, "conv1.weight": torch.zeros(())}, "not the weights of a HigherHRNet; choose"),
 ])
