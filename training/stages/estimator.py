@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reposedm_core.field import HigherHRNet, predict_pose
 from reposedm_core.pose import coco_to_openpose, draw_joints, render_heatmaps
-from training.data.augment import random_affine, random_backgrounds, random_look
+from training.data.augment import paste_background, random_affine, random_backgrounds, random_look
 from training.data.dataset import People
 from training.metrics import pck
 from training.stages.base import Plan, Stage, example_seeds
@@ -64,8 +64,7 @@ class EstimatorStage(Stage):
             pasted = torch.tensor([float(rng.random() < PASTED) for rng in rngs])[:, None, None, None]
             both = torch.cat([images, torch.maximum(self.people.masks(*chosen), 1 - pasted)], 1)
             both, joints = random_affine(rngs, both, joints)
-            images, masks = both[:, :3], both[:, 3:]
-            images = masks * images + (1 - masks) * random_backgrounds(rngs, *images.shape[-2:])
+            images = paste_background(rngs, both[:, :3], both[:, 3:], random_backgrounds(rngs, *both.shape[-2:]))
         else:
             images, joints = random_affine(rngs, images, joints)
         return {"images": random_look(rngs, images), "joints": torch.from_numpy(joints)}
