@@ -10,8 +10,9 @@ from comfy_api.latest import io
 
 from ..reposedm_core.metrics import PoseAccuracy, pose_accuracy, to_wanted
 from ..reposedm_core.pictures import shown
-from ..reposedm_core.pose import broadcast_frames, draw_comparison, parse_keypoints
-from .bridge import from_comfy, to_mask
+from ..reposedm_core.pose import agreed, broadcast_frames, draw_comparison
+from .bridge import from_comfy
+from .pose_data import asked_to_stop, images, read_poses
 from .sockets import PoseKeypoint
 
 
@@ -47,21 +48,27 @@ class PoseAccuracyNode(io.ComfyNode):
     @classmethod
     def execute(cls, pose: Any, wanted_pose: Any, image: torch.Tensor | None = None) -> io.NodeOutput:
         # nobody found is a result; nobody wanted is a mistake
-        found = parse_keypoints(pose, "pose", allow_nobody=True)
-        wanted = parse_keypoints(wanted_pose, "wanted_pose")
-        pictures = [None] if image is None else list(shown(from_comfy(image, "image")))
+        pictures = [None] if image is None else list(image.split(1))
+        size = None if image is None else tuple(from_comfy(image[:1], "image").shape[-2:])
+        found = read_poses(pose, "pose", allow_nobody=True, picture=size)
+        wanted = read_poses(wanted_pose, "wanted_pose", picture=size)
+        found, wanted = agreed(found, wanted)
         frames = broadcast_frames(pose=found, wanted_pose=wanted, image=pictures)
-        whole, pairs = pose_accuracy([frame[0] for frame in frames], [frame[1] for frame in frames])
+        whole, pairs = pose_accuracy([frame[0] for frame in frames], [frame[1] for frame in frames], asked_to_stop)
         lines = [_line("all", whole)]
         if len(frames) > 1:
-            lines += [_line(f"frame {number}", pose_accuracy([one], [other])[0])
+            lines += [_line(f"frame {number}", pose_accuracy([one], [other], asked_to_stop)[0])
                       for number, (one, other, _) in enumerate(frames)]
         # a batch has one size: that of the picture, or of the first wanted canvas
-        size = (wanted[0].height, wanted[0].width) if image is None else pictures[0].shape[-2:]
-        overlay = [draw_comparison(other, to_wanted(one, other), matched, *size, picture)
-                   for (one, other, picture), matched in zip(frames, pairs, strict=True)]
+        size = size or (wanted[0].height, wanted[0].width)
+
+        def overlay(number: int) -> torch.Tensor:
+            one, other, picture = frames[number]
+            behind = None if picture is None else shown(from_comfy(picture, "image"))[0]
+            return draw_comparison(other, to_wanted(one, other), pairs[number], *size, behind)
+
         return io.NodeOutput(whole.pck_05, whole.pck_10, whole.oks, whole.distance, "\n".join(lines),
-                             to_mask(torch.stack(overlay).movedim(1, -1)))
+                             images("wanted_pose", len(frames), *size, overlay))
 
 
 def _line(name: str, accuracy: PoseAccuracy) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..reposedm_core import InputError, Pose, parse_keypoints
+from ..reposedm_core import InputError, Pose
 from ..reposedm_core.pose import load_pose_text, to_keypoints
 from ..reposedm_core.pose import skeleton as sk
 from .bridge import from_comfy, to_comfy
+from .pose_data import read_poses, write_poses
 from .sockets import PoseKeypoint
 
 WIDGET = "REPOSEDM_POSE_EDITOR"
@@ -31,23 +33,23 @@ STANDING = Pose(np.array([[
 def _skeleton() -> dict[str, Any]:
     """What the widget knows about people, so that it has no copy of these tables."""
     return {"names": sk.OPENPOSE18, "limbs": sk.OPENPOSE_LIMBS, "colours": sk.OPENPOSE_COLOURS,
-            "flip": sk.OPENPOSE_FLIP, "faceFlip": sk.FACE_FLIP, "handLimbs": sk.HAND_LIMBS,
+            "flip": sk.OPENPOSE_FLIP, "faceFlip": sk.FACE_FLIP, "footFlip": sk.FOOT_FLIP, "handLimbs": sk.HAND_LIMBS,
             "standing": to_keypoints(STANDING)[0]}
 
 
-def _read(edit: str) -> Pose | None:
-    """The pose that the widget saved; None where nothing was edited."""
+def _read(edit: str, size: tuple[int, int]) -> Pose | None:
+    """The pose that the widget saved, or another client sent, on a canvas; None where nothing was edited."""
     if not edit.strip():
         return None
     try:
-        return _first(load_pose_text(edit, "edit"))
+        return _first(load_pose_text(edit, "edit", picture=size)).resized(*size)
     except InputError as error:
         raise InputError(f"{error} Or press Reset in the Pose Editor.") from error
 
 
 def _first(poses: list[Pose]) -> Pose:
-    """The first frame with somebody in it; there is one, as the parser saw to."""
-    return next(pose for pose in poses if len(pose.joints))
+    """The first frame with somebody in it, or the first one."""
+    return next((pose for pose in poses if len(pose.joints)), poses[0])
 
 
 class PoseEditor(io.ComfyNode):
@@ -84,16 +86,23 @@ class PoseEditor(io.ComfyNode):
     def execute(cls, width: int, height: int, image: torch.Tensor | None = None, pose: Any = None,
                 edit: str = "") -> io.NodeOutput:
         picture = None if image is None else to_comfy(from_comfy(image[:1], "image"))
-        poses = [STANDING] if pose is None else parse_keypoints(pose, "pose")
-        if picture is not None:
-            size = tuple(picture.shape[1:3])
-        elif pose is not None:
-            size = _first(poses).height, _first(poses).width
-        else:
-            size = height, width
-        if picture is not None or pose is None:
+        size = None if picture is None else tuple(picture.shape[1:3])
+        poses = [] if pose is None else read_poses(pose, "pose", allow_nobody=True, picture=size)
+        first = _first(poses) if poses else None
+        nobody = first is not None and not len(first.joints)
+        if size is None:
+            told = first is not None and not (nobody and first.guessed)
+            size = (first.height, first.width) if told else (height, width)
+        if first is None or nobody:
+            poses = [STANDING.resized(*size)]
+        elif picture is not None:
             poses = [frame.resized(*size) for frame in poses]
-        edited = _read(edit)
-        shown = {"pose_editor_start": to_keypoints(_first(poses)),
+        first = _first(poses)
+        edited = _read(edit, size)
+        shown = {"pose_editor_start": to_keypoints(first),
                  "pose_editor_picture": [] if picture is None else ui.PreviewImage(picture).values}
-        return io.NodeOutput(to_keypoints(poses if edited is None else edited.resized(*size)), ui=shown)
+        if nobody:
+            shown["pose_editor_nobody"] = [True]
+        if edited is not None:
+            poses = [replace(edited, guessed=first.guessed)]    # drawn over a guess it is on that guess
+        return io.NodeOutput(write_poses(poses), ui=shown)

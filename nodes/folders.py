@@ -10,6 +10,8 @@ import folder_paths
 
 from ..reposedm_core import InputError
 from ..reposedm_core.pipeline import SHIPPED
+from ..reposedm_core.pose import is_pose_file
+from ..reposedm_core.pose import pose_files as files_of_poses
 
 MODELS = "reposedm"
 """Name of the model folder: models/reposedm, and the weights that come with the pack."""
@@ -44,13 +46,26 @@ def checkpoint_path(name: str, *folders: str) -> Path:
 
 
 def pose_files() -> list[str]:
-    """JSON files in ComfyUI's input folder and below it, by name."""
-    root = Path(folder_paths.get_input_directory())
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.json") if path.is_file())
+    """Pose files in ComfyUI's input folder and below it, by name; folders that hold two or more end in a slash.
+
+    Linked folders are part of it.
+    """
+    root, found, seen = folder_paths.get_input_directory(), [], set()
+    for folder, inner, files in os.walk(root, followlinks=True):
+        if os.path.realpath(folder) in seen:     # a link to a folder that this one lies in would never end
+            inner.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        names = [name for name in files if is_pose_file(name) and os.path.isfile(os.path.join(folder, name))]
+        place = Path(folder).relative_to(root)
+        found += [(place / name).as_posix() for name in names]
+        if len(names) > 1 and place.name:
+            found.append(f"{place.as_posix()}/")
+    return sorted(found)
 
 
 def pose_path(name: str) -> Path:
-    """Path of a JSON file of the input folder.
+    """Path of a pose file, or of a folder of them, in the input folder.
 
     Raises:
         InputError: there is none of that name, or the name leads out of the folder.
@@ -59,6 +74,18 @@ def pose_path(name: str) -> Path:
         raise InputError(f"file: there is no pose file {name!r} in ComfyUI's input folder; copy the JSON file there "
                          "and choose it from the list, or paste its text.")
     return Path(folder_paths.get_input_directory()) / name
+
+
+def pose_state(name: str) -> bytes:
+    """What changes when a pose file does, or one in a folder of them.
+
+    Raises:
+        InputError: see `pose_path`.
+    """
+    path = pose_path(name)
+    if not path.is_dir():
+        return path.read_bytes()
+    return repr([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files_of_poses(path)]).encode()
 
 
 def output_path(prefix: str, ending: str, width: int, height: int) -> tuple[Path, str]:

@@ -104,7 +104,8 @@ def pose_of(person: Tensor, pose: Any, estimator: LoadedEstimator | None) -> Pos
         if not len(pose.joints):
             raise InputError("reference: nobody was found in it; connect its pose, or a picture that shows one person "
                              "whole.")
-    return one_pose(pose).resized(*person.shape[-2:])
+    size = person.shape[-2:]
+    return one_pose(pose, picture=size).resized(*size)
 
 
 def inside_mask(model: ModelPatcher, reference: Tensor, mask: Tensor) -> ModelPatcher:

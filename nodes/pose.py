@@ -5,25 +5,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 
-from ..reposedm_core import InputError
-from ..reposedm_core.pose import (
-    STYLES,
-    draw_pose,
-    load_pose_file,
-    load_pose_text,
-    parse_keypoints,
-    to_keypoints,
-)
+from ..reposedm_core import InputError, Pose
+from ..reposedm_core.pose import STYLES, draw_pose, load_pose_file, load_pose_text
+from ..reposedm_core.pose.keypoints import MAX_CANVAS
 from . import folders
-from .bridge import to_mask
+from .pose_data import asked_to_stop, images, read_poses, show_text, write_poses
 from .sockets import PoseKeypoint
 
 NO_FILE = "none"
+NOBODY = 64
+"""Side in pixels of the black picture of a pose that shows nobody and tells no size; ComfyUI's own drawing has it."""
 
 
 class LoadPose(io.ComfyNode):
@@ -33,36 +30,62 @@ class LoadPose(io.ComfyNode):
             node_id="RePoseDMLoadPose",
             display_name="Load Pose",
             category="RePoseDM/pose",
-            description="Reads a pose: an OpenPose JSON file from the input folder, or pasted JSON text. Every variant "
-                        "that OpenPose, DWPose and SDPose write is understood; several frames give several poses.",
-            search_aliases=["openpose", "keypoints", "load skeleton", "pose json", "POSE_KEYPOINT"],
+            description="Reads poses: a JSON file of the input folder, a folder with a file per frame, or pasted JSON "
+                        "text, as OpenPose, DWPose, SDPose, AlphaPose, mmpose and MediaPipe write them.",
+            search_aliases=["openpose", "keypoints", "load skeleton", "pose json", "POSE_KEYPOINT", "AlphaPose",
+                            "mmpose", "MediaPipe"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Combo.Input("file", options=[NO_FILE, *folders.pose_files()], default=NO_FILE,
-                               tooltip="A JSON file in ComfyUI's input folder. Press R after copying one there."),
+                               tooltip="A JSON file in ComfyUI's input folder, or a folder there with a file per frame "
+                                       "(it ends in /). Press R after copying one there."),
                 io.String.Input("text", multiline=True, default="", placeholder="or paste OpenPose JSON here",
-                                tooltip="OpenPose JSON. Used instead of the file when it is not empty."),
+                                tooltip="JSON of a pose. Used instead of the file when it is not empty."),
+                *(io.Int.Input(side, default=0, min=0, max=MAX_CANVAS, optional=True,
+                               tooltip=f"{side.capitalize()} in pixels of the picture that the pose was found in. 0 is "
+                                       "as the file says; where it does not say, it is guessed from where people are.")
+                  for side in ("width", "height")),
             ],
             outputs=[PoseKeypoint.Output("pose", tooltip="The pose, in pixels of its canvas.")],
         )
 
     @classmethod
-    def validate_inputs(cls, file: str | None) -> bool | str:
-        return file == NO_FILE or folders.problem(folders.pose_path, file)
+    def validate_inputs(cls, file: str | None, text: str | None = "") -> bool | str:
+        # pasted text wins, so that the file may be gone; a text from another node is not known yet
+        return file == NO_FILE or text is None or bool(text.strip()) or folders.problem(folders.pose_path, file)
 
     @classmethod
-    def fingerprint_inputs(cls, file: str | None = None, text: str | None = None) -> str:
+    def fingerprint_inputs(cls, file: str | None = None, text: str | None = None, **others: object) -> str:
         if file is None or text is None:   # another node supplies it
             return "linked"
-        content = text.encode() if text.strip() or file == NO_FILE else folders.pose_path(file).read_bytes()
+        pasted = text.strip() or file == NO_FILE
+        content = text.encode("utf-8", "surrogatepass") if pasted else folders.pose_state(file)
         return hashlib.sha256(content).hexdigest()
 
     @classmethod
-    def execute(cls, file: str, text: str) -> io.NodeOutput:
+    def execute(cls, file: str, text: str, width: int = 0, height: int = 0) -> io.NodeOutput:
+        notes: list[str] = []
+        reading = {"width": width, "height": height, "note": notes.append, "tick": asked_to_stop}
         if text.strip():
-            return io.NodeOutput(to_keypoints(load_pose_text(text, "text")))
-        if file == NO_FILE:
+            poses = load_pose_text(text, "text", **reading)
+        elif file == NO_FILE:
             raise InputError("text: it is empty and no file is chosen; choose a file or paste a pose.")
-        return io.NodeOutput(to_keypoints(load_pose_file(folders.pose_path(file))))
+        else:
+            poses = load_pose_file(folders.pose_path(file), **reading)
+        for note in notes:
+            logging.warning("Load Pose: %s", note)
+        show_text(cls, "\n".join([_summary(poses), *notes]))
+        return io.NodeOutput(write_poses(poses))
+
+
+def _summary(poses: Sequence[Pose]) -> str:
+    """What was read, in a line: "12 frames, 1 to 3 people, 512 × 768"."""
+    people, sizes = [len(pose.joints) for pose in poses], {(pose.width, pose.height) for pose in poses}
+    fewest, most = min(people), max(people)
+    count = f"{fewest} to {most}" if fewest < most else str(most)
+    size = " × ".join(map(str, sizes.pop())) if len(sizes) == 1 else f"{len(sizes)} sizes"
+    frames, who = "frame" if len(poses) == 1 else "frames", "person" if count == "1" else "people"
+    return f"{len(poses)} {frames}, {count} {who}, {size}"
 
 
 class SavePose(io.ComfyNode):
@@ -88,8 +111,8 @@ class SavePose(io.ComfyNode):
 
     @classmethod
     def execute(cls, pose: Any, filename_prefix: str) -> io.NodeOutput:
-        poses = parse_keypoints(pose, "pose")
-        frames = to_keypoints(poses)
+        poses = read_poses(pose, "pose", allow_nobody=True)
+        frames = write_poses(poses)
         path, subfolder = folders.output_path(filename_prefix, ".json", poses[0].width, poses[0].height)
         try:
             path.write_text(json.dumps(frames, allow_nan=False), encoding="utf-8")
@@ -99,10 +122,7 @@ class SavePose(io.ComfyNode):
             raise InputError(f"filename_prefix: {path.name} could not be written ({error.strerror or error}); choose "
                              "another name, or make room on the disk.") from error
         name = f"{subfolder}/{path.name}" if subfolder else path.name
-        if cls.hidden is not None and cls.hidden.unique_id:
-            from server import PromptServer  # the running host; shows the text on the node
-
-            PromptServer.instance.send_progress_text(name, cls.hidden.unique_id)
+        show_text(cls, name)
         file = {"filename": path.name, "subfolder": subfolder, "type": "output"}
         return io.NodeOutput(frames, ui={"text": [name], "files": [file]})
 
@@ -137,8 +157,10 @@ class DrawPose(io.ComfyNode):
     @classmethod
     def execute(cls, pose: Any, width: int, height: int, style: str = "openpose",
                 line_width: float = 1.0) -> io.NodeOutput:
-        poses = parse_keypoints(pose, "pose")
+        poses = read_poses(pose, "pose", allow_nobody=True)
         # A batch has one size: that of the first frame, where none is given.
-        size = height or poses[0].height, width or poses[0].width
-        pictures = [draw_pose(frame, *size, style, line_width) for frame in poses]
-        return io.NodeOutput(to_mask(torch.stack(pictures).movedim(1, -1)))
+        first = poses[0]
+        told = (first.height, first.width) if len(first.joints) or not first.guessed else (NOBODY, NOBODY)
+        size = height or told[0], width or told[1]
+        return io.NodeOutput(
+            images("pose", len(poses), *size, lambda frame: draw_pose(poses[frame], *size, style, line_width)))

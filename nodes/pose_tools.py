@@ -13,17 +13,17 @@ from ..reposedm_core.pose import (
     MATCHES,
     METHODS,
     ORDERS,
+    agreed,
     edit_joint,
     edit_people,
     fill_empty,
     has_person,
     interpolate_poses,
-    parse_keypoints,
     retarget_pose,
     select_people,
-    to_keypoints,
 )
 from ..reposedm_core.pose.skeleton import OPENPOSE18
+from .pose_data import asked_to_stop, read_poses, write_poses
 from .sockets import PoseKeypoint
 
 CATEGORY = "RePoseDM/pose"
@@ -67,12 +67,12 @@ class SelectPerson(io.ComfyNode):
     @classmethod
     def execute(cls, pose: Any, order: str, index: int, count: int, follow: bool,
                 empty_frames: str = EMPTY[0]) -> io.NodeOutput:
-        poses = select_people(parse_keypoints(pose, "pose"), order, index, count, follow)
+        poses = select_people(read_poses(pose, "pose"), order, index, count, follow, asked_to_stop)
         if empty_frames == "fill":
-            poses = fill_empty(poses)
+            poses = fill_empty(poses, asked_to_stop)
         elif empty_frames == "leave out":
             poses = [frame for frame in poses if len(frame.joints)]
-        return io.NodeOutput(to_keypoints(poses))
+        return io.NodeOutput(write_poses(poses))
 
 
 class RetargetPose(io.ComfyNode):
@@ -103,9 +103,9 @@ class RetargetPose(io.ComfyNode):
 
     @classmethod
     def execute(cls, pose: Any, source_pose: Any, take: str, keep: str, measure: str) -> io.NodeOutput:
-        target, source = parse_keypoints(pose, "pose"), parse_keypoints(source_pose, "source_pose")
-        return io.NodeOutput(to_keypoints(
-            retarget_pose(target, source, take == SIZES[1], keep, measure == MEASURES[0])))
+        target, source = agreed(read_poses(pose, "pose"), read_poses(source_pose, "source_pose"))
+        return io.NodeOutput(write_poses(
+            retarget_pose(target, source, take == SIZES[1], keep, measure == MEASURES[0], asked_to_stop)))
 
 
 class EditPose(io.ComfyNode):
@@ -149,14 +149,18 @@ class EditPose(io.ComfyNode):
     @classmethod
     def execute(cls, pose: Any, person: int, flip: str, scale: float, rotate: float, move_x: float, move_y: float,
                 joint: str, joint_action: str, joint_x: float, joint_y: float) -> io.NodeOutput:
-        poses = parse_keypoints(pose, "pose")
+        poses = read_poses(pose, "pose", allow_nobody=True)
         who = None if person < 0 else person
-        has_person(poses, who)
-        poses = [edit_people(frame, who, (move_x, move_y), scale, rotate, flip) for frame in poses]
-        if joint != NO_JOINT:
-            remove, limb = joint_action.startswith("remove"), joint_action.endswith("limb")
-            poses = [edit_joint(frame, joint, (joint_x, joint_y), remove, limb, who) for frame in poses]
-        return io.NodeOutput(to_keypoints(poses))
+        if any(len(frame.joints) for frame in poses):
+            has_person(poses, who)
+        remove, limb = joint_action.startswith("remove"), joint_action.endswith("limb")
+        edited = []
+        for frame in poses:
+            asked_to_stop()
+            frame = edit_people(frame, who, (move_x, move_y), scale, rotate, flip)
+            edited.append(frame if joint == NO_JOINT else
+                          edit_joint(frame, joint, (joint_x, joint_y), remove, limb, who))
+        return io.NodeOutput(write_poses(edited))
 
 
 class InterpolatePoses(io.ComfyNode):
@@ -193,7 +197,9 @@ class InterpolatePoses(io.ComfyNode):
     @classmethod
     def execute(cls, pose: Any, frames: int, method: str, easing: str, match: str, loop: bool,
                 end_pose: Any = None) -> io.NodeOutput:
-        poses = parse_keypoints(pose, "pose")
+        poses = read_poses(pose, "pose")
         if end_pose is not None:
-            poses += parse_keypoints(end_pose, "end_pose")
-        return io.NodeOutput(to_keypoints(interpolate_poses(poses, frames, method, easing, match, loop)))
+            first, last = agreed(poses, read_poses(end_pose, "end_pose"))
+            poses = first + last
+        return io.NodeOutput(write_poses(
+            interpolate_poses(poses, frames, method, easing, match, loop, asked_to_stop)))

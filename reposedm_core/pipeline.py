@@ -176,7 +176,8 @@ class RePoseDMPipeline:
             if not len(pose.joints):
                 raise InputError("reference: nobody was found in it; give its pose, or a picture that shows one person "
                                  "whole.")
-        pose = one_pose(pose).resized(*person.shape[-2:])
+        size = person.shape[-2:]
+        pose = one_pose(pose, picture=size).resized(*size)
         condition, alignment, image, skeleton, seen = self._align(garment, pose, height, width, "garment")
         size = image.shape[-2:]
         dressing = Dressing.fitted(person.to(self.device), cover.to(self.device), *size, feather)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..pose.keypoints import Pose, openpose_to_coco
+from ..pose.limits import check_people, no_tick
 from .joints import joint_error, pck, torso_sizes
 from .similarity import object_keypoint_similarity
+
+_AT_ONCE = 2**14  # pairs of people that are compared at once, some 30 MB
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,30 @@ def match_by_oks(found: Pose, wanted: Pose) -> list[tuple[int, int]]:
     """Who of `wanted` was found as whom: pairs (wanted, found) of the greatest sum of OKS (scipy's assignment).
 
     Where similarities are all next to nothing, the mean distance of the joints decides. Both on the same canvas.
+
+    Raises:
+        InputError: more people than `limits.MOST_PEOPLE` in a frame.
     """
     from scipy.optimize import linear_sum_assignment
 
+    check_people("match", [len(found.joints), len(wanted.joints)])
     truth, predicted = _truth(wanted), _predicted(found)
+    step = max(1, _AT_ONCE // max(len(predicted), 1))
+    costs = [_cost(truth[start:start + step], predicted, np.hypot(wanted.height, wanted.width))
+             for start in range(0, len(truth), step)]
+    rows, columns = linear_sum_assignment(np.concatenate(costs)) if costs else ((), ())
+    return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True)]
+
+
+def _cost(truth: np.ndarray, predicted: np.ndarray, diagonal: float) -> np.ndarray:
+    """(P, Q) for wanted people (P, 17, 3) and found ones (Q, 17, 3)."""
     areas = np.array([_area(true) for true in truth]).reshape(-1, 1)
     similarity = object_keypoint_similarity(predicted[None], truth[:, None], areas)
     shared = np.isfinite(predicted[None, ..., 0]) & (truth[:, None, :, 2] > 0)
     distance = np.linalg.norm(predicted[None, ..., :2] - truth[:, None, :, :2], axis=-1)
-    far = np.where(shared, distance, 0).sum(-1) / np.maximum(shared.sum(-1), 1) / np.hypot(wanted.height, wanted.width)
+    far = np.where(shared, distance, 0).sum(-1) / np.maximum(shared.sum(-1), 1) / diagonal
     far = np.where(shared.any(-1), np.minimum(far, 1e3), 1e3)
-    rows, columns = linear_sum_assignment(1 - np.nan_to_num(similarity) + 1e-6 * far)
-    return list(zip(rows.tolist(), columns.tolist(), strict=True))
+    return 1 - np.nan_to_num(similarity) + 1e-6 * far
 
 
 def to_wanted(found: Pose, wanted: Pose) -> Pose:
@@ -58,7 +73,8 @@ def to_wanted(found: Pose, wanted: Pose) -> Pose:
     return found.unfitted(wanted.height, wanted.width)
 
 
-def pose_accuracy(found: Sequence[Pose], wanted: Sequence[Pose]) -> tuple[PoseAccuracy, list[list[tuple[int, int]]]]:
+def pose_accuracy(found: Sequence[Pose], wanted: Sequence[Pose], tick: Callable[[], object] = no_tick
+                  ) -> tuple[PoseAccuracy, list[list[tuple[int, int]]]]:
     """Judge found poses by wanted ones, as COCO-17: neck, hands and faces do not count.
 
     Joints that were wanted outside of the canvas do not count either: no picture can show them. A joint that was not
@@ -67,17 +83,20 @@ def pose_accuracy(found: Sequence[Pose], wanted: Sequence[Pose]) -> tuple[PoseAc
     Args:
         found, wanted: as many frames. Wanted poses are taken to have been letterboxed into the pictures that the found
             ones are of (`Pose.resized`), as everything that draws a pose does it; that is undone (`to_wanted`).
+        tick: called for every frame; it may raise, to stop.
 
     Returns:
         The measures over all frames, and for each frame the pairs of `match_by_oks`.
     """
     truths, predictions, heights, similarities, matches = [], [], [], [], []
     for one, other in zip(found, wanted, strict=True):
+        tick()
         fitted = to_wanted(one, other)
         pairs = match_by_oks(fitted, other)
         truth, predicted = _truth(other), _predicted(fitted)
+        of_whom = dict(pairs)
         for i, true in enumerate(truth):
-            j = dict(pairs).get(i)
+            j = of_whom.get(i)
             person = np.full((17, 3), np.inf) if j is None else predicted[j]
             truths.append(true)
             predictions.append(person)

@@ -8,7 +8,16 @@ from .heatmaps import decode_heatmaps, render_heatmaps
 from .interpolate import EASINGS, MATCHES, METHODS, fill_empty, interpolate_poses
 from .keypoints import Pose, coco_to_openpose, fit_to_frame, openpose_to_coco
 from .overlay import draw_comparison
-from .parsing import load_pose_file, load_pose_text, one_pose, parse_keypoints, to_keypoints
+from .parsing import (
+    agreed,
+    is_pose_file,
+    load_pose_file,
+    load_pose_text,
+    one_pose,
+    parse_keypoints,
+    pose_files,
+    to_keypoints,
+)
 from .people import ORDERS, broadcast_frames, match_people, select_people
 from .retarget import ANCHORS, retarget_pose
 
@@ -21,6 +30,7 @@ __all__ = [
     "ORDERS",
     "STYLES",
     "Pose",
+    "agreed",
     "broadcast_frames",
     "coco_to_openpose",
     "decode_heatmaps",
@@ -33,12 +43,14 @@ __all__ = [
     "fit_to_frame",
     "has_person",
     "interpolate_poses",
+    "is_pose_file",
     "load_pose_file",
     "load_pose_text",
     "match_people",
     "one_pose",
     "openpose_to_coco",
     "parse_keypoints",
+    "pose_files",
     "render_heatmaps",
     "retarget_pose",
     "select_people",

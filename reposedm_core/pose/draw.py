@@ -2,8 +2,9 @@
 
 Everything is a capsule (a segment with a radius; a joint is one of length 0), painted in order with an edge
 that fades over one pixel. Only the pixels in a capsule's box are looked at, for all pictures of a chunk at
-once. It is NumPy on the CPU in double precision, element by element, whatever the caller's device: a pose
-gives the same bytes in training, in the pipeline and in a node, alone or in a batch.
+once, and of large boxes some rows at a time. It is NumPy on the CPU in double precision, element by element,
+whatever the caller's device: a pose gives the same bytes in training, in the pipeline and in a node, alone or
+in a batch.
 
 Coordinates are pixels, with pixel centres at +0.5.
 """
@@ -18,6 +19,7 @@ import torch
 
 from ..errors import InputError
 from .keypoints import openpose_to_coco
+from .limits import check_pixels
 from .skeleton import (
     COCO_COLOURS,
     COCO_LIMB_COLOURS,
@@ -43,6 +45,7 @@ CONTROLNET = {"body": (4 / 512, 4 / 512), "hand": (1 / 512, 4 / 512), "face": (0
 # both sides. The proportion at other sizes is **ours**.
 HUMANSD_HALF_WIDTH = 5.45 / 512
 _CHUNK = 32  # pictures painted together: their canvas stays in the processor's cache
+_AT_ONCE = 2**20  # pixels of boxes that are looked at together, some 100 MB
 _HAND_COLOURS = tuple(
     tuple(255 * channel for channel in colorsys.hsv_to_rgb(i / 20, 1, 1)) for i in range(len(HAND_LIMBS))
 )
@@ -70,6 +73,17 @@ def paint_capsules(
     limits = (width, height)
     first = np.clip(np.floor(np.minimum(start, end) - reach), 0, limits).astype(np.int64)
     last = np.clip(np.ceil(np.maximum(start, end) + reach), 0, limits).astype(np.int64)
+    step = max(1, _AT_ONCE // max(1, int((last - first)[:, 0].sum())))
+    for top in range(int(first[:, 1].min()), int(last[:, 1].max()), step):
+        box = [np.column_stack([corner[:, 0], corner[:, 1].clip(top, top + step)]) for corner in (first, last)]
+        _paint_boxes(canvas, pictures, start, end, *box, radius, colour, hard)
+
+
+def _paint_boxes(canvas: np.ndarray, pictures: np.ndarray, start: np.ndarray, end: np.ndarray, first: np.ndarray,
+                 last: np.ndarray, radius: float, colour: tuple, hard: bool) -> None:
+    """The pixels of capsules that lie in boxes: `first` and, after the last, `last` (N, 2) are columns and rows."""
+    height, width = canvas.shape[1:3]
+    reach = radius + 0.5
     columns, rows = (last - first).T
     areas = columns * rows
     total = int(areas.sum())
@@ -184,8 +198,15 @@ STYLES = tuple(_STYLES)
 
 
 def to_picture(canvas: np.ndarray) -> np.ndarray:
-    """(N, H, W, 3) float32 in 0..255 -> (N, 3, H, W) uint8."""
-    return np.ascontiguousarray(np.rint(canvas).astype(np.uint8).transpose(0, 3, 1, 2))
+    """(N, H, W, 3) float32 in 0..255 -> (N, 3, H, W) uint8; the canvas is rounded in place."""
+    return np.ascontiguousarray(np.rint(canvas, out=canvas).astype(np.uint8).transpose(0, 3, 1, 2))
+
+
+def to_floats(canvas: np.ndarray) -> torch.Tensor:
+    """(1, H, W, 3) float32 in 0..255 -> (3, H, W) float32 in 0..1, multiples of 1/255."""
+    picture = to_picture(canvas)[0].astype(np.float32)
+    picture /= np.float32(255)
+    return torch.from_numpy(picture)
 
 
 def draw_joints(joints: np.ndarray | torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -200,14 +221,14 @@ def draw_joints(joints: np.ndarray | torch.Tensor, height: int, width: int) -> t
         (N, 3, height, width) uint8 on the CPU: black background, limbs at 60 % brightness under the joints.
 
     Raises:
-        InputError: joints of another shape, or a size below 1.
+        InputError: joints of another shape, a size below 1, or too many pixels.
     """
     if isinstance(joints, torch.Tensor):
         joints = joints.detach().to("cpu", torch.float64).numpy()
     joints = np.asarray(joints, np.float64)
     if joints.ndim != 3 or joints.shape[1:] != (18, 3):
         raise InputError(f"The joints have shape {joints.shape}: drawing needs (pictures, 18, 3).")
-    _check_size(height, width)
+    _check_size(height, width, len(joints))
     pictures = np.empty((len(joints), 3, height, width), np.uint8)
     for first in range(0, len(joints), _CHUNK):
         part = joints[first : first + _CHUNK]
@@ -250,7 +271,7 @@ def draw_pose(
         (3, height, width) float32 in 0..1, a multiple of 1/255.
 
     Raises:
-        InputError: a size below 1, another style, or a line width that is not positive.
+        InputError: a size below 1, too many pixels, another style, or a line width that is not positive.
     """
     height = pose.height if height is None else height
     width = pose.width if width is None else width
@@ -263,9 +284,10 @@ def draw_pose(
         pose = pose.resized(height, width)
     canvas = np.zeros((1, height, width, 3), np.float32)
     _STYLES[style](canvas, pose, line_width)
-    return torch.from_numpy(to_picture(canvas)[0].astype(np.float32) / np.float32(255))
+    return to_floats(canvas)
 
 
-def _check_size(height: int, width: int) -> None:
+def _check_size(height: int, width: int, pictures: int = 1) -> None:
     if height < 1 or width < 1:
         raise InputError(f"The picture size {width}x{height} is too small to draw a pose: use at least 1x1.")
+    check_pixels("pose", pictures, height, width)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import InputError
-from .keypoints import Pose
+from .keypoints import PARTS, Pose
 from .people import people_boxes
-from .skeleton import FACE_FLIP, OPENPOSE18, OPENPOSE_FLIP
-from .tree import LEFT_WRIST, NOSE, RIGHT_WRIST, descendants
+from .skeleton import FACE_FLIP, FOOT_FLIP, OPENPOSE18, OPENPOSE_FLIP
+from .tree import CARRIED, descendants
 
 FLIPS = ("no", "person", "canvas")
 """What `edit_people` mirrors at: nothing, the middle of each person, the middle of the canvas."""
@@ -27,7 +27,7 @@ def edit_people(
 ) -> Pose:
     """Mirror, then scale, then turn people around the middle of their boxes of body joints, then move them.
 
-    Hands and faces come along; points may leave the canvas and are kept there.
+    Hands, faces and feet come along; points may leave the canvas and are kept there.
 
     Args:
         pose: the frame.
@@ -67,10 +67,11 @@ def edit_people(
         for part in parts:
             part[i, :, :2] = (part[i, :, :2] - middle) @ linear.T + goal
         if flip != "no":
-            joints, face, left, right = parts
+            joints, face, left, right, feet = parts
             joints[i] = joints[i, list(OPENPOSE_FLIP)]
             face[i] = face[i, list(FACE_FLIP)]
             left[i], right[i] = right[i].copy(), left[i].copy()
+            feet[i] = feet[i, list(FOOT_FLIP)]
     return pose.with_parts(*parts)
 
 
@@ -89,8 +90,8 @@ def edit_joint(
         joint: its name in OpenPose-18, such as "left_wrist".
         shift: to the right and down, in pixels.
         remove: the joint is made absent instead.
-        limb: what hangs on the joint shares its fate: an elbow takes wrist and hand along, a nose the face, and the
-            neck the whole body. Otherwise the joint alone.
+        limb: what hangs on the joint shares its fate: an elbow takes wrist and hand along, a knee ankle and foot,
+            a nose the face, and the neck the whole body. Otherwise the joint alone.
         person: whose, counted from 0; everybody's where None. Who lacks the joint stays as he is.
 
     Returns:
@@ -105,9 +106,9 @@ def edit_joint(
         raise InputError(f"joint offset: {shift[0]}, {shift[1]} must be finite numbers.")
     number = OPENPOSE18.index(joint)
     moved = descendants(number) if limb else [number]
-    parts = [part.astype(np.float64) for part in pose.parts]
-    joints, face, left, right = parts
-    carried = [part for point, part in ((NOSE, face), (LEFT_WRIST, left), (RIGHT_WRIST, right)) if point in moved]
+    parts = {name: part.astype(np.float64) for name, part in zip(PARTS, pose.parts, strict=True)}
+    joints = parts["joints"]
+    carried = [parts[part][:, points] for part, points, point in CARRIED if point in moved]
     for i in _chosen(pose, person):
         if not joints[i, number, 2] > 0:
             continue
@@ -120,7 +121,7 @@ def edit_joint(
                 part[i] = 0
             else:
                 part[i, :, :2] += shift
-    edited = pose.with_parts(*parts)
+    edited = pose.with_parts(*parts.values())
     return edited.take(np.flatnonzero((edited.joints[..., 2] > 0).any(1)))
 
 

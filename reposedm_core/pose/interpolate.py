@@ -4,22 +4,23 @@ Limbs turn instead of shrinking. Each bone's angle goes the short way *relative 
 an arm stays with a turning body and an elbow does not fold backwards; upper arms and thighs that turn about half a
 circle go around the outside of the body. Its length changes evenly. Shoulders, hips, eyes
 and ears, whose distance mostly tells how far the person is turned, move on a straight line in the frame of torso or
-head, and so do fingers and the points of the face.
+head, and so do fingers, feet and the points of the face.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..errors import InputError
-from .keypoints import Pose
+from .keypoints import PARTS, Pose
+from .limits import check_people, no_tick
 from .people import match_people
 from .skeleton import NECK, OPENPOSE18
-from .tree import LEFT_WRIST, MID_HIP, NOSE, ORDER, PARENTS, RIGHT_WRIST, way_up, with_mid_hip
+from .tree import CARRIED, MID_HIP, ORDER, PARENTS, way_up, with_mid_hip
 
 _EASINGS = {
     "even": lambda t: t,
@@ -41,6 +42,8 @@ _TURNING = {MID_HIP} | {
     if name == "nose" or name.endswith(("elbow", "wrist", "knee", "ankle"))
 }
 _OUTSIDE = {OPENPOSE18.index(f"{side}_{name}") for side in ("left", "right") for name in ("elbow", "knee")}
+# Hands turn as wrist and the middle finger's first joint, feet as heel and big toe.
+_ENDS = {"left_hand": (0, 9), "right_hand": (0, 9), "feet": (2, 0)}
 _HALF_CIRCLE = math.radians(150)
 _SHORT = 1e-6  # pixels; a shorter bone has no direction
 
@@ -52,6 +55,7 @@ def interpolate_poses(
     easing: str = "even",
     match: str = "nearest",
     loop: bool = False,
+    tick: Callable[[], object] = no_tick,
 ) -> list[Pose]:
     """Frames from the first through all poses to the last.
 
@@ -63,13 +67,14 @@ def interpolate_poses(
         match: one of `MATCHES`. Who has no counterpart in the next pose, and joints that only one of the two poses has,
             are shown in the half of the time that is nearer to the pose which has them.
         loop: go on from the last pose to the first, and stop one frame before it, so that the frames repeat smoothly.
+        tick: called for every pose and every frame; it may raise, to stop.
 
     Returns:
         `count` frames. A frame that falls on one of the poses, as the first and (without `loop`) the last do, is
         exactly that pose; people keep their order from frame to frame.
 
     Raises:
-        InputError: fewer than two poses, no frame, or an unknown method, easing or match.
+        InputError: fewer than two poses, no frame, too many people, or an unknown method, easing or match.
     """
     if len(poses) < 2:
         raise InputError("pose: there is one frame only, nothing lies between; give two poses or more.")
@@ -80,11 +85,13 @@ def interpolate_poses(
             raise InputError(f"{name}: there is no {value!r}; choose {', '.join(known)}.")
     height, width = poses[0].height, poses[0].width
     keys = [pose if (pose.height, pose.width) == (height, width) else pose.resized(height, width) for pose in poses]
-    tracks = _tracks([*keys, keys[0]] if loop else keys, match)
     keys = [*keys, keys[0]] if loop else keys
+    tracks = _tracks(keys, match, tick)
+    check_people("frames", [max(len(key.joints) for key in keys)] * count)
     times = np.arange(count) / (count if loop else max(count - 1, 1))
     frames = []
     for time in times:
+        tick()
         position = _EASINGS[easing](float(time)) * (len(keys) - 1)
         nearest = round(position)
         if abs(position - nearest) < 1e-9:
@@ -96,11 +103,11 @@ def interpolate_poses(
     return frames
 
 
-def fill_empty(frames: Sequence[Pose]) -> list[Pose]:
+def fill_empty(frames: Sequence[Pose], tick: Callable[[], object] = no_tick) -> list[Pose]:
     """Frames without anybody, such as those in which a detector saw nobody, are made from their neighbours.
 
     Between two frames with people they are `interpolate_poses`; before the first and after the last they repeat it.
-    Every frame keeps its canvas; where all are empty they stay so.
+    Every frame keeps its canvas; where all are empty they stay so. `tick` is that of `interpolate_poses`.
     """
     seen = [number for number, frame in enumerate(frames) if len(frame.joints)]
     if not seen:
@@ -108,14 +115,16 @@ def fill_empty(frames: Sequence[Pose]) -> list[Pose]:
     filled = [frames[min(max(number, seen[0]), seen[-1])] for number in range(len(frames))]
     for first, last in itertools.pairwise(seen):
         if last > first + 1:
-            filled[first + 1:last] = interpolate_poses([frames[first], frames[last]], last - first + 1)[1:-1]
+            made = interpolate_poses([frames[first], frames[last]], last - first + 1, tick=tick)
+            filled[first + 1:last] = made[1:-1]
     return [made.resized(frame.height, frame.width) for made, frame in zip(filled, frames, strict=True)]
 
 
-def _tracks(keys: Sequence[Pose], match: str) -> list[list[int | None]]:
+def _tracks(keys: Sequence[Pose], match: str, tick: Callable[[], object]) -> list[list[int | None]]:
     """Everybody's number in each pose, or None where he is not in it."""
     tracks: list[list[int | None]] = [[i] for i in range(len(keys[0].joints))]
     for number, (one, other) in enumerate(itertools.pairwise(keys), 1):
+        tick()
         if match == "nearest":
             pairs = dict(match_people(one, other))
         else:
@@ -129,21 +138,24 @@ def _tracks(keys: Sequence[Pose], match: str) -> list[list[int | None]]:
 
 def _between(one: Pose, other: Pose, people: Sequence[Sequence[int | None]], t: float, turn: bool) -> Pose:
     """The frame at a time strictly between two poses."""
-    shown = []
+    shown, ids = [], []
     for i, j in people:
         if i is not None and j is not None:
             shown.append(_person_between([part[i] for part in one.parts], [part[j] for part in other.parts], t, turn))
+            ids.append(other.ids[j] if one.ids[i] is None else one.ids[i])
         elif i is not None and t < 0.5:
             shown.append([part[i] for part in one.parts])
+            ids.append(one.ids[i])
         elif j is not None and t >= 0.5:
             shown.append([part[j] for part in other.parts])
+            ids.append(other.ids[j])
     if not shown:
         return one.take([])
-    return one.with_parts(*(np.stack(parts) for parts in zip(*shown, strict=True)))
+    return one.with_parts(*(np.stack(parts) for parts in zip(*shown, strict=True)), ids=ids)
 
 
 def _person_between(one: Sequence[np.ndarray], other: Sequence[np.ndarray], t: float, turn: bool) -> list[np.ndarray]:
-    """joints, face, left and right hand of one person between those of two poses."""
+    """The `PARTS` of one person between those of two poses."""
     old, new = with_mid_hip(one[0]), with_mid_hip(other[0])
     has_old, has_new = old[:, 2] > 0, new[:, 2] > 0
     both = has_old & has_new
@@ -176,17 +188,21 @@ def _person_between(one: Sequence[np.ndarray], other: Sequence[np.ndarray], t: f
             bone = _bone_between(*bones, turned[point], t, turn and point in _TURNING)
             score = _lerp(old[point, 2], new[point, 2], t)
         joints[point] = [*(joints[above, :2] + bone), score]
-    made = [joints[:MID_HIP]]
-    for joint, before, after in zip((NOSE, LEFT_WRIST, RIGHT_WRIST), one[1:], other[1:], strict=True):
+    before, after = (dict(zip(PARTS, parts, strict=True)) for parts in (one, other))
+    made = {name: np.zeros((size, 3)) for name, size in PARTS.items()} | {"joints": joints[:MID_HIP]}
+    for name, points, joint in CARRIED:
         root = (old[joint], new[joint], joints[joint]) if both[joint] else None
-        made.append(_part_between(before.astype(np.float64), after.astype(np.float64), root, turned[joint], t,
-                                  turn and joint != NOSE))
-    return made
+        made[name][points] = _part_between(*(part[name][points].astype(np.float64) for part in (before, after)), root,
+                                           turned[joint], t, _ENDS.get(name) if turn else None)
+    return list(made.values())
 
 
 def _part_between(old: np.ndarray, new: np.ndarray, root: tuple[np.ndarray, ...] | None, inherited: float, t: float,
-                  hand: bool) -> np.ndarray:
-    """A hand or face (K, 3), which hangs on a joint: `root` is its old, new and present place."""
+                  ends: tuple[int, int] | None) -> np.ndarray:
+    """A hand, foot or face (K, 3), which hangs on a joint: `root` is its old, new and present place.
+
+    Where it has two `ends` it turns as they do, else as the bone that it hangs on.
+    """
     both = (old[:, 2] > 0) & (new[:, 2] > 0)
     if root is None:
         if not both.any():
@@ -194,8 +210,8 @@ def _part_between(old: np.ndarray, new: np.ndarray, root: tuple[np.ndarray, ...]
         old_root, new_root = old[both].mean(0), new[both].mean(0)
         root = old_root, new_root, _lerp(old_root, new_root, t)
     turned = inherited
-    if hand and both[0] and both[9]:    # wrist and the middle finger's first joint
-        turned = _angle(old[9] - old[0], new[9] - new[0], inherited)
+    if ends and both[list(ends)].all():
+        turned = _angle(*(points[ends[1]] - points[ends[0]] for points in (old, new)), inherited)
     before, after = (points[:, :2] - place[:2] for points, place in zip((old, new), root, strict=False))
     straight = _lerp(before, _rotated(after, -turned), t)
     alone = before if t < 0.5 else _rotated(after, -turned)

@@ -6,7 +6,7 @@ Coordinates are pixels of the canvas with pixel centres at +0.5; points outside 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,12 @@ from ..errors import InputError
 from .skeleton import COCO17, COCO_TO_OPENPOSE, OPENPOSE_TO_COCO
 
 MAX_CANVAS = 32768
+PARTS = {"joints": 18, "face": 70, "left_hand": 21, "right_hand": 21, "feet": 6}
+"""Arrays of points of a `Pose`, and how many points a person has in each."""
+
+GUESSES = ("", "height", "width", "size")
+"""What of a canvas is a guess: nothing, one side, or both."""
+
 _LEFT_SHOULDER, _RIGHT_SHOULDER = COCO17.index("left_shoulder"), COCO17.index("right_shoulder")
 
 
@@ -26,11 +32,13 @@ class Pose:
         joints: (P, 18, 3) float32, OpenPose-18: x, y in pixels of the canvas, score. An absent point (score
             of 0 or less, or a number that is not finite) is stored as three zeros.
         height, width: of the canvas in pixels.
-        face, left_hand, right_hand: (P, 70, 3), (P, 21, 3), (P, 21, 3) float32 in the same form; zeros where
-            not given.
+        face, left_hand, right_hand, feet: (P, 70, 3), (P, 21, 3), (P, 21, 3), (P, 6, 3) float32 in the same form; zeros
+            where not given. Feet are big toe, small toe and heel of the left, then of the right.
+        ids: who each person is, as a tracker numbered them; None where nobody says.
+        guessed: what of the canvas is a guess, one of `GUESSES`, because the source does not tell it; see `on_canvas`.
 
     Raises:
-        InputError: an array of another shape, or a canvas without area.
+        InputError: an array of another shape, another number of ids, or a canvas without area.
     """
 
     joints: np.ndarray
@@ -39,6 +47,9 @@ class Pose:
     face: np.ndarray | None = None
     left_hand: np.ndarray | None = None
     right_hand: np.ndarray | None = None
+    feet: np.ndarray | None = None
+    ids: tuple[int | None, ...] | None = None
+    guessed: str = ""
 
     def __post_init__(self) -> None:
         if not (0 < self.height <= MAX_CANVAS and 0 < self.width <= MAX_CANVAS):
@@ -46,7 +57,7 @@ class Pose:
                 f"The canvas of the pose is {self.width}x{self.height}: use 1 to {MAX_CANVAS} pixels a side."
             )
         people = len(self.joints)
-        for name, points in (("joints", 18), ("face", 70), ("left_hand", 21), ("right_hand", 21)):
+        for name, points in PARTS.items():
             value = getattr(self, name)
             value = np.zeros((people, points, 3)) if value is None else value
             with np.errstate(over="ignore"):
@@ -57,6 +68,9 @@ class Pose:
                 )
             value[~((value[..., 2] > 0) & np.isfinite(value).all(-1))] = 0
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "ids", (None,) * people if self.ids is None else tuple(self.ids))
+        if len(self.ids) != people:
+            raise InputError(f"The pose has {people} people and {len(self.ids)} ids: give one for each.")
 
     def select(self, person: int) -> Pose:
         """The same frame with one person, counted from 0; InputError if there is no such person."""
@@ -66,23 +80,33 @@ class Pose:
         return self.take([person])
 
     @property
-    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """joints, face, left_hand and right_hand."""
-        return self.joints, self.face, self.left_hand, self.right_hand
+    def parts(self) -> tuple[np.ndarray, ...]:
+        """joints, face, left_hand, right_hand and feet, in the order of `PARTS`."""
+        return tuple(getattr(self, name) for name in PARTS)
 
     def with_parts(
-        self, joints: np.ndarray, face: np.ndarray, left_hand: np.ndarray, right_hand: np.ndarray
+        self,
+        joints: np.ndarray,
+        face: np.ndarray,
+        left_hand: np.ndarray,
+        right_hand: np.ndarray,
+        feet: np.ndarray | None = None,
+        ids: Sequence[int | None] | None = None,
     ) -> Pose:
-        """Other people on the same canvas."""
-        return Pose(joints, self.height, self.width, face, left_hand, right_hand)
+        """Other people on the same canvas; as many without `ids` are the same people, and keep theirs."""
+        if ids is None and len(joints) == len(self.joints):
+            ids = self.ids
+        return replace(self, joints=joints, face=face, left_hand=left_hand, right_hand=right_hand, feet=feet, ids=ids)
 
     def take(self, people: Sequence[int]) -> Pose:
         """The same frame with these people, in this order, perhaps none."""
         numbers = np.asarray(people, np.int64)
-        return self.with_parts(*(part[numbers] for part in self.parts))
+        return self.with_parts(*(part[numbers] for part in self.parts), ids=[self.ids[number] for number in numbers])
 
     def resized(self, height: int, width: int) -> Pose:
         """Letterboxed to another canvas: aspect kept, the whole old canvas visible, centred."""
+        if (height, width) == (self.height, self.width):
+            return self
         scale = min(height / self.height, width / self.width)
         return self._moved(
             scale, (width - scale * self.width) / 2, (height - scale * self.height) / 2, height, width
@@ -95,6 +119,16 @@ class Pose:
             scale, (width - scale * self.width) / 2, (height - scale * self.height) / 2, height, width
         )
 
+    def on_canvas(self, height: int, width: int) -> Pose:
+        """On the canvas of the picture that the pose belongs to, where that canvas was a guess; else as it is.
+
+        Points keep their pixels. Where one side of the canvas is known, they are scaled with it.
+        """
+        if not self.guessed:
+            return self
+        scale = {"height": width / self.width, "width": height / self.height}.get(self.guessed, 1.0)
+        return self._moved(scale, 0.0, 0.0, height, width)
+
     def _moved(self, scale: float, right: float, down: float, height: int, width: int) -> Pose:
         # Absent points are moved too; the new pose zeroes them by their score.
         def move(points: np.ndarray) -> np.ndarray:
@@ -103,7 +137,7 @@ class Pose:
             return moved
 
         joints, *parts = (move(part) for part in self.parts)
-        return Pose(joints, height, width, *parts)
+        return Pose(joints, height, width, *parts, ids=self.ids)
 
 
 def fit_to_frame(pose: Pose, height: int, width: int, fill: float = 0.8) -> Pose:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from .draw import paint_capsules, to_picture
+from .draw import paint_capsules, to_floats
 from .keypoints import Pose, openpose_to_coco
+from .limits import check_pixels
 from .skeleton import COCO_LIMBS
 
 WANTED, FOUND, ERROR = (0, 220, 120), (255, 150, 0), (255, 0, 60)
@@ -40,8 +41,9 @@ def draw_comparison(
         (3, height, width) float32 in 0..1.
 
     Raises:
-        InputError: a picture of another size.
+        InputError: a picture of another size, or too many pixels.
     """
+    check_pixels("wanted_pose", 1, height, width)
     canvas = np.zeros((1, height, width, 3), np.float32)
     if picture is not None:
         if tuple(picture.shape) != (3, height, width):
@@ -57,7 +59,7 @@ def draw_comparison(
         for k in range(one.shape[1]):
             both = (one[:, k, 2] > 0) & (other[:, k, 2] > 0)
             paint_capsules(canvas, one[:, k, :2], other[:, k, :2], both, half, ERROR)
-    return torch.from_numpy(to_picture(canvas)[0].astype(np.float32) / np.float32(255))
+    return to_floats(canvas)
 
 
 def _paint_person(canvas: np.ndarray, joints: np.ndarray, half: float, colour: tuple) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..errors import InputError
 from .keypoints import Pose
+from .limits import check_people, no_tick
 
 _ORDERS = {
     "as given": lambda pose: np.arange(len(pose.joints)),
@@ -17,6 +18,7 @@ _ORDERS = {
     "left to right": lambda pose: _centres(pose)[:, 0],
 }
 _FAR = 1e12  # pixels
+_AT_ONCE = 2**14  # pairs of people whose joints are compared at once, some 10 MB
 
 ORDERS = tuple(_ORDERS)
 """Names of the orders of `order_people`."""
@@ -52,7 +54,12 @@ def order_people(pose: Pose, by: str = "as given") -> list[int]:
 
 
 def select_people(
-    frames: Sequence[Pose], by: str = "as given", first: int = 0, count: int = 1, follow: bool = False
+    frames: Sequence[Pose],
+    by: str = "as given",
+    first: int = 0,
+    count: int = 1,
+    follow: bool = False,
+    tick: Callable[[], object] = no_tick,
 ) -> list[Pose]:
     """Some people of each frame, in an order (`order_people`).
 
@@ -64,6 +71,7 @@ def select_people(
         follow: take the people of the first frame that has any in the other frames too, whatever their order there:
             each is matched to where it was last seen (`match_people`), at most the length of its box's diagonal away.
             Else every frame is taken for itself.
+        tick: called for every frame; it may raise, to stop.
 
     Returns:
         Frames of the same canvas. Where there are too few people, those that there are, perhaps none.
@@ -75,6 +83,7 @@ def select_people(
     chosen: list[Pose] = []
     last: Pose | None = None
     for frame in frames:
+        tick()
         if follow and last is not None:
             if (last.height, last.width) != (frame.height, frame.width):
                 last = last.resized(frame.height, frame.width)
@@ -107,18 +116,20 @@ def match_people(one: Pose, other: Pose, reach: float = np.inf) -> list[tuple[in
 
     Returns:
         Pairs of numbers, in the order of `one`; min(P, Q) of them where `reach` leaves out none.
+
+    Raises:
+        InputError: more people than `limits.MOST_PEOPLE` in a frame.
     """
     from scipy.optimize import linear_sum_assignment
 
+    check_people("match", [len(one.joints), len(other.joints)])
     if not len(one.joints) or not len(other.joints):
         return []
     if (one.height, one.width) != (other.height, other.width):
         other = other.resized(one.height, one.width)
-    shared = (one.joints[:, None, :, 2] > 0) & (other.joints[None, :, :, 2] > 0)
-    apart = np.linalg.norm(one.joints[:, None, :, :2].astype(np.float64) - other.joints[None, :, :, :2], axis=-1)
-    mean = (apart * shared).sum(-1) / np.maximum(shared.sum(-1), 1)
-    centres = np.linalg.norm(_centres(one)[:, None] - _centres(other)[None], axis=-1)
-    cost = np.where(shared.any(-1), mean, centres)
+    step = max(1, _AT_ONCE // len(other.joints))
+    cost = np.concatenate([_distances(one.take(range(start, min(start + step, len(one.joints)))), other)
+                           for start in range(0, len(one.joints), step)])
     boxes = people_boxes(one)
     limit = np.maximum(reach * np.hypot(*(boxes[:, 2:] - boxes[:, :2]).T), 1)[:, None] if np.isfinite(reach) else np.inf
     # who is out of reach, or has no body joint, must not draw others away from their counterparts
@@ -126,6 +137,15 @@ def match_people(one: Pose, other: Pose, reach: float = np.inf) -> list[tuple[in
     rows, columns = linear_sum_assignment(cost)
     pairs = zip(rows.tolist(), columns.tolist(), strict=True)
     return [(i, j) for i, j in pairs if cost[i, j] < _FAR or not np.isfinite(reach)]
+
+
+def _distances(one: Pose, other: Pose) -> np.ndarray:
+    """(P, Q): the mean distance of the joints that two people share, or that of their centres where they share none."""
+    shared = (one.joints[:, None, :, 2] > 0) & (other.joints[None, :, :, 2] > 0)
+    apart = np.linalg.norm(one.joints[:, None, :, :2].astype(np.float64) - other.joints[None, :, :, :2], axis=-1)
+    mean = (apart * shared).sum(-1) / np.maximum(shared.sum(-1), 1)
+    centres = np.linalg.norm(_centres(one)[:, None] - _centres(other)[None], axis=-1)
+    return np.where(shared.any(-1), mean, centres)
 
 
 def broadcast_frames(**frames: Sequence) -> list[tuple]:
@@ -150,4 +170,4 @@ def broadcast_frames(**frames: Sequence) -> list[tuple]:
 
 def _joined(one: Pose, other: Pose) -> Pose:
     parts = (np.concatenate(pair) for pair in zip(one.parts, other.parts, strict=True))
-    return one.with_parts(*parts)
+    return one.with_parts(*parts, ids=one.ids + other.ids)

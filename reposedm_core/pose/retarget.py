@@ -3,26 +3,35 @@
 Every bone of the tree (`tree.py`) keeps the direction that it has in the target pose. Its length is multiplied by the
 ratio of the two people's limbs, so that a limb which points at the camera, and looks short, stays short.
 
-How long a limb really is cannot be seen in one picture: projection only shortens it. The length that is taken is the
-longest seen among its left and right side and, over several frames, the 0.9 quantile; and at least `LEAST` of what a
-person of that size usually has, where the size is the median over the limbs.
+How long a limb really is cannot be seen in one picture: projection shortens it, and a joint that was found in the wrong
+place makes it longer. The length that is taken is the median over its left and right side and all frames, the greater
+one of two. It is at least `LEAST` times what a person of that size usually has, where the size is the median over the
+limbs. What is longer than `MOST` times that is not believed: it counts as not seen, as do joints far outside of the
+picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import InputError
-from .keypoints import Pose
+from .keypoints import PARTS, Pose
+from .limits import no_tick
 from .people import broadcast_frames
 from .skeleton import NECK, OPENPOSE18
-from .tree import LEFT_WRIST, MID_HIP, NOSE, ORDER, PARENTS, RIGHT_WRIST, way_up, with_mid_hip
+from .tree import CARRIED, MID_HIP, NOSE, ORDER, PARENTS, way_up, with_mid_hip
 
 LEAST = 0.7
 """Part of a limb's usual length below which it counts as foreshortened."""
+
+MOST = 2.0
+"""Times a limb's usual length above which one of its joints counts as found in the wrong place."""
+
+_OUTSIDE = 0.5
+"""How far outside of the canvas, in parts of its sides, a joint counts as found in the wrong place."""
 
 ANCHORS = ("hips", "neck", "feet")
 """What of a person stays where it is: the middle of the hips, the neck, the lower ankle."""
@@ -89,16 +98,13 @@ def limb_sizes(pose: Pose) -> tuple[np.ndarray, np.ndarray]:
     """How large the limbs of everybody look, in pixels of the torso that usually goes with them.
 
     Returns:
-        (P, 9) float64 in the order of torso, neck, shoulders, hips, upper arm, forearm, thigh, shin, head: the longest
-        that is seen of either side over its usual length; NaN for what is not seen. And (P,) for the hands.
+        (P, 9) float64 in the order of torso, neck, shoulders, hips, upper arm, forearm, thigh, shin, head: the median
+        of what is seen of both sides, the greater one of two, over its usual length; NaN for what is not seen. And (P,)
+        for the hands.
     """
-    points = with_mid_hip(pose.joints)
-    sizes = {limb: _longest(points, segments) for limb, segments in LIMBS.items()}
-    # the distances of eyes and nose are a few pixels only: where an ear is seen they are not needed
-    small = sizes.pop("small head")
-    sizes["head"] = np.where(np.isnan(sizes["head"]), small, sizes["head"])
-    hands = [_longest(hand.astype(np.float64), _HAND) for hand in (pose.left_hand, pose.right_hand)]
-    return np.stack([sizes[limb] for limb in _NAMES], 1), np.fmax(*hands)
+    people = [_sizes([pose.take([person])]) for person in range(len(pose.joints))]
+    sizes = np.array([[_median(limb) for limb in person] for person in people]).reshape(-1, len(_NAMES) + 1)
+    return sizes[:, :-1], sizes[:, -1]
 
 
 def retarget_pose(
@@ -107,13 +113,15 @@ def retarget_pose(
     size: bool = False,
     anchor: str = "hips",
     together: bool = True,
+    tick: Callable[[], object] = no_tick,
 ) -> list[Pose]:
     """Give the people of the target the limbs of the people of the source.
 
     The first takes those of the first, the second of the second; one person of the source serves everybody. Who has
-    no counterpart stays as he is. Hands and faces move with their limb and take the source's size, a hand that the
-    source does not show that of its forearm. Limbs that cannot be compared, because one of the two does not show
-    them, change as the whole person does. The source is letterboxed to the target's canvas before it is compared.
+    no counterpart stays as he is. Hands, feet and faces move with their limb and take the source's size, a hand that
+    the source does not show that of its forearm, feet that of the shins. Limbs that cannot be compared, because one of
+    the two does not show them, change as the whole person does. The source is letterboxed to the target's canvas
+    before it is compared.
 
     Args:
         target: frames of poses.
@@ -122,6 +130,7 @@ def retarget_pose(
         anchor: one of `ANCHORS`, what keeps its place; where it is absent, the hips, then the neck, then the middle.
         together: the frames of the target show the same people, and so do those of the source: their limbs are
             measured over all frames, and do not change from frame to frame. Otherwise every frame is measured alone.
+        tick: called for every frame, and for every person that is measured; it may raise, to stop.
 
     Returns:
         One frame for each of the target, with its canvas (`together`), else as many as `broadcast_frames` makes.
@@ -133,32 +142,68 @@ def retarget_pose(
         raise InputError(f"keep: there is no {anchor!r}; choose {', '.join(ANCHORS)}.")
     if together:
         fitted = [frame.resized(target[0].height, target[0].width) for frame in source]
-        ratios = _people_ratios(target, fitted, size)
+        ratios = _people_ratios(target, fitted, size, tick)
         plans = [(frame, ratios) for frame in target]
     else:
-        plans = [(frame, _people_ratios([frame], [other.resized(frame.height, frame.width)], size))
+        plans = [(frame, _people_ratios([frame], [other.resized(frame.height, frame.width)], size, tick))
                  for frame, other in broadcast_frames(pose=target, source_pose=source)]
     compared = any(found is not None for _, ratios in plans for found in ratios)
     if not compared:
         raise InputError("source_pose: it shows no limb that the pose shows too, so nothing can be measured; "
                          "give a picture of the person that shows more of the body.")
-    return [_frame_rebuilt(frame, ratios, anchor) for frame, ratios in plans]
+    rebuilt = []
+    for frame, ratios in plans:
+        tick()
+        rebuilt.append(_frame_rebuilt(frame, ratios, anchor))
+    return rebuilt
 
 
-def _longest(points: np.ndarray, segments: Sequence[tuple[int, int, float]]) -> np.ndarray:
-    """(P,) the longest of segments relative to their usual length; points (P, K, 3); NaN where none is present."""
-    longest = np.full(len(points), np.nan)
+def _lengths(points: np.ndarray, segments: Sequence[tuple[int, int, float]]) -> np.ndarray:
+    """The lengths of segments that are seen in points (N, K, 3), over their usual lengths; perhaps none."""
+    found = []
     for one, other, usual in segments:
-        length = np.linalg.norm(points[:, one, :2] - points[:, other, :2], axis=-1) / usual
         seen = (points[:, one, 2] > 0) & (points[:, other, 2] > 0)
-        longest = np.fmax(longest, np.where(seen, length, np.nan))
-    return longest
+        found.append(np.linalg.norm(points[seen, one, :2] - points[seen, other, :2], axis=-1) / usual)
+    lengths = np.concatenate(found)
+    return lengths[lengths > 0]     # two joints in one place tell nothing
 
 
-def _people_ratios(target: Sequence[Pose], source: Sequence[Pose], size: bool) -> list[_Ratios | None]:
+def _median(values: np.ndarray) -> float:
+    """The greater one of two in the middle, as of a limb's two sides the shorter one is foreshortened; NaN of none."""
+    return float(np.sort(values)[len(values) // 2]) if len(values) else np.nan
+
+
+def _sizes(frames: Sequence[Pose]) -> list[np.ndarray]:
+    """All lengths that frames of one person show of each limb, and of the hands at last, over their usual lengths."""
+    joints = np.concatenate([_in_reach(frame) for frame in frames])
+    points = with_mid_hip(joints)
+    sizes = {limb: _lengths(points, segments) for limb, segments in LIMBS.items()}
+    # the distances of eyes and nose are a few pixels only: where an ear is seen they are not needed
+    small = sizes.pop("small head")
+    if not len(sizes["head"]):
+        sizes["head"] = small
+    hands = np.concatenate([hand for frame in frames for hand in (frame.left_hand, frame.right_hand)])
+    return [*(sizes[limb] for limb in _NAMES), _lengths(hands.astype(np.float64), _HAND)]
+
+
+def _in_reach(frame: Pose) -> np.ndarray:
+    """The joints (P, 18, 3) of a frame, without those far outside of the picture, unless most of a person's are."""
+    joints, canvas = frame.joints.copy(), np.array([frame.width, frame.height])
+    seen = joints[..., 2] > 0
+    far = seen & ((joints[..., :2] < -_OUTSIDE * canvas) | (joints[..., :2] > (1 + _OUTSIDE) * canvas)).any(-1)
+    joints[far & (2 * far.sum(1) < seen.sum(1))[:, None]] = 0
+    return joints
+
+
+def _people_ratios(target: Sequence[Pose], source: Sequence[Pose], size: bool, tick: Callable[[], object]
+                   ) -> list[_Ratios | None]:
     """The ratios of everybody in the target's frames; None for who has no counterpart or nothing to compare."""
     people, others = (max((len(frame.joints) for frame in frames), default=0) for frames in (target, source))
-    return [_ratios(_measured(target, i), _measured(source, 0 if others == 1 else i), size) for i in range(people)]
+    ratios = []
+    for person in range(people):
+        tick()
+        ratios.append(_ratios(_measured(target, person), _measured(source, 0 if others == 1 else person), size))
+    return ratios
 
 
 def _frame_rebuilt(frame: Pose, ratios: Sequence[_Ratios | None], anchor: str) -> Pose:
@@ -172,21 +217,17 @@ def _frame_rebuilt(frame: Pose, ratios: Sequence[_Ratios | None], anchor: str) -
 
 def _measured(frames: Sequence[Pose], person: int) -> tuple[np.ndarray, float]:
     """Sizes of a person's limbs (9,) and hands over all frames that show him; NaN for what none shows."""
-    limbs, hands = [], []
-    for frame in frames:
-        if person < len(frame.joints):
-            found = limb_sizes(frame.take([person]))
-            limbs.append(found[0][0])
-            hands.append(found[1][0])
-    if not limbs:
+    frames = [frame.take([person]) for frame in frames if person < len(frame.joints)]
+    if not frames:
         return np.full(len(_NAMES), np.nan), np.nan
-    seen = np.concatenate([np.stack(limbs), np.array(hands)[:, None]], 1)
-    lengths = np.full(len(_NAMES) + 1, np.nan)
-    some = ~np.isnan(seen).all(0)
-    lengths[some] = np.nanquantile(seen[:, some], 0.9, axis=0)
-    if some[:-1].any():
-        lengths = np.where(some, np.maximum(lengths, LEAST * np.nanmedian(lengths[:-1])), np.nan)
-    return lengths[:-1], float(lengths[-1])
+    seen = _sizes(frames)
+    medians = np.array([_median(limb) for limb in seen])
+    if not np.isnan(medians[:-1]).all():
+        for _ in range(2):  # once for the size of a person with limbs that are too long, once without them
+            whole = np.nanmedian(medians[:-1])     # never NaN: the shortest limbs are not too long
+            medians = np.array([_median(limb[limb <= MOST * whole]) for limb in seen])
+        medians = np.maximum(medians, LEAST * whole)
+    return medians[:-1], float(medians[-1])
 
 
 def _ratios(target: tuple[np.ndarray, float], source: tuple[np.ndarray, float], size: bool) -> _Ratios | None:
@@ -223,26 +264,22 @@ def _rebuilt(person: Pose, ratios: _Ratios, anchor: str) -> Pose:
         new[point, :2] = new[above, :2] + ratio * (old[point, :2] - old[above, :2])
     new[present, :2] += fixed - kept @ new[:, :2]
 
-    def carried(part: np.ndarray, joint: int, ratio: float) -> np.ndarray:
-        moved = part[0].astype(np.float64)
+    sizes = {"face": ratios.limbs["head"], "feet": ratios.limbs["shin"]}
+    parts = {name: part.astype(np.float64) for name, part in zip(PARTS, person.parts, strict=True)}
+    parts["joints"] = new[None, :MID_HIP]
+    for name, points, joint in CARRIED:
+        moved = parts[name][0, points]
         above = joint if present[joint] else way_up(joint, present)[0]
-        if above < 0 or not (part[0, :, 2] > 0).any():
+        if above < 0 or not (moved[:, 2] > 0).any():
             before, after = fixed, fixed
         elif above == joint:
             before, after = old[joint, :2], new[joint, :2]
         else:
             # its own joint is absent: its first point moves as that joint would
-            before = moved[np.argmax(part[0, :, 2] > 0), :2]
+            before = moved[np.argmax(moved[:, 2] > 0), :2].copy()
             after = new[above, :2] + ratios.limbs[_BONES[joint][0]] * (before - old[above, :2])
-        moved[:, :2] = after + ratio * (moved[:, :2] - before)
-        return moved[None]
-
-    return person.with_parts(
-        new[None, :MID_HIP],
-        carried(person.face, NOSE, ratios.limbs["head"]),
-        carried(person.left_hand, LEFT_WRIST, ratios.limbs["hand"]),
-        carried(person.right_hand, RIGHT_WRIST, ratios.limbs["hand"]),
-    )
+        moved[:, :2] = after + sizes.get(name, ratios.limbs["hand"]) * (moved[:, :2] - before)
+    return person.with_parts(*parts.values())
 
 
 def _anchor(points: np.ndarray, anchor: str) -> np.ndarray:

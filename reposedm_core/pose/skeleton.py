@@ -71,6 +71,7 @@ FACE_FLIP = (
     *range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
     41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65, 69, 68,
 )  # fmt: skip
+FOOT_FLIP = (3, 4, 5, 0, 1, 2)
 COCO_FLIP = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 
 # Where each joint is found in another order. The neck has no COCO joint: it is made of the shoulders.

@@ -29,7 +29,16 @@ PARENTS: tuple[int, ...] = (
 )
 """Parent of each of the 19 points; -1 for the neck, which is the root."""
 
-RIGHT_WRIST, LEFT_WRIST, NOSE = (OPENPOSE18.index(name) for name in ("right_wrist", "left_wrist", "nose"))
+NOSE = OPENPOSE18.index("nose")
+CARRIED = (
+    ("face", slice(None), NOSE),
+    ("left_hand", slice(None), OPENPOSE18.index("left_wrist")),
+    ("right_hand", slice(None), OPENPOSE18.index("right_wrist")),
+    ("feet", slice(0, 3), OPENPOSE18.index("left_ankle")),
+    ("feet", slice(3, 6), OPENPOSE18.index("right_ankle")),
+)
+"""What hangs on the joints: a part of a `Pose`, which of its points, and their joint."""
+
 _HIPS = [OPENPOSE18.index("right_hip"), OPENPOSE18.index("left_hip")]
 
 

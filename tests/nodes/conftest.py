@@ -104,3 +104,12 @@ def guide(pack, estimator):
                 model, vae, options.pop("estimator", estimator), pose, strength, start, end, space, limit, **options
             ).args[0]
     return run
+
+
+@pytest.fixture
+def output(monkeypatch, tmp_path, pack):
+    """ComfyUI's output folder, empty."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    return tmp_path

@@ -10,7 +10,11 @@ import torch
 from PIL import Image
 
 from reposedm_core import Pose
-from reposedm_core.pose import parse_keypoints, to_keypoints
+from reposedm_core.pose import load_pose_file, parse_keypoints, to_keypoints
+from reposedm_core.pose.keypoints import PARTS
+from workflows.host import ROOT
+
+FIXTURES = ROOT / "tests" / "fixtures" / "poses"
 
 COUNTS = {"pose_keypoints_2d": 18, "face_keypoints_2d": 70, "hand_left_keypoints_2d": 21, "hand_right_keypoints_2d": 21}
 
@@ -56,7 +60,7 @@ def saved(pose, **changes):
 def same(frame, pose):
     assert (frame["canvas_height"], frame["canvas_width"]) == (pose.height, pose.width)
     (found,) = parse_keypoints([frame])
-    for part in ("joints", "face", "left_hand", "right_hand"):
+    for part in PARTS:
         np.testing.assert_allclose(getattr(found, part), getattr(pose, part), atol=1e-3)
 
 
@@ -142,9 +146,51 @@ def test_everything_hidden_is_nobody(node, error, incoming):
         run(node, edit=json.dumps(hidden))
 
 
-def test_a_pose_with_nobody_is_refused(node, error):
-    with pytest.raises(error, match="pose: there is nobody"):
-        run(node, pose=[{"people": [], "canvas_width": 9, "canvas_height": 9}])
+@pytest.mark.parametrize(("pose", "size"), [
+    ([{"people": [], "canvas_width": 90, "canvas_height": 120}] * 2, (120, 90)), ({"people": []}, (200, 300)),
+])
+def test_a_pose_with_nobody_opens_with_the_standing_person(pack, node, pose, size):
+    standing = pack.nodes.editor.STANDING
+    frames, ui = run(node, pose=pose, width=300, height=200)
+    assert len(frames) == 1 and ui["pose_editor_start"] == frames and ui["pose_editor_nobody"] == [True]
+    same(frames[0], standing.resized(*size))
+    (frame,), _ = run(node, pose=pose, image=torch.rand(1, 60, 80, 3))
+    same(frame, standing.resized(60, 80))
+    edited = Pose(np.array(standing.joints) + np.float32([1, 2, 0]), 128, 96)
+    (frame,), _ = run(node, pose=pose, width=300, height=200, edit=saved(edited))
+    same(frame, edited.resized(*size))
+
+
+def test_a_guessed_canvas_gives_way_to_the_picture(node, incoming):
+    raw = {"people": to_keypoints(incoming)[0]["people"]}
+    (frame,), ui = run(node, pose=raw)
+    assert frame["canvas_guessed"] == "size" and ui["pose_editor_start"] == [frame]
+    for pose in (raw, frame):
+        (placed,), ui = run(node, pose=pose, image=torch.rand(1, 200, 150, 3))
+        same(placed, Pose(incoming.joints, 200, 150, *incoming.parts[1:]))
+        assert "canvas_guessed" not in placed and ui["pose_editor_start"] == [placed]
+    edit = json.dumps({**frame, "canvas_guessed": ""})
+    (edited,), _ = run(node, pose=raw, edit=edit)
+    assert edited["canvas_guessed"] == "size", "the edit is on the guessed canvas"
+
+
+def test_an_edit_in_0_to_1_is_scaled(node):
+    text = (FIXTURES / "edit_normalised.json").read_text()
+    (frame,), _ = run(node, width=256, height=384, edit=text)
+    (standing,) = load_pose_file(FIXTURES / "standing.json")
+    same(frame, standing.resized(384, 256))
+    without = json.dumps({"people": json.loads(text)["people"]})
+    (frame,), _ = run(node, width=256, height=384, edit=without)
+    same(frame, standing.resized(384, 256))
+
+
+def test_feet_and_ids_go_through(node, incoming):
+    feet = np.random.default_rng(1).uniform((5, 5, 0.5), (85, 85, 1), (2, 6, 3))
+    pose = Pose(incoming.joints, 120, 90, *incoming.parts[1:4], feet, (3, None))
+    for inputs in ({"pose": to_keypoints(pose)}, {"edit": saved(pose), "width": 90, "height": 120}):
+        (frame,), _ = run(node, **inputs)
+        same(frame, pose)
+        assert parse_keypoints(frame)[0].ids == (3, None)
 
 
 def test_twenty_people(node):
@@ -163,6 +209,6 @@ def test_tables_that_the_widget_gets(pack, node):
     assert options["widgetType"] == pack.nodes.editor.WIDGET and options["socketless"]
     assert len(skeleton["names"]) == len(skeleton["colours"]) == len(skeleton["flip"]) == 18
     assert len(skeleton["limbs"]) == 17 and len(skeleton["handLimbs"]) == 20
-    for flip in (skeleton["flip"], skeleton["faceFlip"]):
+    for flip in (skeleton["flip"], skeleton["faceFlip"], skeleton["footFlip"]):
         assert [flip[flip[i]] for i in range(len(flip))] == list(range(len(flip)))
     assert len(skeleton["faceFlip"]) == 70

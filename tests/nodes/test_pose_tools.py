@@ -10,17 +10,9 @@ import pytest
 import torch
 
 from reposedm_core.pose import draw_pose, parse_keypoints, to_keypoints
+from tests.nodes.people import CANVAS, EMPTY, PERSON, POINTS, flat, run
 
-POINTS = np.array([
-    (48, 18), (48, 30), (38, 30), (32, 45), (30, 60), (58, 30), (64, 45), (66, 60), (42, 62), (40, 88), (38, 112),
-    (54, 62), (56, 88), (58, 112), (45, 15), (51, 15), (41, 17), (55, 17),
-], float)  # fmt: skip
 TO_COCO = [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]
-CANVAS = {"canvas_height": 128, "canvas_width": 96}
-
-
-def flat(points, score=1.0, scale=(1, 1)):
-    return [float(v) for x, y in points for v in (x / scale[0], y / scale[1], score)]
 
 
 def body25():
@@ -30,7 +22,6 @@ def body25():
 
 HAND = np.array([(66 + k % 5, 60 + k // 5) for k in range(21)], float)
 FACE = np.array([(42 + k % 12, 12 + k // 12) for k in range(70)], float)
-PERSON = {"pose_keypoints_2d": flat(POINTS)}
 # What other nodes and tools write, after the project's notes on the format.
 VARIANTS = {
     "core": {"people": [{**PERSON, "face_keypoints_2d": flat(FACE), "hand_left_keypoints_2d": flat(HAND),
@@ -48,23 +39,12 @@ VARIANTS = {
     "no canvas": {"people": [PERSON]},
 }
 ANIMAL = [{"version": "ap10k", "animals": [[[1, 1, 1]] * 17], **CANVAS}]
-EMPTY = {"people": [], **CANVAS}
 FRAME = VARIANTS["core"]
 
 
 def crowd(count):
     return {"people": [{"pose_keypoints_2d": flat(POINTS + [90 * i, 0])} for i in range(count)],
             "canvas_height": 128, "canvas_width": 90 * count + 40}
-
-
-def run(pack, node, *inputs, **others):
-    """Results of a node whose other widgets have their defaults, under inference mode as ComfyUI runs it."""
-    kind = next(kind for kind in pack.nodes.NODES if kind.define_schema().node_id == node)
-    schema = kind.define_schema()
-    values = {each.id: each.default for each in schema.inputs if getattr(each, "default", None) is not None}
-    values |= dict(zip((each.id for each in schema.inputs), inputs, strict=False)) | others
-    with torch.inference_mode():
-        return kind.execute(**values).args
 
 
 TOOLS = {
@@ -85,7 +65,7 @@ def test_every_variant_goes_in_and_one_comes_out(pack, node, variant):
             (person,) = frame["people"]
             assert {name: len(values) for name, values in person.items()} == {
                 "pose_keypoints_2d": 54, "face_keypoints_2d": 210, "hand_left_keypoints_2d": 63,
-                "hand_right_keypoints_2d": 63}
+                "hand_right_keypoints_2d": 63, **({"foot_keypoints_2d": 18} if "feet" in variant else {})}
             found = np.array(person["pose_keypoints_2d"]).reshape(18, 3)
             np.testing.assert_allclose(found[:, :2], POINTS, atol=0.1)
             assert (found[:, 2] > 0).all() and frame["canvas_height"] > 0
@@ -103,6 +83,9 @@ def test_accuracy_and_drawing_take_every_variant(pack, variant):
         assert torch.equal(image[0], draw_pose(pose, style=style).movedim(0, -1))
 
 
+SHOW_NOBODY = ("RePoseDMPoseAccuracy", "RePoseDMDrawPose", "RePoseDMSavePose", "RePoseDMEditPose")
+
+
 @pytest.mark.parametrize("node", [*TOOLS, "RePoseDMPoseAccuracy", "RePoseDMDrawPose", "RePoseDMSavePose"])
 def test_animals_and_nobody_are_refused_and_the_input_is_named(pack, node):
     errors = pack.reposedm_core.InputError
@@ -111,8 +94,8 @@ def test_animals_and_nobody_are_refused_and_the_input_is_named(pack, node):
         inputs = (ANIMAL, FRAME)
     with pytest.raises(errors, match=r"^pose: this is an animal pose: only people"):
         run(pack, node, *inputs, **others)
-    if node != "RePoseDMPoseAccuracy":
-        inputs, others = TOOLS.get(node, lambda frame: ((frame,), {}))(EMPTY)
+    if node not in SHOW_NOBODY:
+        inputs, others = TOOLS[node](EMPTY)
         with pytest.raises(errors, match=r"^pose: there is nobody in this pose"):
             run(pack, node, *inputs, **others)
     for second, name in (("RePoseDMRetargetPose", "source_pose"), ("RePoseDMPoseAccuracy", "wanted_pose")):
@@ -208,14 +191,6 @@ def test_accuracy_numbers_text_and_picture(pack):
     with pytest.raises(pack.reposedm_core.InputError, match="wanted_pose: it has 2 frames and pose has 3"):
         run(pack, "RePoseDMPoseAccuracy", [FRAME] * 3, [FRAME] * 2)
     assert run(pack, "RePoseDMPoseAccuracy", crowd(20), crowd(20))[2] == 1
-
-
-@pytest.fixture
-def output(monkeypatch, tmp_path, pack):
-    import folder_paths
-
-    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
-    return tmp_path
 
 
 def test_save_counts_and_load_reads_it_again(pack, output):

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reposedm_core.errors import InputError
-from reposedm_core.pose import ANCHORS, Pose, edit_people, retarget_pose
-from reposedm_core.pose.retarget import LEAST, LIMBS, limb_sizes
+from reposedm_core.pose import ANCHORS, Pose, edit_people, load_pose_file, retarget_pose
+from reposedm_core.pose.retarget import LEAST, LIMBS, MOST, limb_sizes
 from reposedm_core.pose.tree import MID_HIP, PARENTS, with_mid_hip
 
 from .conftest import assert_same, examples, people
 
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "poses"
 BONES = [(point, parent) for point, parent in enumerate(PARENTS) if parent >= 0]
 
 
@@ -209,6 +212,54 @@ def test_several_people(whole: Pose) -> None:
     assert len(result[0].joints) == 0 and len(result[1].joints) == 1
 
 
+@pytest.mark.parametrize("size", [False, True])
+def test_one_false_joint_of_the_source_changes_nothing(size: bool) -> None:
+    (pose,), (false,) = (load_pose_file(FIXTURES / f"{name}.json") for name in ("standing", "false_right_wrist"))
+    (result,) = retarget_pose([pose], [false], size)
+    assert_same(result, pose, 0.01)
+    for joint in range(18):
+        joints = pose.joints.copy()
+        joints[0, joint, :2] = (-150, 700)      # outside of the picture, but not far
+        (result,) = retarget_pose([pose], [Pose(joints, 768, 512)], size)
+        for bone in BONES:
+            assert lengths(result)[bone] == pytest.approx(lengths(pose)[bone], rel=0.12), (joint, bone)
+
+
+@pytest.mark.parametrize("size", [False, True])
+def test_one_false_joint_in_one_frame_of_several_changes_nothing(size: bool) -> None:
+    (pose,), five = (load_pose_file(FIXTURES / f"{name}.json") for name in ("standing", "five_frames_one_false_wrist"))
+    for target, source in ((five, [pose]), ([pose], five), (five, five)):
+        for result, wanted in zip(retarget_pose(target, source, size), target, strict=True):
+            assert_same(result, wanted, 0.01)
+    # and a real difference is still taken
+    tall = stretched(pose, {9: 1.3, 12: 1.3, 10: 1.3, 13: 1.3})
+    for result, wanted in zip(retarget_pose(five, [tall], True), five, strict=True):
+        assert lengths(result)[9, 8] == pytest.approx(1.3 * lengths(pose)[9, 8], rel=0.01)
+        np.testing.assert_allclose(result.joints[0, 2:4], wanted.joints[0, 2:4], atol=0.5)
+
+
+def test_joints_far_outside_of_the_picture_are_outliers(whole: Pose) -> None:
+    tall = stretched(whole, {9: 1.4, 12: 1.4, 10: 1.4, 13: 1.4})
+    joints = tall.joints.copy()
+    joints[0, [3, 4, 6, 7], :2] = [(500, 40), (900, -300), (-400, 60), (-700, 90)]   # both arms: no side is right
+    (result,) = retarget_pose([whole], [Pose(joints, 128, 96)], size=True)
+    assert lengths(result)[9, 8] == pytest.approx(1.4 * lengths(whole)[9, 8], rel=0.01)
+    for bone in ((3, 2), (4, 3), (6, 5), (7, 6)):
+        assert 0.9 < lengths(result)[bone] / lengths(whole)[bone] < 1.5
+    # somebody who stands outside of the picture is not made of outliers
+    (result,) = retarget_pose([whole], [edit_people(tall, shift=(400, 0))], size=True)
+    assert lengths(result)[9, 8] == pytest.approx(1.4 * lengths(whole)[9, 8], rel=0.01)
+
+
+def test_a_limb_that_is_too_long_on_both_sides_counts_as_not_seen(whole: Pose) -> None:
+    usual = np.median(limb_sizes(whole)[0]) / limb_sizes(whole)[0][0, 5]
+    for factor, expected in ((0.95 * MOST * usual, 0.95 * MOST * usual), (1.1 * MOST * usual, 1), (9, 1)):
+        (result,) = retarget_pose([whole], [stretched(whole, {4: factor, 7: factor})], size=True)
+        for bone in BONES:
+            ratio = expected if bone in ((4, 3), (7, 6)) else 1
+            assert lengths(result)[bone] / lengths(whole)[bone] == pytest.approx(ratio, rel=0.03), (factor, bone)
+
+
 def test_nothing_in_common_is_an_error(whole: Pose) -> None:
     legs, arms = whole.joints.copy(), whole.joints.copy()
     legs[0, :8] = legs[0, 14:] = 0
@@ -224,7 +275,7 @@ def test_one_pixel(whole: Pose) -> None:
     assert_same(result, whole.resized(1, 1), 1e-3)
 
 
-def test_sizes_are_the_longest_of_both_sides(whole: Pose) -> None:
+def test_sizes_are_the_greater_of_both_sides(whole: Pose) -> None:
     joints = whole.joints.copy()
     joints[0, 3, :2] = joints[0, 2, :2] + [0, 1]
     sizes, hands = limb_sizes(Pose(joints, 128, 96))

@@ -1,0 +1,51 @@
+"""POSE_KEYPOINT in and out of nodes, frame by frame, so that a run can be stopped at every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comfy.model_management as management
+import torch
+from torch import Tensor
+
+from ..reposedm_core import Pose, parse_keypoints
+from ..reposedm_core.pose import to_keypoints
+from ..reposedm_core.pose.limits import check_pixels
+
+
+def asked_to_stop() -> None:
+    """Ends the run, if the user has asked for it, by the host's own exception."""
+    management.throw_exception_if_processing_interrupted()
+
+
+def read_poses(data: Any, name: str, **reading: Any) -> list[Pose]:
+    """Poses of the input `name`; `reading` are arguments of core's `parse_keypoints`."""
+    return parse_keypoints(data, name, tick=asked_to_stop, **reading)
+
+
+def write_poses(poses: Sequence[Pose]) -> list[dict[str, Any]]:
+    """POSE_KEYPOINT of poses."""
+    return to_keypoints(poses, tick=asked_to_stop)
+
+
+def images(name: str, count: int, height: int, width: int, draw: Callable[[int], Tensor]) -> Tensor:
+    """IMAGE (count, height, width, 3) of the pictures (3, height, width) that `draw` makes, one at a time.
+
+    Raises:
+        InputError: they are too many, or too large; it speaks of the input `name`.
+    """
+    check_pixels(name, count, height, width)
+    pictures = torch.empty((count, height, width, 3), device=management.intermediate_device())
+    for number in range(count):
+        asked_to_stop()
+        pictures[number] = draw(number).movedim(0, -1)
+    return pictures
+
+
+def show_text(node: Any, text: str) -> None:
+    """Show a text on a node that asks for `unique_id`; nothing outside of a running host."""
+    if node.hidden is not None and node.hidden.unique_id:
+        from server import PromptServer  # the running host
+
+        PromptServer.instance.send_progress_text(text, node.hidden.unique_id)
