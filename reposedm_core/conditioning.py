@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .alignment import Alignment, RecurrentPoseAligner
+from .alignment import Alignment, RecurrentPoseAligner, Start
 from .alignment.sources import Seen, combine
 from .diffusion.denoiser import Conditioner
 from .diffusion.guided import Condition
@@ -16,6 +16,7 @@ from .errors import InputError
 from .field import PoseEstimator, PoseInteractionField, PoseTarget, predict_pose
 from .pictures import fit_image
 from .pose import Pose, coco_to_openpose, draw_joints, openpose_to_coco
+from .reference import make_reference, on_plate
 
 
 def condition_image(pose: Pose, height: int, width: int) -> Tensor:
@@ -29,6 +30,17 @@ def condition_image(pose: Pose, height: int, width: int) -> Tensor:
         raise InputError(f"pose: no joint of its first person lies inside its canvas of {pose.width} × {pose.height} "
                          "pixels; move the pose into it, or give the canvas that it was made for.")
     return draw_joints(pose.resized(height, width).joints[:1], height, width).float() / 127.5 - 1
+
+
+def first_joints(pose: Pose, count: int = 1) -> Tensor:
+    """OpenPose-18 joints (count, 18, 3) of a pose's first person, once per picture; all zero where there is nobody."""
+    joints = torch.from_numpy(np.asarray(pose.joints[:1], np.float32))
+    return (joints if len(joints) else torch.zeros(1, 18, 3)).expand(count, -1, -1)
+
+
+def source_joints(poses: list[Pose]) -> Tensor:
+    """The first persons of several pictures, (B, 18, 3); all zero where nobody was found."""
+    return torch.cat([first_joints(pose) for pose in poses])
 
 
 def pose_target(field: PoseInteractionField, poses: list[Pose], size: tuple[int, int],
@@ -63,7 +75,7 @@ def find_pose(estimator: PoseEstimator, picture: Tensor, native: tuple[int, int]
 @torch.no_grad()
 def make_condition(aligner: RecurrentPoseAligner | nn.Module, conditioner: Conditioner,
                    encode: Callable[[Tensor], Tensor], image: Tensor, skeleton: Tensor, stride: int,
-                   sources: int = 1) -> tuple[Condition, Alignment, Seen]:
+                   sources: int = 1, start: Start | None = None) -> tuple[Condition, Alignment, Seen]:
     """Align pictures to poses and make the condition.
 
     Several sources of one person become one aligned picture (`alignment.sources.combine`), and the tokens are made of
@@ -76,6 +88,7 @@ def make_condition(aligner: RecurrentPoseAligner | nn.Module, conditioner: Condi
         image, skeleton: (B·S, 3, H, W) in [-1, 1]; the S sources of a result follow one another.
         stride: pixels of a latent cell's side.
         sources: S.
+        start: what is known of the sources' poses; only for an aligner that reads them (`reads_pose`).
 
     Returns:
         the condition of B results, the alignment of all B·S pictures, and what the sources show together.
@@ -90,14 +103,23 @@ def make_condition(aligner: RecurrentPoseAligner | nn.Module, conditioner: Condi
             known[id(picture)] = encode(picture)
         return known[id(picture)]
 
-    alignment = aligner(image, skeleton, encode=once)
+    if aligner.reads_pose:
+        alignment = aligner(image, skeleton, start=start)
+    else:
+        alignment = aligner(image, skeleton, encode=once)
     if sources == 1:
-        visibility, aligned = aligner.latent_visibility(alignment, stride), alignment.features
         probable = alignment.visibility[-1].sigmoid()
         seen = Seen(alignment.image, probable, torch.ones_like(probable)[:, None])
+        visibility, aligned = aligner.latent_visibility(alignment, stride), alignment.features
     else:
         seen = combine(alignment, sources)
-        visibility, aligned = seen.latent_visibility(stride), encode(seen.image)
+        visibility, aligned = seen.latent_visibility(stride), None
+    if alignment.person is not None:      # the person on what the sources show behind him
+        seen.reference = make_reference(image, skeleton, alignment, seen.image, seen.visibility, sources)
+        seen.image = on_plate(seen.reference)
+        aligned = None
+    if aligned is None:
+        aligned = encode(seen.image)
     pose = once(skeleton)[::sources]
     if conditioner.config.texture == "source" and sources > 1:
         texture = once(image)

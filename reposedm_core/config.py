@@ -15,8 +15,8 @@ from .errors import InputError, quoted
 from .field.config import MASKS, SPACES, EstimatorConfig
 from .ranges import check_counts, check_known, check_multiples, check_ranges, wrong
 
-__all__ = ["AlignerConfig", "AutoencoderConfig", "DenoiserConfig", "EstimatorConfig", "FieldConfig", "ModelConfig",
-           "ScheduleConfig", "from_dict", "to_dict"]
+__all__ = ["AlignerConfig", "AutoencoderConfig", "DecoderConfig", "DenoiserConfig", "EstimatorConfig",
+           "FieldConfig", "ModelConfig", "ScheduleConfig", "from_dict", "to_dict"]
 
 PREDICTIONS = ("epsilon", "v_prediction")
 WIDE, LATENT, PIXELS = 16384, 4096, 16384
@@ -33,8 +33,10 @@ class AutoencoderConfig:
         kind: "pca", a linear encoder of non-overlapping patches with a small convolutional decoder (**ours**, `mini`);
             "kl", Stable Diffusion's variational autoencoder (diffusers' AutoencoderKL), whose public weights fit.
         channels: latent channels C (of "pca": the number of principal components kept).
-        stride: pixels of a latent cell's side, H/h; 8.
-        widths: of "pca", decoder channels at 1/2, 1/4 and 1/8 of the picture; of "kl", channels per resolution.
+        stride: pixels of a latent cell's side, H/h; 8. With "pca" a multiple of it, too: pictures are averaged over
+            stride/8 pixels first, and the decoder gives them back at their own size (**ours**, `mini`: 16).
+        widths: of "pca", decoder channels at 4, 2 and 1 times the resolution of the latent; of "kl", channels per
+            resolution.
         whitening: exponent e in scale_i = std_i**e of "pca"; 0 keeps the pixel metric (large colours, tiny edges), 1
             gives every component unit variance. In between, an error of colour still costs more than one of texture.
         scaling: factor that brings "kl" latents to unit variance (0.18215 for Stable Diffusion).
@@ -53,9 +55,8 @@ class AutoencoderConfig:
         check_ranges(self, channels=(1, LATENT), stride=(1, 128), widths=(1, WIDE), whitening=(0, 2),
                      scaling=(1e-6, 1e6))
         if self.kind == "pca":
-            if self.stride != STRIDE:
-                raise wrong(self, "stride", f"the decoder upsamples by exactly {STRIDE}")
-            check_ranges(self, channels=(1, 3 * self.stride**2))
+            check_multiples(self, stride=STRIDE)
+            check_ranges(self, channels=(1, 3 * STRIDE**2))
         else:
             stages = len(self.widths)
             if self.stride != 2 ** (stages - 1):
@@ -70,6 +71,9 @@ class AlignerConfig:
     """Recurrent pose aligner: N = len(kernels) iterations.
 
     Attributes:
+        kind: "recurrent", the paper's, a local correlation in every iteration after the first; "matching" (**ours**),
+            which also reads the source's pose and matches with the whole source in every iteration, biased towards the
+            map so far (`alignment.matching_aligner`); radius, first_radius, encoder and warp are not its own.
         kernels: neighbourhood side of MapFormer's attention per iteration, 0 = global (Fig. 1, kernels **ours**).
         radius: R of the local correlation of eq. 6, in cells, in the iterations after the first.
         first_radius: R of the first iteration; 0 reads the expected match in the whole source instead (**ours**).
@@ -82,8 +86,11 @@ class AlignerConfig:
         dim: D, channels of a token.
         heads: attention heads.
         height, width: picture size the learned token positions belong to; other sizes interpolate them.
+        shrink: of kind "matching", pictures are averaged over shrink × shrink pixels before the networks see them
+            (height and width are those of the smaller ones); the source itself is what is warped.
     """
 
+    kind: str = "recurrent"
     kernels: tuple[int, ...] = (0, 9, 5)
     radius: int = 4
     first_radius: int = 0
@@ -96,10 +103,12 @@ class AlignerConfig:
     heads: int = 4
     height: int = 128
     width: int = 96
+    shrink: int = 1
 
     def __post_init__(self) -> None:
-        check_known(self, encoder=("picture", "latent"), warp=("image", "latent"))
+        check_known(self, kind=("recurrent", "matching"), encoder=("picture", "latent"), warp=("image", "latent"))
         check_counts(self, kernels=(1, 64))
+        check_ranges(self, shrink=(1, 16))
         check_ranges(self, kernels=(0, 1023), radius=(1, 64), first_radius=(0, 64), blocks=(1, 64), channels=(1, WIDE),
                      latent_channels=(1, LATENT), dim=(1, WIDE), heads=(1, WIDE), height=(1, PIXELS), width=(1, PIXELS))
         if any(kernel and kernel % 2 == 0 for kernel in self.kernels):
@@ -158,6 +167,26 @@ class DenoiserConfig:
                 raise wrong(self, name, f"must divide each of block_channels = {self.block_channels}")
         if bool(self.height) != bool(self.width):
             raise wrong(self, "height", f"with width = {self.width}: both above 0, or both 0 for no learned positions")
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A decoder that also sees the source (**ours**, `diffusion.reference_decoder`).
+
+    Attributes:
+        kind: "none", the autoencoder's decoder alone, or "reference".
+        widths: channels at 1/4, 1/8 … of the picture.
+        latent_channels: C of the autoencoder.
+    """
+
+    kind: str = "none"
+    widths: tuple[int, ...] = (48, 80, 128)
+    latent_channels: int = 16
+
+    def __post_init__(self) -> None:
+        check_known(self, kind=("none", "reference"))
+        check_counts(self, widths=(2, 8))
+        check_ranges(self, widths=(1, WIDE), latent_channels=(1, LATENT))
 
 
 @dataclass(frozen=True)
@@ -231,6 +260,7 @@ class ModelConfig:
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     field: FieldConfig = field(default_factory=FieldConfig)
 
     def __post_init__(self) -> None:
@@ -246,8 +276,18 @@ class ModelConfig:
         own = self.autoencoder.channels
         if self.denoiser.latent_channels != own:
             raise wrong(self.denoiser, "latent_channels", f"the autoencoder has {own} channels")
+        if self.decoder.kind == "reference" and self.decoder.latent_channels != own:
+            raise wrong(self.decoder, "latent_channels", f"the autoencoder has {own} channels")
+        if self.decoder.kind == "reference" and self.aligner.kind != "matching":
+            raise wrong(self.decoder, "kind", "it needs an aligner of kind \"matching\", which finds masks")
         if self.aligner.encoder == "latent" and self.aligner.latent_channels != own:
             raise wrong(self.aligner, "latent_channels", f"the autoencoder has {own} channels")
+
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """Height and width at which aligner, denoiser and estimator see pictures of `height` × `width`."""
+        shrink = self.autoencoder.stride // STRIDE if self.autoencoder.kind == "pca" else 1
+        return self.height // shrink, self.width // shrink
 
 
 def to_dict(config: Any) -> dict[str, Any]:

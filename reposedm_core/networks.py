@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .alignment import Alignment, RecurrentPoseAligner
+from .alignment import Alignment, MatchingPoseAligner, RecurrentPoseAligner, build_aligner
 from .alignment.warp import identity_map
 from .checkpoint import load_into, load_parts
 from .config import ModelConfig, from_dict
 from .diffusion.autoencoder import Autoencoder, KLAutoencoder, build_autoencoder
 from .diffusion.denoiser import Denoiser
+from .diffusion.reference_decoder import ReferenceDecoder
 from .errors import InputError
 from .field import HigherHRNet
 
@@ -24,12 +25,21 @@ SHIPPED = Path(__file__).parent / "weights" / "reposedm-mini.safetensors"
 """The weights that come with the package."""
 
 NETWORKS: dict[str, Callable[[Any], nn.Module]] = {"autoencoder": build_autoencoder, "estimator": HigherHRNet,
-                                                   "aligner": RecurrentPoseAligner, "denoiser": Denoiser}
-"""The parts of a RePoseDM by name: each is built from the field of that name in a `ModelConfig`."""
+                                                   "aligner": build_aligner, "denoiser": Denoiser}
+"""The parts of every RePoseDM by name: each is built from the field of that name in a `ModelConfig`."""
+PARTS: dict[str, Callable[[Any], nn.Module]] = {**NETWORKS, "decoder": ReferenceDecoder}
+"""The same, and the part that not every one has."""
+
+
+def parts_of(config: ModelConfig) -> tuple[str, ...]:
+    """The parts that a model of `config` has: the reference decoder is not in every one."""
+    return tuple(part for part in PARTS if part != "decoder" or config.decoder.kind == "reference")
 
 
 class NoAlignment(nn.Module):
     """What stands where B1 has no aligner: the source as it is, all of it visible. Has no weights."""
+
+    reads_pose = False
 
     def forward(self, source: Tensor, pose_image: Tensor, iterations: int | None = None,
                 encode: Callable[[Tensor], Tensor] | None = None) -> Alignment:
@@ -44,13 +54,14 @@ class NoAlignment(nn.Module):
 
 @dataclass
 class Networks:
-    """The four networks of a RePoseDM and their configuration."""
+    """The networks of a RePoseDM and their configuration; `decoder` is None where the autoencoder's is all there is."""
 
     config: ModelConfig
     autoencoder: Autoencoder | KLAutoencoder
     estimator: HigherHRNet
-    aligner: RecurrentPoseAligner | NoAlignment
+    aligner: RecurrentPoseAligner | MatchingPoseAligner | NoAlignment
     denoiser: Denoiser
+    decoder: ReferenceDecoder | None = None
 
 
 def needs_aligner(config: ModelConfig) -> bool:
@@ -70,8 +81,8 @@ def build_networks(config: ModelConfig, aligner: bool = True) -> Networks:
     config.check_together()
     if not aligner and needs_aligner(config):
         raise InputError(f"{config.name} needs an aligner: its denoiser reads the aligned picture.")
-    networks = {part: build(getattr(config, part)) if aligner or part != "aligner" else NoAlignment()
-                for part, build in NETWORKS.items()}
+    networks = {part: PARTS[part](getattr(config, part)) if aligner or part != "aligner" else NoAlignment()
+                for part in parts_of(config)}
     for network in networks.values():
         network.eval().requires_grad_(False)
     return Networks(config, **networks)
@@ -88,13 +99,13 @@ def load_networks(path: str | os.PathLike) -> Networks:
     parts, header = load_parts(path)
     name = Path(path).name
     config: ModelConfig = from_dict(ModelConfig, header["config"], name)
-    needed = set(NETWORKS) - (set() if needs_aligner(config) else {"aligner"})
+    needed = set(parts_of(config)) - (set() if needs_aligner(config) else {"aligner"})
     missing = sorted(needed - set(parts))
     if missing:
         raise InputError(f"Checkpoint {name} holds only {', '.join(sorted(parts))}; a whole RePoseDM model also has "
                          f"{', '.join(missing)}. Export it with training/train.py.")
     networks = build_networks(config, "aligner" in parts)
-    for part in NETWORKS:
+    for part in parts_of(config):
         if part in parts:
             load_into(getattr(networks, part), parts[part], f"{name}: {part}")
     return networks

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .alignment import Alignment
+from .alignment import Alignment, Start, start_from
 from .alignment.sources import Seen
 from .appearance import AppearanceResult, Dressing, KeepOutside, check_cover, latent_mask
 from .checks import whole
-from .conditioning import condition_image, find_pose, make_condition, pose_target
+from .conditioning import condition_image, find_pose, first_joints, make_condition, pose_target, source_joints
 from .diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
 from .diffusion.sampler import SAMPLERS, Model, initial_latent, simple_sigmas
 from .diffusion.schedule import DiffusionSchedule
@@ -24,6 +24,7 @@ from .field import PoseInteractionField
 from .networks import NETWORKS, SHIPPED, InPrecision, Networks, load_networks
 from .pictures import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
 from .pose import Pose, one_pose
+from .reference import paste
 
 __all__ = ["NETWORKS", "SHIPPED", "ImageLike", "Networks", "PoseTransferResult", "RePoseDMPipeline", "check_size",
            "condition_image", "fit_image", "load_networks", "one_pose", "pose_target", "to_image"]
@@ -64,6 +65,7 @@ class RePoseDMPipeline:
         self.estimator = networks.estimator.to(self.device)
         self.aligner = networks.aligner.to(self.device)
         self.denoiser = networks.denoiser.to(self.device)
+        self.decoder = None if networks.decoder is None else networks.decoder.to(self.device)
         if dtype != torch.float32:
             self.denoiser = InPrecision(self.denoiser, dtype)
         self.schedule = DiffusionSchedule(self.config.schedule)
@@ -83,22 +85,42 @@ class RePoseDMPipeline:
         """Float32 pictures (B, 3, H, W), about [-1, 1], of latents (B, C, h, w); lets gradients through."""
         return self.autoencoder.decode(latents.to(self.dtype)).float()
 
+    @torch.no_grad()
+    def picture(self, latents: Tensor, seen: Seen, source: Tensor) -> Tensor:
+        """The result (B, 3, H, W), about [-1, 1], of sampled latents: decoded with what `seen` shows of the source
+        (B or 1, 3, H, W) where the aligner finds masks, and outside of both persons the source itself."""
+        decoded = self.decode(latents)
+        if seen.reference is None:
+            return decoded
+        if self.decoder is not None:
+            decoded = self.decoder(decoded, latents, seen.reference)
+        return paste(decoded, source, seen.reference)
+
     def align(self, source: ImageLike, pose: Any, height: int | None = None, width: int | None = None,
-              name: str = "source") -> tuple[Condition, Alignment, Tensor, Tensor]:
+              name: str = "source", source_pose: Any = None) -> tuple[Condition, Alignment, Tensor, Tensor]:
         """Condition for the denoiser, the alignment, and source and skeleton as (B, 3, H, W) in [-1, 1]."""
-        return self._align(source, pose, height, width, name)[:4]
+        return self._align(source, pose, height, width, name, source_pose=source_pose)[:4]
 
     def _align(self, source: ImageLike, pose: Any, height: int | None, width: int | None, name: str = "source",
-               more_sources: Sequence[ImageLike] = ()) -> tuple[Condition, Alignment, Tensor, Tensor, Seen]:
+               more_sources: Sequence[ImageLike] = (), source_pose: Any = None,
+               ) -> tuple[Condition, Alignment, Tensor, Tensor, Seen]:
         """As `align`, and what is seen; with `more_sources` of one result, the rest of all S pictures."""
         height = self.config.height if height is None else whole(height, "height", 1)
         width = self.config.width if width is None else whole(width, "width", 1)
         check_size(height, width, self.autoencoder.stride)
         further = [to_image(more, "more_sources") for more in _listed(more_sources)]
-        image = torch.cat([fit_image(picture, height, width) for picture in (to_image(source, name), *further)])
-        image = image.to(self.device)
-        skeleton = condition_image(one_pose(pose), height, width).to(self.device).expand(len(image), -1, -1, -1)
-        condition, alignment, seen = self._condition(image, skeleton, len(image) if further else 1)
+        given = to_image(source, name)
+        image = torch.cat([fit_image(picture, height, width) for picture in (given, *further)]).to(self.device)
+        pose = one_pose(pose)
+        skeleton = condition_image(pose, height, width).to(self.device).expand(len(image), -1, -1, -1)
+        start = None
+        if self.aligner.reads_pose:
+            poses = [self.find(picture[None]) for picture in image]
+            if source_pose is not None:      # of the first picture alone
+                poses[0] = one_pose(source_pose).resized(*given.shape[-2:]).resized(height, width)
+            start = start_from(source_joints(poses), first_joints(pose.resized(height, width), len(image)), image,
+                               self.aligner.config.shrink)
+        condition, alignment, seen = self._condition(image, skeleton, len(image) if further else 1, start)
         return condition, alignment, image, skeleton, seen
 
     @torch.no_grad()
@@ -106,16 +128,17 @@ class RePoseDMPipeline:
         """Condition for the denoiser and the alignment, of source and skeleton (B, 3, H, W) in [-1, 1]."""
         return self._condition(image, skeleton)[:2]
 
-    def _condition(self, image: Tensor, skeleton: Tensor, sources: int = 1) -> tuple[Condition, Alignment, Seen]:
+    def _condition(self, image: Tensor, skeleton: Tensor, sources: int = 1,
+                   start: Start | None = None) -> tuple[Condition, Alignment, Seen]:
         return make_condition(self.aligner, self.denoiser, self.encode, image, skeleton, self.autoencoder.stride,
-                              sources)
+                              sources, start)
 
     def __call__(self, source: ImageLike, pose: Any, seed: int = 0, steps: int | None = None,
                  guidance_scale: float | None = None, field_strength: float | None = None,
                  field_start: float | None = None, field_end: float | None = None, field_space: str | None = None,
                  sampler: str = "ddim", height: int | None = None, width: int | None = None,
                  callback: Callable[[int, int, Tensor], None] | None = None, *,
-                 more_sources: Sequence[ImageLike] = ()) -> PoseTransferResult:
+                 more_sources: Sequence[ImageLike] = (), source_pose: Any = None) -> PoseTransferResult:
         """Put the person of `source` into `pose`.
 
         Args:
@@ -132,6 +155,8 @@ class RePoseDMPipeline:
             callback: called as callback(step, steps, ŷ_0) after every step.
             more_sources: further pictures of the person in `source`, of any size, as a list. Each is aligned, and in
                 each place those count that show it (`alignment.sources.combine`, **ours**); the result is one picture.
+            source_pose: of the person in `source`, in its own pixels, as `pose`; None lets the estimator find it. Only
+                an aligner of kind "matching" reads it.
 
         Raises:
             InputError: a picture or pose that cannot be used, or a size or number out of range.
@@ -139,12 +164,12 @@ class RePoseDMPipeline:
         sampled = _sampler(sampler)
         pose = one_pose(pose)
         condition, alignment, image, skeleton, seen = self._align(source, pose, height, width,
-                                                                  more_sources=more_sources)
+                                                                  more_sources=more_sources,
+                                                                  source_pose=source_pose)
         field = self._guidance(pose, image.shape[-2:], field_strength, field_start, field_end, field_space)
         model = self._model(condition, guidance_scale, field)
         latent = self._sample(sampled, model, condition, seed, steps, callback)
-        with torch.no_grad():
-            result = self.decode(latent)
+        result = self.picture(latent, seen, image[::len(image) // len(latent)])
         return PoseTransferResult(shown(result), shown(seen.image), shown(image), shown(skeleton[:len(result)]),
                                   seen.visibility, latent, alignment)
 
@@ -198,7 +223,11 @@ class RePoseDMPipeline:
         picture = to_image(image, "image")
         if len(picture) != 1:
             raise InputError(f"image: it holds {len(picture)} pictures; estimate one at a time.")
-        return find_pose(self.estimator, picture, (self.config.height, self.config.width), self.device)
+        return self.find(picture)
+
+    def find(self, picture: Tensor) -> Pose:
+        """As `estimate`, of a picture (1, 3, H, W) in [-1, 1]."""
+        return find_pose(self.estimator, picture, self.config.network_size, self.device)
 
     def _guidance(self, pose: Pose, size: tuple[int, int], strength: float | None, start: float | None = None,
                   end: float | None = None, space: str | None = None) -> FieldGuidance | None:
@@ -212,7 +241,7 @@ class RePoseDMPipeline:
             raise InputError(f"field_start = {config.start:g} is after field_end = {config.end:g}.")
         if config.strength == 0:
             return None
-        native = self.config.height, self.config.width
+        native = self.config.network_size
         target = pose_target(field, [pose], size, native).map(lambda t: t.to(self.device))
         return FieldGuidance.configured(config, field, target, lambda z: fit_image(self.decode(z), *native))
 

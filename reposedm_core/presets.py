@@ -7,6 +7,7 @@ from dataclasses import replace
 from .config import (
     AlignerConfig,
     AutoencoderConfig,
+    DecoderConfig,
     DenoiserConfig,
     FieldConfig,
     ModelConfig,
@@ -40,6 +41,7 @@ def variant(config: ModelConfig, name: str) -> ModelConfig:
     texture = "source" if name == "b1" else "aligned"
     return replace(config, name=f"{config.name}-{name}",
                    denoiser=replace(config.denoiser, texture=texture, channel_condition=False),
+                   decoder=DecoderConfig(),
                    field=replace(config.field, strength=0.0, training=0.0))
 
 
@@ -60,8 +62,13 @@ def _paper(name: str, height: int, width: int, block_channels: tuple[int, ...], 
         field=replace(PAPER_FIELD, estimate="noise"))
 
 
+MINI_256 = ModelConfig("mini-256", 256, 192, autoencoder=AutoencoderConfig(stride=16),
+                       aligner=AlignerConfig(kind="matching", shrink=2), decoder=DecoderConfig("reference"))
+"""`mini` at 256×192 (**ours**): all networks but the decoder work at half that size."""
+
 _MODELS = (
     ModelConfig(),
+    MINI_256,
     _paper("market-128x64", 128, 64, (192, 384, 576), 64),
     _paper("deepfashion-256x176", 256, 176, (128, 256, 384, 512), 32),
     _paper("deepfashion-512x352", 512, 352, (128, 256, 384, 512), 32),

@@ -64,7 +64,7 @@ def cost(config: ModelConfig, part: str) -> Cost | None:
 
 
 USED = {"denoiser": ("denoiser", "autoencoder"), "aligner": ("aligner", "autoencoder"),
-        "encodings": ("aligner", "autoencoder"), "decode": ("autoencoder",), "estimator": ("estimator",)}
+        "encodings": ("aligner", "autoencoder"), "decode": ("autoencoder",), "estimator": ("estimator", "autoencoder")}
 """Which configurations the cost of a part depends on."""
 
 
@@ -76,7 +76,8 @@ def _cost(config: ModelConfig, part: str) -> Cost:
     if part == "decode":
         return measure(lambda: build_autoencoder(config.autoencoder), lambda n: n.decode(latent))
     if part == "estimator":
-        return measure(lambda: NETWORKS[part](config.estimator), lambda n: n(picture))
+        seen = torch.empty(1, 3, *config.network_size, device="meta")
+        return measure(lambda: NETWORKS[part](config.estimator), lambda n: n(seen))
     if part in ("aligner", "encodings"):
         calls = []
         own = measure(lambda: NETWORKS["aligner"](config.aligner),

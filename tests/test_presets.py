@@ -15,7 +15,7 @@ from reposedm_core.diffusion.reposesd import GuidedRePoseSD, RePoseSD, TextCondi
 from reposedm_core.diffusion.sampler import SAMPLERS, initial_latent, simple_sigmas
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.field.config import ESTIMATORS
-from reposedm_core.networks import NETWORKS, NoAlignment, build_networks
+from reposedm_core.networks import NETWORKS, NoAlignment, build_networks, parts_of
 from reposedm_core.presets import variant
 
 PICTURE_MODELS = [name for name in PRESETS if name != "sd21"]
@@ -58,11 +58,13 @@ def test_every_picture_model_builds_at_its_full_size(name):
     config = PRESETS[name]
     with torch.device("meta"):
         networks = {part: build(getattr(config, part)) for part, build in NETWORKS.items()}
-    latent = config.height // 8, config.width // 8
-    assert config.height % 8 == config.width % 8 == 0
+    stride = config.autoencoder.stride
+    latent = config.height // stride, config.width // stride
+    assert config.height % stride == config.width % stride == 0
     assert config.denoiser.latent_channels == networks["autoencoder"].channels
     assert (config.denoiser.height, config.denoiser.width) == latent
-    assert (config.aligner.height, config.aligner.width) == (config.height, config.width)
+    assert (config.aligner.height, config.aligner.width) == config.network_size
+    assert config.aligner.shrink == (config.height // config.network_size[0])
     if config.aligner.encoder == "latent":
         assert config.aligner.latent_channels == networks["autoencoder"].channels
 
@@ -93,7 +95,7 @@ def test_a_small_copy_runs_from_its_checkpoint(name, pose, tmp_path):
     torch.manual_seed(0)
     networks = shaken(build_networks(config))
     path = tmp_path / "small.safetensors"
-    save_model(path, {part: getattr(networks, part) for part in NETWORKS}, to_dict(config), dtype=torch.float32)
+    save_model(path, {part: getattr(networks, part) for part in parts_of(config)}, to_dict(config), dtype=torch.float32)
     loaded = load_networks(path)
     assert loaded.config == config
     made, again = (RePoseDMPipeline(n)(SOURCE, pose, seed=1) for n in (networks, loaded))

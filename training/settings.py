@@ -14,7 +14,7 @@ from reposedm_core.config import ModelConfig, from_dict, to_dict
 from reposedm_core.errors import InputError
 from reposedm_core.presets import PRESETS
 
-STAGES = ("vae", "estimator", "aligner", "reposedm", "reposesd")
+STAGES = ("vae", "estimator", "aligner", "reposedm", "decoder", "reposesd")
 """In the order in which they run."""
 TRACKERS = ("none", "tensorboard", "wandb", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab", "trackio")
 
@@ -94,6 +94,9 @@ class RePoseDMSettings(StageSettings):
         pairs: how many aligned pairs are cached.
         colour_shuffle: share of examples whose red, green and blue change places, in source and target alike: clothes
             then come in more colours than the set has, and copying them pays more than remembering them.
+        flip: share of examples that are mirrored, with a linear encoder.
+        person_weight, hidden_weight: how much more a latent cell of the person counts in L_mse, and one of him that the
+            source hides (**ours**; of a set with correspondence).
     """
 
     dropout: float = 0.1
@@ -102,16 +105,36 @@ class RePoseDMSettings(StageSettings):
     field_limit: float = 0.1
     pairs: int = 20000
     colour_shuffle: float = 0.5
+    flip: float = 0.0
+    person_weight: float = 0.0
+    hidden_weight: float = 0.0
+
+
+@dataclass
+class DecoderSettings(StageSettings):
+    """Training of the decoder that sees the source.
+
+    Attributes:
+        pairs: how many aligned pairs are cached; the denoiser's cache serves where it has as many, mirrored ones too.
+        perceptual: factor of the perceptual loss on VGG's features (0: none).
+        person_weight: how much more a pixel on or near the person counts in L1.
+    """
+
+    pairs: int = 20000
+    perceptual: float = 0.5
+    person_weight: float = 2.0
 
 
 @dataclass
 class AlignerSettings(StageSettings):
     """Aligner training: `first_steps` of the steps train the first iteration alone, the others all N.
 
-    Each of the two has its own warm-up and fall of the learning rate.
+    Each of the two has its own warm-up and fall of the learning rate. `group`: with an aligner of kind "matching", the
+    pictures of each of the `batch` people, all ordered pairs of which are examples.
     """
 
     first_steps: int = 0
+    group: int = 3
 
 
 @dataclass
@@ -184,6 +207,7 @@ class Settings:
     estimator: StageSettings = field(default_factory=StageSettings)
     aligner: AlignerSettings = field(default_factory=AlignerSettings)
     reposedm: RePoseDMSettings = field(default_factory=RePoseDMSettings)
+    decoder: DecoderSettings = field(default_factory=DecoderSettings)
     reposesd: RePoseSDSettings = field(default_factory=RePoseSDSettings)
 
 
@@ -225,8 +249,8 @@ def check(settings: Settings) -> None:
              "minutes": 0, "save_every": 1, "log_every": 1,
              "validate_every": 0, "ema": 0, "workers": 0, "pairs": 1, "pictures": 0, "eps": 0, "first_steps": 0,
              "noise_power": 0, "vlb_weight": 0, "field_limit": 0, "perceptual": 0, "kl": 0, "dropout": 0,
-             "caption_dropout": 0, "colour_shuffle": 0}
-    shares = ("dropout", "caption_dropout", "colour_shuffle", "ema")
+             "caption_dropout": 0, "colour_shuffle": 0, "flip": 0, "person_weight": 0, "hidden_weight": 0, "group": 2}
+    shares = ("dropout", "caption_dropout", "colour_shuffle", "flip", "ema")
     for stage in STAGES:
         own = getattr(settings, stage)
         for name in (item.name for item in fields(own)):

@@ -23,7 +23,7 @@ from accelerate.utils import set_seed
 from reposedm_core.checkpoint import load_into, load_parts, save_model
 from reposedm_core.config import ModelConfig, to_dict
 from reposedm_core.errors import InputError
-from reposedm_core.networks import NETWORKS, needs_aligner
+from reposedm_core.networks import PARTS, needs_aligner
 from training.card import make_card, write_log
 from training.distributed import open_accelerator
 from training.interrupts import Stopped
@@ -34,7 +34,8 @@ from training.stages.base import Stage
 CONFIGS = Path(__file__).parent / "configs"
 
 CLASSES = {"vae": "vae.VaeStage", "vae of kl": "vae_kl.KLVaeStage", "estimator": "estimator.EstimatorStage",
-           "aligner": "aligner.AlignerStage", "reposedm": "reposedm.RePoseDMStage",
+           "aligner": "aligner.AlignerStage", "aligner of matching": "matching_aligner.MatchingAlignerStage",
+           "reposedm": "reposedm.RePoseDMStage", "decoder": "reference_decoder.ReferenceDecoderStage",
            "reposesd": "reposesd.RePoseSDStage"}
 """Module and class of every stage, in training/stages."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -43,7 +44,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def stage_class(name: str, config: ModelConfig) -> type[Stage]:
     """The class of a stage for a preset."""
-    module, _, kind = CLASSES["vae of kl" if (name, config.autoencoder.kind) == ("vae", "kl") else name].partition(".")
+    kinds = {"vae": config.autoencoder.kind, "aligner": config.aligner.kind}
+    special = f"{name} of {kinds.get(name)}"
+    module, _, kind = CLASSES[special if special in CLASSES else name].partition(".")
     return getattr(import_module(f"training.stages.{module}"), kind)
 
 
@@ -51,7 +54,14 @@ def stages_of(config: ModelConfig) -> tuple[str, ...]:
     """The stages that make a preset: B1 has no aligner, a text-conditioned model is RePoseSD."""
     if config.denoiser.texture == "text":
         return ("reposesd",)
-    return tuple(name for name in STAGES if name != "reposesd" and (name != "aligner" or needs_aligner(config)))
+    left_out = {"reposesd"} | (set() if needs_aligner(config) else {"aligner"})
+    left_out |= set() if config.decoder.kind == "reference" else {"decoder"}
+    return tuple(name for name in STAGES if name not in left_out)
+
+
+def completes(wanted: list[str], config: ModelConfig) -> bool:
+    """Do these stages end with the preset's last one, after which the whole model is exported?"""
+    return bool(wanted) and wanted[-1] == stages_of(config)[-1] != "reposesd"
 
 
 def run(settings: Settings) -> Path:
@@ -81,9 +91,9 @@ def run(settings: Settings) -> Path:
         accelerator.end_training()
     path = out / f"{settings.name}.safetensors"
     parts = {part for name in stages_of(config) for part in [stage_class(name, config).part]}
-    if "reposedm" in wanted and accelerator.is_main_process:
+    if completes(wanted, config) and accelerator.is_main_process:
         load_finished(parts - set(networks), config, settings, networks)
-        save_model(path, {part: networks[part] for part in NETWORKS if part in parts}, to_dict(config),
+        save_model(path, {part: networks[part] for part in PARTS if part in parts}, to_dict(config),
                    make_card(settings, out, accelerator.device, list(stages_of(config))))
         print(f"Exported {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return path
@@ -128,7 +138,7 @@ def check_needs(classes: dict[str, type[Stage]], config: ModelConfig, settings: 
                                  f"{file.parent} has none of an earlier run: run that stage first, or name the folder "
                                  f"of a run that has it, parts=FOLDER.")
         made.add(kind.part)
-    if "reposedm" in classes:
+    if completes(list(classes), config):
         for part in sorted({stage_class(name, config).part for name in stages_of(config)} - made):
             file = finished_file(part, config, settings)
             if not file.is_file():
@@ -141,7 +151,7 @@ def load_finished(parts: set[str], config: ModelConfig, settings: Settings,
     """Add to `networks` the parts that an earlier run left."""
     for part in sorted(parts):
         file = finished_file(part, config, settings)
-        networks[part] = NETWORKS[part](getattr(config, part)).eval().requires_grad_(False)
+        networks[part] = PARTS[part](getattr(config, part)).eval().requires_grad_(False)
         load_into(networks[part], load_parts(file)[0][part], f"{file}: {part}")
 
 

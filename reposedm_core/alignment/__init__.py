@@ -1,10 +1,20 @@
 """Recurrent pose alignment (section 3.2 of the paper)."""
 
+from torch import nn
+
+from ..config import AlignerConfig
+from .matching_aligner import MatchingPoseAligner, Start, start_from
 from .recurrent import Alignment, RecurrentPoseAligner
 from .warp import _identity
 from .windows import dense_mask, window_mask
 
-__all__ = ["Alignment", "RecurrentPoseAligner", "forget"]
+__all__ = ["Alignment", "MatchingPoseAligner", "RecurrentPoseAligner", "Start", "build_aligner", "forget",
+           "start_from"]
+
+
+def build_aligner(config: AlignerConfig, operations=nn) -> RecurrentPoseAligner | MatchingPoseAligner:
+    """The aligner of a configuration, by its kind, with fresh weights."""
+    return {"recurrent": RecurrentPoseAligner, "matching": MatchingPoseAligner}[config.kind](config, operations)
 
 
 def forget() -> None:

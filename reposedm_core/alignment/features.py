@@ -37,11 +37,14 @@ def _convolved(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Picture (B, 3, H, W) → features at 1/4 (B, d, H/4, W/4) and 1/8 (B, D, H/8, W/8) (**ours**)."""
+    """Picture (B, 3, H, W) → features at 1/4 (B, d, H/4, W/4) and 1/8 (B, D, H/8, W/8) (**ours**).
 
-    def __init__(self, channels: int, dim: int, operations=nn):
+    `inputs`: channels of what is read, 3, or more where other pictures lie behind the first.
+    """
+
+    def __init__(self, channels: int, dim: int, operations=nn, inputs: int = 3):
         super().__init__()
-        self.stem = nn.Sequential(nn.PixelUnshuffle(2), operations.Conv2d(12, 32, 3, padding=1), nn.SiLU(),
+        self.stem = nn.Sequential(nn.PixelUnshuffle(2), operations.Conv2d(4 * inputs, 32, 3, padding=1), nn.SiLU(),
                                   operations.Conv2d(32, channels, 4, stride=2, padding=1))
         self.quarter = nn.Sequential(NormResidual(channels, operations), NormResidual(channels, operations))
         self.down = operations.Conv2d(channels, dim, 4, stride=2, padding=1)

@@ -27,19 +27,23 @@ STRIDE = 8
 
 @dataclass
 class Alignment:
-    """What the aligner found; h × w is 1/4 of the picture, 1/8 with features from the latent.
+    """What the aligner found; h × w is 1/4 of the picture, 1/8 with features from the latent, 1/2 of kind "matching".
 
     Attributes:
         maps: φ¹ … φᴺ, each (B, 2, h, w), see `alignment.warp`; float32 for a picture of half precision.
         visibility: logits per iteration, (B, 1, h, w): is this target cell a part of the body seen in the source?
         image: W(I_S; φᴺ), (B, 3, H, W) in [-1, 1].
         features: F_S^N = E(W(I_S; φᴺ)), (B, C, H/8, W/8), what the denoiser attends to; None without `encode`.
+        person, source_person: logits (B, 1, h, w), where the person is in the target and in the source; of an aligner
+            that finds them (`AlignerConfig.kind` "matching"), else None.
     """
 
     maps: list[Tensor]
     visibility: list[Tensor]
     image: Tensor
     features: Tensor | None = None
+    person: Tensor | None = None
+    source_person: Tensor | None = None
 
     def images(self, source: Tensor) -> list[Tensor]:
         """W(I_S; φ¹) … W(I_S; φᴺ), each (B, 3, H, W): the aligned picture as every iteration left it, to look at."""
@@ -52,6 +56,8 @@ class RecurrentPoseAligner(nn.Module):
     Raises:
         InputError: a value of the configuration that makes no network.
     """
+
+    reads_pose = False
 
     def __init__(self, config: AlignerConfig, operations=nn):
         super().__init__()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
 from .recurrent import Alignment
+
+if TYPE_CHECKING:
+    from ..diffusion.reference_decoder import Reference
 
 
 @dataclass
@@ -19,11 +23,14 @@ class Seen:
         image: (B, 3, H, W) in [-1, 1].
         visibility: (B, 1, h, w) in 0..1, at the aligner's cells: does a source show this part of the body?
         weights: (B, S, 1, h, w), the share of each source in each cell; they sum to 1 over S.
+        reference: what a decoder can be shown beside the latent, and `image` is made of; None of an aligner that finds
+            no masks.
     """
 
     image: Tensor
     visibility: Tensor
     weights: Tensor
+    reference: Reference | None = None
 
     def latent_visibility(self, stride: int) -> Tensor:
         """(B, 1, H/stride, W/stride) in 0..1, as `RecurrentPoseAligner.latent_visibility` has it of one source."""

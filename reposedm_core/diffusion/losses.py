@@ -90,7 +90,8 @@ def guided_prediction(schedule: DiffusionSchedule, prediction: Tensor, gradient:
 
 def training_loss(schedule: DiffusionSchedule, x0: Tensor, noise: Tensor, z: Tensor, t: Tensor, prediction: Tensor,
                   variance_logits: Tensor | None = None, vlb_weight: float = 0.0, gradient: Tensor | None = None,
-                  field_weight: float = 0.0, field_limit: float = 0.0) -> dict[str, Tensor]:
+                  field_weight: float = 0.0, field_limit: float = 0.0,
+                  weight: Tensor | None = None) -> dict[str, Tensor]:
     """eq. 3: L = L_mse + weight · L_vlb, L_mse with ε̃ in place of ε_θ where there is a gradient of the field.
 
     Args:
@@ -99,6 +100,7 @@ def training_loss(schedule: DiffusionSchedule, x0: Tensor, noise: Tensor, z: Ten
         variance_logits: like `prediction`, or None for a network without learned variance.
         vlb_weight: factor of L_vlb; 0 leaves it out. Its mean is detached, and is the network's without ∇G.
         gradient, field_weight, field_limit: ∇G, η and limit of `guided_prediction`; η = 0 trains without the field.
+        weight: of each cell in L_mse, (B, 1, h, w), of mean 1 in each example (**ours**); None is 1 everywhere.
 
     Returns:
         {"loss": to minimise, "mse": L_mse, "vlb": L_vlb where it was computed}, scalars.
@@ -109,7 +111,8 @@ def training_loss(schedule: DiffusionSchedule, x0: Tensor, noise: Tensor, z: Ten
     guided = prediction
     if gradient is not None:
         guided = guided_prediction(schedule, prediction, gradient, t, field_weight, field_limit)
-    mse = F.mse_loss(guided, schedule.target(x0, noise, t))
+    mse = F.mse_loss(guided, schedule.target(x0, noise, t), reduction="none")
+    mse = (mse if weight is None else mse * weight).mean()
     values = {"loss": mse, "mse": mse}
     if vlb_weight > 0 and variance_logits is not None:
         mean = schedule.posterior_mean(schedule.predict_x0(z, prediction.detach(), t), z, t)

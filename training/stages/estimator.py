@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -59,15 +60,30 @@ class EstimatorStage(Stage):
     def load(self, plan: Plan) -> dict[str, Tensor]:
         rngs = [np.random.default_rng(seed) for seed in plan["seed"]]
         chosen = plan["identity"], plan["index"]
-        images, joints = self.people.pictures(*chosen), self.people.joints(*chosen)
+        images, joints = self._read(self.people, *chosen)
         if self.people.has_masks:
             pasted = torch.tensor([float(rng.random() < PASTED) for rng in rngs])[:, None, None, None]
-            both = torch.cat([images, torch.maximum(self.people.masks(*chosen), 1 - pasted)], 1)
+            masks = self._shrunk(self.people, self.people.masks(*chosen))
+            both = torch.cat([images, torch.maximum(masks, 1 - pasted)], 1)
             both, joints = random_affine(rngs, both, joints)
             images = paste_background(rngs, both[:, :3], both[:, 3:], random_backgrounds(rngs, *both.shape[-2:]))
         else:
             images, joints = random_affine(rngs, images, joints)
         return {"images": random_look(rngs, images), "joints": torch.from_numpy(joints)}
+
+    def _shrunk(self, people: People, values: Tensor) -> Tensor:
+        """Values (n, C, H, W) of the set at the size that the estimator sees."""
+        factor = self._factor(people)
+        return F.avg_pool2d(values, factor) if factor > 1 else values
+
+    def _factor(self, people: People) -> int:
+        return max(1, people.height // self.config.network_size[0])
+
+    def _read(self, people: People, identity: np.ndarray, index: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Pictures (n, 3, h, w) as the estimator sees them, and their COCO joints in those pixels."""
+        joints = people.joints(identity, index)
+        joints[..., :2] /= self._factor(people)
+        return self._shrunk(people, people.pictures(identity, index)), joints
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         output = model(batch["images"])
@@ -77,14 +93,14 @@ class EstimatorStage(Stage):
 
     def _predict(self, network: HigherHRNet, count: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
         pairs = self.held_out.fixed_pairs(count)
-        images = self.held_out.pictures(pairs.identity, pairs.source)
+        images, joints = self._read(self.held_out, pairs.identity, pairs.source)
         found = torch.cat([predict_pose(network, part.to(self.device)) for part in images.split(32)]).cpu().numpy()
-        return images, found, self.held_out.joints(pairs.identity, pairs.source)
+        return images, found, joints
 
     def validate(self, network: HigherHRNet) -> dict[str, float]:
         """PCK of the visible and hidden joints at a tenth and a twentieth of the picture's height."""
         _, found, truth = self._predict(network, 192)
-        height = self.held_out.height
+        height = self.held_out.height // self._factor(self.held_out)
         return {"pck@0.1": pck(found, truth, 0.1 * height), "pck@0.05": pck(found, truth, 0.05 * height)}
 
     def sheet(self, network: HigherHRNet) -> Image.Image:

@@ -23,6 +23,8 @@ from training.stages.latents import ColourShuffle, cache_latents
 from training.stages.picture_grid import picture_grid
 
 VALIDATION_PAIRS = 256
+UNREAD = ("map", "logits")
+"""Of the cached tensors those that only the reference decoder's stage reads."""
 SHEET_STEPS = 10
 """Sampling steps of a sample sheet at most."""
 
@@ -69,11 +71,13 @@ class RePoseDMStage(Stage):
         people, self.held_out = People(self.root, "train"), People(self.root, "val")
         guided = self.config.field.training > 0
         self.shuffle = None
-        if self.settings.colour_shuffle > 0:
+        if self.settings.colour_shuffle > 0 or self.settings.flip > 0:
             self.shuffle = ColourShuffle(self.autoencoder, self.device)
         frozen = self.autoencoder, self.networks.get("aligner") or NoAlignment(), self.device
         self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
-        self.cache = cache_latents(people, people.fixed_pairs(self.settings.pairs), *frozen, self.out, joints=guided)
+        flipped = self.settings.flip > 0
+        self.cache = cache_latents(people, people.fixed_pairs(self.settings.pairs), *frozen, self.out, joints=guided,
+                                   flipped=flipped)
         self.check = cache_latents(self.held_out, self.checked, *frozen, self.out)
         self.field = FieldTerm(self.config, self.networks["estimator"], self.autoencoder, people.height, people.width,
                                self.device) if guided else None
@@ -82,13 +86,15 @@ class RePoseDMStage(Stage):
         steps = self.schedule.timesteps
         t = (steps * rng.random(count) ** self.settings.noise_power).astype(np.int64).clip(max=steps - 1)
         order = np.where(rng.random(count) < self.settings.colour_shuffle, rng.integers(1, 6, count), 0)
+        if self.settings.flip > 0:
+            order = order + 6 * (rng.random(count) < self.settings.flip)
         return {"row": rng.integers(0, len(self.cache), count), "t": t, "order": order,
                 "drop": rng.random(count) < self.settings.dropout,
                 "noise": rng.standard_normal((count, *self.cache.tensors["target"].shape[1:]), np.float32)}
 
     def load(self, plan: Plan) -> dict[str, Tensor]:
         drawn = {name: torch.from_numpy(plan[name]) for name in ("t", "order", "drop", "noise")}
-        return {**self.cache.batch(plan["row"]), **drawn}
+        return {**self.cache.batch(plan["row"], UNREAD), **drawn}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         if self.shuffle is not None:
@@ -101,8 +107,17 @@ class RePoseDMStage(Stage):
         if self.field is not None:
             gradient, distance = self.field(batch["joints"], z, noise, prediction, t, drop)
         values = training_loss(self.schedule, x0, noise, z, t, prediction, variance, self.settings.vlb_weight, gradient,
-                               self.config.field.training, self.settings.field_limit)
+                               self.config.field.training, self.settings.field_limit, self._weight(batch))
         return values if distance is None else {**values, "field": distance.mean()}
+
+    def _weight(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """(B, 1, h, w) of mean 1: more on the person, and on what the source hides of him (**ours**)."""
+        more = self.settings.person_weight, self.settings.hidden_weight
+        if not any(more) or "cover" not in batch:
+            return None
+        person, hidden = batch["cover"].split(1, 1)
+        weight = 1 + more[0] * person + more[1] * hidden
+        return weight / weight.mean((1, 2, 3), keepdim=True)
 
     def validate(self, network: Denoiser) -> dict[str, float]:
         """Mean squared errors of ŷ_0 at four noise levels, and of the aligned latent and the source's as they are."""

@@ -7,12 +7,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from reposedm_core.diffusion.autoencoder import Autoencoder, patches_of
+from reposedm_core.diffusion.autoencoder import Autoencoder
 from training.data.dataset import People
 from training.stages.base import Plan, Stage
 from training.stages.picture_grid import picture_grid
 
-CROP = 64
+CROP = 8
+"""Side of the crops in latent cells."""
 SKELETONS = 0.2
 """Share of skeleton pictures: the denoiser sees the pose through the same encoder."""
 NOISE = 0.08
@@ -24,7 +25,7 @@ def fit_encoder(network: Autoencoder, data: People, pictures: int = 1500) -> Ten
     rng = np.random.default_rng(0)
     patches = []
     for count, read in ((pictures, data.pictures), (int(pictures * SKELETONS), data.skeletons)):
-        patches.append(patches_of(read(*data.random_pictures(rng, count)), network.stride).flatten(0, 2))
+        patches.append(network.patches(read(*data.random_pictures(rng, count))).flatten(0, 2))
     return network.fit(torch.cat(patches))
 
 
@@ -59,7 +60,8 @@ class VaeStage(Stage):
 
     def prepare(self, main: bool) -> None:
         self.people, self.held_out, self.main = People(self.root, "train"), People(self.root, "val"), main
-        self.crop = min(CROP, self.people.height), min(CROP, self.people.width)
+        crop = CROP * self.config.autoencoder.stride
+        self.crop = min(crop, self.people.height), min(crop, self.people.width)
 
     def initialise(self, module: Reconstruction) -> None:
         kept = fit_encoder(module.autoencoder, self.people)

@@ -1,0 +1,87 @@
+"""φ⁰: the sampling map that two skeletons give, without any network (**ours**).
+
+Each limb that both people have carries the cells around it by a similarity transform (stretched along the limb, scaled
+with the torso beyond its ends and to its sides); the limbs are blended by their distance, and off the person the map is
+the identity. It works at any resolution.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..checks import check_tensor
+from .warp import identity_map
+
+LIMBS = ((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0),
+         (2, 8), (5, 11), (8, 11), (2, 5), (0, 14), (0, 15))
+"""Pairs of OpenPose-18 joints: what is drawn, less the ears, and the four sides of the torso."""
+RADII = (.35, .35, .35, .30, .35, .30, .50, .50, .40, .50, .50, .40, .60, .50, .50, .50, .50, .50, .50)
+"""How far each limb reaches to its sides, in `REACH` torso lengths."""
+REACH = 0.35
+FLOOR = 0.02
+"""Weight of the identity in the blend; a limb's own is exp(-d²), d in radii."""
+SHOULDERS_AND_HIPS = (2, 5, 8, 11)
+
+
+def torso_length(joints: Tensor) -> Tensor:
+    """(B,) pixels from the middle of the shoulders to that of the hips of (B, 18, 3) joints.
+
+    Where one of the four is unknown: 0.3 times the diagonal of the box around all that are known, about the same.
+    """
+    place, known = joints[..., :2], joints[..., 2:] > 0
+    right, left, hip_right, hip_left = (place[:, n] for n in SHOULDERS_AND_HIPS)
+    length = (0.5 * (right + left - hip_right - hip_left)).norm(dim=-1)
+    low = torch.where(known, place, torch.full_like(place, float("inf"))).amin(1)
+    high = torch.where(known, place, torch.full_like(place, -float("inf"))).amax(1)
+    box = 0.3 * (high - low).clamp(min=0).nan_to_num(0, 0, 0).norm(dim=-1)
+    whole = known[:, list(SHOULDERS_AND_HIPS), 0].all(1)
+    return torch.where(whole, torch.maximum(length, 0.5 * box), box).clamp(min=1e-3)
+
+
+def skeleton_map(source: Tensor, target: Tensor, source_size: tuple[int, int], target_size: tuple[int, int],
+                 cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The map that the skeletons give.
+
+    Args:
+        source, target: OpenPose-18 joints (B, 18, 3) of the pictures: x, y in pixels and a score, 0 for unknown.
+        source_size, target_size: (height, width) of the pictures in pixels.
+        cells: (h, w) of the map.
+
+    Returns:
+        φ⁰ (B, 2, h, w), see `alignment.warp`, and how much of it is the limbs' (B, 1, h, w), from 0, where it is the
+        identity, to 1.
+
+    Raises:
+        InputError: joints of another shape.
+    """
+    sizes = check_tensor(source, "source joints", "B 18 3")
+    check_tensor(target, "target joints", "B 18 3", sizes, like=source)
+    source, target = source.float(), target.float()
+    (source_height, source_width), (height, width), (h, w) = source_size, target_size, cells
+    half = source.new_tensor([width / 2, height / 2])
+    source_half = source.new_tensor([source_width / 2, source_height / 2])
+    identity = identity_map(h, w, source.device, source.dtype)
+    cell = ((identity + 1) * half[:, None, None]).flatten(2).transpose(1, 2)                  # 1, h·w, 2 in pixels
+    source_torso, target_torso = (torso_length(joints)[:, None, None] for joints in (source, target))
+    scale = source_torso / target_torso
+    place = identity.flatten(2).transpose(1, 2) * FLOOR
+    total = torch.full_like(place[..., :1], FLOOR)
+    for (a, b), radius in zip(LIMBS, RADII, strict=True):
+        known = ((source[:, [a, b], 2] > 0) & (target[:, [a, b], 2] > 0)).all(1)[:, None, None]
+        start, end, from_start, from_end = (joints[:, None, n, :2] for joints in (target, source) for n in (a, b))
+        long, from_long = ((q - p).norm(dim=-1, keepdim=True).clamp(min=1e-3)
+                           for p, q in ((start, end), (from_start, from_end)))
+        along, from_along = (end - start) / long, (from_end - from_start) / from_long
+        across, from_across = (torch.stack([-v[..., 1], v[..., 0]], -1) for v in (along, from_along))
+        u = ((cell - start) * along).sum(-1, keepdim=True)
+        v = ((cell - start) * across).sum(-1, keepdim=True)
+        inside = torch.minimum(u.clamp(min=0), long)
+        shown = (from_start + (inside / long * from_long + (u - inside) * scale) * from_along
+                 + v * scale * from_across)
+        distance = ((u - inside).square() + v.square()) / (radius * REACH * target_torso).square().clamp(min=1e-6)
+        weight = torch.exp(-distance) * known
+        place = place + weight * (shown / source_half - 1)
+        total = total + weight
+    share = (1 - FLOOR / total).transpose(1, 2).unflatten(2, (h, w))
+    return (place / total).transpose(1, 2).unflatten(2, (h, w)), share

@@ -1,0 +1,101 @@
+"""A decoder that sees the source (**ours**): latent, warped source, background plate and masks → picture.
+
+It copies pixels where the warp or the plate is right, by a learned share per pixel, and paints the rest from the
+latent. diffusers' AsymmetricAutoencoderKL, which is told the picture around a mask, is a relative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checks import check_tensor
+from ..config import DecoderConfig
+from .autoencoder import ResidualBlock
+
+BLOCK = 4
+"""Side of the pixels that the network takes together at its finest."""
+
+
+@dataclass
+class Reference:
+    """What the decoder sees beside the latent, all (B, *, H, W) at the picture's size; pictures in [-1, 1].
+
+    Attributes:
+        warped: W(I_S; φᴺ). plate: the source with its person filled in.
+        hidden: 0..1, where the plate is filled in. visibility: 0..1, does the source show this part of the person?
+        person: 0..1, is the person here in the target? skeleton: the target's, drawn.
+    """
+
+    warped: Tensor
+    plate: Tensor
+    hidden: Tensor
+    visibility: Tensor
+    person: Tensor
+    skeleton: Tensor
+
+    def map(self, function) -> Reference:
+        """The same with `function` applied to every tensor."""
+        return Reference(**{field.name: function(getattr(self, field.name)) for field in fields(self)})
+
+    def __getitem__(self, rows) -> Reference:
+        return self.map(lambda value: value[rows])
+
+
+class ReferenceDecoder(nn.Module):
+    """`decoder(decoded, latent, reference)`: a U-Net over blocks of 4×4 pixels, whose output says for each pixel how
+    much of the warp, of the plate and of what it paints itself."""
+
+    def __init__(self, config: DecoderConfig, operations=nn):
+        super().__init__()
+        self.config = config
+        inputs = 3 + 3 + 3 + 1 + 1 + 1 + 3
+        channels, deeper = config.widths, config.widths[1:]
+        self.stem = nn.Sequential(nn.PixelUnshuffle(BLOCK),
+                                  operations.Conv2d(inputs * BLOCK**2, channels[0], 3, padding=1),
+                                  ResidualBlock(channels[0], operations))
+        self.down = nn.ModuleList(
+            nn.Sequential(operations.Conv2d(a, b, 4, stride=2, padding=1), ResidualBlock(b, operations))
+            for a, b in zip(channels, deeper, strict=False))
+        self.latent = operations.Conv2d(config.latent_channels, channels[-1], 1)
+        self.middle = nn.Sequential(ResidualBlock(channels[-1], operations), ResidualBlock(channels[-1], operations))
+        self.up = nn.ModuleList(
+            nn.Sequential(operations.Conv2d(b, a * 4, 1), nn.PixelShuffle(2)) for a, b in zip(channels, deeper,
+                                                                                              strict=False))
+        self.after = nn.ModuleList(
+            nn.Sequential(ResidualBlock(a, operations), ResidualBlock(a, operations)) for a in channels[:-1])
+        self.read = nn.Sequential(nn.SiLU(), operations.Conv2d(channels[0], 6 * BLOCK**2, 3, padding=1),
+                                  nn.PixelShuffle(BLOCK))
+        nn.init.zeros_(self.read[1].weight)
+        nn.init.zeros_(self.read[1].bias)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, decoded: Tensor, latent: Tensor, reference: Reference) -> Tensor:
+        """Pictures (B, 3, H, W), about [-1, 1].
+
+        Args:
+            decoded: the autoencoder's picture of the latent, (B, 3, H, W); latent: (B, C, h, w).
+        """
+        sizes = check_tensor(decoded, "decoded", "B 3 H W", multiples={"H": BLOCK, "W": BLOCK})
+        check_tensor(latent, "latent", "B C h w", {"B": sizes["B"], "C": self.config.latent_channels})
+        for field in fields(reference):
+            check_tensor(getattr(reference, field.name), f"reference.{field.name}", "B c H W",
+                         {name: sizes[name] for name in "BHW"})
+        told = [getattr(reference, field.name) for field in fields(reference)]
+        x = self.stem(torch.cat([decoded, *told], 1).contiguous(memory_format=torch.channels_last))
+        kept = [x]
+        for down in self.down:
+            x = down(x)
+            kept.append(x)
+        x = self.middle(x + F.interpolate(self.latent(latent), x.shape[-2:], mode="bilinear", align_corners=False))
+        for n in reversed(range(len(self.up))):
+            x = self.after[n](kept[n] + self.up[n](x)[..., :kept[n].shape[-2], :kept[n].shape[-1]])
+        change, choice = self.read(x).split([3, 3], 1)
+        # Before training: the warp where the source shows the person, the plate off the person, else the latent.
+        seen = reference.person * reference.visibility
+        prior = torch.cat([seen, 1 - reference.person, reference.person - seen], 1).clamp(min=0.01).log()
+        warp, plate, own = (choice + prior).softmax(1).split(1, 1)
+        return warp * reference.warped + plate * reference.plate + own * (decoded + change)

@@ -1,0 +1,84 @@
+"""The background plate, what the reference decoder is shown, and the result pasted on the source (**ours**)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .alignment import Alignment
+from .diffusion.reference_decoder import Reference
+
+FILL_ROWS = 128
+"""Rows at which a plate is filled in at most; the fill is enlarged to the picture's size."""
+MARGIN = 0.016
+"""Of the height: how far around the source's person the plate is filled in, and around both the result is painted."""
+SURE = 0.1
+"""Probability of the person from which a pixel counts as one of the person's."""
+
+
+def grown(mask: Tensor, pixels: int) -> Tensor:
+    """A mask (B, 1, H, W) grown by so many pixels, as a square."""
+    return F.max_pool2d(mask, 2 * pixels + 1, stride=1, padding=pixels) if pixels > 0 else mask
+
+
+def make_plate(source: Tensor, person: Tensor) -> tuple[Tensor, Tensor]:
+    """The source without its person.
+
+    Args:
+        source: (B, 3, H, W) in [-1, 1]. person: (B, 1, H, W) in 0..1.
+
+    Returns:
+        the plate, where it is not filled in equal to the source, and where it is, (B, 1, H, W), 0 or 1.
+    """
+    import cv2
+
+    height, width = source.shape[-2:]
+    hidden = grown((person > SURE).to(source.dtype), max(1, round(MARGIN * height)))
+    factor = min(1.0, FILL_ROWS / height)
+    size = round(height * factor), round(width * factor)
+    small = F.interpolate(source, size, mode="bilinear", antialias=True) if factor < 1 else source
+    small_hidden = F.adaptive_max_pool2d(hidden, size)
+    pictures = ((small + 1) * 127.5).clamp(0, 255).round().byte().movedim(1, -1).cpu().numpy()
+    holes = (small_hidden[:, 0] > 0).byte().cpu().numpy()
+    filled = np.stack([cv2.inpaint(np.ascontiguousarray(picture), hole, 3, cv2.INPAINT_NS)
+                       for picture, hole in zip(pictures, holes, strict=True)])
+    fill = torch.from_numpy(filled).to(source).movedim(-1, 1) / 127.5 - 1
+    fill = F.interpolate(fill, (height, width), mode="bilinear", align_corners=False) if factor < 1 else fill
+    return torch.where(hidden > 0, fill, source), hidden
+
+
+def make_reference(source: Tensor, skeleton: Tensor, alignment: Alignment, warped: Tensor, visibility: Tensor,
+                   sources: int = 1) -> Reference:
+    """What the decoder sees of B results, each of S sources, of which the first gives the background.
+
+    Args:
+        source, skeleton: (B·S, 3, H, W) in [-1, 1]. alignment: of them, with its masks.
+        warped, visibility: what they show together, (B, 3, H, W) and (B, 1, h, w) in 0..1.
+    """
+    size = tuple(source.shape[-2:])
+
+    def full(values: Tensor) -> Tensor:
+        return F.interpolate(values, size, mode="bilinear", align_corners=False)
+
+    person = full(alignment.person.unflatten(0, (-1, sources)).mean(1)).sigmoid()
+    plate, hidden = make_plate(source[::sources], full(alignment.source_person[::sources]).sigmoid())
+    return Reference(warped, plate, hidden, full(visibility), person, skeleton[::sources])
+
+
+def on_plate(reference: Reference) -> Tensor:
+    """The warped person on the plate, (B, 3, H, W) in [-1, 1]."""
+    return reference.person * reference.warped + (1 - reference.person) * reference.plate
+
+
+def paste(picture: Tensor, source: Tensor, reference: Reference) -> Tensor:
+    """The picture where either person is or was, fading into the source around them; further off, the source itself.
+
+    Args:
+        picture, source: (B, 3, H, W) in any one range.
+    """
+    pixels = max(1, round(MARGIN * picture.shape[-2]))
+    near = torch.maximum(grown((reference.person > SURE).to(picture.dtype), pixels), reference.hidden)
+    share = F.avg_pool2d(F.pad(grown(near, pixels), (pixels,) * 4, mode="replicate"), 2 * pixels + 1, stride=1)
+    return torch.where(share > 0, share * picture + (1 - share) * source, source)

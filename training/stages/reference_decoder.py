@@ -1,0 +1,143 @@
+"""Stage `decoder`: the decoder that sees the source, on one-pass estimates ŷ_0 of cached pairs (**ours**)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from reposedm_core.alignment import Alignment
+from reposedm_core.alignment.warp import warp
+from reposedm_core.config import ModelConfig
+from reposedm_core.diffusion.reference_decoder import Reference, ReferenceDecoder
+from reposedm_core.diffusion.schedule import DiffusionSchedule
+from reposedm_core.reference import make_reference, on_plate, paste
+from training.data.dataset import Pairs, People
+from training.metrics.perceptual import PerceptualDistance
+from training.metrics.vgg import VGGDistance
+from training.stages.base import Plan, Stage
+from training.stages.latents import Latents, cache_latents
+from training.stages.picture_grid import picture_grid
+from training.stages.reposedm import denoise
+
+CROP = 96
+"""Side of the crops that the perceptual loss looks at."""
+VALIDATION_PAIRS = 96
+
+
+class ReferenceDecoderStage(Stage):
+    """Trains the decoder; autoencoder, aligner and denoiser stay frozen.
+
+    ŷ_0 is what the denoiser makes of the true latent, noised to a random t, in one pass.
+    """
+
+    name, part = "decoder", "decoder"
+
+    @classmethod
+    def needs(cls, config: ModelConfig) -> tuple[str, ...]:
+        return ("autoencoder", "aligner", "denoiser")
+
+    def build(self) -> ReferenceDecoder:
+        return ReferenceDecoder(self.config.decoder)
+
+    def prepare(self, main: bool) -> None:
+        self.schedule = DiffusionSchedule(self.config.schedule)
+        self.people, self.held_out = People(self.root, "train"), People(self.root, "val")
+        frozen = self.networks["autoencoder"], self.networks["aligner"], self.device
+        self.pairs = self.people.fixed_pairs(self.settings.pairs)
+        self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
+        self.cache = cache_latents(self.people, self.pairs, *frozen, self.out, flipped=True)
+        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, flipped=True)
+        self.networks["denoiser"].to(self.device)
+        self.distance = VGGDistance().to(self.device) if self.settings.perceptual > 0 else None
+
+    def plan(self, rng: np.random.Generator, count: int) -> Plan:
+        steps = self.schedule.timesteps
+        return {"row": rng.integers(0, len(self.cache), count), "t": rng.integers(0, steps, count),
+                "noise": rng.standard_normal((count, *self.cache.tensors["target"].shape[1:]), np.float32),
+                "place": rng.random((count, 2))}
+
+    def load(self, plan: Plan) -> dict[str, Tensor]:
+        drawn = {name: torch.from_numpy(plan[name]) for name in ("t", "noise", "place")}
+        return {**self._read(self.people, self.pairs, self.cache, plan["row"]), **drawn}
+
+    def _read(self, people: People, pairs: Pairs, cache: Latents, rows: np.ndarray) -> dict[str, Tensor]:
+        """Latents of pairs, their pictures, and what the decoder is shown of the source, its fields by their names."""
+        chosen, batch = pairs[rows], cache.batch(rows)
+        source = people.pictures(chosen.identity, chosen.source)
+        skeleton = people.skeletons(chosen.identity, chosen.target)
+        sampling, logits = batch.pop("map"), batch.pop("logits")
+        seen, person, mask = logits.split(1, 1)
+        alignment = Alignment([sampling], [seen], warp(source, sampling), None, person, mask)
+        reference = make_reference(source, skeleton, alignment, alignment.image, seen.sigmoid())
+        masks = people.masks(chosen.identity, chosen.target)
+        return {**batch, **vars(reference), "original": source, "mask": masks,
+                "picture": people.pictures(chosen.identity, chosen.target)}
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        decoded, latent, reference = self._estimate(batch, batch["noise"], batch["t"])
+        made, truth = model(decoded, latent, reference).float(), batch["picture"]
+        near = F.max_pool2d(torch.maximum(batch["mask"], reference.person), 9, stride=1, padding=4)
+        weight = 1 + self.settings.person_weight * near
+        off = ((made - truth).abs() * weight).mean((1, 2, 3)) / weight.mean((1, 2, 3))
+        loss = {"l1": off.mean()}
+        total = loss["l1"]
+        if self.distance is not None:
+            loss["vgg"] = self.distance(*self._crops(made, truth, batch)).mean()
+            total = total + self.settings.perceptual * loss["vgg"]
+        return {"loss": total, **loss}
+
+    @torch.no_grad()
+    def _estimate(self, batch: dict[str, Tensor], noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Reference]:
+        """The picture of ŷ_0, ŷ_0, and the reference."""
+        z = self.schedule.add_noise(batch["target"], noise, t)
+        keep = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        prediction = denoise(self.networks["denoiser"], batch, z, t, self.schedule, keep)[0].float()
+        latent = self.schedule.predict_x0(z, prediction, t)
+        reference = Reference(**{name: batch[name] for name in Reference.__dataclass_fields__})
+        return self.networks["autoencoder"].decode(latent), latent, reference
+
+    def _crops(self, made: Tensor, truth: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Squares at random places on the person."""
+        height, width = made.shape[-2:]
+        side = min(CROP, height, width)
+        pairs = []
+        for row, (mask, place) in enumerate(zip(batch["mask"], batch["place"], strict=True)):
+            on = mask[0].nonzero()
+            y, x = (on[int(place[0] * len(on))] if len(on) else mask.new_tensor([height / 2, width / 2])).tolist()
+            top = int(min(max(y - side // 2, 0), height - side))
+            left = int(min(max(x - side // 2, 0), width - side))
+            pairs.append([picture[row, :, top:top + side, left:left + side] for picture in (made, truth)])
+        return tuple(torch.stack(part) for part in zip(*pairs, strict=True))
+
+    @torch.no_grad()
+    def _shown(self, network: ReferenceDecoder, rows: np.ndarray, level: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Validation pairs, and their pictures made from ŷ_0 at one noise level."""
+        read = self._read(self.held_out, self.checked, self.check, rows)
+        batch = {name: value.to(self.device) for name, value in read.items()}
+        noise = torch.randn(batch["target"].shape, generator=torch.Generator().manual_seed(1)).to(self.device)
+        t = torch.full((len(noise),), level * self.schedule.timesteps // 1000, device=self.device)
+        decoded, latent, reference = self._estimate(batch, noise, t)
+        return batch, paste(network(decoded, latent, reference), batch["original"], reference).clamp(-1, 1)
+
+    def validate(self, network: ReferenceDecoder) -> dict[str, float]:
+        """Perceptual distance of the tables to the truth: of the warp, of the warp on its plate, of results."""
+        distance = PerceptualDistance().to(self.device)
+        values: dict[str, list[float]] = {}
+        for rows in np.array_split(np.arange(len(self.checked)), -(-len(self.checked) // 16)):
+            batch, made = self._shown(network, rows, 700)
+            reference = Reference(**{name: batch[name] for name in Reference.__dataclass_fields__})
+            pictures = {"warp": batch["warped"], "on_plate": on_plate(reference), "result": made,
+                        "autoencoder": self.networks["autoencoder"].decode(batch["target"]).clamp(-1, 1)}
+            for name, picture in pictures.items():
+                values.setdefault(f"perceptual_{name}", []).extend(distance(picture, batch["picture"]).tolist())
+                values.setdefault(f"l1_{name}", []).append(float((picture - batch["picture"]).abs().mean()))
+        return {name: float(np.mean(part)) for name, part in values.items()}
+
+    def sheet(self, network: ReferenceDecoder) -> Image.Image:
+        """Source, skeleton, warp on its plate, the result from ŷ_0 at t = 900, target."""
+        batch, made = self._shown(network, np.arange(min(8, len(self.checked))), 900)
+        reference = Reference(**{name: batch[name] for name in Reference.__dataclass_fields__})
+        return picture_grid([batch["original"], batch["skeleton"], on_plate(reference), made, batch["picture"]])
