@@ -82,6 +82,21 @@ class VaeSettings(StageSettings):
 
 
 @dataclass
+class EstimatorSettings(StageSettings):
+    """Estimator training.
+
+    Attributes:
+        estimates: a whole checkpoint; that share `estimated` of the examples are then pictures ŷ_0 that its denoiser
+            makes in one pass from the noised latents of `pairs` training pairs, at all noise levels: what guidance
+            shows the estimator (**ours**).
+    """
+
+    estimates: str = ""
+    estimated: float = 0.5
+    pairs: int = 8000
+
+
+@dataclass
 class RePoseDMSettings(StageSettings):
     """Denoiser training.
 
@@ -204,7 +219,7 @@ class Settings:
     name: str = "reposedm-mini"
     notes: str = ""
     vae: VaeSettings = field(default_factory=VaeSettings)
-    estimator: StageSettings = field(default_factory=StageSettings)
+    estimator: EstimatorSettings = field(default_factory=EstimatorSettings)
     aligner: AlignerSettings = field(default_factory=AlignerSettings)
     reposedm: RePoseDMSettings = field(default_factory=RePoseDMSettings)
     decoder: DecoderSettings = field(default_factory=DecoderSettings)
@@ -249,8 +264,9 @@ def check(settings: Settings) -> None:
              "minutes": 0, "save_every": 1, "log_every": 1,
              "validate_every": 0, "ema": 0, "workers": 0, "pairs": 1, "pictures": 0, "eps": 0, "first_steps": 0,
              "noise_power": 0, "vlb_weight": 0, "field_limit": 0, "perceptual": 0, "kl": 0, "dropout": 0,
-             "caption_dropout": 0, "colour_shuffle": 0, "flip": 0, "person_weight": 0, "hidden_weight": 0, "group": 2}
-    shares = ("dropout", "caption_dropout", "colour_shuffle", "flip", "ema")
+             "caption_dropout": 0, "colour_shuffle": 0, "flip": 0, "person_weight": 0, "hidden_weight": 0, "group": 2,
+             "estimated": 0}
+    shares = ("estimated", "dropout", "caption_dropout", "colour_shuffle", "flip", "ema")
     for stage in STAGES:
         own = getattr(settings, stage)
         for name in (item.name for item in fields(own)):

@@ -14,6 +14,7 @@ from training.data.augment import paste_background, random_affine, random_backgr
 from training.data.dataset import People
 from training.metrics import pck
 from training.stages.base import Plan, Stage, example_seeds
+from training.stages.estimates import Estimates
 from training.stages.picture_grid import picture_grid
 
 PASTED = 0.6
@@ -52,10 +53,16 @@ class EstimatorStage(Stage):
 
     def prepare(self, main: bool) -> None:
         self.people, self.held_out = People(self.root, "train"), People(self.root, "val")
+        self.estimates = None
+        if self.settings.estimates:
+            self.estimates = Estimates(self.settings.estimates, self.people, self.settings.pairs, self.out, self.device)
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
         identity, index = self.people.random_pictures(rng, count)
-        return {"identity": identity, "index": index, "seed": example_seeds(rng, count)}
+        plan = {"identity": identity, "index": index, "seed": example_seeds(rng, count)}
+        if self.estimates is not None:
+            plan |= {"estimated": rng.random(count) < self.settings.estimated, **self.estimates.plan(rng, count)}
+        return plan
 
     def load(self, plan: Plan) -> dict[str, Tensor]:
         rngs = [np.random.default_rng(seed) for seed in plan["seed"]]
@@ -69,7 +76,10 @@ class EstimatorStage(Stage):
             images = paste_background(rngs, both[:, :3], both[:, 3:], random_backgrounds(rngs, *both.shape[-2:]))
         else:
             images, joints = random_affine(rngs, images, joints)
-        return {"images": random_look(rngs, images), "joints": torch.from_numpy(joints)}
+        batch = {"images": random_look(rngs, images), "joints": torch.from_numpy(joints)}
+        if self.estimates is None:
+            return batch
+        return {**batch, "estimated": torch.from_numpy(plan["estimated"]), **self.estimates.load(plan)}
 
     def _shrunk(self, people: People, values: Tensor) -> Tensor:
         """Values (n, C, H, W) of the set at the size that the estimator sees."""
@@ -86,9 +96,17 @@ class EstimatorStage(Stage):
         return self._shrunk(people, people.pictures(identity, index)), joints
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        output = model(batch["images"])
-        heat = heatmap_loss(output, batch["joints"], *batch["images"].shape[-2:], self.config.estimator.sigma)
-        pull = pull_loss(output.tags_quarter, batch["joints"])
+        images, joints = batch["images"], batch["joints"]
+        if self.estimates is not None and batch["estimated"].any():
+            rows = batch["estimated"]
+            pictures, theirs = self.estimates.pictures({name: value[rows] for name, value in batch.items()})
+            images, joints = images.clone(), joints.clone()
+            images[rows] = self._shrunk(self.people, pictures)
+            theirs[..., :2] = theirs[..., :2] / self._factor(self.people)
+            joints[rows] = theirs
+        output = model(images)
+        heat = heatmap_loss(output, joints, *images.shape[-2:], self.config.estimator.sigma)
+        pull = pull_loss(output.tags_quarter, joints)
         return {"loss": heat + 1e-2 * pull, "heat": heat, "pull": pull}
 
     def _predict(self, network: HigherHRNet, count: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
