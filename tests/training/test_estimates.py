@@ -41,7 +41,7 @@ def test_more_noise_gives_other_pictures(estimates: Estimates) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_the_stage_mixes_them_with_rendered_pictures(weights: Path, figures: Path, tmp_path: Path, share: float) -> None:
+def test_the_stage_mixes_them_with_rendered_pictures(weights: Path, figures: Path, tmp_path: Path, share: float):
     config: ModelConfig = load_networks(weights).config
     settings = EstimatorSettings(steps=1, batch=8, estimates=str(weights), estimated=share, pairs=6)
     stage = EstimatorStage(config, settings, figures, tmp_path, {}, CPU)
