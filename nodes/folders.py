@@ -9,6 +9,7 @@ from pathlib import Path
 import folder_paths
 
 from ..reposedm_core import InputError
+from ..reposedm_core.errors import quoted
 from ..reposedm_core.pipeline import SHIPPED
 from ..reposedm_core.pose import is_pose_file
 from ..reposedm_core.pose import pose_files as files_of_poses
@@ -71,8 +72,8 @@ def pose_path(name: str) -> Path:
         InputError: there is none of that name, or the name leads out of the folder.
     """
     if name not in pose_files():
-        raise InputError(f"file: there is no pose file {name!r} in ComfyUI's input folder; copy the JSON file there "
-                         "and choose it from the list, or paste its text.")
+        raise InputError(f"file: there is no pose file {quoted(name)} in ComfyUI's input folder; copy the JSON file "
+                         "there and choose it from the list, or paste its text.")
     return Path(folder_paths.get_input_directory()) / name
 
 

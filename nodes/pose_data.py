@@ -9,7 +9,8 @@ import comfy.model_management as management
 import torch
 from torch import Tensor
 
-from ..reposedm_core import Pose, parse_keypoints
+from ..reposedm_core import InputError, Pose, parse_keypoints
+from ..reposedm_core.errors import MESSAGE, shortened
 from ..reposedm_core.pose import to_keypoints
 from ..reposedm_core.pose.limits import check_pixels
 
@@ -33,10 +34,14 @@ def images(name: str, count: int, height: int, width: int, draw: Callable[[int],
     """IMAGE (count, height, width, 3) of the pictures (3, height, width) that `draw` makes, one at a time.
 
     Raises:
-        InputError: they are too many, or too large; it speaks of the input `name`.
+        InputError: they are too many, or too large, for this machine too; it speaks of the input `name`.
     """
     check_pixels(name, count, height, width)
-    pictures = torch.empty((count, height, width, 3), device=management.intermediate_device())
+    try:
+        pictures = torch.empty((count, height, width, 3), device=management.intermediate_device())
+    except RuntimeError as error:
+        raise InputError(f"{name}: there is no memory for {count} pictures of {width} × {height}; give fewer frames, "
+                         "or a smaller width and height.") from error
     for number in range(count):
         asked_to_stop()
         pictures[number] = draw(number).movedim(0, -1)
@@ -48,4 +53,5 @@ def show_text(node: Any, text: str) -> None:
     if node.hidden is not None and node.hidden.unique_id:
         from server import PromptServer  # the running host
 
-        PromptServer.instance.send_progress_text(text, node.hidden.unique_id)
+        # a file's name may hold what no encoding takes
+        PromptServer.instance.send_progress_text(shortened(text, MESSAGE), node.hidden.unique_id)

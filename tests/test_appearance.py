@@ -13,7 +13,7 @@ from reposedm_core.appearance import KeepOutside, inside, latent_mask
 from reposedm_core.diffusion.sampler import SAMPLERS, Denoised, initial_latent, sample_ancestral, sample_ddim
 from reposedm_core.pictures import to_image
 from reposedm_core.pipeline import SHIPPED
-from reposedm_core.pose import load_pose_file
+from reposedm_core.pose import load_pose_file, to_keypoints
 
 EXAMPLES = Path(__file__).parents[1] / "workflows" / "examples"
 REFERENCE, GARMENT = EXAMPLES / "red_trousers_target.png", EXAMPLES / "blue_shirt.png"
@@ -82,6 +82,12 @@ def test_without_a_pose_the_estimator_finds_it(pipeline, pose, torso):
     assert (found.pose_image - pipeline.dress(REFERENCE, GARMENT, torso, pose, seed=1, steps=1).pose_image
             ).abs().mean() < 0.1
     assert torch.equal(found.image[0, :, ~torso], found.reference[0, :, ~torso])
+
+
+def test_a_pose_that_does_not_tell_its_canvas_is_in_pixels_of_the_reference(pipeline, pose, torso):
+    raw = {"people": to_keypoints(pose)[0]["people"]}
+    known, told = (pipeline.dress(REFERENCE, GARMENT, torso, given, seed=1, steps=1) for given in (pose, raw))
+    assert torch.equal(told.pose_image, known.pose_image)
 
 
 def test_a_reference_of_another_size_is_letterboxed_with_mask_and_pose(pipeline, pose, torso):

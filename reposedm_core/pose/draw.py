@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, quoted
 from .keypoints import openpose_to_coco
 from .limits import check_pixels
 from .skeleton import (
@@ -277,7 +277,7 @@ def draw_pose(
     width = pose.width if width is None else width
     _check_size(height, width)
     if style not in _STYLES:
-        raise InputError(f"style: there is no {style!r}; choose {', '.join(STYLES)}.")
+        raise InputError(f"style: there is no {quoted(style)}; choose {', '.join(STYLES)}.")
     if not 0 < line_width < float("inf"):
         raise InputError(f"line_width: {line_width} is no width; 1 draws lines as wide as the style has them.")
     if (height, width) != (pose.height, pose.width):

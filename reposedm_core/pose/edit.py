@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, quoted
 from .keypoints import PARTS, Pose
 from .people import people_boxes
 from .skeleton import FACE_FLIP, FOOT_FLIP, OPENPOSE18, OPENPOSE_FLIP
@@ -49,7 +49,7 @@ def edit_people(
     if not all(map(math.isfinite, (*shift, angle))):
         raise InputError(f"move: {shift[0]}, {shift[1]} and rotate: {angle} must be finite numbers.")
     if flip not in FLIPS:
-        raise InputError(f"flip: there is no {flip!r}; choose {', '.join(FLIPS)}.")
+        raise InputError(f"flip: there is no {quoted(flip)}; choose {', '.join(FLIPS)}.")
     turn = math.radians(angle % 360)
     linear = scale * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     if flip != "no":
@@ -101,7 +101,7 @@ def edit_joint(
         InputError: there is no such joint, or a shift that is not finite.
     """
     if joint not in OPENPOSE18:
-        raise InputError(f"joint: there is no {joint!r}; choose {', '.join(OPENPOSE18)}.")
+        raise InputError(f"joint: there is no {quoted(joint)}; choose {', '.join(OPENPOSE18)}.")
     if not all(map(math.isfinite, shift)):
         raise InputError(f"joint offset: {shift[0]}, {shift[1]} must be finite numbers.")
     number = OPENPOSE18.index(joint)

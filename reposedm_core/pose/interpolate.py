@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, quoted
 from .keypoints import PARTS, Pose
 from .limits import check_people, no_tick
 from .people import match_people
@@ -82,7 +82,7 @@ def interpolate_poses(
         raise InputError(f"frames: {count} frames cannot be made; ask for 1 or more.")
     for name, value, known in (("method", method, METHODS), ("easing", easing, EASINGS), ("match", match, MATCHES)):
         if value not in known:
-            raise InputError(f"{name}: there is no {value!r}; choose {', '.join(known)}.")
+            raise InputError(f"{name}: there is no {quoted(value)}; choose {', '.join(known)}.")
     height, width = poses[0].height, poses[0].width
     keys = [pose if (pose.height, pose.width) == (height, width) else pose.resized(height, width) for pose in poses]
     keys = [*keys, keys[0]] if loop else keys

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, quoted
 from .keypoints import Pose
 from .limits import check_people, no_tick
 
@@ -49,7 +49,7 @@ def order_people(pose: Pose, by: str = "as given") -> list[int]:
         InputError: there is no such order.
     """
     if by not in _ORDERS:
-        raise InputError(f"order: there is no {by!r}; choose {', '.join(ORDERS)}.")
+        raise InputError(f"order: there is no {quoted(by)}; choose {', '.join(ORDERS)}.")
     return np.argsort(_ORDERS[by](pose), kind="stable").tolist()
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, quoted
 from .keypoints import PARTS, Pose
 from .limits import no_tick
 from .people import broadcast_frames
@@ -139,7 +139,7 @@ def retarget_pose(
         InputError: there is no limb in both of them, another anchor, or numbers of frames that do not fit.
     """
     if anchor not in ANCHORS:
-        raise InputError(f"keep: there is no {anchor!r}; choose {', '.join(ANCHORS)}.")
+        raise InputError(f"keep: there is no {quoted(anchor)}; choose {', '.join(ANCHORS)}.")
     if together:
         fitted = [frame.resized(target[0].height, target[0].width) for frame in source]
         ratios = _people_ratios(target, fitted, size, tick)

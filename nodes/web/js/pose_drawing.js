@@ -1,6 +1,6 @@
 // Draws what the Pose Editor shows: the picture, and people in OpenPose's colours.
 
-import { BODY, FACE } from "./pose_geometry.js";
+import { BODY, FACE, FEET, partsOf } from "./pose_geometry.js";
 
 const rgb = (colour, alpha = 1) => `rgb(${colour.join(" ")} / ${alpha})`;
 const seen = (point) => point[2] > 0;
@@ -71,9 +71,9 @@ function drawLimbs(context, points, skeleton, radius) {
 }
 
 function drawDetails(context, person, skeleton, toScreen) {
-  for (const [part, points] of Object.entries(person)) {
+  for (const [part, points] of partsOf(person)) {
     if (part === BODY) continue;
-    if (part !== FACE) {
+    if (part !== FACE && part !== FEET) {
       skeleton.handLimbs.forEach(([a, b], i) => {
         if (!seen(points[a]) || !seen(points[b])) return;
         line(context, toScreen(points[a]), toScreen(points[b]), 1.2, `hsl(${18 * i} 100% 50%)`);

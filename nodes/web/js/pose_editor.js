@@ -88,11 +88,14 @@ class Scene {
     const ran = outputsOf(this.node).pose_editor_start?.[0];
     const frame = link && ran;
     const start = readFrame(frame);
+    const nobody = Boolean(link && outputsOf(this.node).pose_editor_nobody?.[0]);
     const missing = [link && !start && "pose", this.input("image") && !this.picture && "picture",
       this.sized && !this.linked && !ran && "size"].filter(Boolean);
-    const scene = { start, picture: this.picture, ...this.size(start, ran), origin: start ? "as connected" : "standing pose",
-      hint: missing.length ? `run once to see the connected ${missing.join(" and ")}` : "" };
-    const now = [frame, scene.picture, scene.width, scene.height, scene.hint, this.linked];
+    const origin = start && !nobody ? "as connected" : "standing pose";
+    const hint = missing.length ? `run once to see the connected ${missing.join(" and ")}`
+      : nobody ? "nobody is in the connected pose" : "";
+    const scene = { start, picture: this.picture, ...this.size(start, ran), origin, hint };
+    const now = [frame, scene.picture, scene.width, scene.height, scene.hint, this.linked, nobody];
     if (this.told?.every((value, i) => value === now[i])) return;
     this.told = now;
     for (const side of this.sides) side.disabled = this.linked;

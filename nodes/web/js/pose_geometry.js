@@ -1,14 +1,19 @@
 // Poses as plain data, and what can be done to them. Every function returns a new pose; none knows of a page.
 //
 // A pose is { width, height, people }, in pixels of its canvas. A person has one list of points [x, y, score] for each
-// part; a score of 0 hides a point, which keeps its place. The skeleton (names, limbs, a standing person, ...) comes
-// with the node's definition.
+// part, and perhaps an id; a score of 0 hides a point, which keeps its place. The skeleton (names, limbs, a standing
+// person, ...) comes with the node's definition.
 
 export const BODY = "pose_keypoints_2d";
 export const FACE = "face_keypoints_2d";
+export const FEET = "foot_keypoints_2d";
 const HANDS = { left_wrist: "hand_left_keypoints_2d", right_wrist: "hand_right_keypoints_2d" };
-const FOLLOWERS = { nose: FACE, ...HANDS };
-const COUNTS = { [BODY]: 18, [FACE]: 70, [HANDS.left_wrist]: 21, [HANDS.right_wrist]: 21 };
+const ID = "person_id";
+// What goes with a joint: a part, and which of its points.
+const FOLLOWERS = { nose: [FACE, 0, 70], left_wrist: [HANDS.left_wrist, 0, 21], right_wrist: [HANDS.right_wrist, 0, 21],
+  left_ankle: [FEET, 0, 3], right_ankle: [FEET, 3, 6] };
+const COUNTS = { [BODY]: 18, [FACE]: 70, [HANDS.left_wrist]: 21, [HANDS.right_wrist]: 21, [FEET]: 6 };
+const NORMALISED = 1.5, NEAR_NORMALISED = 4;
 
 const round = (value) => Math.round(value * 100) / 100;
 const isSeen = (point) => point[2] > 0;
@@ -25,11 +30,30 @@ export function readFrame(frame) {
       if (values.length !== 3 * count || !values.every(Number.isFinite)) return null;
       parts[part] = Array.from({ length: count }, (_, i) => values.slice(3 * i, 3 * i + 3));
     }
-    // As in the node: somebody without a body joint is nobody.
-    if (parts[BODY].some(isSeen)) people.push(parts);
+    if (person?.[ID]) parts[ID] = person[ID];
+    people.push(parts);
   }
-  return people.length ? { width: frame.canvas_width, height: frame.canvas_height, people } : null;
+  const size = { width: frame.canvas_width, height: frame.canvas_height };
+  // As in the node: somebody without a body joint is nobody.
+  const seen = inPixels(people, size).filter((parts) => parts[BODY].some(isSeen));
+  return seen.length ? { ...size, people: seen } : null;
 }
+
+/** Parts in 0..1 as pixels. They are told from pixels as the node does it: most of their points are near the origin. */
+function inPixels(people, { width, height }) {
+  const extent = (points) => {
+    const reach = points.filter(isSeen).map(([x, y]) => Math.max(Math.abs(x), Math.abs(y))).sort((a, b) => a - b);
+    const middle = reach.length / 2;
+    return reach.length ? (reach[Math.ceil(middle) - 1] + reach[Math.floor(middle)]) / 2 : Infinity;
+  };
+  const some = people.some((person) => partsOf(person).some(([, points]) => extent(points) <= NORMALISED));
+  const limit = some ? NEAR_NORMALISED : NORMALISED;
+  return people.map((person) => ({ ...person, ...Object.fromEntries(partsOf(person).map(([part, points]) =>
+    [part, extent(points) <= limit ? points.map(([x, y, score]) => [x * width, y * height, score]) : points])) }));
+}
+
+/** The parts of a person, [name, points] each. */
+export const partsOf = (person) => Object.entries(person).filter(([part]) => part in COUNTS);
 
 /** The pose that `writePose` wrote; null if the text is none. */
 export function readPose(text) {
@@ -44,19 +68,20 @@ export function readPose(text) {
 /** Compact OpenPose JSON: hundredths of pixels, parts without a point left out. */
 export function writePose(pose) {
   const people = pose.people.map((person) => {
-    const parts = Object.entries(person).filter(([part, points]) => part === BODY || points.some(isSeen));
-    return Object.fromEntries(parts.map(([part, points]) => [part, points.flatMap(([x, y, score]) => {
+    const parts = partsOf(person).filter(([part, points]) => part === BODY || points.some(isSeen));
+    const written = Object.fromEntries(parts.map(([part, points]) => [part, points.flatMap(([x, y, score]) => {
       const place = [round(x), round(y)];
       // OpenPose writes "not found" as (0, 0) or (-1, -1).
       if (score > 0 && place[0] === place[1] && (place[0] === 0 || place[0] === -1)) place[0] += 0.01;
       return [...place, round(score)];
     })]));
+    return person[ID] ? { ...written, [ID]: person[ID] } : written;
   });
   return JSON.stringify({ people, canvas_width: pose.width, canvas_height: pose.height });
 }
 
-const mapPoints = (person, move) => Object.fromEntries(
-  Object.entries(person).map(([part, points]) => [part, points.map((p) => (hasPlace(p) ? [...move(p), p[2]] : p))]));
+const mapPoints = (person, move) => ({ ...person, ...Object.fromEntries(
+  partsOf(person).map(([part, points]) => [part, points.map((p) => (hasPlace(p) ? [...move(p), p[2]] : p))])) });
 
 const replacePerson = (pose, index, person) => ({ ...pose, people: pose.people.with(index, person) });
 
@@ -96,10 +121,12 @@ export function mirrorPerson(pose, index, skeleton) {
   const [cx] = centre(pose.people[index]);
   const turned = mapPoints(pose.people[index], ([x, y]) => [2 * cx - x, y]);
   return replacePerson(pose, index, {
+    ...turned,
     [BODY]: skeleton.flip.map((i) => turned[BODY][i]),
     [FACE]: skeleton.faceFlip.map((i) => turned[FACE][i]),
     [HANDS.left_wrist]: turned[HANDS.right_wrist],
     [HANDS.right_wrist]: turned[HANDS.left_wrist],
+    [FEET]: skeleton.footFlip.map((i) => turned[FEET][i]),
   });
 }
 
@@ -110,16 +137,16 @@ function branch(joint, skeleton) {
 }
 
 /**
- * One joint put somewhere, and made visible. A hand goes with its wrist, the face with the nose; where `along` is true
- * all joints go along that hang on it.
+ * One joint put somewhere, and made visible. A hand goes with its wrist, a foot with its ankle, the face with the nose;
+ * where `along` is true all joints go along that hang on it.
  */
 export function placeJoint(pose, index, joint, x, y, skeleton, along = false) {
   const person = { ...pose.people[index] };
   const [right, down] = [x - person[BODY][joint][0], y - person[BODY][joint][1]];
   const shift = (p) => (hasPlace(p) ? [p[0] + right, p[1] + down, p[2]] : p);
   const moved = along ? branch(joint, skeleton) : [joint];
-  for (const part of moved.map((other) => FOLLOWERS[skeleton.names[other]]).filter(Boolean)) {
-    person[part] = person[part].map(shift);
+  for (const [part, first, last] of moved.map((other) => FOLLOWERS[skeleton.names[other]]).filter(Boolean)) {
+    person[part] = person[part].map((p, i) => (first <= i && i < last ? shift(p) : p));
   }
   person[BODY] = person[BODY].map((p, j) => (moved.includes(j) ? shift(p) : p)).with(joint, [x, y, 1]);
   return replacePerson(pose, index, person);
