@@ -104,5 +104,5 @@ class PoseEditor(io.ComfyNode):
         if nobody:
             shown["pose_editor_nobody"] = [True]
         if edited is not None:
-            poses = [replace(edited, guessed=first.guessed)]    # drawn over a guess it is on that guess
+            poses = [replace(edited, guessed=first.guessed)]    # what was drawn on a guess is on that guess
         return io.NodeOutput(write_poses(poses), ui=shown)

@@ -199,7 +199,7 @@ class InterpolatePoses(io.ComfyNode):
                 end_pose: Any = None) -> io.NodeOutput:
         poses = read_poses(pose, "pose")
         if end_pose is not None:
-            first, last = agreed(poses, read_poses(end_pose, "end_pose"))
-            poses = first + last
+            poses += read_poses(end_pose, "end_pose")
+        (poses,) = agreed(poses)
         return io.NodeOutput(write_poses(
             interpolate_poses(poses, frames, method, easing, match, loop, asked_to_stop)))

@@ -73,9 +73,12 @@ def paint_capsules(
     limits = (width, height)
     first = np.clip(np.floor(np.minimum(start, end) - reach), 0, limits).astype(np.int64)
     last = np.clip(np.ceil(np.maximum(start, end) + reach), 0, limits).astype(np.int64)
-    step = max(1, _AT_ONCE // max(1, int((last - first)[:, 0].sum())))
-    for top in range(int(first[:, 1].min()), int(last[:, 1].max()), step):
-        box = [np.column_stack([corner[:, 0], corner[:, 1].clip(top, top + step)]) for corner in (first, last)]
+    columns, top, bottom = int((last - first)[:, 0].sum()), int(first[:, 1].min()), int(last[:, 1].max())
+    step = max(1, _AT_ONCE // max(1, columns))
+    if top + step >= bottom:
+        return _paint_boxes(canvas, pictures, start, end, first, last, radius, colour, hard)
+    for row in range(top, bottom, step):
+        box = [np.column_stack([corner[:, 0], corner[:, 1].clip(row, row + step)]) for corner in (first, last)]
         _paint_boxes(canvas, pictures, start, end, *box, radius, colour, hard)
 
 

@@ -169,9 +169,11 @@ def test_a_guessed_canvas_gives_way_to_the_picture(node, incoming):
         (placed,), ui = run(node, pose=pose, image=torch.rand(1, 200, 150, 3))
         same(placed, Pose(incoming.joints, 200, 150, *incoming.parts[1:]))
         assert "canvas_guessed" not in placed and ui["pose_editor_start"] == [placed]
-    edit = json.dumps({**frame, "canvas_guessed": ""})
-    (edited,), _ = run(node, pose=raw, edit=edit)
-    assert edited["canvas_guessed"] == "size", "the edit is on the guessed canvas"
+    for edit in (frame, {**frame, "canvas_guessed": ""}):
+        (edited,), _ = run(node, pose=raw, edit=json.dumps(edit))
+        assert edited["canvas_guessed"] == "size", "the edit is on the guessed canvas"
+    (placed,), _ = run(node, pose=raw, edit=json.dumps(frame), image=torch.rand(1, 200, 150, 3))
+    same(placed, Pose(incoming.joints, 200, 150, *incoming.parts[1:]))
 
 
 def test_an_edit_in_0_to_1_is_scaled(node):

@@ -72,6 +72,9 @@ def test_one_side_alone_is_used(person: np.ndarray) -> None:
     notes: list[str] = []
     read = parse_keypoints([frame(person, canvas_width=200), frame(person + [0, 10, 0])], note=notes.append)
     assert sizes(read) == [(137, 200, "height"), (137, 96, "size")]
+    read = parse_keypoints([frame(person, canvas_width=200), frame(person, width=400, height=300)])
+    assert sizes(read) == [(300, 400, ""), (300, 400, "")]
+    np.testing.assert_allclose(read[0].joints[0], person * [2, 2, 1])
     assert len(notes) == 1 and "the height of the picture is not told; 200 × 137 is guessed" in notes[0]
     assert sizes(parse_keypoints(frame(person, height=300))) == [(300, 96, "width")]
     with pytest.raises(InputError, match="canvas size is missing"):
@@ -117,6 +120,13 @@ def test_a_guess_is_marked_in_what_is_written_and_stays_one(person: np.ndarray) 
     assert sizes(again) == sizes(poses) == [(127, 96, "size")] and notes == []
     assert "canvas_guessed" not in to_keypoints([again[0].resized(254, 192)])[0]
     assert sizes([again[0].take([0]).with_parts(*again[0].parts)]) == sizes(poses)
+
+
+def test_a_marked_guess_gives_way_to_frames_that_know(person: np.ndarray) -> None:
+    (guess,) = to_keypoints(parse_keypoints(frame(person)))
+    (known, other) = parse_keypoints([guess, frame(person, width=200, height=300)])
+    assert sizes([known, other]) == [(300, 200, "")] * 2
+    np.testing.assert_allclose(known.joints, other.joints)
 
 
 def test_points_far_out_do_not_make_the_guess(person: np.ndarray) -> None:

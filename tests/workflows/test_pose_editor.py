@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -326,6 +327,8 @@ def test_geometry_is_that_of_the_node(editor):
             fitted: geometry.writePose(geometry.fitted(pose, 60, 40)), twice: geometry.writePose(twice),
             again: geometry.writePose(geometry.readPose(geometry.writePose(pose))), once: geometry.writePose(pose),
             mirror: geometry.writePose(mirror), moved: geometry.writePose(moved),
+            guessed: ["size", "height", "width", ""].map((canvas_guessed) =>
+                geometry.writePose(geometry.fitted(geometry.readFrame({ ...frame, canvas_guessed }), 60, 200))),
             mixed: geometry.writePose(geometry.readPose(JSON.stringify(mixed))),
             hidden: whole.people[0].pose_keypoints_2d[4],
             nobody: [geometry.readPose("{}"), geometry.readPose("[]"), geometry.readPose("x"),
@@ -341,6 +344,12 @@ def test_geometry_is_that_of_the_node(editor):
         assert read.ids == ((None, None) if name == "mixed" else wanted.ids), name
         for part in PARTS:
             np.testing.assert_allclose(getattr(read, part), getattr(wanted, part), atol=0.006, err_msg=name)
+    for text, guessed in zip(found["guessed"], ("size", "height", "width", ""), strict=True):
+        (read,) = load_pose_text(text)
+        wanted = replace(pose, guessed=guessed)
+        wanted = wanted.on_canvas(200, 60) if guessed else wanted.resized(200, 60)
+        assert (read.height, read.width, read.guessed) == (200, 60, guessed)
+        np.testing.assert_allclose(read.joints, wanted.joints, atol=0.006, err_msg=guessed)
     assert found["again"] == found["once"]
     x, y, score = found["hidden"]
     assert 0 < x < 90 and 0 < y < 100 and score == 0

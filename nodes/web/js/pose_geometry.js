@@ -1,14 +1,16 @@
 // Poses as plain data, and what can be done to them. Every function returns a new pose; none knows of a page.
 //
-// A pose is { width, height, people }, in pixels of its canvas. A person has one list of points [x, y, score] for each
-// part, and perhaps an id; a score of 0 hides a point, which keeps its place. The skeleton (names, limbs, a standing
-// person, ...) comes with the node's definition.
+// A pose is { width, height, guessed, people }, in pixels of its canvas, of which `guessed` tells what nobody knows:
+// "size", "width", "height", or nothing. A person has one list of points [x, y, score] for each part, and perhaps an
+// id; a score of 0 hides a point, which keeps its place. The skeleton (names, limbs, a standing person, ...) comes with
+// the node's definition.
 
 export const BODY = "pose_keypoints_2d";
 export const FACE = "face_keypoints_2d";
 export const FEET = "foot_keypoints_2d";
 const HANDS = { left_wrist: "hand_left_keypoints_2d", right_wrist: "hand_right_keypoints_2d" };
 const ID = "person_id";
+const GUESSED = "canvas_guessed";
 // What goes with a joint: a part, and which of its points.
 const FOLLOWERS = { nose: [FACE, 0, 70], left_wrist: [HANDS.left_wrist, 0, 21], right_wrist: [HANDS.right_wrist, 0, 21],
   left_ankle: [FEET, 0, 3], right_ankle: [FEET, 3, 6] };
@@ -33,7 +35,7 @@ export function readFrame(frame) {
     if (person?.[ID]) parts[ID] = person[ID];
     people.push(parts);
   }
-  const size = { width: frame.canvas_width, height: frame.canvas_height };
+  const size = { width: frame.canvas_width, height: frame.canvas_height, guessed: frame[GUESSED] };
   // As in the node: somebody without a body joint is nobody.
   const seen = inPixels(people, size).filter((parts) => parts[BODY].some(isSeen));
   return seen.length ? { ...size, people: seen } : null;
@@ -77,7 +79,8 @@ export function writePose(pose) {
     })]));
     return person[ID] ? { ...written, [ID]: person[ID] } : written;
   });
-  return JSON.stringify({ people, canvas_width: pose.width, canvas_height: pose.height });
+  const size = { canvas_width: pose.width, canvas_height: pose.height };
+  return JSON.stringify({ people, ...size, ...(pose.guessed ? { [GUESSED]: pose.guessed } : {}) });
 }
 
 const mapPoints = (person, move) => ({ ...person, ...Object.fromEntries(
@@ -85,12 +88,17 @@ const mapPoints = (person, move) => ({ ...person, ...Object.fromEntries(
 
 const replacePerson = (pose, index, person) => ({ ...pose, people: pose.people.with(index, person) });
 
-/** Letterboxed to another canvas, as the node does it: aspect kept, the whole old canvas visible, centred. */
+/**
+ * Letterboxed to another canvas, as the node does it: aspect kept, the whole old canvas visible, centred. A canvas that
+ * was a guess gives way instead: points keep their pixels, or are scaled with the side that is known.
+ */
 export function fitted(pose, width, height) {
-  const scale = Math.min(width / pose.width, height / pose.height);
-  const [right, down] = [(width - scale * pose.width) / 2, (height - scale * pose.height) / 2];
+  const { guessed } = pose;
+  const [across, up] = [width / pose.width, height / pose.height];
+  const scale = { size: 1, height: across, width: up }[guessed] ?? Math.min(across, up);
+  const [right, down] = guessed ? [0, 0] : [(width - scale * pose.width) / 2, (height - scale * pose.height) / 2];
   const move = ([x, y]) => [x * scale + right, y * scale + down];
-  return { width, height, people: pose.people.map((person) => mapPoints(person, move)) };
+  return { width, height, guessed, people: pose.people.map((person) => mapPoints(person, move)) };
 }
 
 /** Centre [x, y] of the box of a person's visible joints. */

@@ -136,7 +136,9 @@ export class PoseWidget {
     const { start, width, height, origin, hint } = this.scene;
     const edited = this.value.trim() ? geometry.readPose(this.value) : null;
     const pose = edited ?? start ?? geometry.readFrame(this.skeleton.standing);
-    this.pose = geometry.withPlaces(geometry.fitted(pose, width, height), this.skeleton);
+    const placed = geometry.fitted(pose, width, height);
+    if (this.scene.picture) placed.guessed = undefined;  // now the canvas is known
+    this.pose = geometry.withPlaces(placed, this.skeleton);
     if (this.selected.person >= this.pose.people.length) this.selected = { person: 0, joint: null };
     this.hovered = null;
     this.buttons.Undo.disabled = this.at === 0;

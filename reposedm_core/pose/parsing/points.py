@@ -48,7 +48,8 @@ def read_points(value: Any, name: str, counts: Sequence[int], scores: Any = None
         return None
     if not isinstance(value, list):
         raise UnreadableError(f"a {name} that is no list of numbers")
-    value = [_point(plain(item)) for item in value]
+    if not _is_flat(value):
+        value = [_point(plain(item)) for item in value]
     if all(item is None for item in value):
         return None
     size = next((len(item) for item in value if isinstance(item, list)), 0)
@@ -94,6 +95,11 @@ def extent(points: np.ndarray) -> float:
     """How far from the origin most of the points (N, 3) lie, on the axis that is further; NaN where all are absent."""
     seen = points[points[:, 2] > 0, :2]
     return float(np.median(np.abs(seen).max(1))) if len(seen) else math.nan
+
+
+def _is_flat(value: list) -> bool:
+    """Are these plain numbers, as in nearly all files? Quicker than to look at each."""
+    return {type(item) for item in value} <= {int, float, type(None)}
 
 
 def _point(item: Any) -> Any:

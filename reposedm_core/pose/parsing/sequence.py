@@ -63,6 +63,7 @@ class Sequence:
         self.note, self.tick = note, tick
         self.left_out: dict[str, list[str]] = {}
         self.guess: tuple[int, int, str] | None = None
+        self.known: tuple[int, int] | None = None   # instead of a guess
 
     def frame(self, number: int, frame: dict) -> Frame:
         """A frame as it is in the file."""
@@ -132,9 +133,10 @@ class Sequence:
         """The size of frames that do not tell theirs: the picture's, that of other frames, or one guess for all."""
         known = [frame for frame in frames if all(frame.canvas) and not frame.guessed]
         known.sort(key=lambda frame: not frame.people)
+        self.known = known[0].canvas if known else self.picture
         for frame in frames:
-            if not any(frame.canvas) and (known or self.picture):
-                frame.canvas = known[0].canvas if known else self.picture
+            if not any(frame.canvas) and self.known:
+                frame.canvas = self.known
         unknown = [frame for frame in frames if not all(frame.canvas)]
         if not unknown:
             return
@@ -154,7 +156,7 @@ class Sequence:
         """A frame in pixels."""
         self.tick()
         if isinstance(frame, Pose):
-            return frame.on_canvas(*self.picture) if self.picture else frame
+            return frame.on_canvas(*self.known) if self.known else frame
         height, width = frame.canvas
         for person in frame.people:
             for part, points in person.parts.items():
@@ -164,7 +166,7 @@ class Sequence:
                  for part, size in PARTS.items()}
         pose = Pose(**parts, height=height, width=width, ids=[person.number for person in frame.people],
                     guessed=frame.guessed)
-        return pose.on_canvas(*self.picture) if self.picture else pose
+        return pose.on_canvas(*self.known) if self.known else pose
 
     def refuse(self, frames: list[dict | Pose]) -> None:
         """Raise an `InputError` that says why nobody is there, if there is a reason."""
@@ -180,7 +182,7 @@ class Sequence:
             what = "person" if kind in ("person", "joints") else _PARTS[kind][0]
             more = f", and so are {len(texts) - 1} more like it" if len(texts) > 1 else ""
             self.note(f"{self.source}: {texts[0]}; the {what} is left out{more}.")
-        if self.guess and not self.picture:
+        if self.guess and not self.known:
             height, width, side = self.guess
             self.note(f"{self.source}: the {side} of the picture is not told; {width} × {height} is guessed from where "
                       "people are. Give width and height to Load Pose, or connect the picture where a node takes it.")
