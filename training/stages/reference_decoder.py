@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -64,7 +66,7 @@ class ReferenceDecoderStage(Stage):
         return {**self._read(self.people, self.pairs, self.cache, plan["row"]), **drawn}
 
     def _read(self, people: People, pairs: Pairs, cache: Latents, rows: np.ndarray) -> dict[str, Tensor]:
-        """Latents of pairs, their pictures, and what the decoder is shown of the source, its fields by their names."""
+        """Latents of pairs, their pictures, and what the decoder is shown, for `reference_of`."""
         chosen, batch = pairs[rows], cache.batch(rows)
         source = people.pictures(chosen.identity, chosen.source)
         skeleton = people.skeletons(chosen.identity, chosen.target)
@@ -73,7 +75,8 @@ class ReferenceDecoderStage(Stage):
         alignment = Alignment([sampling], [seen], warp(source, sampling), None, person, mask)
         reference = make_reference(source, skeleton, alignment, alignment.image, seen.sigmoid())
         masks = people.masks(chosen.identity, chosen.target)
-        return {**batch, **vars(reference), "original": source, "mask": masks,
+        shown = {f"shown {name}": value for name, value in vars(reference).items()}
+        return {**batch, **shown, "original": source, "mask": masks,
                 "picture": people.pictures(chosen.identity, chosen.target)}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
@@ -96,8 +99,7 @@ class ReferenceDecoderStage(Stage):
         keep = torch.zeros(len(z), dtype=torch.bool, device=z.device)
         prediction = denoise(self.networks["denoiser"], batch, z, t, self.schedule, keep)[0].float()
         latent = self.schedule.predict_x0(z, prediction, t)
-        reference = Reference(**{name: batch[name] for name in Reference.__dataclass_fields__})
-        return self.networks["autoencoder"].decode(latent), latent, reference
+        return self.networks["autoencoder"].decode(latent), latent, reference_of(batch)
 
     def _crops(self, made: Tensor, truth: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Squares at random places on the person."""
@@ -128,8 +130,8 @@ class ReferenceDecoderStage(Stage):
         values: dict[str, list[float]] = {}
         for rows in np.array_split(np.arange(len(self.checked)), -(-len(self.checked) // 16)):
             batch, made = self._shown(network, rows, 700)
-            reference = Reference(**{name: batch[name] for name in Reference.__dataclass_fields__})
-            pictures = {"warp": batch["warped"], "on_plate": on_plate(reference), "result": made,
+            reference = reference_of(batch)
+            pictures = {"warp": reference.warped, "on_plate": on_plate(reference), "result": made,
                         "autoencoder": self.networks["autoencoder"].decode(batch["target"]).clamp(-1, 1)}
             for name, picture in pictures.items():
                 values.setdefault(f"perceptual_{name}", []).extend(distance(picture, batch["picture"]).tolist())
@@ -139,5 +141,10 @@ class ReferenceDecoderStage(Stage):
     def sheet(self, network: ReferenceDecoder) -> Image.Image:
         """Source, skeleton, warp on its plate, the result from ŷ_0 at t = 900, target."""
         batch, made = self._shown(network, np.arange(min(8, len(self.checked))), 900)
-        reference = Reference(**{name: batch[name] for name in Reference.__dataclass_fields__})
-        return picture_grid([batch["original"], batch["skeleton"], on_plate(reference), made, batch["picture"]])
+        reference = reference_of(batch)
+        return picture_grid([batch["original"], reference.skeleton, on_plate(reference), made, batch["picture"]])
+
+
+def reference_of(batch: dict[str, Tensor]) -> Reference:
+    """What the decoder is shown, of a batch that `ReferenceDecoderStage` read."""
+    return Reference(**{field.name: batch[f"shown {field.name}"] for field in fields(Reference)})
