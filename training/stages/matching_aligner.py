@@ -16,6 +16,7 @@ from reposedm_core.pose import draw_joints
 from training.data.augment import random_backgrounds, random_look
 from training.data.dataset import Pairs, People
 from training.data.groups import (
+    FAR,
     Moves,
     draw_moves,
     group_correspondence,
@@ -35,8 +36,8 @@ PASTED = 0.5
 """Share of the groups before another background."""
 BLIND = 1 / 3
 """Share of the pairs without the source's pose."""
-MATCH = 0.5
-"""Factor of the matching loss."""
+MATCH, BENT = 0.5, 0.5
+"""Factors of the matching loss and of the bending loss."""
 DISTURBED = 0.5
 """Share of the examples whose later iterations start from the exact map, disturbed."""
 DISTURBANCE = (2.0, 8.0)
@@ -59,6 +60,24 @@ def matching_loss(log: Tensor, truth: Tensor, seen: Tensor) -> Tensor:
     share = torch.stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], -1)
     value = -(log.gather(-1, corners) * share).sum(-1)
     return mean_where(value.unflatten(1, (h, w))[:, None], seen)
+
+
+def bending_loss(found: Tensor, truth: Tensor, seen: Tensor, unit: Tensor) -> Tensor:
+    """How much the steps of a map from cell to cell differ from the true ones, in pixels: errors that bend patterns.
+
+    Only between neighbours that are both visible and show one surface, see `FAR`.
+
+    Args:
+        found, truth: (B, 2, h, w). seen: (B, 1, h, w), 1 where visible. unit: (2, 1, 1), pixels in a unit of a map.
+    """
+    total = found.new_zeros(())
+    for axis in (-1, -2):
+        count = found.shape[axis] - 1
+        step, true = (m.narrow(axis, 1, count) - m.narrow(axis, 0, count) for m in (found, truth))
+        both = seen.narrow(axis, 1, count) * seen.narrow(axis, 0, count)
+        both = both * (true.abs().amax(1, keepdim=True) < FAR).to(both)
+        total = total + mean_where(((step - true) * unit).abs().sum(1, keepdim=True), both)
+    return total
 
 
 def coarse_truth(flow: Tensor, visible: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -241,7 +260,8 @@ class MatchingAlignerStage(Stage):
             match = matching_loss(each.match, place, shown)
             unsure = F.binary_cross_entropy_with_logits(logit[:, :1], seen)
             person = F.binary_cross_entropy_with_logits(logit[:, 1:], masks[target])
-            term = moved / 4 + unsure + person + MATCH * match
+            bent = bending_loss(fine, flow, seen, half)
+            term = moved / 4 + unsure + person + MATCH * match + BENT * bent
             if "surface" in batch:
                 term = term + surface_loss(more["surfaces"][n], batch["surface"][target])
             total = total + DISCOUNT ** (len(passes) - 1 - n) * term
@@ -254,7 +274,7 @@ class MatchingAlignerStage(Stage):
         if "surface" in batch:
             values["surface"] = surface_loss(more["surface"], batch["surface"][source])
             total = total + values["surface"]
-        return {"loss": total, **values, "visibility": unsure, "person": person}
+        return {"loss": total, **values, "bent": bent, "visibility": unsure, "person": person}
 
     def validate(self, network: MatchingPoseAligner) -> dict[str, float]:
         """End-point error in pixels of 128 of every iteration: epe1 … with the source's pose, blind1 … without; and
