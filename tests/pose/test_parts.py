@@ -85,7 +85,8 @@ def test_a_body_that_cannot_be_read_leaves_out_the_person(person: np.ndarray, bo
 
 
 @pytest.mark.parametrize("empty", [None, {}, [], {"people": []}, {"people": None}, {"animals": [[1, 2, 3]]},
-                                   {"people": [None]}])
+                                   {"people": [None]}, {"people": ""}, {"people": False}, {"people": {}},
+                                   {"canvas_width": 96, "canvas_height": 128}])
 def test_frames_with_nothing_in_them_keep_their_number(person: np.ndarray, empty: Any) -> None:
     frame = {"people": [{"pose_keypoints_2d": person.reshape(-1).tolist()}], **CANVAS}
     for frames in ([frame, empty, frame], [[frame], empty, [frame]], {"frames": [frame, empty, frame]}):

@@ -27,6 +27,11 @@ def inherited(frame: dict, outer: dict) -> dict:
     return {**sizes, **frame} if sizes and not any(key in frame for key in _ALL_KEYS) else frame
 
 
+def tells_size_alone(frame: dict) -> bool:
+    """Is there nothing in a frame, but perhaps its size?"""
+    return all(key in _ALL_KEYS for key in frame)
+
+
 def told_canvas(frame: dict, points: np.ndarray, where: str) -> tuple[int, int]:
     """Height and width that a frame tells, 0 where it does not.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import InputError
 from ..keypoints import Pose
-from .canvas import inherited
+from .canvas import inherited, tells_size_alone
 from .points import plain
 
 REMEDY = "give a pose as OpenPose, DWPose or SDPose write it: an object with a 'people' list"
@@ -58,8 +58,11 @@ def read_frames(data: Any, source: str) -> list[dict | Pose]:
 
 def _collect(data: Any, source: str, frames: list[dict | Pose], depth: int) -> None:
     data = plain(data)
-    if isinstance(data, Pose) or (depth and (data is None or data == {} or data == [])):
-        frames.append(data if isinstance(data, Pose) else {})
+    if isinstance(data, Pose):
+        frames.append(data)
+        return
+    if depth and (data is None or data == [] or (isinstance(data, dict) and tells_size_alone(data))):
+        frames.append(data or {})
         return
     if depth > _DEPTH or not isinstance(data, (dict, list)):
         raise InputError(f"{_at(source, frames, depth)}: this is no pose: {REMEDY}.")

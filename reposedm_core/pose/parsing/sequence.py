@@ -70,7 +70,7 @@ class Sequence:
         self.tick()
         where = f"{self.source}: frame {number}"
         people = plain(frame.get("people"))
-        people = [] if people is None or is_animal(frame) else people
+        people = [] if not people or is_animal(frame) else people
         if not isinstance(people, list):
             raise InputError(f"{where}: 'people' is no list: {REMEDY}.")
         check_people(self.source, [len(people)], number)
