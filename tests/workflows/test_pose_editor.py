@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from reposedm_core import Pose
-from reposedm_core.pose import edit_joint, edit_people, load_pose_file, load_pose_text, to_keypoints
-from reposedm_core.pose.keypoints import PARTS
-from reposedm_core.pose.skeleton import OPENPOSE18, OPENPOSE_FLIP
+from reposedm_core.pose import load_pose_file
+from reposedm_core.pose.skeleton import OPENPOSE_FLIP
 from tests.workflows.pose_page import (
     EDITOR,
     EXAMPLE,
@@ -20,13 +17,11 @@ from tests.workflows.pose_page import (
     NOSE,
     R_ANKLE,
     R_WRIST,
-    SOURCE,
     example,
     graph,
     joints_of,
     two_people,
 )
-from workflows.host import ROOT, read_host
 
 pytestmark = pytest.mark.browser
 
@@ -254,44 +249,6 @@ def test_what_cannot_be_shown_says_so_and_reset_mends_it(editor):
     assert (frame["canvas_width"], frame["canvas_height"]) == (60, 80)
 
 
-def test_an_edit_in_0_to_1_is_shown_where_it_is(editor):
-    """As another client sends it in a prompt: one drag later the workflow holds it in pixels."""
-    fixtures = ROOT / "tests" / "fixtures" / "poses"
-    (standing,) = load_pose_file(fixtures / "standing.json")
-    editor.load(graph(edit=(fixtures / "edit_normalised.json").read_text(), size=(96, 144)))
-    editor.status("96 × 144 · edited")
-    joints = standing.resized(144, 96).joints[0]
-    editor.drag(joints[R_WRIST, :2], (70, 30), size=(96, 144))
-    edited = editor.joints()[0]
-    np.testing.assert_allclose(edited[R_WRIST], (70, 30, 1), atol=1)
-    others = np.arange(18) != R_WRIST
-    np.testing.assert_allclose(edited[others], joints[others], atol=0.01)
-    np.testing.assert_allclose(joints_of(editor.run()[0])[0], edited, atol=0.01)
-    assert editor.errors == []
-
-
-def test_nobody_found_opens_with_the_standing_person(editor):
-    """Load Pose → Edit Pose, which removes everybody → Pose Editor."""
-    pose = {"name": "pose", "type": "POSE_KEYPOINT"}
-    removes = {"type": "RePoseDMEditPose", "inputs": [{**pose, "link": 20}], "outputs": [pose],
-               "widgets_values": [-1, "no", 1, 0, 0, 0, "neck", "remove with limb", 0, 0]}
-    workflow = graph(removes, {"pose": 0})
-    workflow["nodes"].append({
-        "id": 4, "type": "RePoseDMLoadPose", "pos": [40, 460], "size": [320, 200], "mode": 0, "order": 0, "flags": {},
-        "properties": {}, "inputs": [], "widgets_values": ["none", EXAMPLE.read_text(), 0, 0],
-        "outputs": [{**pose, "links": [20]}]})
-    workflow["links"].append([20, 4, 0, SOURCE, 0, "POSE_KEYPOINT"])
-    editor.load(workflow)
-    editor.status("run once to see the connected pose")
-    (frame,) = editor.run()
-    editor.status("96 × 128 · standing pose · nobody is in the connected pose")
-    standing = joints_of(frame)[0]
-    editor.drag(standing[NOSE, :2], (60, 40))
-    editor.status("edited")
-    np.testing.assert_allclose(joints_of(editor.run()[0])[0, NOSE], (60, 40, 1), atol=1)
-    assert editor.errors == []
-
-
 def test_touch(editor):
     editor.load(graph(size=(96, 128)))
     nose = joints_of(editor.run()[0])[0, NOSE, :2]
@@ -301,56 +258,3 @@ def test_touch(editor):
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y} for x, y in points]})
     editor.page.wait_for_timeout(300)
     np.testing.assert_allclose(editor.joints()[0, NOSE, :2], nose + (15, 18), atol=1)
-
-
-def test_geometry_is_that_of_the_node(editor):
-    """Fitting, mirroring, writing and reading in the page, against the same in Python."""
-    random = np.random.default_rng(1)
-    parts = [np.concatenate([random.uniform(5, 90, (2, n, 2)), np.ones((2, n, 1))], -1) for n in PARTS.values()]
-    parts[0][0, R_WRIST] = 0
-    parts[4][1] = 0
-    pose = Pose(parts[0], 100, 90, *parts[1:], ids=(7, None))
-    unit = Pose(parts[0] / [90, 100, 1], 100, 90, *(part / [90, 100, 1] for part in parts[1:]))
-    (mixed,) = to_keypoints(unit)     # the first person in 0..1, the second in pixels, but for his face
-    mixed["people"][1] = {**to_keypoints(pose)[0]["people"][1],
-                          "face_keypoints_2d": mixed["people"][1]["face_keypoints_2d"]}
-    found = editor.page.evaluate("""async ([pack, frame, mixed]) => {
-        const geometry = await import(`/extensions/${pack}/js/pose_geometry.js`);
-        const { skeleton } = (await (await fetch("/object_info/RePoseDMPoseEditor")).json())
-            .RePoseDMPoseEditor.input.optional.edit[1];
-        const pose = geometry.readFrame(frame);
-        const mirror = geometry.mirrorPerson(pose, 0, skeleton);
-        const twice = geometry.mirrorPerson(mirror, 0, skeleton);
-        const moved = geometry.placeJoint(pose, 0, skeleton.names.indexOf("left_knee"), 20, 30, skeleton, true);
-        const whole = geometry.withPlaces(pose, skeleton);
-        return {
-            fitted: geometry.writePose(geometry.fitted(pose, 60, 40)), twice: geometry.writePose(twice),
-            again: geometry.writePose(geometry.readPose(geometry.writePose(pose))), once: geometry.writePose(pose),
-            mirror: geometry.writePose(mirror), moved: geometry.writePose(moved),
-            guessed: ["size", "height", "width", ""].map((canvas_guessed) =>
-                geometry.writePose(geometry.fitted(geometry.readFrame({ ...frame, canvas_guessed }), 60, 200))),
-            mixed: geometry.writePose(geometry.readPose(JSON.stringify(mixed))),
-            hidden: whole.people[0].pose_keypoints_2d[4],
-            nobody: [geometry.readPose("{}"), geometry.readPose("[]"), geometry.readPose("x"),
-                     geometry.readFrame({ ...frame, people: [{}] })],
-        };
-    }""", [read_host()[1], to_keypoints(pose)[0], mixed])
-    knee = pose.joints[0, OPENPOSE18.index("left_knee"), :2]
-    limb = edit_joint(pose, "left_knee", tuple(float(side) for side in (20, 30) - knee), person=0)
-    for name, wanted in (("fitted", pose.resized(40, 60)), ("twice", pose), ("once", pose), ("mixed", pose),
-                         ("mirror", edit_people(pose, 0, flip="person")), ("moved", limb)):
-        (read,) = load_pose_text(found[name])
-        assert (read.height, read.width) == (wanted.height, wanted.width), name
-        assert read.ids == ((None, None) if name == "mixed" else wanted.ids), name
-        for part in PARTS:
-            np.testing.assert_allclose(getattr(read, part), getattr(wanted, part), atol=0.006, err_msg=name)
-    for text, guessed in zip(found["guessed"], ("size", "height", "width", ""), strict=True):
-        (read,) = load_pose_text(text)
-        wanted = replace(pose, guessed=guessed)
-        wanted = wanted.on_canvas(200, 60) if guessed else wanted.resized(200, 60)
-        assert (read.height, read.width, read.guessed) == (200, 60, guessed)
-        np.testing.assert_allclose(read.joints, wanted.joints, atol=0.006, err_msg=guessed)
-    assert found["again"] == found["once"]
-    x, y, score = found["hidden"]
-    assert 0 < x < 90 and 0 < y < 100 and score == 0
-    assert found["nobody"] == [None] * 4
