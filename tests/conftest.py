@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -10,9 +11,15 @@ from types import ModuleType
 
 import pytest
 
+# Before torch: with more threads tensors as small as the tests' take three times the processor's time, for the threads
+# spin while they wait for one another. Processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from workflows.host import ROOT, ComfyServer, read_host
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+STARTING = {"comfy", "browser", "processes"}
+"""Fixtures that start processes: a test that asks for one is marked like those that start some themselves."""
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +57,11 @@ def pack() -> Iterator[ModuleType]:
         yield module
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if not STARTING.isdisjoint(item.fixturenames):
+            item.add_marker("processes")
     if CHROMIUM is None:
         for item in items:
             if item.get_closest_marker("browser"):

@@ -43,7 +43,8 @@ def make_card(settings: Settings, out: Path, device: torch.device, stages: list[
                 card["settings"][stage] = asdict(getattr(settings, stage))
             card[stage] = {"steps": log["step"], "examples": log["examples"], "hours": round(log["seconds"] / 3600, 3),
                            "validation": log.get("validation", {}), "history": thinned(log["history"]),
-                           "validations": thinned(log["validations"]), "changes": log.get("changes", [])}
+                           "validations": thinned(log["validations"]), "changes": log.get("changes", []),
+                           **({"precision": log["precision"]} if "precision" in log else {})}
     return card
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from reposedm_core.checkpoint import load_into
 from reposedm_core.errors import InputError
 from training.distributed import mean_over_processes, use_global_batch_norm
 from training.feed import Batches, Steps, open_loader, to_device
-from training.interrupts import Interrupts, Stopped
+from training.interrupts import Interrupts, Stopped, held
 from training.journal import Journal, draw_curves, empty_log
-from training.settings import StageSettings
+from training.precision import compare_precisions
+from training.settings import AUTO, StageSettings
 from training.stages.base import Stage
 from training.state import differences, read_state, save_atomically
 
@@ -76,6 +77,7 @@ class _Run:
         self.optimiser = torch.optim.AdamW(trained, self.settings.lr, betas=(0.9, 0.99),
                                            weight_decay=self.settings.weight_decay, eps=self.settings.eps)
         self.log, self.made_of = empty_log(), None
+        self.bf16 = None if self.settings.bf16 == AUTO else self.settings.bf16
 
     def restore(self, state: dict) -> None:
         load_into(self.module, state["network"], f"{self.path} (give another out=, or resume=false)")
@@ -88,6 +90,8 @@ class _Run:
         for group in self.optimiser.param_groups:
             group.update(weight_decay=self.settings.weight_decay, eps=self.settings.eps)
         self.log, self.made_of = {**empty_log(), **state["log"], "step": state["step"]}, state.get("made_of")
+        if self.bf16 is None and self.made_of:      # what a stage was begun with it keeps, on whatever machine
+            self.bf16 = self.made_of.get("bf16")
 
     def begin(self, fresh: bool) -> None:
         """Data, caches and first weights; then the processes are joined."""
@@ -109,15 +113,35 @@ class _Run:
             values.update({key: value.to(accelerator.device) for key, value in values.items() if key != "step"})
         self.steps = Steps(stage, settings, self.seed, accelerator.process_index, accelerator.num_processes)
         self.network, self.prepared = accelerator.prepare(self.module, self.optimiser)
+        if self.bf16 is None and self.log["step"] < settings.steps:
+            self.bf16 = self.quicker_in_bf16()
         self.made_of = self.compare(f"goes on from step {self.log['step']} with other settings, and will not end as an "
                                     "uninterrupted run would")
+
+    def quicker_in_bf16(self) -> bool:
+        """Is the step that comes next quicker in bfloat16? Tells it, and enters it in the log."""
+        step = self.log["step"]
+        batch = _or_raise(next(iter(open_loader(self.steps, step, 0, False))))[0]
+
+        def run(bf16: bool) -> None:
+            self.backward(batch, step, bf16)
+            self.prepared.zero_grad()
+
+        seconds = compare_precisions(run, self.module, self.accelerator)
+        faster = seconds["float32"] / seconds["bfloat16"]
+        chosen = "bfloat16" if faster > 1 else "float32"
+        self.log["precision"] = {"chosen": chosen, **{name: float(f"{each:.3g}") for name, each in seconds.items()}}
+        self.accelerator.print(f"{self.stage.name} is trained in {chosen}, the quicker one here: bfloat16 is "
+                               f"{faster:.3g} times as fast as float32.", flush=True)
+        return faster > 1
 
     def compare(self, what: str) -> dict:
         """What the stage is made of now; where that is not what its state was made of, the log keeps it and it is
         told, `what` first."""
         settings, accelerator = self.settings, self.accelerator
         now = {**{key: value for key, value in asdict(settings).items() if key not in WITHOUT_INFLUENCE},
-               "seed": self.seed, "examples a step": settings.batch * settings.accumulate * accelerator.num_processes,
+               "bf16": bool(self.bf16), "seed": self.seed,
+               "examples a step": settings.batch * settings.accumulate * accelerator.num_processes,
                **self.stage.made_of()}
         changed = differences(self.made_of, now) if self.made_of else []
         if changed:
@@ -129,9 +153,11 @@ class _Run:
         settings, log, accelerator = self.settings, self.log, self.accelerator
         journal = Journal(self.stage.name, settings.steps, self.steps.examples, log, accelerator, self.out,
                           settings.log_every)
-        self.loader = iter(open_loader(self.steps, log["step"], settings.workers, accelerator.device.type == "cuda"))
         try:
             with Interrupts() as interrupts:
+                with held():      # until the workers have said that they leave signals to this process
+                    self.loader = iter(open_loader(self.steps, log["step"], settings.workers,
+                                                   accelerator.device.type == "cuda"))
                 while log["step"] < settings.steps:
                     with journal.waiting():
                         batches = self.fetch(interrupts)
@@ -161,9 +187,7 @@ class _Run:
                 raise
             self.save()
             self.stop(interrupts.number)
-        if isinstance(batches, Exception):
-            raise batches
-        return batches
+        return _or_raise(batches)
 
     def step(self, batches: Batches, step: int, over: Callable[[], bool]) -> tuple[dict[str, float], bool]:
         """One step of the optimiser; its scalars, and whether it is `over` in any process: all get the same answer."""
@@ -172,12 +196,10 @@ class _Run:
         first, last = stage.phase(step)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(settings, step - first, last - first)
-        sums: dict[str, torch.Tensor] = {}
+        sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):
             with nullcontext() if number + 1 == len(batches) else accelerator.no_sync(self.network):
-                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16):
-                    values = stage.loss(self.network, to_device(batch, accelerator.device), step)
-                accelerator.backward(values["loss"] / len(batches))
+                values = self.backward(batch, step, self.bf16, len(batches))
             for key, value in values.items():
                 sums[key] = sums.get(key, 0.0) + value.detach().float() / len(batches)
         norm = accelerator.clip_grad_norm_(self.module.parameters(), 1.0)
@@ -197,6 +219,14 @@ class _Run:
             for mine, theirs in zip(self.average.buffers(), self.module.buffers(), strict=True):
                 mine.copy_(theirs)
         return values, stop > 0
+
+    def backward(self, batch: dict[str, Tensor], step: int, bf16: bool, parts: int = 1) -> dict[str, Tensor]:
+        """Scalars of one of the `parts` of a step's examples; the gradient of its share of the loss is added up."""
+        device = self.accelerator.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            values = self.stage.loss(self.network, to_device(batch, device), step)
+        self.accelerator.backward(values["loss"] / parts)
+        return values
 
     def validate(self, journal: Journal) -> None:
         """Measures and sheet, by the first process."""
@@ -225,3 +255,9 @@ class _Run:
         why = f"stopped after {self.settings.minutes:g} minutes" if limited else "interrupted"
         raise Stopped(f"{self.stage.name}: {why} at step {self.log['step']}, its state is saved; run the same command "
                       "again to go on.", number)
+
+
+def _or_raise(batches: Batches | Exception) -> Batches:
+    if isinstance(batches, Exception):
+        raise batches
+    return batches

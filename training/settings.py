@@ -16,6 +16,7 @@ from reposedm_core.presets import PRESETS
 
 STAGES = ("vae", "estimator", "aligner", "reposedm", "decoder", "reposesd")
 """In the order in which they run."""
+AUTO = "auto"
 TRACKERS = ("none", "tensorboard", "wandb", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab", "trackio")
 
 
@@ -37,8 +38,9 @@ class StageSettings:
         validate_every: steps between validations, each with a sample sheet; 0: only after the last step.
         ema: decay of the weight average.
         init: exported checkpoint whose weights of this stage training starts from; a state in `out` comes first.
-        bf16: compute in bfloat16 where torch's autocast does (weights stay float32). On CPUs with AVX512-BF16 it is
-            a third faster; on others it may be slower.
+        bf16: compute in bfloat16 where torch's autocast does (weights stay float32): true, false, or "auto", which
+            times a few steps of both before the first one, takes the quicker and keeps to it for the whole stage. On
+            CPUs with AVX512-BF16 or AMX bfloat16 is a third faster; on others it may be several times slower.
         checkpointing: forget activations and compute them again on the way back: less memory, a third more time.
         compile: torch.compile the trained network.
         workers: processes that load the examples, for each training process; 0 loads between the steps.
@@ -58,7 +60,7 @@ class StageSettings:
     validate_every: int = 0
     ema: float = 0.998
     init: str = ""
-    bf16: bool = False
+    bf16: bool | str = False
     checkpointing: bool = False
     compile: bool = False
     workers: int = 1
@@ -273,6 +275,8 @@ def check(settings: Settings) -> None:
             value = getattr(own, name)
             if name in least and not value >= least[name]:
                 raise InputError(f"{stage}.{name} = {value}: must be {least[name]} or more.")
+            if name == "bf16" and value not in (True, False, AUTO):
+                raise InputError(f"{stage}.bf16 = {value!r}: must be true, false or {AUTO}.")
             if name in shares and not value <= 1:
                 raise InputError(f"{stage}.{name} = {value}: must be 0 to 1.")
 

@@ -16,6 +16,11 @@ from pathlib import Path
 if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from training.interrupts import Interrupted, Interrupts, Stopped
+
+if __name__ == "__main__":      # before all that takes seconds to import
+    Interrupts().__enter__()
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -26,7 +31,6 @@ from reposedm_core.errors import InputError
 from reposedm_core.networks import PARTS, needs_aligner
 from training.card import make_card, write_log
 from training.distributed import open_accelerator
-from training.interrupts import Stopped
 from training.loop import train
 from training.settings import STAGES, Settings, load_settings, model_of, tracker_names
 from training.stages.base import Stage
@@ -165,7 +169,8 @@ def main(arguments: list[str] | None = None) -> int:
         options.overrides.insert(0, options.config)
         options.config = str(CONFIGS / "mini.yaml")
     try:
-        run(load_settings(options.config, options.overrides))
+        with Interrupts(at_once=True):      # in a stage's steps the loop has its own
+            run(load_settings(options.config, options.overrides))
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -175,12 +180,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: the disk is full ({error.strerror}); the last checkpoint is kept. Make room and run the same "
               "command again.", file=sys.stderr)
         return 2
-    except Stopped as stopped:
+    except (Stopped, Interrupted) as stopped:
         print(stopped, flush=True)
         return 128 + stopped.number if stopped.number else 0
-    except KeyboardInterrupt:
-        print("Interrupted; run the same command again to go on from the last checkpoint.", file=sys.stderr)
-        return 130
     return 0
 
 

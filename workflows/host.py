@@ -13,8 +13,10 @@ than this pack:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -61,10 +63,13 @@ def read_host() -> tuple[Path, str]:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port of 127.0.0.1 that nobody listens on, and that no system gives to a connection of its own accord:
+    seconds pass until the process that it is for binds it."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def describe_refusal(answer: dict[str, Any]) -> str:
@@ -90,10 +95,11 @@ class ComfyServer:
 
     Attributes, once entered:
         url: address of the server, with no slash at the end.
+        started_in: seconds that the start took.
         input, output, models, user: its folders, all temporary; `models` starts empty.
     """
 
-    def __init__(self, arguments: Sequence[str] = ("--cpu",), ready_timeout: float = 180.0,
+    def __init__(self, arguments: Sequence[str] = ("--cpu",), ready_timeout: float = 600.0,
                  comfyui: Path | None = None) -> None:
         self.arguments = tuple(arguments)
         self.comfyui = comfyui
@@ -139,14 +145,15 @@ class ComfyServer:
                 stderr=subprocess.STDOUT,
             )
         self._wait_until_ready()
-        self._socket = websocket.create_connection(f"ws://127.0.0.1:{port}/ws?clientId={self.client_id}", timeout=10)
+        self._socket = websocket.create_connection(f"ws://127.0.0.1:{port}/ws?clientId={self.client_id}", timeout=60)
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + self.ready_timeout
-        while time.monotonic() < deadline:
+        begun = time.monotonic()
+        while time.monotonic() < begun + self.ready_timeout:
             self._check_alive()
             try:
                 self._call("/system_stats")
+                self.started_in = time.monotonic() - begun
                 return
             except (OSError, ComfyError):
                 time.sleep(0.2)
@@ -182,7 +189,7 @@ class ComfyServer:
     def _request(self, path: str, body: bytes | None = None, content_type: str = "application/json") -> bytes:
         request = urllib.request.Request(self.url + path, data=body, headers={"Content-Type": content_type})
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=300) as answer:
                 return answer.read()
         except urllib.error.HTTPError as error:
             text = error.read().decode("utf-8", "replace")
@@ -221,7 +228,7 @@ class ComfyServer:
             raise ComfyError(describe_refusal({"error": "Part of the graph was refused", **answer}))
         return answer["prompt_id"]
 
-    def wait(self, prompt_id: str, on_progress: Progress | None = None, timeout: float = 300.0) -> dict[str, Any]:
+    def wait(self, prompt_id: str, on_progress: Progress | None = None, timeout: float = 1800.0) -> dict[str, Any]:
         """Wait for the end of a queued graph; returns its history entry.
 
         `on_progress(value, maximum, node)` is called for every progress message of the run. Raises
@@ -250,12 +257,13 @@ class ComfyServer:
             self._check_alive()
             return None
         except (websocket.WebSocketConnectionClosedException, OSError) as error:
-            time.sleep(0.5)  # a dying process closes its sockets before it can be reaped
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)  # a dying process closes its sockets before it can be reaped
             self._check_alive()
             raise ComfyError(f"The connection to ComfyUI broke: {error}") from None
         return json.loads(message) if isinstance(message, str) and message else None
 
-    def run(self, prompt: dict[str, Any], on_progress: Progress | None = None, timeout: float = 300.0) -> list[bytes]:
+    def run(self, prompt: dict[str, Any], on_progress: Progress | None = None, timeout: float = 1800.0) -> list[bytes]:
         """Queue a graph, wait for its end, return its pictures: `queue`, `wait` and `images` in one call."""
         prompt_id = self.queue(prompt)
         self.wait(prompt_id, on_progress, timeout)

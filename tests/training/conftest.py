@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,14 @@ from reposedm_core.pose import coco_to_openpose, draw_joints
 from training.data import synthetic
 
 HEIGHT, WIDTH = 64, 48
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Starts Python processes that have imported the training already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.train", "training.stages.vae", "matplotlib.figure"])
+    return context
 
 
 @pytest.fixture(scope="session")

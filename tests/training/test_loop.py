@@ -22,7 +22,7 @@ from reposedm_core.checkpoint import save_model
 from reposedm_core.errors import InputError
 from training import loop
 from training.feed import Steps
-from training.interrupts import Stopped
+from training.interrupts import Interrupted, Interrupts, Stopped
 from training.loop import learning_rate, train
 from training.settings import StageSettings
 from training.stages.base import Stage
@@ -121,6 +121,7 @@ def test_a_run_stopped_by_the_clock_again_and_again_reaches_the_same_weights(tmp
     assert_same_training(state(tmp_path), state(whole[0]))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_the_step_with_its_state_saved(tmp_path, whole, number):
     before = signal.getsignal(number)
@@ -138,6 +139,7 @@ def test_a_signal_ends_the_run_after_the_step_with_its_state_saved(tmp_path, who
     assert_same_training(state(tmp_path), state(whole[0]))
 
 
+@pytest.mark.processes
 def test_a_second_interrupt_does_not_wait(tmp_path):
     def impatient(step):
         if step == 5:
@@ -148,6 +150,18 @@ def test_a_second_interrupt_does_not_wait(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, fails=impatient)
     assert state(tmp_path)["step"] == 4
+
+
+@pytest.mark.processes
+def test_a_signal_in_the_last_step_is_not_lost(tmp_path):
+    def interrupted(step):
+        if step == STEPS - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 1.0
+
+    with pytest.raises(Interrupted) as stopped, Interrupts(at_once=True):
+        run(tmp_path, fails=interrupted)
+    assert stopped.value.number == signal.SIGTERM and state(tmp_path)["step"] == STEPS
 
 
 def test_a_finished_run_is_not_trained_further_and_a_fresh_one_starts_over(tmp_path, whole):
@@ -166,6 +180,7 @@ def test_no_steps_keep_the_first_weights(tmp_path):
     assert log["step"] == 0 and torch.equal(network[0].weight, toy(tmp_path).build()[0].weight)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_workers_changes_nothing(tmp_path, whole, workers):
     run(tmp_path, workers=workers)
@@ -368,6 +383,7 @@ def test_a_state_of_another_network_is_refused(tmp_path):
         run(tmp_path, Wider)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_example_that_cannot_be_read_is_named_and_the_last_checkpoint_kept(tmp_path, workers):
     class Torn(Toy):

@@ -37,6 +37,7 @@ def test_settings_come_from_the_file_and_then_from_the_command(tmp_path):
     ("", ["threads=-1"], "threads = -1"),
     ("", ["tracker=paper"], "tracker: unknown .*paper.*tensorboard"),
     ("", ["device=gpu"], "device = 'gpu'"),
+    ("", ["vae.bf16=fp16"], r"vae\.bf16 = 'fp16': must be true, false or auto"),
     ("vae: [", [], "Configuration"),
     ("- a\n- b", [], "Configuration"),
 ])
@@ -45,6 +46,11 @@ def test_settings_that_do_not_exist_or_cannot_be_meant_are_refused_by_name(tmp_p
     file.write_text(text)
     with pytest.raises(InputError, match=named):
         load_settings(file, overrides)
+
+
+@pytest.mark.parametrize(("given", "meant"), [("true", True), ("false", False), ("auto", "auto")])
+def test_a_precision_is_given_or_left_open(given, meant):
+    assert load_settings(None, [f"vae.bf16={given}"]).vae.bf16 == meant
 
 
 def test_a_missing_configuration_is_named(tmp_path):

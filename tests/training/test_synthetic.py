@@ -52,6 +52,7 @@ def test_shapes_types_and_ranges(folder: Path) -> None:
     assert 0.05 < data["masks"].mean() < 0.5
 
 
+@pytest.mark.processes
 def test_bytes_do_not_depend_on_workers(folder: Path, tmp_path: Path) -> None:
     synthetic.generate(tmp_path, **SIZE, workers=2)
     assert _bytes(tmp_path) == _bytes(folder)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from reposedm_core.checkpoint import read_header
+from tests.fixtures.waiting import CEILING, handles, until
 from training import train
 from training.train import CONFIGS
 
@@ -136,23 +137,35 @@ def test_joints_that_are_no_numbers_end_the_run_with_the_last_checkpoint_kept(fi
     assert (out / "aligner.state.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(figures, tmp_path, number):
-    """A real process and its loader's worker, as a terminal or a scheduler signals them, in the middle of a run."""
-    command = [sys.executable, ROOT / "training" / "train.py", *arguments(figures, tmp_path, "stages=[vae]"),
+@pytest.mark.processes
+@pytest.mark.parametrize(("sign", "number"), [
+    pytest.param(sign, number, id=f"{sign}-{number.name}",
+                 marks=pytest.mark.skipif(sign == "handler" and not Path("/proc/self/status").exists(),
+                                          reason="only Linux tells which signals a process handles"))
+    for sign, number in itertools.product(("handler", "folder", "state"), (signal.SIGINT, signal.SIGTERM))])
+def test_a_signal_to_all_processes_ends_the_run_cleanly(figures, tmp_path, sign, number):
+    """A real process and its loader's worker, as a terminal or a scheduler signals them: while it is still importing,
+    while it is setting up, in the middle of a run."""
+    out = tmp_path / "out"
+    state = out / "vae.state.pt"
+    command = [sys.executable, ROOT / "training" / "train.py", *arguments(figures, out, "stages=[vae]"),
                "vae.steps=100000", "vae.save_every=5", "vae.workers=1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)
-    state = tmp_path / "vae.state.pt"
-    begun = time.monotonic()
-    while not state.exists() and process.poll() is None and time.monotonic() - begun < 120:
-        time.sleep(0.02)
-    os.killpg(process.pid, number)
-    printed, errors = process.communicate(timeout=120)
+    try:
+        until({"handler": lambda: handles(process, signal.SIGTERM), "folder": out.exists, "state": state.exists}[sign],
+              process)
+    finally:
+        os.killpg(process.pid, number)
+    printed, errors = process.communicate(timeout=CEILING)
     assert process.returncode == 128 + number, errors
-    step = torch.load(state, weights_only=True)["step"]
-    assert f"vae: interrupted at step {step}, its state is saved; run the same command again to go on." in printed
     assert "Traceback" not in errors
+    assert "run the same command again to go on" in printed
+    if sign == "handler":
+        assert not out.exists(), "nothing has begun"
+    if sign == "state":
+        step = torch.load(state, weights_only=True)["step"]
+        assert f"vae: interrupted at step {step}, its state is saved; run the same command again to go on." in printed
 
 
 def test_curves_and_sheets_go_to_tensorboard(figures, tmp_path):

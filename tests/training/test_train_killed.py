@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
+from multiprocessing import Process
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.fixtures.waiting import CEILING, until
 from training import train
 from training.train import CONFIGS
 
+pytestmark = pytest.mark.processes
+
 KILLS = 10
 STAGE = "vae"
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Starts Python processes that have imported the training already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.train", "training.stages.vae", "matplotlib.figure"])
-    return context
 
 
 def arguments(data: Path, out: Path) -> list[str]:
@@ -32,8 +28,14 @@ def arguments(data: Path, out: Path) -> list[str]:
             "vae.steps=200", "vae.save_every=5", "vae.validate_every=0"]
 
 
-def start(processes, data: Path, out: Path) -> multiprocessing.Process:
-    process = processes.Process(target=train.main, args=(arguments(data, out),))
+def run(arguments: list[str]) -> None:
+    """The entry point as a process of its own has it: a worker of the loader is forked, and sees its trainer die."""
+    multiprocessing.set_start_method("fork", force=True)
+    train.main(arguments)
+
+
+def start(processes, data: Path, out: Path) -> Process:
+    process = processes.Process(target=run, args=(arguments(data, out),))
     process.start()
     return process
 
@@ -50,10 +52,9 @@ def test_ten_kills_at_random_moments_change_no_bit(processes, figures, tmp_path)
         process, before, begun = start(processes, figures, killed), modified(state), time.monotonic()
         # Every other one dies at any moment from its start to its first new state; the others soon after that, however
         # long a busy machine takes to get there.
-        latest = begun + (300 if number % 2 else rng.uniform(0, 0.8))
-        while modified(state) == before and process.is_alive() and time.monotonic() < latest:
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.05) * (number % 2))
+        latest = begun + (CEILING if number % 2 else rng.uniform(0, 0.8))
+        until(lambda: modified(state) != before or time.monotonic() > latest, process)  # noqa: B023
+        time.sleep(rng.uniform(0, 0.02) * (number % 2))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL, f"kill {number} came too late"
@@ -61,8 +62,8 @@ def test_ten_kills_at_random_moments_change_no_bit(processes, figures, tmp_path)
     assert sorted(steps) == steps and 0 < steps[-1] < 200, steps
     assert len(set(steps)) > 3, "some of the kills lost work, some steps were kept"
     last = start(processes, figures, killed)
-    last.join()
-    uninterrupted.join()
+    last.join(CEILING)
+    uninterrupted.join(CEILING)
     assert last.exitcode == uninterrupted.exitcode == 0
     mine, other = (torch.load(folder / f"{STAGE}.state.pt", weights_only=True) for folder in (killed, whole))
     for part in ("network", "average"):

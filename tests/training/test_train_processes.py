@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,21 +18,28 @@ from torch import nn
 from training import train
 from training.distributed import GlobalBatchNorm2d, open_accelerator, use_global_batch_norm
 from training.train import CONFIGS
+from workflows.host import free_port
+
+pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("vae", "estimator", "aligner", "reposedm")
 
+ROUNDING = 1e-4
+"""By how much weights may differ that were trained on the same examples, added up in another order.
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+Six steps of Adam at a learning rate of 1e-3 move a weight by 6e-3, and half of the batch in place of all of it changes
+the weights of each stage by 9e-3 or more (measured). A gradient is off by some 2^-24 of what it is added up from, and
+moves a weight by at most lr / eps = 10 times as much in a step; a network passes on and enlarges what its weights are
+off by: 4e-6 in the worst case (measured: the aligner, whose iterations sample what the last one has moved), with
+AVX-512 as without. The bound is a sixtieth of the steps, far from both.
+"""
 
 
 def settings(out: Path, data: Path, batch: int, stages: str, *more: str) -> list[str]:
     """A few steps, with weights that move by much more than what is compared."""
     each = [f"{stage}.{key}" for stage in STAGES
-            for key in ("steps=6", f"batch={batch}", "warmup=0", "lr=1e-3", "lr_end=1", "eps=1e-6",
+            for key in ("steps=6", f"batch={batch}", "warmup=0", "lr=1e-3", "lr_end=1", "eps=1e-4",
                         "validate_every=0", "workers=0")]
     return [str(CONFIGS / "tiny.yaml"), f"data={data}", f"out={out}", f"stages=[{stages}]", "tracker=none", "threads=1",
             "aligner.first_steps=2", "reposedm.pairs=6", *each, *more]
@@ -69,7 +75,7 @@ def test_two_processes_train_to_the_weights_of_one_with_twice_the_batch(runs, st
     for mine, other in ((two, one), (states[1]["network"], states[0]["network"])):
         assert mine.keys() == other.keys()
         worst = {key: float((value.double() - other[key].double()).abs().max()) for key, value in mine.items()}
-        assert max(worst.values()) < 1e-5, {key: value for key, value in worst.items() if value > 1e-5}
+        assert max(worst.values()) < ROUNDING, {key: value for key, value in worst.items() if value > ROUNDING}
     moved = max(float((value - states[0]["average"][key]).abs().max()) for key, value in states[0]["network"].items()
                 if value.is_floating_point())
     assert moved > 1e-4, "the weights have moved"

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 FILES = {"full": "full/reposedm-tiny", "b1": "b1/reposedm-tiny-b1", "b2": "b2/reposedm-tiny-b2"}
 STAGES = {"vae": "pictures_psnr", "estimator": "pck@0.1", "aligner": "epe1", "reposedm": "x0_mse_300"}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 
 @pytest.fixture(scope="module")

@@ -193,6 +193,7 @@ def test_a_pose_file_cannot_run_anything(tmp_path, monkeypatch):
     assert read_pose_file(tmp_path / "pose.npz").shape == (0, 17, 3)
 
 
+@pytest.mark.processes
 def test_workers_and_a_cut_off_line_change_nothing(laion, tmp_path):
     options = {"root": laion, "size": (64, 64), "shares": Shares(val=0)}
     prepare("laion_human", out=tmp_path / "one", **options)

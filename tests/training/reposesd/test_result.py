@@ -14,7 +14,7 @@ from training.loop import train
 from training.stages.stable_diffusion import StableDiffusion
 from training.train import CONFIGS, main
 
-from ..test_train_processes import launch
+from ..test_train_processes import ROUNDING, launch
 from .conftest import HEIGHT, PRESET, WIDTH, prepared, same, stage_of, started
 
 
@@ -50,6 +50,7 @@ def test_the_result_is_read_by_the_package_and_is_a_start_again(folder, figures,
     assert same(fresh.state_dict(), more.state_dict())
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("space", ["off", "features"])
 def test_the_entry_point_makes_the_file(folder, figures, tmp_path, estimator, capsys, space):
     field = ["model.field.training=0"] if space == "off" else [f"reposesd.estimator={estimator}"]
@@ -79,15 +80,16 @@ def test_a_mistake_at_the_entry_point_is_told_in_one_line(figures, tmp_path, cap
     assert error.startswith("error: reposesd.start = ''") and "\n" not in error
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_two_processes_train_to_the_weights_of_one_with_twice_the_batch(folder, figures, tmp_path):
     common = [str(CONFIGS / "reposesd.yaml"), f"data={figures}", "device=cpu", "tracker=none", "threads=1",
               f"reposesd.start={folder}", "model.field.training=0", "reposesd.steps=3", "reposesd.warmup=0",
-              "reposesd.accumulate=1", "reposesd.lr=1e-3", "reposesd.eps=1e-6", "reposesd.bf16=false",
+              "reposesd.accumulate=1", "reposesd.lr=1e-3", "reposesd.eps=1e-4", "reposesd.bf16=false",
               "reposesd.workers=0", "reposesd.validate_every=0", "reposesd.dropout=0.3"]
     assert main([*common, f"out={tmp_path / 'one'}", "reposesd.batch=4"]) == 0
     launch(*common, f"out={tmp_path / 'two'}", "reposesd.batch=2")
     one, two = (torch.load(tmp_path / name / "reposesd.state.pt", weights_only=True) for name in ("one", "two"))
     worst = max(float((value - two["network"][key]).abs().max()) for key, value in one["network"].items())
     moved = max(float((value - one["average"][key]).abs().max()) for key, value in one["network"].items())
-    assert worst < 1e-5 and moved > 1e-4
+    assert worst < ROUNDING / 2 and moved > 1e-4, "half as many steps"
