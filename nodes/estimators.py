@@ -11,6 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..reposedm_core import InputError
+from ..reposedm_core.errors import quoted
 from ..reposedm_core.estimators import SUFFIXES, load_estimator
 from ..reposedm_core.field import predict_people, predict_pose
 from ..reposedm_core.field.vitpose import is_vitpose
@@ -27,7 +28,10 @@ CELL = 32
 
 
 def estimator_names() -> dict[str, Path]:
-    """Files with weights, and folders with a ViTPose, in models/reposedm and among the shipped weights, by name."""
+    """Files with weights, and folders with a ViTPose, in models/reposedm and among the shipped weights, by name.
+
+    Damaged ones are in it, too: who chooses one is told what is wrong with it.
+    """
     found: dict[str, Path] = {}
     for root in folder_paths.get_folder_paths(folders.MODELS):
         files = [Path(file) for file in folder_paths.recursive_search(root, [".git"])[0]]
@@ -46,8 +50,8 @@ def estimator_path(name: str) -> Path:
     """
     names = estimator_names()
     if name not in names:
-        raise InputError(f"estimator: there is no {name!r} in models/{folders.MODELS}; put the file, or a ViTPose's "
-                         "folder, there, press R to refresh, and choose it from the list.")
+        raise InputError(f"estimator: there is no {quoted(name)} in models/{folders.MODELS}; put the file, or a "
+                         "ViTPose's folder, there, press R to refresh, and choose it from the list.")
     return names[name]
 
 
@@ -99,11 +103,10 @@ class PoseEstimatorLoader(io.ComfyNode):
         return folders.problem(estimator_path, estimator)
 
     @classmethod
-    def fingerprint_inputs(cls, estimator: str | None = None, **others: object) -> float | str:
+    def fingerprint_inputs(cls, estimator: str | None = None, **others: object) -> int | str:
         if estimator is None:   # another node supplies it
             return "linked"
-        path = estimator_path(estimator)
-        return max(file.stat().st_mtime for file in (path, *(path.iterdir() if path.is_dir() else ())))
+        return folders.last_change(estimator_path(estimator))
 
     @classmethod
     def execute(cls, estimator: str, width: int = 0, height: int = 0, udp: str = "auto") -> io.NodeOutput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import folder_paths
 
 from ..reposedm_core import InputError
 from ..reposedm_core.errors import quoted
+from ..reposedm_core.files import reason
 from ..reposedm_core.pipeline import SHIPPED
 from ..reposedm_core.pose import is_pose_file
 from ..reposedm_core.pose import pose_files as files_of_poses
@@ -40,10 +42,23 @@ def checkpoint_path(name: str, *folders: str) -> Path:
     """
     for folder in folders or (MODELS,):
         if name in folder_paths.get_filename_list(folder):
-            return Path(folder_paths.get_full_path_or_raise(folder, name))
+            path = folder_paths.get_full_path(folder, name)
+            if path is None:
+                raise InputError(f"checkpoint: {quoted(name)} is a link to a file that is gone; put it back, or "
+                                 "choose another of the list.")
+            return Path(path)
     places = " or ".join(f"models/{folder}" for folder in folders or (MODELS,))
-    raise InputError(f"checkpoint: there is no file {name!r} in {places}; put it there, press R to refresh, and "
+    raise InputError(f"checkpoint: there is no file {quoted(name)} in {places}; put it there, press R to refresh, and "
                      "choose it from the list.")
+
+
+def last_change(path: Path, pattern: str = "*") -> int:
+    """When a file, or one of those of a folder that fit the pattern, last changed; 0 for what is gone."""
+    times = [0]
+    for file in (path, *(path.glob(pattern) if path.is_dir() else ())):
+        with contextlib.suppress(OSError):      # deleted just now, or a link to nothing: who reads it says so
+            times.append(file.stat().st_mtime_ns)
+    return max(times)
 
 
 def pose_files() -> list[str]:
@@ -96,6 +111,8 @@ def output_path(prefix: str, ending: str, width: int, height: int) -> tuple[Path
         InputError: the prefix leads out of the folder, or is no name that a file can have.
     """
     root = os.path.realpath(folder_paths.get_output_directory())
+    if not isinstance(prefix, str):
+        raise InputError(f"filename_prefix = {quoted(prefix)}: must be a text, such as poses/pose.")
     wanted = os.path.normpath(prefix)
     try:
         # before ComfyUI looks at it, which would log an error about images
@@ -105,8 +122,8 @@ def output_path(prefix: str, ending: str, width: int, height: int) -> tuple[Path
         else:
             raise ValueError("it is no name below the output folder")
     except (OSError, ValueError) as error:
-        raise InputError(f"filename_prefix: no file can be called {prefix!r} ({error}); use a name such as "
-                         "poses/pose.") from error
+        raise InputError(f"filename_prefix: no file can be called {quoted(prefix)} ({reason(error)}); use a name "
+                         "such as poses/pose.") from error
     return Path(folder) / f"{name}_{counter:05}_{ending}", Path(subfolder).as_posix().removeprefix(".")
 
 

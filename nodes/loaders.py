@@ -9,6 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..reposedm_core import InputError, load_networks
+from ..reposedm_core.errors import quoted
 from ..reposedm_core.pictures import to_mask as read_mask
 from ..reposedm_core.pipeline import SHIPPED, to_image
 from ..reposedm_core.pose import load_pose_file, to_keypoints
@@ -71,10 +72,10 @@ class RePoseDMLoader(io.ComfyNode):
         return folders.problem(folders.checkpoint_path, checkpoint)
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str | None = None) -> float | str:
+    def fingerprint_inputs(cls, checkpoint: str | None = None) -> int | str:
         if checkpoint is None:   # another node supplies it
             return "linked"
-        return folders.checkpoint_path(checkpoint).stat().st_mtime
+        return folders.last_change(folders.checkpoint_path(checkpoint))
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
@@ -104,12 +105,12 @@ class RePoseDMExample(io.ComfyNode):
     def validate_inputs(cls, example: str | None) -> bool | str:
         if example is None or example in folders.example_names():
             return True
-        return f"there is no example {example!r}; choose one of the list."
+        return f"there is no example {quoted(example)}; choose one of the list."
 
     @classmethod
     def execute(cls, example: str) -> io.NodeOutput:
         if example not in folders.example_names():
-            raise InputError(f"example: there is no example {example!r}; choose one of the list.")
+            raise InputError(f"example: there is no example {quoted(example)}; choose one of the list.")
         source, target = (to_comfy(to_image(folders.EXAMPLES / f"{example}{end}.png")) for end in ("", "_target"))
         pose = to_keypoints(load_pose_file(folders.EXAMPLES / f"{example}_pose.json"))
         return io.NodeOutput(source, pose, target, to_mask(read_mask(folders.EXAMPLES / f"{example}_mask.png")[:, 0]))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 
 import comfy.model_base
 import comfy.model_detection
@@ -16,12 +17,15 @@ import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from safetensors import SafetensorError
 
 from ..reposedm_core import InputError
-from ..reposedm_core.checkpoint import read_header
+from ..reposedm_core.checkpoint import UNREADABLE, read_header
+from ..reposedm_core.checkpoint import read_weights as read_pickle
 from ..reposedm_core.diffusion.diffusers_folder import MARK, read_folder
 from ..reposedm_core.diffusion.reposesd import KIND, V_PREDICTION
+from ..reposedm_core.errors import quoted
+from ..reposedm_core.files import reason
+from ..reposedm_core.fitting import check_finite, check_fit
 from . import folders
 from .bridge import in_patcher
 from .reposesd_model import HABITS, HUMANSD, OWN, RePoseSDModel, with_narrow_patches
@@ -32,6 +36,8 @@ DEPTH = 4
 """How far below its model folder a folder of diffusers is looked for."""
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.model."
 """Prefixes of the parts in an LDM checkpoint."""
+UNREAD = ("attn_mask", "position_ids", "num_batches_tracked")
+"""Weights that are none: the mask, which is infinite where it hides a word, is as little read as the numbers are."""
 
 OTHERS = (
     ("another kind of diffusion model", "Load Checkpoint or Load Diffusion Model",
@@ -73,13 +79,38 @@ def from_weights(state: dict[str, torch.Tensor], name: str, plain: bool = False
     """
     check_kind(state, name)
     network = build_model(state, name)
+    check_sound(state, name)
     model = with_narrow_patches(in_patcher(network, plain))
     # On a device with streamed weights the host wants its tensors taken over as they are, not copied.
     network.load_model_weights(state, UNET, **({"assign": True} if getattr(model, "is_dynamic", bool)() else {}))
     text = comfy.utils.state_dict_prefix_replace(state, {TEXT: ""}, filter_keys=True)
-    clip = comfy.sd.load_text_encoder_state_dicts(
-        [text], embedding_directory=folder_paths.get_folder_paths("embeddings")) if text else None
-    return model, clip, build_vae(state)
+    with said_of(f"checkpoint: the text encoder of {name}"):
+        clip = comfy.sd.load_text_encoder_state_dicts(
+            [text], embedding_directory=folder_paths.get_folder_paths("embeddings")) if text else None
+    with said_of(f"checkpoint: the VAE of {name}"):
+        return model, clip, build_vae(state)
+
+
+@contextmanager
+def said_of(what: str) -> Iterator[None]:
+    """What the host's readers raise on weights that they cannot use, as an `InputError` that names them."""
+    try:
+        yield
+    except management.OOM_EXCEPTION:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{what} cannot be used ({reason(error)}); download it again.") from error
+
+
+def check_sound(state: dict[str, torch.Tensor], name: str) -> None:
+    """Raise an `InputError` that names a weight which is NaN, infinite or no floating number, of any of the parts."""
+    parts = {key: value for key, value in state.items() if key.startswith((UNET, VAE, TEXT))
+             and not key.endswith(UNREAD)}
+    whole = next((key for key in parts if key.startswith((VAE, TEXT)) and not parts[key].is_floating_point()), None)
+    if whole:
+        raise InputError(f"checkpoint: {name} stores {quoted(whole)} as {parts[whole].dtype}, no floating number; it "
+                         "is damaged: download it again.")
+    check_finite(parts, f"checkpoint: {name}")
 
 
 def build_vae(state: dict[str, torch.Tensor]) -> comfy.sd.VAE:
@@ -102,12 +133,15 @@ def build_model(state: dict[str, torch.Tensor], name: str) -> RePoseSDModel:
         config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, kinds))
         kind = comfy.model_base.ModelType.V_PREDICTION if V_PREDICTION in state else comfy.model_base.ModelType.EPS
         network = RePoseSDModel(config, kind, management.unet_inital_load_device(parameters, dtype))
-        problem = min((key for key in network.diffusion_model.state_dict() if UNET + key not in state), default=None)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:   # sizes that make no network
-        problem = str(error)
+        own = network.diffusion_model.state_dict()
+        problem = min((key for key in own if UNET + key not in state), default=None)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ArithmeticError) as error:
+        problem = reason(error)      # sizes that make no network
     if problem:
         raise InputError(f"checkpoint: {name} lacks weights of its Stable Diffusion U-Net ({problem}); download it "
                          "again.")
+    check_fit(network.diffusion_model, {key: state[UNET + key] for key in own}, f"checkpoint: {name}",
+              {key: UNET + key for key in own})
     return network
 
 
@@ -126,13 +160,15 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if path.is_dir():
         return read_folder(path)
     try:
-        state = comfy.utils.load_torch_file(str(path), safe_load=True)
-    except (OSError, ValueError, RuntimeError, EOFError, KeyError, UnpicklingError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"checkpoint: {path.name} is no readable weights file ({reason}); download it again."
+        if path.suffix.lower() in (".safetensors", ".sft"):      # the host has ways of its own to read them
+            state = comfy.utils.load_torch_file(str(path), safe_load=True)
+        else:
+            state = read_pickle(path)
+    except InputError as error:
+        raise InputError(f"checkpoint: {error}") from error
+    except UNREADABLE as error:
+        raise InputError(f"checkpoint: {path.name} is no readable weights file ({reason(error)}); download it again."
                          ) from error
-    if not isinstance(state, dict):
-        raise InputError(f"checkpoint: {path.name} holds no named weights; choose a Stable Diffusion checkpoint.")
     if "input_blocks.0.0.weight" in state:   # the U-Net alone
         return {UNET + key: value for key, value in state.items()}
     return state
@@ -146,6 +182,9 @@ def check_kind(state: dict[str, torch.Tensor], name: str) -> None:
                  for kind, loader, ends in OTHERS if any(key.endswith(ends) for key in state))
         raise InputError(next(kinds, f"checkpoint: {name} is no Stable Diffusion checkpoint in LDM layout; RePoseSD "
                               "Loader takes HumanSD-like files: Stable Diffusion 2.1 with 8 input channels."))
+    if first.ndim != 4:
+        raise InputError(f"checkpoint: the first convolution of {name} has shape {tuple(first.shape)}; the file is "
+                         "damaged: download it again.")
     if first.shape[1] != 8:
         raise InputError(f"checkpoint: {name} has {first.shape[1]} input channels, RePoseSD has 8 (noise and pose "
                          "latent); use Load Checkpoint (for a folder, Load Diffusers Model) instead.")
@@ -182,7 +221,7 @@ def weights_path(name: str) -> Path:
         return folders.checkpoint_path(name, *FOLDERS)
     path = diffusers_folders().get(name)
     if path is None:
-        raise InputError(f"checkpoint: there is no folder {name!r} with unet/config.json in models/diffusers or "
+        raise InputError(f"checkpoint: there is no folder {quoted(name)} with unet/config.json in models/diffusers or "
                          "models/reposedm; put it there, press R to refresh, and choose it from the list.")
     return path
 
@@ -217,9 +256,7 @@ class RePoseSDLoader(io.ComfyNode):
     def fingerprint_inputs(cls, checkpoint: str | None = None) -> int | str:
         if checkpoint is None:   # another node supplies it
             return "linked"
-        path = weights_path(checkpoint)
-        files = [path] if path.is_file() else [file for file in path.glob("*/*") if file.is_file()]
-        return max(file.stat().st_mtime_ns for file in files)
+        return folders.last_change(weights_path(checkpoint), "*/*")
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,13 +16,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .errors import InputError
+from .errors import InputError, quoted, shortened
+from .files import reason, replacing
+from .fitting import is_plain, load_into
+
+__all__ = ["KEY", "UNREADABLE", "has_header", "load_into", "load_parts", "read_header", "read_weights", "save_model",
+           "save_weights"]
 
 KEY = "reposedm"
 """Metadata key under which the header lies."""
-UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, LookupError, AssertionError, AttributeError, TypeError,
-              struct.error, UnpicklingError, SafetensorError)
+UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, LookupError, ArithmeticError, AssertionError, AttributeError,
+              TypeError, MemoryError, struct.error, zipfile.BadZipFile, UnpicklingError, SafetensorError)
 """What torch's and safetensors' readers raise on bytes that are no weights, or were once."""
+UNPACKED = 20
+"""How many times its own size a zipped file may hold: torch packs nothing, and real weights give little."""
 
 
 def save_model(path: str | os.PathLike, modules: dict[str, nn.Module], config: dict[str, Any],
@@ -49,22 +57,18 @@ def save_model(path: str | os.PathLike, modules: dict[str, nn.Module], config: d
 def save_weights(path: str | os.PathLike, state: Mapping[str, torch.Tensor], header: dict[str, Any],
                  dtype: torch.dtype) -> None:
     """Write weights under their own names and a JSON header into one safetensors file, atomically; see `save_model`."""
-    path, own = Path(path), {}
+    own = {}
     for key, value in state.items():
         value = value.detach().to("cpu", copy=True).contiguous()
         own[key] = value.to(dtype) if value.is_floating_point() else value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        save_file(own, temporary, metadata={KEY: json.dumps(header), "format": "pt"})
+    with replacing(Path(path)) as fresh:
+        try:
+            save_file(own, fresh, metadata={KEY: json.dumps(header), "format": "pt"})
+        except SafetensorError as error:
+            raise OSError(reason(error)) from error
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)      # safetensors writes files that only their owner may read
-        os.replace(temporary, path)
-    except (SafetensorError, OSError) as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path} could not be written ({error}); a file of before is whole. Make room, or choose "
-                         "another place, and run the same command again.") from error
+        fresh.chmod(0o666 & ~umask)      # safetensors writes files that only their owner may read
 
 
 def read_header(path: str | os.PathLike, kind: str = "reposedm") -> dict[str, Any]:
@@ -74,77 +78,112 @@ def read_header(path: str | os.PathLike, kind: str = "reposedm") -> dict[str, An
         InputError: the file is missing, is no safetensors file or is a checkpoint of another kind.
     """
     path = Path(path)
+    name = shortened(path.name)
     if not path.is_file():
-        raise InputError(f"Checkpoint {path.name}: no such file ({path}). Put RePoseDM files in models/reposedm.")
+        raise InputError(f"Checkpoint {name}: no such file ({path}). Put RePoseDM files in models/reposedm.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise InputError(f"Checkpoint {path.name}: not a readable safetensors file ({error}). "
+        raise InputError(f"Checkpoint {name}: not a readable safetensors file ({reason(error)}). "
                          "Download it again, or export it with training/train.py.") from error
+    if KEY not in metadata:
+        raise InputError(f"Checkpoint {name} is not a RePoseDM model: it carries no RePoseDM header. "
+                         "Stable Diffusion and HumanSD files go into RePoseSD Loader or Load Checkpoint.")
     try:
         header = json.loads(metadata[KEY])
-        if header["kind"] != kind or not isinstance(header["config"], dict):
-            raise KeyError("kind")
-        header["parts"] = list(header["parts"])
-    except (KeyError, TypeError, json.JSONDecodeError):
-        raise InputError(f"Checkpoint {path.name} is not a RePoseDM model: it carries no RePoseDM header. "
-                         "Stable Diffusion and HumanSD files go into RePoseSD Loader or Load Checkpoint.") from None
+        if not isinstance(header, dict):
+            raise ValueError("it is no JSON object")
+        found, parts = header.get("kind"), header.get("parts")
+        if not isinstance(header.get("config"), dict):
+            raise ValueError("it has no configuration")
+        if not (isinstance(parts, list) and all(isinstance(part, str) for part in parts)):
+            raise ValueError(f"its parts are {quoted(parts)}, which is no list of names")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"Checkpoint {name}: its RePoseDM header is damaged ({reason(error)}). Download it again, or "
+                         "export it with training/train.py.") from None
+    if found != kind:
+        raise InputError(f"Checkpoint {name} is of kind {quoted(found)}, expected {kind!r}: RePoseDM's files go into "
+                         "RePoseDM Loader, RePoseSD's into RePoseSD Loader.")
     return header
 
 
-def load_parts(path: str | os.PathLike) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-    """Weights of each part in float32, keyed by part then by key, and the header."""
+def has_header(path: str | os.PathLike) -> bool:
+    """Does the file carry a header of ours, of whatever kind and in whatever state? False for what cannot be opened."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def load_parts(path: str | os.PathLike, only: Collection[str] | None = None
+               ) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """Weights of each part in float32, keyed by part then by key, and the header; `only`: of these parts alone.
+
+    Raises:
+        InputError: what `read_header` says, or weights that cannot be read.
+    """
     header = read_header(path)
-    parts: dict[str, dict[str, torch.Tensor]] = {name: {} for name in header["parts"]}
-    with safe_open(path, framework="pt") as file:
-        for key in sorted(file.keys()):
-            name, _, rest = key.partition(".")
-            value = file.get_tensor(key)
-            parts.setdefault(name, {})[rest] = value.float() if value.is_floating_point() else value
+    parts: dict[str, dict[str, torch.Tensor]] = {name: {} for name in header["parts"] if only is None or name in only}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in sorted(file.keys()):
+                name, _, rest = key.partition(".")
+                if only is None or name in only:
+                    parts.setdefault(name, {})[rest] = _in_float32(file.get_tensor(key))
+    except UNREADABLE as error:
+        raise InputError(f"Checkpoint {shortened(Path(path).name)}: its weights cannot be read ({reason(error)}). "
+                         "Download it again.") from error
     return parts, header
+
+
+def _in_float32(value: torch.Tensor) -> torch.Tensor:
+    """Floating numbers in float32; others as they are."""
+    return value.float() if value.is_floating_point() else value
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """State dict of somebody else's .safetensors, .ckpt, .pth, .pt or .bin file, on the CPU, as it lies in the file.
 
     Pickles are read with `weights_only=True`: nothing in them is executed. The inner "state_dict" of a training
-    checkpoint is taken; what is no tensor is left out.
+    checkpoint, or an only one, is taken; what is no tensor is left out.
 
     Raises:
-        InputError: no such file, unreadable, or no named tensors in it.
+        InputError: no such file, unreadable, no named tensors in it, or tensors that are not plain numbers.
     """
     path = Path(path)
+    name = shortened(path.name)
     if not path.is_file():
-        raise InputError(f"Weights {path.name}: no such file ({path}).")
+        raise InputError(f"Weights {name}: no such file ({path}).")
     try:
         if path.suffix.lower() == ".safetensors":
             state = load_file(path)
         else:
+            _check_zip(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"Weights {path.name}: not a readable weights file ({reason}). Download it again; a file that "
-                         "holds more than weights must be converted to safetensors first.") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+        raise InputError(f"Weights {name}: not a readable weights file ({reason(error)}). Download it again; a file "
+                         "that holds more than weights must be converted to safetensors first.") from error
+    if isinstance(state, dict):
+        inner = state.get("state_dict") or (next(iter(state.values())) if len(state) == 1 else None)
+        state = inner if isinstance(inner, dict) else state
     tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)
                } if isinstance(state, dict) else {}
     if not tensors:
-        raise InputError(f"Weights {path.name}: it holds no named weights; choose another file.")
+        raise InputError(f"Weights {name}: it holds no named weights; choose another file.")
+    for key, value in tensors.items():
+        if not is_plain(value):
+            raise InputError(f"Weights {name}: {shortened(key)} is no plain tensor ({value.dtype}, {value.layout}, on "
+                             f"{value.device}); choose a file whose weights are whole and not packed.")
     return tensors
 
 
-def load_into(module: nn.Module, state: dict[str, torch.Tensor], what: str) -> None:
-    """Strict `load_state_dict`: a mismatch names the keys and shapes in one `InputError`."""
-    own = module.state_dict()
-    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    shapes = [f"{k}: file {tuple(state[k].shape)}, network {tuple(own[k].shape)}"
-              for k in sorted(set(own) & set(state)) if own[k].shape != state[k].shape]
-    if missing or extra or shapes:
-        def few(items: list[str]) -> str:
-            return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
-        problems = [f"{label}: {few(items)}" for label, items in
-                    (("missing", missing), ("unexpected", extra), ("of another shape", shapes)) if items]
-        raise InputError(f"{what} does not fit the network its header describes; " + "; ".join(problems) + ".")
-    module.load_state_dict(state)
+def _check_zip(path: Path) -> None:
+    """Raise a `ValueError` where a zipped file would unpack to many times its size, as no weights do."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            unpacked = sum(entry.file_size for entry in file.infolist())
+        if unpacked > UNPACKED * path.stat().st_size:
+            raise ValueError(f"it would unpack to {unpacked / 2**20:.0f} MiB, {unpacked // path.stat().st_size} times "
+                             "its size")

@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from .checkpoint import KEY, load_into, read_header
+from .checkpoint import has_header, load_parts, read_header
 from .config import ModelConfig, from_dict
-from .errors import InputError
+from .errors import InputError, shortened
 from .field import EstimatorConfig, HigherHRNet, load_vitpose, read_official
+from .fitting import filled
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 """Names of files end in one of these."""
@@ -51,7 +51,7 @@ def load_estimator(path: str | os.PathLike, udp: bool | None = None) -> Estimato
     if path.is_dir():
         network = load_vitpose(path)
         return Estimator(network, network.config.height, network.config.width, several=False, fixed=True)
-    if path.suffix.lower() == ".safetensors" and _is_ours(path):
+    if path.suffix.lower() == ".safetensors" and has_header(path):
         return _load_own(path)
     return Estimator(read_official(path, udp), *size_in_name(path.stem), several=True)
 
@@ -65,28 +65,15 @@ def size_in_name(name: str, default: int = 512) -> tuple[int, int]:
     return default, default
 
 
-def _is_ours(path: Path) -> bool:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return KEY in (file.metadata() or {})
-    except (SafetensorError, OSError):
-        return False      # who reads its weights says what is wrong
-
-
 def _load_own(path: Path) -> Estimator:
     header = read_header(path)
     if "estimator" not in header["parts"]:
-        raise InputError(f"Checkpoint {path.name} holds {', '.join(header['parts'])} and no pose estimator; choose a "
-                         "whole RePoseDM model, or a file of its estimator.")
+        raise InputError(f"Checkpoint {path.name} holds {shortened(', '.join(header['parts']))} and no pose estimator; "
+                         "choose a whole RePoseDM model, or a file of its estimator.")
     if header["parts"] == ["estimator"] and "estimator" not in header["config"]:
         whole = ModelConfig(estimator=from_dict(EstimatorConfig, header["config"], path.name))
     else:
         whole = from_dict(ModelConfig, header["config"], path.name)
-    prefix = "estimator."
-    with safe_open(path, framework="pt") as file:
-        state = {key.removeprefix(prefix): file.get_tensor(key) for key in file.keys()  # noqa: SIM118, it is no dict
-                 if key.startswith(prefix)}
-    network = HigherHRNet(whole.estimator).eval().requires_grad_(False)
-    load_into(network, {key: value.float() if value.is_floating_point() else value for key, value in state.items()},
-              f"{path.name}: estimator")
+    parts, _ = load_parts(path, only=("estimator",))
+    network = filled(lambda: HigherHRNet(whole.estimator), parts["estimator"], f"{path.name}: estimator")
     return Estimator(network, whole.height, whole.width, several=False)

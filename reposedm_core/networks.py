@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 
 from .alignment import Alignment, MatchingPoseAligner, RecurrentPoseAligner, build_aligner
 from .alignment.warp import identity_map
-from .checkpoint import load_into, load_parts
+from .checkpoint import load_parts, read_header
 from .config import ModelConfig, from_dict
 from .diffusion.autoencoder import Autoencoder, KLAutoencoder, build_autoencoder
 from .diffusion.denoiser import Denoiser
 from .diffusion.reference_decoder import ReferenceDecoder
 from .errors import InputError
 from .field import HigherHRNet
+from .fitting import filled
 
 SHIPPED = Path(__file__).parent / "weights" / "reposedm-mini.safetensors"
 """The weights that come with the package."""
@@ -69,18 +71,23 @@ def needs_aligner(config: ModelConfig) -> bool:
     return config.denoiser.texture != "source" or config.denoiser.channel_condition
 
 
-def build_networks(config: ModelConfig, aligner: bool = True) -> Networks:
-    """Networks of `config` with fresh weights, in eval mode; `aligner=False` makes do without where B1 can.
-
-    Raises:
-        InputError: `config` is a text-conditioned model, contradicts itself, or needs the aligner.
-    """
+def check_parts(config: ModelConfig, aligner: bool) -> None:
+    """Raise an `InputError` unless the four networks, or those but the aligner, make a RePoseDM."""
     if config.denoiser.texture == "text":
         raise InputError(f"{config.name} is conditioned on text, not on a source picture: use "
                          "diffusion.reposesd.load_reposesd, or RePoseSD Loader in ComfyUI.")
     config.check_together()
     if not aligner and needs_aligner(config):
         raise InputError(f"{config.name} needs an aligner: its denoiser reads the aligned picture.")
+
+
+def build_networks(config: ModelConfig, aligner: bool = True) -> Networks:
+    """Networks of `config` with fresh weights, in eval mode; `aligner=False` makes do without where B1 can.
+
+    Raises:
+        InputError: `config` is a text-conditioned model, contradicts itself, or needs the aligner.
+    """
+    check_parts(config, aligner)
     networks = {part: PARTS[part](getattr(config, part)) if aligner or part != "aligner" else NoAlignment()
                 for part in parts_of(config)}
     for network in networks.values():
@@ -96,19 +103,18 @@ def load_networks(path: str | os.PathLike) -> Networks:
     Raises:
         InputError: no such file, not a RePoseDM checkpoint, or weights that do not fit.
     """
-    parts, header = load_parts(path)
     name = Path(path).name
-    config: ModelConfig = from_dict(ModelConfig, header["config"], name)
+    config: ModelConfig = from_dict(ModelConfig, read_header(path)["config"], name)
+    parts, _ = load_parts(path)
     needed = set(parts_of(config)) - (set() if needs_aligner(config) else {"aligner"})
     missing = sorted(needed - set(parts))
     if missing:
         raise InputError(f"Checkpoint {name} holds only {', '.join(sorted(parts))}; a whole RePoseDM model also has "
                          f"{', '.join(missing)}. Export it with training/train.py.")
-    networks = build_networks(config, "aligner" in parts)
-    for part in parts_of(config):
-        if part in parts:
-            load_into(getattr(networks, part), parts[part], f"{name}: {part}")
-    return networks
+    check_parts(config, "aligner" in parts)
+    return Networks(config, **{
+        part: filled(partial(PARTS[part], getattr(config, part)), parts[part], f"{name}: {part}")
+        if part in parts else NoAlignment().eval() for part in parts_of(config)})
 
 
 class InPrecision(nn.Module):

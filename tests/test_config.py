@@ -61,7 +61,7 @@ def test_what_no_network_has_is_refused_by_name(path, value):
 
 @pytest.mark.parametrize(("path", "value", "words"), [
     (("steps",), 1001, "must be 1 to 1000"), (("height",), 60, "divisible by 8"),
-    (("autoencoder", "stride"), 16, "exactly 8"), (("autoencoder", "channels"), 193, "must be 1 to 192"),
+    (("autoencoder", "stride"), 12, "divisible by 8"), (("autoencoder", "channels"), 193, "must be 1 to 192"),
     (("autoencoder", "kind"), "kl", "halve the picture 2 times"),
     (("schedule", "beta_end"), 1e-5, "must rise"), (("denoiser", "width"), 0, "both above 0, or both 0"),
     (("aligner", "heads"), 7, "must be divisible by 56"),

@@ -19,6 +19,7 @@ if __package__ in (None, ""):   # run as a script: modules are found from the re
 import numpy as np
 
 from reposedm_core.errors import InputError
+from reposedm_core.files import make_folder
 from reposedm_core.networks import SHIPPED
 from training.comparison import Comparison, compare, join_processes, processes, real_features, set_measures
 from training.data.dataset import SPLITS, People
@@ -115,10 +116,7 @@ def evaluate(options: Options, out: str | Path) -> dict:
     if len(set(rows)) < len(rows):
         raise InputError(f"Two rows of the table have one name ({', '.join(rows)}): name them apart.")
     judge = open_judge(options, contenders)
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"out: {out} cannot be made a folder ({error}); name another one.") from None
+    make_folder(Path(out), "out")
     measured = compare(people, pairs, list(contenders.values()), judge, options.seeds, options.batch,
                        options.pictures, options.save_pictures)
     real = real_features(People(options.data, "train"), judge, options.batch) if options.real == "train" else None

@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reposedm_core.errors import InputError
+from reposedm_core.files import make_folder
 from reposedm_core.networks import SHIPPED
 from training.comparison import gathered, join_processes, processes
 from training.data.captioned import Captioned
@@ -84,6 +85,7 @@ def evaluate(data: Path, pictures: dict[str, Path], out: Path, split: str = "tes
         raise InputError(f"count = {count}, batch = {batch}, {len(pictures)} folders: give a folder or more with "
                          "--pictures, a count from 0 (all) and a batch from 1.")
     captioned = Captioned(data, split)
+    make_folder(out, "out")      # before the work, not after it
     detector = load_detector(judge or SHIPPED, device, judge_udp)
     features = open_extractor(extractor, backbones).to(device)
     total = min(count or len(captioned), len(captioned))
@@ -124,12 +126,11 @@ def evaluate(data: Path, pictures: dict[str, Path], out: Path, split: str = "tes
 
 
 def write(results: dict, out: Path) -> None:
-    """Write results.json and results.md into `out`."""
+    """Write results.json and results.md into the folder `out`."""
     p = results["protocol"]
     table = markdown_table(results["rows"], list(COLUMNS), "pictures", extractor=p["extractor"])
     text = [f"# {p['pictures']} pictures of {p['data']}, split {p['split']!r}, {p['width']}×{p['height']}", table,
             "\n".join(f"- {note}" for note in p["notes"])]
-    out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (out / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from reposedm_core.config import FieldConfig
 from reposedm_core.errors import InputError
+from reposedm_core.files import make_folder
 from reposedm_core.pipeline import RePoseDMPipeline
 from training.comparison import Comparison, compare
 from training.data.dataset import Pairs, People
@@ -70,6 +71,8 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
     if pairs < 1:
         raise InputError(f"pairs = {pairs}: must be at least 1.")
     validation, test = People(data, "val"), People(data, "test")
+    folder = Path(out)
+    make_folder(folder, "out")      # before the work, not after it
     pipe = open_contender(weights, validation, device=device).pipe
     judging = Judge(load_detector(judge, device) if judge else Detector(pipe.estimator, f"the estimator of {OURS}"),
                     device=device)
@@ -91,8 +94,6 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
                             "own_strength": own.strength, "judge": Path(judge).name if judge else None},
                "validation": compared, "test": summarise(rows, held_out.identity),
                "difference": summarise(difference, held_out.identity)}
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "guidance.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "guidance.md").write_text(markdown(results), encoding="utf-8")
     # The pairs that guidance moves most, in either direction: there is something to see in them.

@@ -18,6 +18,7 @@ if __package__ in (None, ""):   # run as a script: modules are found from the re
 import numpy as np
 
 from reposedm_core.errors import InputError
+from reposedm_core.files import make_folder
 from training.data.dataset import Pairs
 from training.data.rowfiles import write_whole
 from training.metrics import interval
@@ -145,7 +146,7 @@ def captions(measures: Measures, pairs: Pairs) -> list[str]:
 def write_report(results: dict, out: str | Path) -> None:
     """Write results.json and results.md into the folder `out`, which is made where it is missing."""
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "out")
     (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (out / "results.md").write_text(markdown(results), encoding="utf-8")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import nn
 
 from reposedm_core.checkpoint import UNREADABLE
 from reposedm_core.errors import InputError
+from reposedm_core.files import reason, replacing
 
 
 class _Recorder:
@@ -42,26 +42,15 @@ def save_atomically(state: dict, path: Path, shared: bool = False) -> None:
     Raises:
         InputError: the disk is full or cannot be written; the previous file is whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}.part" if shared else ".part")
-    recorder = None
-    try:
-        with open(temporary, "wb") as file:
-            recorder = _Recorder(file)
+    with replacing(path, shared) as fresh, open(fresh, "wb") as file:
+        recorder = _Recorder(file)
+        try:
             torch.save(state, recorder)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        cause = error if isinstance(error, OSError) else recorder and recorder.error
-        if cause is None:
-            raise
-        kept = f"the one of before is whole ({path})" if path.is_file() else "there is none of before"
-        raise InputError(f"{path.name} could not be written: {cause.strerror or cause}; {kept}. Make room in "
-                         f"{path.parent} and run the same command again.") from error
+        except RuntimeError as error:
+            raise recorder.error or error from error
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -88,9 +77,8 @@ def read_state(path: Path) -> dict[str, Any] | None:
             raise KeyError("it is no state of a stage")
         return state
     except UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be read ({reason}): delete it or give resume=false to train this stage anew, "
-                         "or put a copy of it back.") from error
+        raise InputError(f"{path} cannot be read ({reason(error)}): delete it or give resume=false to train this stage "
+                         "anew, or put a copy of it back.") from error
 
 
 def checksum(*values: np.ndarray | torch.Tensor | nn.Module | bytes) -> int:

@@ -28,6 +28,7 @@ from accelerate.utils import set_seed
 from reposedm_core.checkpoint import load_into, load_parts, save_model
 from reposedm_core.config import ModelConfig, to_dict
 from reposedm_core.errors import InputError
+from reposedm_core.files import make_folder
 from reposedm_core.networks import PARTS, needs_aligner
 from training.card import make_card, write_log
 from training.distributed import open_accelerator
@@ -78,7 +79,7 @@ def run(settings: Settings) -> Path:
     """
     config, out = model_of(settings), Path(settings.out)
     wanted = [name for name in STAGES if name in (settings.stages or stages_of(config))]
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "out")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     classes = {name: stage_class(name, config) for name in wanted}

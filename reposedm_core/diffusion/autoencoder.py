@@ -20,10 +20,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..checkpoint import load_into, read_weights
+from ..checkpoint import read_weights
 from ..checks import check_precision, check_tensor
 from ..config import AutoencoderConfig
 from ..errors import InputError
+from ..fitting import filled
+from .ldm_layout import converted
 
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """Names of the attention layers in diffusers' files of 2022 and 2023, and today's."""
@@ -140,7 +142,8 @@ class KLAutoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
-        from diffusers import AutoencoderKL
+        with torch.device("cpu"):      # see `fitting.filled`
+            from diffusers import AutoencoderKL
 
         stages = len(config.widths)
         self.config, self.stride, self.channels = config, config.stride, config.channels
@@ -206,8 +209,9 @@ def kl_weights(state: Mapping[str, Tensor], config: AutoencoderConfig) -> dict[s
     if not any(key.startswith("encoder.down_blocks.") for key in own):
         stages = len(config.widths)
         # The converter squeezes 1×1 convolutions of the attention, in a dictionary of its own.
-        own = convert_ldm_vae_checkpoint({f"first_stage_model.{key}": value for key, value in own.items()},
-                                         {"down_block_types": ("",) * stages, "up_block_types": ("",) * stages})
+        own = converted(convert_ldm_vae_checkpoint,
+                        {f"first_stage_model.{key}": value for key, value in own.items()},
+                        {"down_block_types": ("",) * stages, "up_block_types": ("",) * stages})
     renamed = {}
     for key, value in own.items():
         for old, new in OLD_ATTENTION.items():
@@ -224,6 +228,5 @@ def load_autoencoder(path: str | os.PathLike, config: AutoencoderConfig) -> KLAu
     Raises:
         InputError: unreadable, no VAE in it, or one of other sizes.
     """
-    network = KLAutoencoder(config)
-    load_into(network, kl_weights(read_weights(path), config), f"{os.path.basename(path)}: autoencoder")
-    return network.eval().requires_grad_(False)
+    return filled(lambda: KLAutoencoder(config), kl_weights(read_weights(path), config),
+                  f"{os.path.basename(path)}: autoencoder")

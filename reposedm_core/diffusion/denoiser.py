@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def build_unet(config: DenoiserConfig, inputs: int, outputs: int, **options: Any) -> UNet2DConditionModel:
     """Diffusers' U-Net in the sizes of `config`; `options` are further ones of its class."""
-    from diffusers import UNet2DConditionModel
+    with torch.device("cpu"):      # see `fitting.filled`
+        from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         in_channels=inputs, out_channels=outputs, block_out_channels=config.block_channels,

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 from torch import Tensor, empty
 
 from ..checkpoint import read_weights
-from ..config import AutoencoderConfig, DenoiserConfig, ModelConfig
-from ..errors import InputError
+from ..config import AutoencoderConfig, DenoiserConfig, ModelConfig, from_dict, to_dict
+from ..errors import InputError, quoted, shortened
+from ..files import read_json
 from ..presets import PRESETS
 from .ldm_layout import PREFIXES, text_to_ldm, unet_to_ldm, vae_to_ldm
 from .reposesd import HEADS_DIM, V_PREDICTION
@@ -52,9 +52,14 @@ def read_folder(path: Path, preset: ModelConfig = PRESETS["sd21"]) -> dict[str, 
     if (path / "text_encoder").is_dir():
         layers = _read(path, "text_encoder").get("num_hidden_layers")
         if layers != TEXT_LAYERS:
-            raise InputError(f"checkpoint: the text encoder of {path.name} has {layers} layers; Stable Diffusion 2.1's "
-                             f"has {TEXT_LAYERS}. Other versions do not fit.")
-        parts["text"] = text_to_ldm(_weights(path, "text_encoder"))
+            raise InputError(f"checkpoint: the text encoder of {path.name} has {quoted(layers)} layers; Stable "
+                             f"Diffusion 2.1's has {TEXT_LAYERS}. Other versions do not fit.")
+        weights = _weights(path, "text_encoder")
+        try:
+            parts["text"] = text_to_ldm(weights)
+        except (LookupError, RuntimeError, ValueError) as error:      # names or shapes that no text encoder has
+            raise InputError(f"checkpoint: text_encoder of {path.name} holds no text encoder of Stable Diffusion "
+                             f"({shortened(repr(error))}); download the folder again.") from error
     state = {PREFIXES[part] + key: value for part, weights in parts.items() for key, value in weights.items()}
     return state | ({V_PREDICTION: empty(0)} if config.schedule.prediction == "v_prediction" else {})
 
@@ -69,7 +74,7 @@ def folder_config(path: Path, preset: ModelConfig = PRESETS["sd21"]) -> ModelCon
     if (path / "scheduler").is_dir():
         kind = _read(path, "scheduler", "scheduler_config.json").get("prediction_type", "epsilon")
         if kind not in ("epsilon", "v_prediction"):
-            raise InputError(f"checkpoint: {path.name} predicts {kind!r}; expected epsilon or v_prediction.")
+            raise InputError(f"checkpoint: {path.name} predicts {quoted(kind)}; expected epsilon or v_prediction.")
     return replace(preset, denoiser=_denoiser(path, preset.denoiser),
                    autoencoder=_autoencoder(path, preset.autoencoder),
                    schedule=replace(preset.schedule, prediction=kind))
@@ -86,16 +91,19 @@ def _denoiser(path: Path, preset: DenoiserConfig) -> DenoiserConfig:
         other = [name for name, (wanted, default) in FIXED.items() if found.get(name, default) != wanted]
         if dims != {HEADS_DIM} or other:
             raise InputError(f"checkpoint: the U-Net of {path.name} is not Stable Diffusion 2.1's (attention heads "
-                             f"{heads} for channels {list(widths)}"
-                             + "".join(f", {name} = {found.get(name)!r}" for name in other)
+                             f"{quoted(heads)} for channels {quoted(widths)}"
+                             + "".join(f", {name} = {quoted(found.get(name))}" for name in other)
                              + "); use Load Diffusion Model or ComfyUI's Diffusers Loader for other versions.")
-        return replace(preset, latent_channels=found["out_channels"], block_channels=widths, heads_dim=HEADS_DIM,
-                       attention=tuple("CrossAttn" in kind for kind in found["down_block_types"]),
-                       layers=found["layers_per_block"], context_dim=found["cross_attention_dim"],
-                       norm_groups=found["norm_num_groups"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"checkpoint: unet/config.json of {path.name} describes no U-Net of diffusers ({error!r}); "
-                         "save the folder again.") from error
+        sizes = {"latent_channels": found["out_channels"], "block_channels": widths, "heads_dim": HEADS_DIM,
+                 "attention": ["CrossAttn" in kind for kind in found["down_block_types"]],
+                 "layers": found["layers_per_block"], "context_dim": found["cross_attention_dim"],
+                 "norm_groups": found["norm_num_groups"]}
+        return from_dict(DenoiserConfig, {**to_dict(preset), **sizes}, f"checkpoint: unet/config.json of {path.name}")
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise InputError(f"checkpoint: unet/config.json of {path.name} describes no U-Net of diffusers "
+                         f"({shortened(repr(error))}); save the folder again.") from error
 
 
 def _autoencoder(path: Path, preset: AutoencoderConfig) -> AutoencoderConfig:
@@ -104,20 +112,16 @@ def _autoencoder(path: Path, preset: AutoencoderConfig) -> AutoencoderConfig:
     found = _read(path, "vae")
     scaling = found.get("scaling_factor", preset.scaling)
     if scaling != preset.scaling:
-        raise InputError(f"checkpoint: the VAE of {path.name} scales its latents by {scaling}; Stable Diffusion 2.1's "
-                         f"by {preset.scaling}. Other versions do not fit.")
-    return replace(preset, widths=tuple(found.get("block_out_channels", preset.widths)))
+        raise InputError(f"checkpoint: the VAE of {path.name} scales its latents by {quoted(scaling)}; Stable "
+                         f"Diffusion 2.1's by {preset.scaling}. Other versions do not fit.")
+    widths = found.get("block_out_channels", preset.widths)
+    return from_dict(AutoencoderConfig, {**to_dict(preset), "widths": widths},
+                     f"checkpoint: vae/config.json of {path.name}")
 
 
 def _read(path: Path, part: str, file: str = "config.json") -> dict[str, Any]:
-    try:
-        found = json.loads((path / part / file).read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
-        return found
-    except (OSError, ValueError) as error:
-        raise InputError(f"checkpoint: {part}/{file} of {path.name} cannot be read ({error}); choose a folder as "
-                         "diffusers saves it.") from error
+    return read_json(path / part / file, f"checkpoint: {part}/{file} of {path.name}",
+                     "choose a folder as diffusers saves it")
 
 
 def _weights(path: Path, part: str) -> Mapping[str, Tensor]:

@@ -6,12 +6,14 @@ Every function takes a state dict in today's names and returns one that is to be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import AutoencoderConfig, DenoiserConfig
+from ..errors import InputError, shortened
 
 PREFIXES = {"denoiser": "model.diffusion_model.", "autoencoder": "first_stage_model.",
             "text": "cond_stage_model.model."}
@@ -96,6 +98,20 @@ def text_to_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     last = f"{block}{depth - 1}."
     return out | {key.replace(last, f"{block}{depth}."): value.clone() for key, value in out.items()
                   if key.startswith(last)}
+
+
+def converted(convert: Callable[..., dict[str, Tensor | None]], state: dict[str, Tensor], config: dict[str, Any]
+              ) -> dict[str, Tensor]:
+    """What one of diffusers' converters of LDM's layout makes of a checkpoint; weights that it misses are missing.
+
+    Raises:
+        InputError: it stumbles over names or shapes that no such network has.
+    """
+    try:
+        return {key: value for key, value in convert(state, config).items() if value is not None}
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"checkpoint: its weights are not those of Stable Diffusion ({shortened(repr(error))}); "
+                         "download it again.") from error
 
 
 def text_from_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,15 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoint import load_into, read_header, read_weights, save_weights
+from ..checkpoint import has_header, read_header, read_weights, save_weights
 from ..checks import check_tensor
 from ..config import DenoiserConfig, ModelConfig, from_dict, to_dict
 from ..errors import InputError
+from ..fitting import filled
 from ..presets import PRESETS
 from .autoencoder import KLAutoencoder
 from .denoiser import build_unet, check_inputs
 from .guided import GuidedModel
-from .ldm_layout import PREFIXES, text_to_ldm, unet_to_ldm, vae_to_ldm
+from .ldm_layout import PREFIXES, converted, text_to_ldm, unet_to_ldm, vae_to_ldm
 
 UNET_PREFIXES = ("model.diffusion_model.", "unet.", "")
 """What stands before the U-Net's keys: in LDM's layout, in a file of several networks, in a file of its own."""
@@ -90,6 +91,9 @@ def unet_weights(state: Mapping[str, Tensor], config: DenoiserConfig) -> dict[st
                          "conv_in.weight); choose a Stable Diffusion or HumanSD checkpoint.")
     prefix, first = found[0]
     own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if own[first].ndim != 4:
+        raise InputError(f"RePoseSD: the U-Net's first convolution has shape {tuple(own[first].shape)}; the file is "
+                         "damaged: download it again.")
     c, channels = config.latent_channels, own[first].shape[1]
     if channels not in (c, 2 * c):
         raise InputError(f"RePoseSD: the U-Net has {channels} input channels; expected {2 * c} (noise and pose latent, "
@@ -98,18 +102,16 @@ def unet_weights(state: Mapping[str, Tensor], config: DenoiserConfig) -> dict[st
     if layouts[first]:
         from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-        own = convert_ldm_unet_checkpoint({UNET_PREFIXES[0] + key: value for key, value in own.items()},
-                                          {"layers_per_block": config.layers})
+        own = converted(convert_ldm_unet_checkpoint, {UNET_PREFIXES[0] + key: value for key, value in own.items()},
+                        {"layers_per_block": config.layers})
     return {f"unet.{key}": value for key, value in own.items()}
 
 
 def reposesd_config(path: str | os.PathLike, public: ModelConfig = PRESETS["sd21"]) -> ModelConfig:
     """Configuration of a checkpoint: what its header says, and `public` for files of others, which have none."""
-    try:
-        header = read_header(path, KIND)
-    except InputError:
+    if not has_header(path):
         return public
-    return from_dict(ModelConfig, header["config"], os.path.basename(path))
+    return from_dict(ModelConfig, read_header(path, KIND)["config"], os.path.basename(path))
 
 
 def load_reposesd(path: str | os.PathLike, config: DenoiserConfig | None = None) -> RePoseSD:
@@ -124,9 +126,8 @@ def load_reposesd(path: str | os.PathLike, config: DenoiserConfig | None = None)
         InputError: unreadable, no such U-Net in it, or one of other sizes.
     """
     config = config or reposesd_config(path).denoiser
-    network = RePoseSD(config)
-    load_into(network, unet_weights(read_weights(path), config), f"{os.path.basename(path)}: U-Net")
-    return network.eval().requires_grad_(False)
+    return filled(lambda: RePoseSD(config), unet_weights(read_weights(path), config),
+                  f"{os.path.basename(path)}: U-Net")
 
 
 def save_reposesd(path: str | os.PathLike, network: RePoseSD, autoencoder: KLAutoencoder, text: Mapping[str, Tensor],

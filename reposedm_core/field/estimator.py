@@ -156,7 +156,8 @@ def predict_pose(estimator: PoseEstimator, images: torch.Tensor, threshold: floa
 
 def _build_trunk(config: EstimatorConfig, device: Any = None, dtype: Any = None) -> nn.Module:
     """timm's HighResolutionNet without what HigherHRNet lacks: its head and the last coarse outputs."""
-    from timm.models.hrnet import HighResolutionNet
+    with torch.device("cpu"):      # see `fitting.filled`
+        from timm.models.hrnet import HighResolutionNet
 
     def stage(branches: int, modules: int) -> dict[str, Any]:
         return {
@@ -194,7 +195,8 @@ def _build_trunk(config: EstimatorConfig, device: Any = None, dtype: Any = None)
 
 
 def _basic_block(channels: int, device: Any = None, dtype: Any = None) -> nn.Module:
-    from timm.models.resnet import BasicBlock
+    with torch.device("cpu"):
+        from timm.models.resnet import BasicBlock
 
     return BasicBlock(channels, channels, device=device, dtype=dtype)
 

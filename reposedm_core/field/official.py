@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import read_weights
+from ..checkpoint import load_into, read_weights
 from ..errors import InputError
+from ..fitting import filled
 from .config import EstimatorConfig
 from .estimator import HigherHRNet
 
@@ -90,7 +91,8 @@ def read_official(path: str | os.PathLike, udp: bool | None = None) -> HigherHRN
     """
     name, state = Path(path).name, read_weights(path)
     config = config_of(state, "udp" in name.lower() if udp is None else udp, name)
-    return load_official(HigherHRNet(config), state, name).eval().requires_grad_(False)
+    renamed, names = _renamed(state)
+    return filled(lambda: HigherHRNet(config), renamed, f"Pose estimator weights, {name}", names)
 
 
 def load_official(
@@ -111,37 +113,21 @@ def load_official(
     name, state = (name, source) if given else (Path(source).name, read_weights(source))
     if isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
-    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
         raise InputError(
             f"Pose estimator weights, {name}: not a state dict of tensors; give a HigherHRNet file."
         )
-    renamed = {from_official(key): (key, value) for key, value in state.items()}
-    own = estimator.state_dict()
-    problems = [
-        ("missing", [key for key in own if key not in renamed]),
-        ("unexpected", [key for new, (key, _) in renamed.items() if new not in own]),
-        (
-            "of another shape",
-            [
-                f"{key} {list(value.shape)} instead of {list(own[new].shape)}"
-                for new, (key, value) in renamed.items()
-                if new in own and value.shape != own[new].shape
-            ],
-        ),
-    ]
-    found = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in problems if keys]
-    if found:
-        raise InputError(
-            f"Pose estimator weights, {name}: not those of a HigherHRNet-W{estimator.config.channels[0]}: "
-            f"keys {'; '.join(found)}. Choose the width that the file was trained with."
-        )
-    estimator.load_state_dict({new: value for new, (_, value) in renamed.items()})
+    renamed, names = _renamed(state)
+    load_into(estimator, renamed, f"Pose estimator weights, {name} (HigherHRNet-W{estimator.config.channels[0]})",
+              names)
     return estimator
+
+
+def _renamed(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The weights under the names of `HigherHRNet`, and by those what the file calls them."""
+    names = {from_official(key): key for key in state}
+    return {new: state[key] for new, key in names.items()}, names
 
 
 def _numbers(keys: Iterable[str], pattern: str) -> set[int]:
     return {int(found[1]) for key in keys if (found := re.match(pattern, key))}
-
-
-def _some(keys: list[str], most: int = 4) -> str:
-    return ", ".join(keys[:most]) + (", …" if len(keys) > most else "")

@@ -6,7 +6,7 @@ of transformers. It reads a picture of one person and of one size, and was train
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..checks import check_tensor
-from ..errors import InputError
+from ..errors import InputError, quoted
+from ..files import read_json, reason
+from ..fitting import check_finite
 from .estimator import IMAGENET_MEAN, IMAGENET_STD
 
 JOINTS = 17
 COCO_EXPERT = 0
 """ViTPose+ has an expert for each of its data sets; the first is COCO's."""
+RANGES = {"image_size": (1, 4096), "patch_size": (1, 256), "num_channels": (1, 16), "hidden_size": (1, 16384),
+          "num_hidden_layers": (1, 128), "num_attention_heads": (1, 1024), "mlp_ratio": (1, 64),
+          "num_experts": (1, 64), "part_features": (0, 16384), "scale_factor": (1, 64)}
+"""What the sizes in config.json may be; the largest public one has 32 layers of 1280."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +92,15 @@ class VitPose(nn.Module):
 
 
 def is_vitpose(folder: str | os.PathLike) -> bool:
-    """Is it a folder that `load_vitpose` can try: a ViTPose config.json with safetensors beside it?"""
+    """Is it a folder that `load_vitpose` is to try: with safetensors, and a config.json of a ViTPose or a damaged one?
+
+    What is wrong with a damaged one is said by who loads it.
+    """
     folder = Path(folder)
     try:
-        described = _read_json(folder / "config.json").get("model_type") == "vitpose"
+        described = _read(folder, "config.json").get("model_type") == "vitpose"
     except InputError:
-        return False
+        described = (folder / "config.json").is_file()
     return described and any(folder.glob("*.safetensors"))
 
 
@@ -100,30 +110,29 @@ def load_vitpose(folder: str | os.PathLike) -> VitPose:
     A preprocessor_config.json beside them gives mean and deviation of its pictures; without one, ImageNet's count.
 
     Raises:
-        InputError: transformers is missing or too old; no ViTPose of COCO's 17 joints; weights that do not fit.
+        InputError: transformers is missing or too old; no ViTPose of COCO's 17 joints; weights that do not fit, or are
+            damaged.
     """
     try:
         from transformers import VitPoseConfig, VitPoseForPoseEstimation
     except ImportError as error:
         raise InputError("ViTPose needs transformers 4.48 or newer: pip install -U transformers.") from error
     folder = Path(folder)
-    described = _read_json(folder / "config.json")
-    backbone = described.get("backbone_config")
-    if described.get("model_type") != "vitpose" or not isinstance(backbone, dict):
-        raise InputError(f"{folder.name}: its config.json describes no ViTPose; download all files of one into the "
-                         "folder.")
-    # A backbone that is only named would be fetched from the network.
-    if backbone.get("model_type", "vitpose_backbone") != "vitpose_backbone" or described.get("backbone"):
-        raise InputError(f"{folder.name}: its config.json names a backbone that is not in the folder; use a ViTPose "
-                         "that is whole.")
+    described = _described(folder)
+    mean, std = _normalisation(folder)
     try:
         config = VitPoseConfig.from_dict({**described, "use_pretrained_backbone": False})
+        with torch.device("meta"):
+            need = sum(weight.numel() for weight in VitPoseForPoseEstimation(config).parameters())
+        held = _numbers(folder)
+        if need > 4 * held + 2**20:
+            raise ValueError(f"config.json describes {need:,} weights, the files hold {held:,}")
         network, found = VitPoseForPoseEstimation.from_pretrained(
             folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True,
             dtype=torch.float32)
+        estimator = VitPose(network, mean, std).eval().requires_grad_(False)
     except Exception as error:      # what it raises on a bad file is nowhere said
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{folder.name}: not a readable ViTPose ({reason}). Download config.json and "
+        raise InputError(f"{folder.name}: not a readable ViTPose ({reason(error)}). Download config.json and "
                          "model.safetensors again.") from error
     lacking = [*sorted(found["missing_keys"]), *(str(key) for key in found.get("mismatched_keys", ()))]
     if lacking:
@@ -132,20 +141,65 @@ def load_vitpose(folder: str | os.PathLike) -> VitPose:
     if network.config.num_labels != JOINTS:
         raise InputError(f"{folder.name}: it has {network.config.num_labels} joints; choose a ViTPose for COCO's "
                          f"{JOINTS}.")
-    seen = _read_json(folder / "preprocessor_config.json") if (folder / "preprocessor_config.json").is_file() else {}
-    return VitPose(network, seen.get("image_mean") or IMAGENET_MEAN,
-                   seen.get("image_std") or IMAGENET_STD).eval().requires_grad_(False)
+    check_finite(network.state_dict(), folder.name)
+    return estimator
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """config.json of a whole ViTPose, of numbers that one can have."""
+    described = _read(folder, "config.json")
+    backbone = described.get("backbone_config")
+    if described.get("model_type") != "vitpose" or not isinstance(backbone, dict):
+        raise InputError(f"{folder.name}: its config.json describes no ViTPose; download all files of one into the "
+                         "folder.")
+    # A backbone that is only named would be fetched from the network.
+    if backbone.get("model_type", "vitpose_backbone") != "vitpose_backbone" or described.get("backbone"):
+        raise InputError(f"{folder.name}: its config.json names a backbone that is not in the folder; use a ViTPose "
+                         "that is whole.")
+    for name, (least, most) in RANGES.items():
+        for value in (described.get(name, least), backbone.get(name, least)):
+            for number in value if isinstance(value, list) and len(value) == 2 else (value,):
+                if type(number) is not int or not least <= number <= most:
+                    raise InputError(f"{folder.name}: its config.json says {name} = {quoted(value)}: must be whole "
+                                     f"numbers of {least} to {most}; download it again.")
+    return described
+
+
+def _normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of its pictures, three numbers each."""
+    file = "preprocessor_config.json"
+    seen = _read(folder, file) if (folder / file).is_file() else {}
+    found = []
+    for name, usual, least in (("image_mean", IMAGENET_MEAN, -1e3), ("image_std", IMAGENET_STD, 1e-3)):
+        values = seen.get(name) or usual
+        if not (isinstance(values, (list, tuple)) and len(values) == 3
+                and all(type(value) in (int, float) and least <= value <= 1e3 for value in values)):
+            raise InputError(f"{folder.name}: its {file} says {name} = {quoted(values)}: must be three numbers of "
+                             f"{least:g} to 1000; download it again.")
+        found.append(values)
+    return found[0], found[1]
+
+
+def _numbers(folder: Path) -> int:
+    """How many numbers the folder's safetensors hold, by their headers.
+
+    Raises:
+        ValueError: weights that are stored as whole numbers, which would be read as if they were counts.
+    """
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118, it is no dict
+                part = file.get_slice(key)
+                if not part.get_dtype().startswith(("F", "BF")) and not key.endswith("num_batches_tracked"):
+                    raise ValueError(f"{key} is stored as {part.get_dtype()}, no floating number")
+                total += math.prod(part.get_shape())
+    return total
 
 
 def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path.parent.name}: its {path.name} cannot be read ({error}); download it again.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path.parent.name}: its {path.name} holds no settings; download it again.")
-    return value
+def _read(folder: Path, file: str) -> dict[str, Any]:
+    return read_json(folder / file, f"{folder.name}: its {file}")

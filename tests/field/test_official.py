@@ -99,7 +99,7 @@ def test_w48_loads_an_official_state_dict(official_state):
     own = flat_state(estimator)
     assert own.keys() == state.keys()
     assert all((own[key] == value[key]).all() for key in own)
-    with pytest.raises(InputError, match=r"not those of a HigherHRNet-W32: keys .* of another shape"):
+    with pytest.raises(InputError, match=r"HigherHRNet-W32\) does not fit its network; of another shape"):
         load_official(HigherHRNet(ESTIMATORS["w32"], device="meta"), state)
 
 
@@ -142,7 +142,7 @@ def test_mismatch_names_the_keys_and_changes_nothing():
     state["conv1.weight"] = torch.zeros(5, 3, 3, 3)
     with pytest.raises(InputError) as error:
         load_official(other, state)
-    shapes = "conv1.weight [5, 3, 3, 3] instead of [4, 3, 3, 3]"
+    shapes = "conv1.weight: file (5, 3, 3, 3), network (4, 3, 3, 3)"
     for part in ("final_layers.1.bias", "stage9.weight", shapes):
         assert part in str(error.value)
     assert all(torch.equal(before[key], value) for key, value in other.state_dict().items())

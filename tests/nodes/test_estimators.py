@@ -133,8 +133,8 @@ def test_fingerprint_follows_the_files(nodes, files):
     assert loader.fingerprint_inputs(estimator=None) == "linked"
     for kind, file in (("official", files[1]["official"]), ("vitpose", "vitpose-tiny/model.safetensors")):
         before = loader.fingerprint_inputs(estimator=files[1][kind], width=0, height=0, udp="auto")
-        later = (files[0] / file).stat().st_mtime + 100
-        os.utime(files[0] / file, (later, later))
+        later = (files[0] / file).stat().st_mtime_ns + 10**11
+        os.utime(files[0] / file, ns=(later, later))
         assert loader.fingerprint_inputs(estimator=files[1][kind]) == later > before
 
 

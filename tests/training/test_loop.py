@@ -318,8 +318,8 @@ def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path, whole, ful
             full_disk(3000)
         return 1.0
 
-    with pytest.raises(InputError, match=r"toy\.state\.pt could not be written: File too large.*before is whole.*"
-                                         r"Make room in .*same command"):
+    with pytest.raises(InputError, match=r"toy\.state\.pt could not be written \(File too large\); the one of before "
+                                         r"is intact\. Make room, .*same command"):
         run(tmp_path, fails=filling)
     assert state(tmp_path)["step"] == 4
     assert not list(tmp_path.glob("*.part"))
@@ -346,7 +346,7 @@ def test_a_torn_file_of_a_killed_write_is_ignored(tmp_path, whole):
     with pytest.raises(Stopped):
         run(tmp_path, minutes=1e-9)
     torn = (tmp_path / "toy.state.pt").read_bytes()[:1000]
-    (tmp_path / "toy.state.part").write_bytes(torn)
+    (tmp_path / "toy.state.pt.part").write_bytes(torn)
     run(tmp_path)
     assert_same_training(state(tmp_path), state(whole[0]))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from reposedm_core.errors import InputError
+from reposedm_core.files import replacing
 
 Layout = Mapping[str, tuple[tuple[int, ...], str]]
 """Shape and dtype of every array by name; `done` (n,) uint8 is one of them."""
@@ -23,15 +24,10 @@ def write_whole(path: Path, text: str, errors: str = "strict") -> None:
     """Write a text file in UTF-8 so that a kill leaves the previous one whole; `errors` as of `str.encode`.
 
     Raises:
-        OSError: the disk refuses; the previous file is whole.
+        InputError: the disk refuses; the previous file is whole.
     """
-    fresh = path.with_name(path.name + ".part")
-    try:
+    with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8", errors=errors)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-    os.replace(fresh, path)
 
 
 class RowFiles:
@@ -114,18 +110,13 @@ class RowFiles:
     def _create(self, name: str) -> None:
         shape, dtype = self.layout[name]
         path = self.folder / f"{name}.npy"
-        fresh = path.with_suffix(".part")
-        try:
+        with replacing(path) as fresh:
             array = np.lib.format.open_memmap(fresh, mode="w+", dtype=dtype, shape=tuple(shape))
             size = array.offset + array.nbytes
             del array
             if hasattr(os, "posix_fallocate"):  # take the room now, so that the disk cannot fill up half way
                 with open(fresh, "r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, size)
-            os.replace(fresh, path)
-        except OSError as error:
-            fresh.unlink(missing_ok=True)
-            raise self._refused(path.name, error) from error
 
     def _put(self, name: str, row: int, value: np.ndarray) -> None:
         file, left = self._files[name], memoryview(value).cast("B")

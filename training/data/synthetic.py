@@ -49,6 +49,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reposedm_core.errors import InputError
+from reposedm_core.files import make_folder
 from training.data.body import load_body
 from training.data.card import write_card
 from training.data.contact_sheet import save_contact_sheet
@@ -146,7 +147,7 @@ def generate(out: str | Path, identities: int, poses: int, seed: int = 1, worker
     if workers < 1:
         raise InputError(f"workers = {workers} must be positive.")
     out, arguments = Path(out), Arguments(identities, poses, seed, **more)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "out")
     describe(out, arguments)
     with RowFiles(out, layout(arguments)) as files:
         missing = np.flatnonzero(~files.done().reshape(-1, poses).all(1)).tolist()

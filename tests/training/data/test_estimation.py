@@ -50,7 +50,7 @@ def test_files_of_this_project_and_public_ones_are_told_apart(picture, tmp_path)
     torch.save(public, tmp_path / "pose_higher_hrnet_w32_512.pth")
     assert load_estimator(str(tmp_path / "pose_higher_hrnet_w32_512.pth")).args[0].config == ESTIMATORS["w32"]
     torch.save({"weight": torch.zeros(2)}, tmp_path / "linear.pth")
-    with pytest.raises(InputError, match="not those of a HigherHRNet-W32"):
+    with pytest.raises(InputError, match=r"HigherHRNet-W32\) does not fit its network"):
         load_estimator(str(tmp_path / "linear.pth"))
     with pytest.raises(InputError, match="neither ours, openpose or none, nor a file that exists"):
         load_estimator("yours")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from reposedm_core.errors import InputError
+from reposedm_core.files import make_folder
 from training.data import rowfiles
 from training.data.adapters.base import Plan
 from training.data.adapters.reading import Row
@@ -36,7 +37,7 @@ def claim(out: Path) -> None:
     Raises:
         InputError: somebody else's files are there.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "out")
     if not (out / "dataset.json").is_file():
         others = sorted(path.name for path in out.iterdir() if path.name not in BEFORE)
         if others:
@@ -132,8 +133,5 @@ def full(error: OSError, file: Path) -> InputError | OSError:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """A text file, atomically; a full disk is told."""
-    try:
-        rowfiles.write_whole(file, text, errors="backslashreplace")
-    except OSError as error:
-        raise full(error, file) from error
+    """A text file, atomically; halves of characters, which names of files may have, are escaped."""
+    rowfiles.write_whole(file, text, errors="backslashreplace")

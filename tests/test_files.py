@@ -1,0 +1,109 @@
+"""Files are written whole or not at all, and what cannot be written or read is said in the project's own words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from reposedm_core import InputError
+from reposedm_core.checkpoint import save_model, save_weights
+from reposedm_core.files import read_json, replacing
+from training.data.rowfiles import RowFiles, write_whole
+from training.state import save_atomically
+from training.train import main
+
+WRITERS = {
+    "weights": lambda path: save_weights(path, {"a": torch.zeros(2)}, {"kind": "x"}, torch.float16),
+    "model": lambda path: save_model(path, {"part": torch.nn.Linear(2, 2)}, {}),
+    "state": lambda path: save_atomically({"step": 1}, path), "shared": lambda path: save_atomically({}, path, True),
+    "text": lambda path: write_whole(path, "text"),
+}
+
+
+def folder_in_the_way(root: Path) -> Path:
+    (root / "model.npy").mkdir()
+    return root / "model.npy"
+
+
+def part_in_the_way(root: Path) -> Path:
+    (root / "model.npy.part").mkdir()
+    return root / "model.npy"
+
+
+def file_as_folder(root: Path) -> Path:
+    (root / "a file").write_text("")
+    return root / "a file" / "new" / "model.npy"
+
+
+PLACES = {"a folder of that name": folder_in_the_way, "a folder of the temporary name": part_in_the_way,
+          "a file instead of the folder": file_as_folder, "a long name": lambda root: root / f"{'n' * 300}.npy",
+          "no place for files": lambda root: Path("/proc/self/new/model.npy")}
+
+
+@pytest.mark.parametrize(("writer", "place"), [
+    (writer, place) for writer in WRITERS for place in PLACES
+    if (writer, place) != ("shared", "a folder of the temporary name")])     # each has a temporary name of its own
+def test_what_cannot_be_written_is_said(tmp_path, writer, place):
+    path = PLACES[place](tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=r"could not be written \(.+\); there is none of before\. Make room, or"):
+        WRITERS[writer](path)
+    assert len(sorted(tmp_path.rglob("*.part"))) == len([one for one in before if one.name.endswith(".part")])
+
+
+def test_rows_that_cannot_be_written_are_said(tmp_path):
+    (tmp_path / "pictures.npy.part").mkdir()
+    with pytest.raises(InputError, match=r"pictures\.npy could not be written \(.+\); there is none of before"):
+        RowFiles(tmp_path, {"pictures": ((2, 2), "uint8"), "done": ((2,), "uint8")})
+
+
+def test_an_error_of_writing_leaves_the_file_of_before(tmp_path):
+    path = tmp_path / "text"
+    write_whole(path, "first")
+
+    def write(error):
+        with replacing(path) as fresh:
+            fresh.write_text("half")
+            raise error
+
+    with pytest.raises(InputError, match=r"text could not be written \(No space left\); the one of before is intact"):
+        write(OSError(28, "No space left"))
+    with pytest.raises(ZeroDivisionError):
+        write(ZeroDivisionError())
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("out", ["a file/new", "n" * 300, "/proc/self/new"])
+def test_training_into_a_place_that_cannot_be_is_refused(tmp_path, monkeypatch, capsys, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a file").write_text("")
+    assert main([f"out={out}", "stages=[vae]"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: out: the folder ") and "cannot be made" in error and "another place" in error
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[" * 100_000, b'{"a":' * 100_000, b"[]", b"3", b"null", b"\xff\xfe",
+                                  b'{"a": NaN', b"9" * 5000, "\ud800".encode("utf-8", "surrogatepass")],
+                         ids=lambda text: str(text[:12]))
+def test_settings_that_are_none_are_refused(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(InputError, match=r"^the thing cannot be read \(.+\); mend it\.$") as refused:
+        read_json(tmp_path / "config.json", "the thing", "mend it")
+    assert len(str(refused.value)) < 400
+
+
+def test_settings_that_are_read(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"a": [1]}))
+    assert read_json(tmp_path / "config.json", "it") == {"a": [1]}
+    with pytest.raises(InputError, match="No such file"):
+        read_json(tmp_path / "other.json", "it")
+
+
+def test_a_file_of_settings_without_end_is_not_read(tmp_path):
+    with open(tmp_path / "config.json", "wb") as file:
+        file.truncate(2**40)      # takes no room on the disk
+    with pytest.raises(InputError, match="more than 64 MiB"):
+        read_json(tmp_path / "config.json", "it")
