@@ -43,6 +43,7 @@ def quick(tmp_path_factory) -> tuple[str, dict, str]:
     return run.stdout, json.loads((folder / "bench.json").read_text()), readme.read_text()
 
 
+@pytest.mark.processes
 def test_every_budget_of_the_design_has_a_row(quick):
     printed, report, _ = quick
     named = [row["design"] for row in report["rows"]]
@@ -55,6 +56,7 @@ def test_every_budget_of_the_design_has_a_row(quick):
         *DESIGN, "training, each stage of mini", "how cost grows"]
 
 
+@pytest.mark.processes
 def test_every_stage_of_the_training_has_its_pictures_a_second_and_its_waiting_judged(quick):
     rows = {row["what"]: row for row in quick[1]["rows"] if row["design"].startswith("training")}
     for stage in ("vae", "estimator", "aligner", "reposedm"):
@@ -63,6 +65,7 @@ def test_every_stage_of_the_training_has_its_pictures_a_second_and_its_waiting_j
         assert 0 <= waiting["value"] <= 1 and waiting["budget"] == ["≤", 0.1]
 
 
+@pytest.mark.processes
 def test_json_has_the_machine_and_judged_rows(quick):
     _, report, _ = quick
     assert report["version"] == 1 and report["quick"] is True and report["clock"] == "processor"
@@ -82,6 +85,7 @@ def test_json_has_the_machine_and_judged_rows(quick):
     assert report["missed"] == sum(row["verdict"] == "MISSED" for row in report["rows"])
 
 
+@pytest.mark.processes
 def test_counts_are_exact_whatever_the_machine(quick):
     _, report, _ = quick
     counts = {row["what"]: row["value"] for row in report["rows"] if row["unit"] == "calls"}
@@ -90,6 +94,7 @@ def test_counts_are_exact_whatever_the_machine(quick):
     assert len(memory) == 2 and all(2 < value < 5 for value in memory)
 
 
+@pytest.mark.processes
 def test_the_table_names_what_is_missed_and_the_readme_gets_it(quick):
     printed, report, readme = quick
     assert report["date"] in printed and report["machine"]["cpu"] in printed and "QUICK" in printed

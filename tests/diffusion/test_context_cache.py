@@ -18,6 +18,7 @@ from reposedm_core.diffusion.denoiser import Denoiser
 from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
 from reposedm_core.diffusion.sampler import SAMPLERS, initial_latent, simple_sigmas
 from reposedm_core.diffusion.schedule import DiffusionSchedule
+from tests.fixtures.waiting import CEILING
 
 TINY = DenoiserConfig(latent_channels=4, block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
                       height=8, width=8)
@@ -236,13 +237,14 @@ def test_overlapping_runs_leave_in_any_order(model, calls):
     assert not torch.equal(run(model, tokens.mul_(3)), truth), "nobody remembers"
 
 
+@pytest.mark.processes
 def test_runs_of_two_threads_are_those_of_one(model, calls):
     """Each step of one lies between steps of the other: none sees the other's context, and both share the cache."""
     conditions = [Condition.of(model, *(random(10 * k + i, 1, 4, 8, 8) for i in range(3)), torch.ones(1, 1, 8, 8))
                   for k in range(2)]
     sigmas = simple_sigmas(SCHEDULE, 4)
     start = initial_latent(random(9, 1, 4, 8, 8), sigmas[0])
-    turn = threading.Barrier(2, timeout=20)
+    turn = threading.Barrier(2, timeout=CEILING)
 
     def sample(k: int, wait: bool) -> torch.Tensor:
         return SAMPLERS["ddim"](GuidedDenoiser(model, SCHEDULE, conditions[k], 1.5), start, sigmas,

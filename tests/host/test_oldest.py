@@ -15,6 +15,8 @@ from PIL import Image
 from workflows.graph import load_workflow, to_api
 from workflows.host import ROOT, ComfyServer, read_host
 
+pytestmark = pytest.mark.processes
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -79,7 +81,7 @@ def test_graph_gives_the_picture_of_the_present_comfyui(oldest, comfy, name):
     pictures = []
     for server in (oldest, comfy):
         prompt_id = server.queue(graph)
-        server.wait(prompt_id, timeout=120)
+        server.wait(prompt_id)
         (png,) = server.images(prompt_id, result)
         pictures.append(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int))
     assert np.ptp(pictures[0]) > 50

@@ -39,7 +39,7 @@ def test_prompt_gives_the_picture_of_the_present_one(comfy, name):
         prompt = json.loads((folder / f"{name}.api.json").read_text(encoding="utf-8"))
         (result,) = (key for key, node in prompt.items() if node["class_type"] == "SaveImage")
         prompt_id = comfy.queue(prompt)
-        comfy.wait(prompt_id, timeout=120)
+        comfy.wait(prompt_id)
         (png,) = comfy.images(prompt_id, result)
         with Image.open(io.BytesIO(png)) as picture:
             pictures.append(np.asarray(picture.convert("RGB")))

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fixtures.waiting import CEILING, PAGE
 from workflows import host
 from workflows.host import ComfyError, ComfyServer
+
+pytestmark = pytest.mark.processes
 
 
 def test_pack_is_imported_without_complaint(comfy):
@@ -31,7 +34,7 @@ def test_picture_goes_through_the_server_unchanged(comfy, tmp_path):
         "load": {"class_type": "LoadImage", "inputs": {"image": name}},
         "show": {"class_type": "PreviewImage", "inputs": {"images": ["load", 0]}},
     }
-    (png,) = comfy.run(prompt, timeout=60)
+    (png,) = comfy.run(prompt)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), pixels)
 
 
@@ -51,11 +54,11 @@ def test_failed_node_is_named_with_its_message(comfy):
         "8": {"class_type": "PreviewImage", "inputs": {"images": ["7", 0]}},
     }
     with pytest.raises(ComfyError, match=r"node 7 \(LoadImage\): .*cannot identify image file"):
-        comfy.wait(comfy.queue(prompt), timeout=60)
+        comfy.wait(comfy.queue(prompt))
 
 
 def test_page_is_served(comfy):
-    with urllib.request.urlopen(comfy.url, timeout=30) as page:
+    with urllib.request.urlopen(comfy.url, timeout=CEILING) as page:
         assert b"<title>ComfyUI" in page.read()
 
 
@@ -82,15 +85,16 @@ def test_interrupting_an_idle_server_does_no_harm(comfy):
         "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 2, "color": 255}},
         "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
     }
-    assert len(comfy.run(prompt, timeout=60)) == 2
+    assert len(comfy.run(prompt)) == 2
 
 
 @pytest.mark.browser
 def test_page_opens_in_a_browser(comfy, browser):
     page = browser.new_page()
     try:
+        page.set_default_timeout(PAGE)
         page.goto(comfy.url)
-        page.wait_for_selector("canvas", timeout=60_000)
+        page.wait_for_selector("canvas")
         assert "ComfyUI" in page.title()
     finally:
         page.close()

@@ -104,6 +104,7 @@ def test_failed_download_is_one_line_that_says_what_to_do(setup, monkeypatch):
     assert not list(setup.HOST.iterdir()), "nothing half-done may stay"
 
 
+@pytest.mark.processes
 def test_unfit_python_is_named_with_the_remedy():
     code = "import runpy, sys; sys.version_info = (3, 9, 2); sys.path.insert(0, '.ci'); "
     code += "runpy.run_path('.ci/install.py', run_name='__main__')"
@@ -113,6 +114,7 @@ def test_unfit_python_is_named_with_the_remedy():
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.processes
 def test_missing_python_is_named_by_make():
     done = subprocess.run(["make", "host", "PYTHON=python0"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode != 0

@@ -118,7 +118,7 @@ CASES = {
 def test_one_message_names_input_and_remedy(comfy, case):
     graph, node, problem, remedy = CASES[case]
     with pytest.raises(ComfyError) as error:
-        comfy.wait(comfy.queue(graph), timeout=120)
+        comfy.wait(comfy.queue(graph))
     message = str(error.value)
     assert f"({node})" in message and problem in message and remedy in message, message
     assert message.count(problem) == 1, message
@@ -128,7 +128,7 @@ def test_one_message_names_input_and_remedy(comfy, case):
 def test_broken_picture_is_named(comfy):
     """Load Image is the host's: it names the file, and no node of the pack runs after it."""
     with pytest.raises(ComfyError, match=r"\(LoadImage\): .*cannot identify image file.*broken\.png"):
-        comfy.wait(comfy.queue(align(source=["picture", 0])), timeout=120)
+        comfy.wait(comfy.queue(align(source=["picture", 0])))
 
 
 def test_server_goes_on(comfy):

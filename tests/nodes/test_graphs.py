@@ -153,7 +153,7 @@ def test_interrupted_run_leaves_the_server_able_to_run(comfy, transfer):
     long[find(long, "RePoseDMKSampler")]["inputs"].update(steps=500, seed=7)
     prompt_id = comfy.queue(long)
     with pytest.raises(ComfyInterrupted, match="RePoseDMKSampler"):
-        comfy.wait(prompt_id, lambda value, maximum, node: comfy.interrupt() if maximum == 500 else None, timeout=120)
+        comfy.wait(prompt_id, lambda value, maximum, node: comfy.interrupt() if maximum == 500 else None)
     short = copy.deepcopy(graph)
     short[find(short, "RePoseDMKSampler")]["inputs"].update(steps=1, seed=8)
     assert comfy.run(short)

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from tests.nodes import families
 from workflows.host import ROOT, ComfyError, ComfyInterrupted, ComfyServer, read_host
 
+pytestmark = pytest.mark.processes
+
 EXAMPLE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0].name.removesuffix("_pose.json")
 
 
@@ -67,7 +69,7 @@ def graph(mishap=None, steps=3, seed=1, **options):
 
 def run(server, **options) -> torch.Tensor:
     prompt_id = server.queue(graph(**options))
-    server.wait(prompt_id, timeout=120)
+    server.wait(prompt_id)
     (file,) = server.history(prompt_id)["outputs"]["save"]["latents"]
     return load_file(server.output / file["subfolder"] / file["filename"])["latent_tensor"]
 
@@ -100,7 +102,7 @@ def stock(server, family, **options):
             "model": ["stock", 0], "vae": ["stock", 1], "pose_estimator": ["judge", 0], "pose": ["example", 1],
             "start_percent": 0.0, "end_percent": 1.0, "space": "heatmaps", "limit": 0.2, "normalise": True, **options}}}
            if options else {})})
-    server.wait(prompt_id, timeout=120)
+    server.wait(prompt_id)
     outputs = server.history(prompt_id)["outputs"]
     (file,) = outputs["save"]["latents"]
     latent = load_file(server.output / file["subfolder"] / file["filename"])["latent_tensor"]
@@ -126,7 +128,7 @@ def test_out_of_memory_is_one_message_and_the_next_prompt_runs(server):
     expected = run(server, seed=7)
     with pytest.raises(ComfyError, match=r"\(KSampler\): Pose Interaction Field Guidance ran out of memory at a "
                                          r"picture of 48 × 64 pixels\. Choose the decoder taesd, lower decode_size"):
-        server.wait(server.queue(graph("memory", seed=7)), timeout=120)
+        server.wait(server.queue(graph("memory", seed=7)))
     assert "unloading all loaded models" in server.log()
     assert run(server, seed=7, decoder="vae").equal(expected), "and gives what it gave before"
     assert run(server, seed=8).isfinite().all()
@@ -135,7 +137,7 @@ def test_out_of_memory_is_one_message_and_the_next_prompt_runs(server):
 def test_cancelled_in_a_guided_step_and_the_next_prompt_runs(server):
     prompt_id = server.queue(graph("slow", steps=900))
     with pytest.raises(ComfyInterrupted, match="KSampler"):
-        server.wait(prompt_id, lambda value, maximum, node: server.interrupt() if maximum == 900 else None, timeout=120)
+        server.wait(prompt_id, lambda value, maximum, node: server.interrupt() if maximum == 900 else None)
     assert run(server, seed=9).isfinite().all()
 
 
@@ -146,5 +148,5 @@ def test_cancelled_in_a_guided_step_and_the_next_prompt_runs(server):
     ({"decoder": "taehv"}, "Value not in list: decoder"), ({"every_nth_step": 0}, "every_nth_step")])
 def test_wrong_inputs(server, options, problem):
     with pytest.raises(ComfyError, match=problem):
-        server.wait(server.queue(graph(**options)), timeout=120)
+        server.wait(server.queue(graph(**options)))
     assert run(server, seed=10).isfinite().all()

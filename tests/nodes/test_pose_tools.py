@@ -236,7 +236,7 @@ def test_file_is_named_on_the_node_and_in_the_history(comfy):
         "show": {"class_type": "PreviewImage", "inputs": {"images": ["none", 5]}},
     }
     prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id, timeout=120)
+    comfy.wait(prompt_id)
     outputs = comfy.history(prompt_id)["outputs"]
     (file,), (name,) = outputs["save"]["files"], outputs["save"]["text"]
     assert name == f"{file['subfolder']}/{file['filename']}" and file["type"] == "output"

@@ -7,6 +7,7 @@ import urllib.request
 
 import pytest
 
+from tests.fixtures.waiting import CEILING
 from workflows.host import ROOT, read_host
 
 NAMES = {
@@ -64,7 +65,7 @@ def test_every_input_and_output_has_a_tooltip(schemas, node):
 @pytest.mark.parametrize("node", NAMES)
 def test_help_page_is_served_and_names_inputs_and_outputs(comfy, schemas, node):
     url = f"{comfy.url}/extensions/{read_host()[1]}/docs/{node}.md"
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=CEILING) as answer:
         page = answer.read().decode()
     schema = schemas[node]
     assert page.startswith(f"# {schema['display_name']}\n")
@@ -101,4 +102,4 @@ def test_sampler_defaults_are_those_of_the_shipped_preset(schemas):
 
 def test_unknown_help_page_is_not_served(comfy):
     with pytest.raises(urllib.error.HTTPError):
-        urllib.request.urlopen(f"{comfy.url}/extensions/{read_host()[1]}/docs/Nothing.md", timeout=30)
+        urllib.request.urlopen(f"{comfy.url}/extensions/{read_host()[1]}/docs/Nothing.md", timeout=CEILING)

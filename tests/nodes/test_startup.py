@@ -24,8 +24,10 @@ HOST = {"aiohttp", "comfy", "comfy_api", "comfy_execution", "comfy_extras", "fol
         "node_helpers", "nodes", "server"}
 """What `nodes/` may import besides: ComfyUI, and what it is made of."""
 
-BOUND = 3.0
-"""Seconds that the import may take on a busy machine; half a second is what it must not exceed on a quiet one."""
+BOUND, SHARE = 3.0, 0.25
+"""Seconds of the processor that the import may take, of which caches that others fight for make several of the half
+second that it must not exceed on a quiet machine; and its share of the time that ComfyUI takes to start, which a busy
+machine lengthens as much (a twentieth on a quiet one)."""
 
 CHILD = """
 import asyncio, importlib.util, json, sys, time
@@ -50,7 +52,7 @@ def watch(event, arguments):
         touched.append(f"{event} {arguments}")
 
 sys.addaudithook(watch)
-start = time.perf_counter()
+start = time.process_time()
 spec = importlib.util.spec_from_file_location("a-pack", root + "/__init__.py")
 pack = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = pack
@@ -62,7 +64,7 @@ async def load():
     return [node.GET_SCHEMA().node_id for node in await extension.get_node_list()]
 
 ids = loop.run_until_complete(load())
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 watching = False
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
 own = {"a-pack"} | set(sys.stdlib_module_names)
@@ -93,6 +95,7 @@ def test_heavy_libraries_are_imported_where_they_are_used(folder, allowed):
                 pytest.fail(f"{path.relative_to(ROOT)}:{statement.lineno} imports {name} when ComfyUI starts")
 
 
+@pytest.mark.processes
 def test_nothing_heavy_is_imported_before_it_is_used():
     code = f"import sys, reposedm_core; print(*sorted({HEAVY!r} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -122,4 +125,4 @@ def test_import_is_quick(start, comfy):
     """In a process of its own, and as the real server tells it."""
     assert start["seconds"] < BOUND
     (line,) = re.findall(r"([\d.]+) seconds: .*custom_nodes.*", comfy.log())
-    assert float(line) < BOUND
+    assert float(line) < SHARE * comfy.started_in

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fixtures.waiting import PAGE
 from tests.workflows import checkpoints as files
 from tests.workflows.pose_page import READY, Editor
 from workflows.host import read_host
@@ -65,10 +66,11 @@ class Tab:
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
         self.page.on("console", self._listen)
+        self.page.set_default_timeout(PAGE)
         # Without this the page would open its list of templates over the graph of a first visit.
-        self.page.request.post(f"{url}/api/settings/Comfy.TutorialCompleted", data="true")
+        self.page.request.post(f"{url}/api/settings/Comfy.TutorialCompleted", data="true", timeout=PAGE)
         self.page.goto(url)
-        self.page.wait_for_function(READY, timeout=120_000)
+        self.page.wait_for_function(READY)
 
     def _listen(self, message) -> None:
         place = message.location.get("url", "")
@@ -82,15 +84,14 @@ class Tab:
         page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
         page.get_by_text(read_host()[1]).first.click()
         card = page.get_by_test_id(f"template-workflow-{name}")
-        card.wait_for(timeout=30_000)
+        card.wait_for()
         card.scroll_into_view_if_needed()
-        page.wait_for_function("name => document.querySelector(`img[alt=${name}]`)?.naturalWidth === 512", arg=name,
-                               timeout=30_000)
+        page.wait_for_function("name => document.querySelector(`img[alt=${name}]`)?.naturalWidth === 512", arg=name)
         card.click()
         page.wait_for_function(
             """([name, nodes]) => window.app.graph.nodes.length === nodes
                 && window.app.extensionManager.workflow.activeWorkflow.filename.startsWith(name)""",
-            arg=[name, nodes], timeout=30_000)
+            arg=[name, nodes])
 
     def set_widgets(self, node: str, **values: object) -> None:
         """Put values into the widgets of the nodes of a type."""
@@ -106,14 +107,14 @@ class Tab:
                 const { images, text } = window.app.nodeOutputs[node.id] ?? {};
                 return (images ?? text)?.length;
             })""",
-            arg=SHOWING, timeout=180_000,
+            arg=SHOWING,
         )
         # Pictures are loaded when they come into view.
         self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
 
     def picture(self, title: str) -> np.ndarray:
         """Pixels (H, W, 3) of the picture shown by the node with that title."""
-        data = self.page.wait_for_function(PICTURE, arg=title, timeout=30_000).json_value()
+        data = self.page.wait_for_function(PICTURE, arg=title).json_value()
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
 
 
@@ -137,7 +138,7 @@ def editor(browser, comfy, renderer):
     page = context.new_page()
     settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == "nodes 2.0"}
     for name, value in settings.items():
-        page.request.post(f"{comfy.url}/api/settings/{name}", data=json.dumps(value))
+        page.request.post(f"{comfy.url}/api/settings/{name}", data=json.dumps(value), timeout=PAGE)
     yield Editor(page, comfy.url)
-    page.request.post(f"{comfy.url}/api/settings/Comfy.VueNodes.Enabled", data="false")
+    page.request.post(f"{comfy.url}/api/settings/Comfy.VueNodes.Enabled", data="false", timeout=PAGE)
     context.close()

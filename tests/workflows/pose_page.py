@@ -9,6 +9,7 @@ import numpy as np
 from reposedm_core import Pose
 from reposedm_core.pose import load_pose_file, to_keypoints
 from reposedm_core.pose.skeleton import OPENPOSE18
+from tests.fixtures.waiting import PAGE, eventually, frames
 from workflows.host import ROOT
 
 READY = "() => window.app?.graph && window.app.extensionManager?.workflow?.activeWorkflow"
@@ -67,8 +68,9 @@ class Editor:
     def __init__(self, page, url: str) -> None:
         self.page, self.errors = page, []
         page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
+        page.set_default_timeout(PAGE)
         page.goto(url)
-        page.wait_for_function(READY, timeout=120_000)
+        page.wait_for_function(READY)
 
     def load(self, workflow: dict, zoom: float = 1) -> None:
         self.errors.clear()
@@ -83,7 +85,15 @@ class Editor:
             window.app.canvas.setDirty(true, true);
         }""", zoom)
         self.canvas.wait_for()
-        self.page.wait_for_timeout(400)  # the element follows the graph a frame or two later
+        self.settle()
+
+    def settle(self) -> None:
+        """The widget's element follows the graph a frame or two later; until it stays where it is."""
+        frames(self.page)
+        places = [None, self.canvas.bounding_box()]
+        while places[-1] != places[-2]:
+            frames(self.page)
+            places.append(self.canvas.bounding_box())
 
     @property
     def canvas(self):
@@ -96,19 +106,26 @@ class Editor:
         return self.page.get_by_test_id(f"pose-editor-{name}").first.is_enabled()
 
     def status(self, text: str) -> None:
-        self.page.get_by_test_id("pose-editor-status").first.get_by_text(text).wait_for(timeout=30_000)
+        self.page.get_by_test_id("pose-editor-status").first.get_by_text(text).wait_for()
 
     def run(self) -> list[dict]:
         """Press Run; the frames that come out of the node."""
         self.page.evaluate("id => { delete window.app.nodeOutputs[id]; }", SHOW)
         self.page.get_by_test_id("queue-button").click()
-        self.page.wait_for_function("id => window.app.nodeOutputs[id]?.text", arg=SHOW, timeout=60_000)
+        self.page.wait_for_function("id => window.app.nodeOutputs[id]?.text", arg=SHOW)
         return json.loads(self.page.evaluate("id => window.app.nodeOutputs[id].text[0]", SHOW))
 
     @property
     def value(self) -> str:
         return self.page.evaluate(
             "id => window.app.graph.getNodeById(id).widgets.find(({ name }) => name === 'edit').value", EDITOR)
+
+    def holds(self, value: str) -> None:
+        """Wait until the widget holds `value`."""
+        def check() -> None:
+            assert self.value == value
+
+        eventually(check)
 
     def joints(self) -> np.ndarray:
         """(people, 18, 3) as the widget holds them for the workflow."""

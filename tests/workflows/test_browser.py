@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from tests.fixtures.waiting import CEILING
 from workflows.graph import load_workflow, to_api
 from workflows.host import ROOT, read_host
 
@@ -93,14 +94,14 @@ def check_animation(_tab, comfy):
 
 def check_edit(tab, _comfy):
     """The editor shows the raised arm that the workflow was saved with, over the picture."""
-    tab.page.get_by_test_id("pose-editor-status").first.get_by_text("96 × 128 · edited").wait_for(timeout=30_000)
+    tab.page.get_by_test_id("pose-editor-status").first.get_by_text("96 × 128 · edited").wait_for()
 
 
 CHECKS = {"evaluate_result": check_numbers, "pose_animation": check_animation, "pose_editor": check_edit}
 
 
 def test_template_browser_offers_these_workflows_and_no_others(comfy):
-    with urllib.request.urlopen(f"{comfy.url}/api/workflow_templates", timeout=30) as answer:
+    with urllib.request.urlopen(f"{comfy.url}/api/workflow_templates", timeout=CEILING) as answer:
         names = json.load(answer)[read_host()[1]]
     assert sorted(names) == sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 
@@ -122,9 +123,9 @@ def test_help_panel_shows_our_pages(tab, tmp_path):
         page.evaluate(select, path.stem)
         if not number:
             page.get_by_test_id("info-button").click()
-        page.get_by_role("heading", name=title.removeprefix("# "), exact=True).first.wait_for(timeout=15_000)
+        page.get_by_role("heading", name=title.removeprefix("# "), exact=True).first.wait_for()
         # The first words, as far as they are plain text.
         words = first.split("\n\n")[0].replace("\n", " ").split(".")[0].split("*")[0]
-        page.get_by_text(words, exact=False).first.wait_for(timeout=15_000)
+        page.get_by_text(words, exact=False).first.wait_for()
     page.screenshot(path=tmp_path / "help.png")
     assert tab.errors == []

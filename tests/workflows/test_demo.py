@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from reposedm_core import InputError, Pose
 from reposedm_core.pose import load_pose_file
+from tests.fixtures.waiting import CEILING, until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = ROOT / "workflows" / "demo.py"
@@ -153,22 +155,24 @@ def run_script(**environment: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.processes
 def test_script_refuses_bad_input_in_one_line(tmp_path):
     script = run_script(SOURCE=str(tmp_path / "none.png"), OUT=str(tmp_path))
-    _, errors = script.communicate(timeout=120)
+    _, errors = script.communicate(timeout=CEILING)
     assert script.returncode == 1
     assert errors.startswith("error: SOURCE=") and errors.count("\n") == 1
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 def test_interrupt_ends_the_server(person, tmp_path):
     script = run_script(**person, OUT=str(tmp_path))
     assert script.stdout.readline() == "Starting ComfyUI ...\n"
     try:
-        with pytest.raises(subprocess.TimeoutExpired):
-            script.wait(3)  # by now the server is importing torch
+        until(lambda: any("libtorch" in each.path for server in psutil.Process(script.pid).children()
+                          for each in server.memory_maps()), script)      # the server is being imported
         script.send_signal(signal.SIGINT)
-        _, errors = script.communicate(timeout=60)
+        _, errors = script.communicate(timeout=CEILING)
         assert script.returncode == 130
         assert errors == "interrupted\n"
         with pytest.raises(ProcessLookupError):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from reposedm_core.pose import load_pose_file
 from reposedm_core.pose.skeleton import OPENPOSE_FLIP
+from tests.fixtures.waiting import eventually, frames
 from tests.workflows.pose_page import (
     EDITOR,
     EXAMPLE,
@@ -159,8 +160,7 @@ def test_several_people_keys_and_hidden_joints(editor):
     editor.page.keyboard.down("Alt")
     editor.page.mouse.wheel(0, -100)
     editor.page.keyboard.up("Alt")
-    editor.page.wait_for_timeout(300)
-    np.testing.assert_allclose(np.ptp(editor.joints()[1, :, :2], axis=0) / spread, 1.04, atol=0.01)
+    eventually(lambda: np.testing.assert_allclose(np.ptp(editor.joints()[1, :, :2], axis=0) / spread, 1.04, atol=0.01))
     editor.page.keyboard.press("-")
     np.testing.assert_allclose(np.ptp(editor.joints()[1, :, :2], axis=0) / spread, 1, atol=0.01)
     assert editor.page.evaluate("() => window.app.canvas.ds.scale") == 1
@@ -177,16 +177,15 @@ def test_the_page_keeps_its_own_gestures(editor):
     editor.drag((3, 3), (20, 20))
     assert editor.value == "", "nothing is there to be dragged"
     editor.page.mouse.wheel(0, -100)
-    editor.page.wait_for_timeout(400)
-    assert editor.page.evaluate("() => window.app.canvas.ds.scale") > 1
+    editor.page.wait_for_function("() => window.app.canvas.ds.scale > 1")
     editor.zoom(1)
 
     editor.drag(standing[NOSE, :2], (50, 50))
     first = editor.value
     editor.drag(standing[R_ANKLE, :2], (20, 100))
     editor.page.keyboard.press("Control+z")
-    editor.page.wait_for_timeout(400)
-    assert editor.value == first and editor.enabled("undo"), "the editor's own history, one step"
+    editor.holds(first)
+    assert editor.enabled("undo"), "the editor's own history, one step"
     editor.page.keyboard.press("Control+y")
     second = editor.value
     assert json.loads(second) != json.loads(first)
@@ -195,11 +194,9 @@ def test_the_page_keeps_its_own_gestures(editor):
     # A click on the graph, and Ctrl+Z is the page's: the last change of the workflow is undone.
     editor.page.mouse.click(1100, 700)
     editor.page.keyboard.press("Control+z")
-    editor.page.wait_for_timeout(1500)
-    assert editor.value == first
+    editor.holds(first)
     editor.page.keyboard.press("Control+y")
-    editor.page.wait_for_timeout(1500)
-    assert editor.value == second
+    editor.holds(second)
 
     copies = editor.page.evaluate("""id => {
         const node = window.app.graph.getNodeById(id);
@@ -225,12 +222,15 @@ def test_the_graph_is_dragged_by_the_editor_too(editor):
         editor.page.evaluate("held => { window.app.canvas.read_only = held; }", held)
         mouse.move(*middle)
         mouse.down(button=button)
-        mouse.move(middle[0] + 40, middle[1] + 25, steps=5)
+        for share in np.linspace(0.2, 1, 5):
+            frames(editor.page, 2)
+            mouse.move(float(middle[0] + 40 * share), float(middle[1] + 25 * share))
+        frames(editor.page)
         mouse.up(button=button)
         editor.page.evaluate("() => { window.app.canvas.read_only = false; }")
-        editor.page.wait_for_timeout(300)
+        frames(editor.page)
         moved = np.subtract(editor.page.evaluate(offset), before)
-        np.testing.assert_allclose(moved, (40, 25), atol=12)  # the first moves may be over before the graph has hold
+        np.testing.assert_allclose(moved, (40, 25), atol=12)  # the first move may be over before the graph has hold
         middle = tuple(float(side) for side in np.add(middle, moved))
     assert editor.value == ""
 
@@ -256,5 +256,4 @@ def test_touch(editor):
     path = [editor.at(*(nose + step * np.array((5, 6)))) for step in range(4)]
     for kind, points in [("touchStart", path[:1]), *(("touchMove", [point]) for point in path), ("touchEnd", [])]:
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y} for x, y in points]})
-    editor.page.wait_for_timeout(300)
-    np.testing.assert_allclose(editor.joints()[0, NOSE, :2], nose + (15, 18), atol=1)
+    eventually(lambda: np.testing.assert_allclose(editor.joints()[0, NOSE, :2], nose + (15, 18), atol=1))

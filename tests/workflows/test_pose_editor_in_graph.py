@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.fixtures.waiting import eventually, frames
 from tests.workflows.pose_page import EDITOR, graph
 
 pytestmark = pytest.mark.browser
@@ -35,8 +36,6 @@ INTO_SUBGRAPH = f"""() => {{
 SUBGRAPH = "[...(window.app.rootGraph ?? window.app.graph).subgraphs.values()][0]"
 INSIDE = f"""() => {SUBGRAPH}.nodes.filter({KIND})
     .map(node => node.widgets.find(({{ name }}) => name === 'edit').value)"""
-FRAMES = 500
-"""Milliseconds within which the widget's element has followed the graph."""
 
 
 def with_linked_width(value: int) -> dict:
@@ -66,9 +65,14 @@ def test_a_copy_is_an_editor_of_its_own_and_poses_outlive_collapsing_removing_an
     (first,) = page.evaluate(VALUES)
     assert first
 
+    def hold(values: list[str], where: str = VALUES) -> None:
+        assert page.evaluate(where) == values
+
+    def shown() -> None:
+        assert page.get_by_test_id("pose-editor-canvas").count() == 1
+
     page.evaluate(COPY)
-    page.wait_for_timeout(FRAMES)
-    assert page.evaluate(VALUES) == [first, first]
+    eventually(lambda: hold([first, first]))
     editor.zoom(0.4)
     page.get_by_test_id("pose-editor-mirror").nth(1).click()
     both = page.evaluate(VALUES)
@@ -76,21 +80,18 @@ def test_a_copy_is_an_editor_of_its_own_and_poses_outlive_collapsing_removing_an
 
     for _ in range(2):
         page.evaluate(COLLAPSE)
-        page.wait_for_timeout(FRAMES)
-        assert page.evaluate(VALUES) == both
+        frames(page)
+        hold(both)
 
     page.evaluate(REMOVE)
-    page.wait_for_timeout(FRAMES)
-    assert page.get_by_test_id("pose-editor-canvas").count() == 1
+    eventually(shown)
 
     page.evaluate(INTO_SUBGRAPH)
-    page.wait_for_timeout(FRAMES)
-    assert page.evaluate(INSIDE) == [first]
+    eventually(lambda: hold([first], INSIDE))
     x = json.loads(first)["people"][0]["pose_keypoints_2d"][0]
     assert editor.run()[0]["people"][0]["pose_keypoints_2d"][0] == pytest.approx(x, abs=0.1)
     page.evaluate(f"() => window.app.canvas.setGraph?.({SUBGRAPH})")
-    page.wait_for_timeout(FRAMES)
     editor.zoom(1)
-    assert page.get_by_test_id("pose-editor-canvas").count() == 1
+    eventually(shown)
     editor.status("edited")
     assert not editor.errors
