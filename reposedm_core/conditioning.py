@@ -75,7 +75,8 @@ def find_pose(estimator: PoseEstimator, picture: Tensor, native: tuple[int, int]
 @torch.no_grad()
 def make_condition(aligner: RecurrentPoseAligner | nn.Module, conditioner: Conditioner,
                    encode: Callable[[Tensor], Tensor], image: Tensor, skeleton: Tensor, stride: int,
-                   sources: int = 1, start: Start | None = None) -> tuple[Condition, Alignment, Seen]:
+                   sources: int = 1, start: Start | None = None,
+                   background: Tensor | None = None) -> tuple[Condition, Alignment, Seen]:
     """Align pictures to poses and make the condition.
 
     Several sources of one person become one aligned picture (`alignment.sources.combine`), and the tokens are made of
@@ -89,6 +90,7 @@ def make_condition(aligner: RecurrentPoseAligner | nn.Module, conditioner: Condi
         stride: pixels of a latent cell's side.
         sources: S.
         start: what is known of the sources' poses; only for an aligner that reads them (`reads_pose`).
+        background: of an aligner that finds masks, see `reference.make_reference`.
 
     Returns:
         the condition of B results, the alignment of all B·S pictures, and what the sources show together.
@@ -114,8 +116,10 @@ def make_condition(aligner: RecurrentPoseAligner | nn.Module, conditioner: Condi
     else:
         seen = combine(alignment, sources)
         visibility, aligned = seen.latent_visibility(stride), None
-    if alignment.person is not None:      # the person on what the sources show behind him
-        seen.reference = make_reference(image, skeleton, alignment, seen.image, seen.visibility, sources)
+    # The person on what the sources show behind him; B1 does not know where that is, nor must its result.
+    if alignment.person is not None and conditioner.config.reads_aligned:
+        seen.reference = make_reference(image, skeleton, alignment, seen.image, seen.visibility, sources,
+                                        background)
         seen.image = on_plate(seen.reference)
         aligned = None
     if aligned is None:

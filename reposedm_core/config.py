@@ -168,6 +168,11 @@ class DenoiserConfig:
         if bool(self.height) != bool(self.width):
             raise wrong(self, "height", f"with width = {self.width}: both above 0, or both 0 for no learned positions")
 
+    @property
+    def reads_aligned(self) -> bool:
+        """Does it read the aligned picture? B1's does not."""
+        return self.texture != "source" or self.channel_condition
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -280,6 +285,8 @@ class ModelConfig:
             raise wrong(self.decoder, "latent_channels", f"the autoencoder has {own} channels")
         if self.decoder.kind == "reference" and self.aligner.kind != "matching":
             raise wrong(self.decoder, "kind", "it needs an aligner of kind \"matching\", which finds masks")
+        if self.decoder.kind == "reference" and not self.denoiser.reads_aligned:
+            raise wrong(self.decoder, "kind", "its denoiser reads the source as it is, and no aligned picture is made")
         if self.aligner.encoder == "latent" and self.aligner.latent_channels != own:
             raise wrong(self.aligner, "latent_channels", f"the autoencoder has {own} channels")
 

@@ -68,7 +68,7 @@ class Networks:
 
 def needs_aligner(config: ModelConfig) -> bool:
     """Does the denoiser read the aligned picture? B1's does not."""
-    return config.denoiser.texture != "source" or config.denoiser.channel_condition
+    return config.denoiser.reads_aligned
 
 
 def check_parts(config: ModelConfig, aligner: bool) -> None:

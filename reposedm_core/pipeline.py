@@ -102,12 +102,10 @@ class RePoseDMPipeline:
         return self._align(source, pose, height, width, name, source_pose=source_pose)[:4]
 
     def _align(self, source: ImageLike, pose: Any, height: int | None, width: int | None, name: str = "source",
-               more_sources: Sequence[ImageLike] = (), source_pose: Any = None,
+               more_sources: Sequence[ImageLike] = (), source_pose: Any = None, background: Tensor | None = None,
                ) -> tuple[Condition, Alignment, Tensor, Tensor, Seen]:
         """As `align`, and what is seen; with `more_sources` of one result, the rest of all S pictures."""
-        height = self.config.height if height is None else whole(height, "height", 1)
-        width = self.config.width if width is None else whole(width, "width", 1)
-        check_size(height, width, self.autoencoder.stride)
+        height, width = self._size(height, width)
         further = [to_image(more, "more_sources") for more in _listed(more_sources)]
         given = to_image(source, name)
         image = torch.cat([fit_image(picture, height, width) for picture in (given, *further)]).to(self.device)
@@ -120,18 +118,25 @@ class RePoseDMPipeline:
                 poses[0] = one_pose(source_pose).resized(*given.shape[-2:]).resized(height, width)
             start = start_from(source_joints(poses), first_joints(pose.resized(height, width), len(image)), image,
                                self.aligner.config.shrink)
-        condition, alignment, seen = self._condition(image, skeleton, len(image) if further else 1, start)
+        condition, alignment, seen = self._condition(image, skeleton, len(image) if further else 1, start, background)
         return condition, alignment, image, skeleton, seen
+
+    def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """Of the result: what is None is the model's."""
+        height = self.config.height if height is None else whole(height, "height", 1)
+        width = self.config.width if width is None else whole(width, "width", 1)
+        check_size(height, width, self.autoencoder.stride)
+        return height, width
 
     @torch.no_grad()
     def condition(self, image: Tensor, skeleton: Tensor) -> tuple[Condition, Alignment]:
         """Condition for the denoiser and the alignment, of source and skeleton (B, 3, H, W) in [-1, 1]."""
         return self._condition(image, skeleton)[:2]
 
-    def _condition(self, image: Tensor, skeleton: Tensor, sources: int = 1,
-                   start: Start | None = None) -> tuple[Condition, Alignment, Seen]:
+    def _condition(self, image: Tensor, skeleton: Tensor, sources: int = 1, start: Start | None = None,
+                   background: Tensor | None = None) -> tuple[Condition, Alignment, Seen]:
         return make_condition(self.aligner, self.denoiser, self.encode, image, skeleton, self.autoencoder.stride,
-                              sources, start)
+                              sources, start, background)
 
     def __call__(self, source: ImageLike, pose: Any, seed: int = 0, steps: int | None = None,
                  guidance_scale: float | None = None, field_strength: float | None = None,
@@ -203,17 +208,17 @@ class RePoseDMPipeline:
                                  "whole.")
         size = person.shape[-2:]
         pose = one_pose(pose, picture=size).resized(*size)
-        condition, alignment, image, skeleton, seen = self._align(garment, pose, height, width, "garment")
-        size = image.shape[-2:]
+        size = self._size(height, width)
         dressing = Dressing.fitted(person.to(self.device), cover.to(self.device), *size, feather)
+        condition, alignment, image, skeleton, seen = self._align(garment, pose, *size, "garment",
+                                                                  background=dressing.person)
         field = self._guidance(pose, size, field_strength)
         with torch.no_grad():
             kept = self.encode(dressing.person)
         model = KeepOutside(self._model(condition, guidance_scale, field), kept,
                             latent_mask(dressing.cover, self.autoencoder.stride))
         latent = self._sample(sampled, model, condition, seed, steps, callback)
-        with torch.no_grad():
-            result = dressing.blend(shown(self.decode(latent)))
+        result = dressing.blend(shown(self.picture(latent, seen, dressing.person)))
         return AppearanceResult(result, shown(dressing.person).expand_as(result), shown(image), shown(seen.image),
                                 shown(skeleton), dressing.cover, seen.visibility, latent, alignment)
 

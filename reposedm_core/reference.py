@@ -50,12 +50,13 @@ def make_plate(source: Tensor, person: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def make_reference(source: Tensor, skeleton: Tensor, alignment: Alignment, warped: Tensor, visibility: Tensor,
-                   sources: int = 1) -> Reference:
+                   sources: int = 1, background: Tensor | None = None) -> Reference:
     """What the decoder sees of B results, each of S sources, of which the first gives the background.
 
     Args:
         source, skeleton: (B·S, 3, H, W) in [-1, 1]. alignment: of them, with its masks.
         warped, visibility: what they show together, (B, 3, H, W) and (B, 1, h, w) in 0..1.
+        background: (B or 1, 3, H, W), another picture that gives it, of somebody who is in the target pose already.
     """
     size = tuple(source.shape[-2:])
 
@@ -63,7 +64,10 @@ def make_reference(source: Tensor, skeleton: Tensor, alignment: Alignment, warpe
         return F.interpolate(values, size, mode="bilinear", align_corners=False)
 
     person = full(alignment.person.unflatten(0, (-1, sources)).mean(1)).sigmoid()
-    plate, hidden = make_plate(source[::sources], full(alignment.source_person[::sources]).sigmoid())
+    if background is None:
+        plate, hidden = make_plate(source[::sources], full(alignment.source_person[::sources]).sigmoid())
+    else:
+        plate, hidden = make_plate(background.expand_as(warped), person)
     return Reference(warped, plate, hidden, full(visibility), person, skeleton[::sources])
 
 

@@ -43,6 +43,12 @@ class Start:
     map: Tensor
     share: Tensor
 
+    def check(self, batch: int, height: int, width: int) -> None:
+        """Raise an `InputError` unless it is of so many pictures of this size, as the networks see them."""
+        sizes = {"B": batch, "H": height, "W": width, "h": height // CELL, "w": width // CELL}
+        for name, shape in (("skeleton", "B 3 H W"), ("map", "B 2 h w"), ("share", "B 1 h w")):
+            check_tensor(getattr(self, name), f"start.{name}", shape, sizes)
+
 
 def start_from(source_joints: Tensor | None, target_joints: Tensor | None, like: Tensor, shrink: int = 1) -> Start:
     """The start for pictures `like` (B, 3, H, W); OpenPose-18 joints (B, 18, 3) in their pixels.
@@ -126,6 +132,7 @@ class MatchingPoseAligner(nn.Module):
         if not 1 <= count <= len(self.matches):
             raise InputError(f"iterations = {count}; this network has 1 to {len(self.matches)}.")
         start = start or start_from(None, None, source, shrink)
+        start.check(sizes["B"], sizes["H"] // shrink, sizes["W"] // shrink)
         small, small_pose = (F.avg_pool2d(picture, shrink) for picture in (source, pose_image))
         pictures = torch.cat([small, start.skeleton.to(source)], 1)
         first, pose = self.encode_source(pictures), self.encode_pose(small_pose)

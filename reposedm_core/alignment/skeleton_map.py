@@ -22,6 +22,8 @@ REACH = 0.35
 FLOOR = 0.02
 """Weight of the identity in the blend; a limb's own is exp(-d²), d in radii."""
 SHOULDERS_AND_HIPS = (2, 5, 8, 11)
+SHORT = 1e-3
+"""Pixels; a limb that is shorter is seen end on and has no direction of its own."""
 
 
 def torso_length(joints: Tensor) -> Tensor:
@@ -57,7 +59,7 @@ def skeleton_map(source: Tensor, target: Tensor, source_size: tuple[int, int], t
     """
     sizes = check_tensor(source, "source joints", "B 18 3")
     check_tensor(target, "target joints", "B 18 3", sizes, like=source)
-    source, target = source.float(), target.float()
+    source, target = (torch.where(joints[..., 2:] > 0, joints, 0).float() for joints in (source, target))
     (source_height, source_width), (height, width), (h, w) = source_size, target_size, cells
     half = source.new_tensor([width / 2, height / 2])
     source_half = source.new_tensor([source_width / 2, source_height / 2])
@@ -70,9 +72,11 @@ def skeleton_map(source: Tensor, target: Tensor, source_size: tuple[int, int], t
     for (a, b), radius in zip(LIMBS, RADII, strict=True):
         known = ((source[:, [a, b], 2] > 0) & (target[:, [a, b], 2] > 0)).all(1)[:, None, None]
         start, end, from_start, from_end = (joints[:, None, n, :2] for joints in (target, source) for n in (a, b))
-        long, from_long = ((q - p).norm(dim=-1, keepdim=True).clamp(min=1e-3)
+        long, from_long = ((q - p).norm(dim=-1, keepdim=True).clamp(min=SHORT)
                            for p, q in ((start, end), (from_start, from_end)))
-        along, from_along = (end - start) / long, (from_end - from_start) / from_long
+        # Seen end on in one of the pictures, the limb is taken to point where it does in the other.
+        along = _direction(end - start, _direction(from_end - from_start, source.new_tensor([0.0, 1.0])))
+        from_along = _direction(from_end - from_start, along)
         across, from_across = (torch.stack([-v[..., 1], v[..., 0]], -1) for v in (along, from_along))
         u = ((cell - start) * along).sum(-1, keepdim=True)
         v = ((cell - start) * across).sum(-1, keepdim=True)
@@ -85,3 +89,9 @@ def skeleton_map(source: Tensor, target: Tensor, source_size: tuple[int, int], t
         total = total + weight
     share = (1 - FLOOR / total).transpose(1, 2).unflatten(2, (h, w))
     return (place / total).transpose(1, 2).unflatten(2, (h, w)), share
+
+
+def _direction(limb: Tensor, otherwise: Tensor) -> Tensor:
+    """`limb` (…, 2) at length 1; `otherwise` where it is too short to have a direction."""
+    length = limb.norm(dim=-1, keepdim=True)
+    return torch.where(length > SHORT, limb / length.clamp(min=SHORT), otherwise)

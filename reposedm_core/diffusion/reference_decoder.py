@@ -18,6 +18,8 @@ from .autoencoder import ResidualBlock
 
 BLOCK = 4
 """Side of the pixels that the network takes together at its finest."""
+MASKS = ("hidden", "visibility", "person")
+"""Fields of a `Reference` of one channel; the others are pictures."""
 
 
 @dataclass
@@ -77,18 +79,23 @@ class ReferenceDecoder(nn.Module):
         """Pictures (B, 3, H, W), about [-1, 1].
 
         Args:
-            decoded: the autoencoder's picture of the latent, (B, 3, H, W); latent: (B, C, h, w).
+            decoded: the autoencoder's picture of the latent, (B, 3, H, W), H and W divisible by 4.
+            latent: (B, C, h, w).
+
+        Raises:
+            InputError: an argument whose shape does not fit.
         """
         sizes = check_tensor(decoded, "decoded", "B 3 H W", multiples={"H": BLOCK, "W": BLOCK})
         check_tensor(latent, "latent", "B C h w", {"B": sizes["B"], "C": self.config.latent_channels})
         for field in fields(reference):
-            check_tensor(getattr(reference, field.name), f"reference.{field.name}", "B c H W",
-                         {name: sizes[name] for name in "BHW"})
+            channels = 1 if field.name in MASKS else 3
+            check_tensor(getattr(reference, field.name), f"reference.{field.name}", f"B {channels} H W", dict(sizes))
         told = [getattr(reference, field.name) for field in fields(reference)]
         x = self.stem(torch.cat([decoded, *told], 1).contiguous(memory_format=torch.channels_last))
         kept = [x]
         for down in self.down:
-            x = down(x)
+            below, right = (side % 2 for side in x.shape[-2:])      # half an odd side is rounded up: `up` must cover it
+            x = down(F.pad(x, (0, right, 0, below), mode="replicate") if below or right else x)
             kept.append(x)
         x = self.middle(x + F.interpolate(self.latent(latent), x.shape[-2:], mode="bilinear", align_corners=False))
         for n in reversed(range(len(self.up))):

@@ -2,15 +2,18 @@
 
 The figure is an upper arm and a forearm, textured, on a grey ground. In the target it is moved by whole and half
 pixels, or its forearm is turned about the elbow. What the aligner sees of the target is a drawing of its two limbs.
-The sampling map is known in closed form wherever the target shows a limb that the source shows, too.
+The sampling map is known in closed form wherever the target shows a limb that the source shows, too. The aligner of
+kind "matching" must also remove, in an iteration after the first, an error that is put into the map before it.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from reposedm_core.alignment import RecurrentPoseAligner
+from reposedm_core.alignment import MatchingPoseAligner, RecurrentPoseAligner, start_from
 from reposedm_core.alignment.warp import identity_map, resize_map, warp
 from reposedm_core.config import AlignerConfig
 
@@ -82,19 +85,21 @@ def distance(position, expected, visible):
     return (error * visible).sum((1, 2)) / visible.sum((1, 2))
 
 
-@pytest.fixture(scope="module")
-def overfitted():
-    """The cases' truth and what the aligner makes of them after a short training on just these, on one core."""
+def overfit(kind, maps_of):
+    """The cases' truth, what an aligner makes of them after a short training on just these, on one core, and itself.
+
+    `maps_of(network, data, step)` are the maps that learn in a step.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)      # the same numbers on any number of cores, and faster for networks this small
     torch.manual_seed(0)
-    network = RecurrentPoseAligner(CONFIG)
+    network = kind(replace(CONFIG, kind="matching" if kind is MatchingPoseAligner else "recurrent"))
     data = [torch.stack(parts) for parts in zip(*(truth(*case) for case in CASES.values()), strict=True)]
     source, _, drawing, expected, visible = data
     optimiser = torch.optim.Adam(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=STEPS)
-    for _ in range(STEPS):
-        maps = network(source, drawing).maps
+    for step in range(STEPS):
+        maps = maps_of(network, data, step)
         optimiser.zero_grad()
         sum(distance(in_pixels(sampling), expected, visible).mean() for sampling in maps).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -103,7 +108,35 @@ def overfitted():
     with torch.no_grad():
         out = network.eval()(source, drawing)
     torch.set_num_threads(threads)
-    return data, out
+    return data, out, network
+
+
+@pytest.fixture(scope="module")
+def overfitted():
+    return overfit(RecurrentPoseAligner, lambda network, data, _: network(data[0], data[2]).maps)[:2]
+
+
+def disturbed(expected, generator):
+    """The exact map at the aligner's cells of 4 pixels, off by a smooth random field of some 4 pixels."""
+    half = torch.tensor([WIDTH / 2, HEIGHT / 2]).view(1, 2, 1, 1)
+    exact = F.avg_pool2d(expected, 4) / half - 1
+    field = 4 * torch.randn(len(expected), 2, 4, 3, generator=generator) / half
+    return exact + F.interpolate(field, exact.shape[-2:], mode="bicubic", align_corners=False)
+
+
+@pytest.fixture(scope="module")
+def refining():
+    """An aligner that matches; in every other step its second iteration starts from a map with an error."""
+    generator = torch.Generator().manual_seed(0)
+
+    def maps_of(network, data, step):
+        source, _, drawing, expected, _ = data
+        if step % 2:
+            return network(source, drawing).maps
+        nothing = start_from(None, None, source)
+        return [network.refine(1, source, drawing, nothing, disturbed(expected, generator)).fine]
+
+    return overfit(MatchingPoseAligner, maps_of)
 
 
 def apart(a, b, visible):
@@ -136,3 +169,24 @@ def test_the_warped_picture_is_the_target_there(overfitted, case):
     assert unwarped > 0.25
     assert apart(out.image, target, visible)[case] < 0.5 * unwarped
 
+
+# -- the aligner that matches anew in every iteration
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=list(CASES))
+def test_matching_recovers_the_map_without_a_start(refining, case):
+    (source, _, _, expected, visible), out, _ = refining
+    before = distance(in_pixels(identity_map(HEIGHT, WIDTH)), expected, visible)[case]
+    for sampling in out.maps:
+        assert distance(in_pixels(sampling), expected, visible)[case] < 0.25 * before
+    assert torch.equal(out.image, warp(source, out.maps[-1]))
+
+
+@pytest.mark.parametrize("seed", [7, 8, 9])
+def test_an_iteration_after_the_first_removes_errors_that_it_never_saw(refining, seed):
+    (source, _, drawing, expected, visible), _, network = refining
+    wrong = disturbed(expected, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        found = network.refine(1, source, drawing, start_from(None, None, source), wrong).fine
+    before, after = (distance(in_pixels(sampling), expected, visible) for sampling in (wrong, found))
+    assert (before > 3).all() and (after < 0.5 * before).all()

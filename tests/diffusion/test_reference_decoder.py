@@ -1,0 +1,113 @@
+"""The decoder that sees the source: what it gives before training, sizes, gradients, bad input."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from reposedm_core import InputError
+from reposedm_core.config import DecoderConfig
+from reposedm_core.diffusion.reference_decoder import MASKS, Reference, ReferenceDecoder
+
+CONFIG = DecoderConfig("reference", (8, 16, 16), 4)
+
+
+def build(shaken=False, **changes):
+    torch.manual_seed(0)
+    decoder = ReferenceDecoder(replace(CONFIG, **changes)).eval()
+    if shaken:
+        with torch.no_grad():
+            for parameter in decoder.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return decoder
+
+
+def given(height=32, width=24, batch=2, stride=8):
+    """Decoded picture, latent and reference."""
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(count, h=height, w=width):
+        return torch.rand(batch, count, h, w, generator=generator)
+
+    shown = {field.name: draw(1) if field.name in MASKS else 2 * draw(3) - 1 for field in fields(Reference)}
+    latent = draw(4, max(1, height // stride), max(1, width // stride))
+    return 2 * draw(3) - 1, latent, Reference(**shown)
+
+
+def test_before_training_it_is_the_warp_where_the_source_shows_the_person_the_plate_off_him_else_the_latent():
+    decoded, latent, reference = given()
+    out = build()(decoded, latent, reference)
+    seen = reference.person * reference.visibility
+    share = torch.stack([seen, 1 - reference.person, reference.person - seen]).clamp(min=0.01)
+    share = share / share.sum(0)
+    torch.testing.assert_close(out, share[0] * reference.warped + share[1] * reference.plate + share[2] * decoded)
+    certain = {"person": torch.ones_like(reference.person), "visibility": torch.ones_like(reference.visibility)}
+    for change, expected in (({}, reference.warped), ({"visibility": 0 * reference.visibility}, decoded),
+                             ({"person": 0 * reference.person}, reference.plate)):
+        told = replace(reference, **{**certain, **change})
+        assert (build()(decoded, latent, told) - expected).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 24), (64, 48), (20, 12), (28, 36), (4, 4), (8, 100)])
+@pytest.mark.parametrize("widths", [(8, 16), (8, 16, 16), (8, 8, 8, 16, 16)])
+def test_any_size_that_four_divides(height, width, widths):
+    """Sides of odd numbers of blocks at any depth, too, and where a level has one block."""
+    out = build(True, widths=widths)(*given(height, width))
+    assert out.shape == (2, 3, height, width) and out.isfinite().all()
+
+
+def test_a_batch_is_its_pictures_alone():
+    decoder, (decoded, latent, reference) = build(True), given(28, 36, batch=3)
+    together = decoder(decoded, latent, reference)
+    for i in range(3):
+        rows = slice(i, i + 1)
+        alone = decoder(decoded[rows], latent[rows], reference[rows])
+        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-4)
+
+
+def test_the_gradient_reaches_every_weight_and_everything_that_is_shown():
+    decoder, (decoded, latent, reference) = build(True), given()
+    reference = reference.map(lambda value: value.requires_grad_())
+    decoded, latent = decoded.requires_grad_(), latent.requires_grad_()
+    decoder(decoded, latent, reference).square().mean().backward()
+    shown = {"decoded": decoded, "latent": latent, **vars(reference)}
+    for name, value in [*decoder.named_parameters(), *shown.items()]:
+        assert value.grad is not None and value.grad.isfinite().all() and value.grad.any(), name
+
+
+def test_a_fresh_one_learns():
+    """Its last layer starts at zero: the first step reaches that, the second everything behind it."""
+    decoder, told = build(), given()
+    truth = 2 * torch.rand(2, 3, 32, 24, generator=torch.Generator().manual_seed(2)) - 1
+    optimiser, losses = torch.optim.Adam(decoder.parameters(), 1e-2), []
+    for _ in range(12):
+        losses.append((decoder(*told) - truth).square().mean())
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(parameter.grad.any() for parameter in decoder.parameters())
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda d, z, r: (d[..., :30, :], z, r), r"decoded has shape \(2, 3, 30, 24\): H = 30 must be divisible by 4"),
+    (lambda d, z, r: (d[:, :1], z, r), r"decoded has shape \(2, 1, 32, 24\); expected \(B, 3, H, W\)"),
+    (lambda d, z, r: (d, z[:, :3], r), r"latent has shape \(2, 3, 4, 3\).* C = 4"),
+    (lambda d, z, r: (d, z[:1], r), "latent has shape .* B = 2"),
+    (lambda d, z, r: (d, z, replace(r, plate=r.plate[..., :-4])), r"reference\.plate has shape .* W = 24"),
+    (lambda d, z, r: (d, z, replace(r, warped=r.hidden)), r"reference\.warped has shape .*\(B, 3, H, W\)"),
+    (lambda d, z, r: (d, z, replace(r, person=r.plate)), r"reference\.person has shape .*\(B, 1, H, W\)"),
+    (lambda d, z, r: (d, z, r[:1]), r"reference\.warped has shape .* B = 2"),
+])
+def test_what_does_not_fit_is_named(change, words):
+    with pytest.raises(InputError, match=words):
+        build()(*change(*given()))
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"kind": "other"}, "kind = 'other': known are none, reference"), ({"widths": (8,)}, "widths = .*2 to 8 values"),
+    ({"latent_channels": 0}, "latent_channels = 0: must be 1 to"),
+])
+def test_bad_configurations_are_named(changes, words):
+    with pytest.raises(InputError, match=words):
+        replace(CONFIG, **changes)
