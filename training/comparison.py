@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import distributed
+from torch import Tensor, distributed
 from tqdm import tqdm
 
+from reposedm_core.pipeline import RePoseDMPipeline
 from training.data.dataset import Pairs, People
 from training.judge import Judge, Measured
-from training.metrics.distribution import fid, kid
-from training.metrics.people import people_measures
+from training.picture_files import folder_name, read_pictures, save_pictures
+from training.recurrence import MapErrors, map_errors
 from training.transfer import (
     COPY,
+    SKELETON,
     TRUTH,
     UPPER,
+    Aligned,
     Batch,
     Contender,
-    folder_name,
+    align,
+    baselines,
+    by_skeleton,
+    find_source,
     generate,
-    read_pictures,
-    save_pictures,
     to_pictures,
+    views,
 )
 
 KEPT_QUALITY = 92
@@ -43,14 +46,16 @@ class Comparison:
     Attributes:
         pairs: the n pairs.
         rows: row of the table → for each seed what the judge says of its n pictures; one where no seed plays a part.
-        pictures: row, or "source" or "pose" → n JPEG files, of the first seed.
+        pictures: row, or "source", "pose" or one of `transfer.views` → n JPEG files, of the first seed.
         poses: of each pair the poses asked for, (1, 17, 3).
+        maps: row of the table of the sampling maps → its measures; empty for a set without correspondence.
     """
 
     pairs: Pairs
     rows: dict[str, list[Measured]]
     pictures: dict[str, list[bytes]]
     poses: list[np.ndarray]
+    maps: MapErrors
 
     def shown(self, row: str, which: Sequence[int]) -> np.ndarray:
         """Some of a row's pictures as uint8 (m, H, W, 3)."""
@@ -74,6 +79,7 @@ class _Part:
     rows: dict[str, list[Measured]] = field(default_factory=dict)
     pictures: dict[str, list[bytes]] = field(default_factory=dict)
     poses: list[np.ndarray] = field(default_factory=list)
+    maps: MapErrors = field(default_factory=dict)
 
 
 def processes() -> tuple[int, int]:
@@ -91,87 +97,87 @@ def join_processes(device: str) -> str:
     return device if device == "cpu" else str(state.device)
 
 
+def shared_batches(people: People, pairs: Pairs, size: int, what: str) -> Iterator[Batch]:
+    """The batches that this process is to do.
+
+    Whole batches go to the processes in turn, so that a picture is computed in the same company whatever their number.
+    """
+    rank, world = processes()
+    firsts = list(range(0, len(pairs), size))
+    for first in tqdm(firsts[rank::world], desc=f"{people.split}: {what}", unit="batch", disable=rank > 0):
+        yield Batch.read(people, pairs, first, size)
+
+
 def compare(people: People, pairs: Pairs, contenders: list[Contender], judge: Judge, seeds: Sequence[int] = (0,),
-            batch: int = 16, folders: dict[str, Path] | None = None, save: Path | None = None) -> Comparison:
+            batch: int = 16, folders: dict[str, Path] | None = None, save: Path | None = None,
+            source_pose: str = "estimated", finder: RePoseDMPipeline | None = None) -> Comparison:
     """Measure the source copied, what checkpoints make of the pairs, pictures in folders, and the truth.
 
-    Whole batches go to the processes in turn, so that a picture is computed in the same company whatever their
-    number: every process gets the same whole comparison.
+    Every process gets the same whole comparison.
 
     Args:
         contenders: the first one's aligner and autoencoder give rows of their own.
         seeds: of the noise; see `transfer.SEED_STRIDE`.
-        folders: row → folder of pictures, see `transfer.read_pictures`.
+        folders: row → folder of pictures, see `picture_files.read_pictures`.
         save: folder that gets a folder of PNG pictures for each row (and in it one a seed, where there are several).
+        source_pose: of the row `SKELETON`, one of `transfer.SOURCE_POSES`; finder: its estimator is the one that finds
+            it, the first checkpoint where None. Without either there is no such row.
     """
-    rank, world = processes()
-    firsts = list(range(0, len(pairs), batch))
     parts = []
-    for first in tqdm(firsts[rank::world], desc=f"{people.split}: measuring", unit="batch", disable=rank > 0):
-        given = Batch.read(people, pairs, first, batch)
-        part = _Part(first, poses=[pose[None] for pose in given.joints],
+    for given in shared_batches(people, pairs, batch, "measuring"):
+        joints, aligned = align_all(given, contenders, source_pose, finder)
+        part = _Part(given.first, poses=[pose[None] for pose in given.joints],
                      pictures={"source": _encoded(given.source), "pose": _encoded(to_pictures(given.skeleton))})
-        for row, number, pictures in _pictures(given, contenders, list(seeds), folders or {}):
+        shown = next(filter(None, map(views, aligned)), {})
+        part.pictures |= {name: _encoded(pictures) for name, pictures in shown.items()}
+        for row, number, pictures in all_pictures(given, contenders, joints, aligned, list(seeds), folders or {}):
             part.rows.setdefault(row, []).append(judge.measure(pictures, given, same=row == TRUTH))
             if number == 0:
                 part.pictures[row] = _encoded(pictures)
             if save is not None:
                 place, seeded = save / folder_name(row), any(row in contender.kinds for contender in contenders)
                 save_pictures(place / f"seed-{seeds[number]}" if seeded and len(seeds) > 1 else place, given, pictures)
+        if people.has_correspondence:
+            part.maps = map_errors(people, given, contenders, joints, aligned)
         parts.append(part)
     parts = sorted(gathered(parts), key=lambda part: part.first)
     rows = {row: [_joined([part.rows[row][number] for part in parts]) for number in range(len(measured))]
             for row, measured in parts[0].rows.items()}
     pictures = {row: [file for part in parts for file in part.pictures[row]] for row in parts[0].pictures}
-    return Comparison(pairs, rows, pictures, [pose for part in parts for pose in part.poses])
+    maps = {row: {name: np.concatenate([part.maps[row][name] for part in parts]) for name in measures}
+            for row, measures in parts[0].maps.items()}
+    return Comparison(pairs, rows, pictures, [pose for part in parts for pose in part.poses], maps)
 
 
-def real_features(people: People, judge: Judge, batch: int = 16) -> np.ndarray:
-    """Features (m, D) of every picture of a split, the real set of the published FIDs."""
-    rank, world = processes()
-    identity = np.repeat(people.identities, people.counts)
-    index = np.concatenate([np.arange(count) for count in people.counts])
-    found = []
-    firsts = list(range(0, len(identity), batch))[rank::world]
-    for first in tqdm(firsts, desc=f"{people.split}: features of the real pictures", unit="batch", disable=rank > 0):
-        images = people.pictures(identity[first:first + batch], index[first:first + batch]).to(judge.device)
-        found.append((first, judge.extractor(images).cpu().numpy()))
-    return np.concatenate([features for _, features in sorted(gathered(found), key=lambda part: part[0])])
+def align_all(batch: Batch, contenders: list[Contender], source_pose: str,
+              finder: RePoseDMPipeline | None) -> tuple[Tensor | None, list[Aligned]]:
+    """The joints that the row `SKELETON` takes for the sources', see `compare`, and the batch aligned by each."""
+    finder = contenders[0].pipe if finder is None and contenders else finder
+    joints = None if finder is None and source_pose == "estimated" else find_source(finder, batch, source_pose)
+    aligned = []
+    for contender in contenders:
+        same = contender.pipe is finder and contender.source_pose == source_pose
+        reads = contender.pipe.aligner.reads_pose
+        own = joints if same or not reads else find_source(contender.pipe, batch, contender.source_pose)
+        aligned.append(align(contender.pipe, batch, own))
+    return joints, aligned
 
 
-def set_measures(comparison: Comparison, real: np.ndarray | None,
-                 progress: Callable[..., Any] = tqdm) -> dict[str, list[dict[str, float | None]]]:
-    """Row → for each seed the measures of all its pictures together.
-
-    Args:
-        real: features (m, D) of the real set of FID and KID; None leaves them out.
-
-    Returns:
-        `people_measures`; and "fid", "kid" with its deviation over subsets "kid_std".
-    """
-    found: dict[str, list[dict[str, float | None]]] = {}
-    for row, measured in progress(comparison.rows.items(), desc="measuring sets", unit="row"):
-        found[row] = [dict(people_measures(one.people, comparison.poses)) for one in measured]
-        if real is None:
-            continue
-        for values, one in zip(found[row], measured, strict=True):
-            fake = torch.from_numpy(one.features)
-            values["fid"] = fid(torch.from_numpy(real), fake)
-            values["kid"], values["kid_std"] = kid(torch.from_numpy(real), fake) or (None, None)
-    return found
-
-
-def _pictures(batch: Batch, contenders: list[Contender], seeds: list[int],
-              folders: dict[str, Path]) -> Iterator[tuple[str, int, np.ndarray]]:
-    """(row, number of the seed, pictures) in the order of the table."""
+def all_pictures(batch: Batch, contenders: list[Contender], joints: Tensor | None, aligned: list[Aligned],
+                 seeds: list[int], folders: dict[str, Path]) -> Iterator[tuple[str, int, np.ndarray]]:
+    """(row, number of the seed, pictures) in the order of the table; `joints` and `aligned` by `align_all`."""
     yield COPY, 0, batch.source
+    if joints is not None:
+        yield SKELETON, 0, by_skeleton(batch, joints)
     upper = None
-    for place, contender in enumerate(contenders):
-        for row, number, pictures in generate(contender, batch, seeds, baselines=place == 0):
+    if contenders:
+        for row, pictures in baselines(contenders[0].pipe, batch, aligned[0]):
             if row == UPPER:
                 upper = pictures
             else:
-                yield row, number, pictures
+                yield row, 0, pictures
+    for contender, each in zip(contenders, aligned, strict=True):
+        yield from generate(contender, batch, each, seeds)
     for row, folder in folders.items():
         yield row, 0, read_pictures(folder, batch)
     if upper is not None:

@@ -1,7 +1,8 @@
 """Measure checkpoints: python training/evaluate.py --weights FILE --data FOLDER --out FOLDER
 
 Pairs of people never trained on: the person of one picture is put into the pose of another picture of the same person,
-and the result is compared with that picture. Writes results.json, results.md, results.html and sheet.jpg.
+and the result is compared with that picture. Writes results.json, results.md, results.html and sheet.jpg, and
+recurrence.png where the set has the correspondence that sampling maps are measured by.
 Under `accelerate launch` the pairs are shared among the processes; the numbers stay the same.
 """
 
@@ -21,17 +22,35 @@ import numpy as np
 from reposedm_core.errors import InputError
 from reposedm_core.files import make_folder
 from reposedm_core.networks import SHIPPED
-from training.comparison import Comparison, compare, join_processes, processes, real_features, set_measures
-from training.data.dataset import SPLITS, People
+from reposedm_core.pipeline import RePoseDMPipeline
+from training.comparison import Comparison, compare, join_processes, processes
+from training.data.dataset import SPLITS, Pairs, People
 from training.judge import Detector, Judge, load_detector
 from training.metrics import backbones
 from training.metrics.distribution import EXTRACTORS, open_extractor
 from training.metrics.perceptual import LPIPS, NETWORK
+from training.metrics.vgg import VGGDistance
+from training.metrics.vgg import installed as vgg_installed
 from training.page import write_page
+from training.picture_files import named
 from training.protocol import notes
-from training.report import Summary, captions, rounded, summarise, write_report
+from training.recurrence import draw_recurrence
+from training.report import captions, difference, summarise, write_report
+from training.sets import RealSet, collect, every_picture, more_pairs, summarise_rows, targets
 from training.sheet import comparison_sheet
-from training.transfer import COPY, OURS, TRUTH, UPPER, WARP, Contender, named, open_contender
+from training.transfer import (
+    COPY,
+    OURS,
+    PLATE,
+    SHOWN,
+    SKELETON,
+    SOURCE_POSES,
+    TRUTH,
+    UPPER,
+    WARP,
+    Contender,
+    open_contender,
+)
 
 REAL = ("none", "targets", "train")
 """The real set of FID and KID: without them, the true targets of the pairs, or every training picture (published)."""
@@ -47,12 +66,14 @@ class Options:
             estimator play their part for all rows.
         pictures: folder of pictures that any model made by the name of its row, see `transfer.read_pictures`.
         pairs: how many of `People.fixed_pairs`; 0 is every pair of the set.
+        source_pose: of the aligners that read it and of the row `SKELETON`, one of `SOURCE_POSES`.
         steps, guidance_scale: each checkpoint's defaults when None.
         field_strength: of the rows with gradient guidance; None is each checkpoint's own, 0 leaves these rows out.
         warm_start: below 1, sampling starts from the noised aligned latent, see `transfer.transfer`.
         seeds: of the noise; with several, numbers are means over them.
         judge, judge_udp: finds the joints in place of the first checkpoint's estimator, see `load_detector`.
         real: one of `REAL`. extractor: see `open_extractor`. backbones: folder of torchvision's weights.
+        kid_pairs: KID is measured on more pairs than the rest, so many in all, or all of the set; 0 is the same ones.
         lpips: go nowhere without; else LPIPS is measured where AlexNet's weights are.
         device, batch: where, and how many pairs at once; the numbers of a GPU differ from a CPU's in the last digits.
         shown: pairs on the sheet, the first ones; page: pairs on the page.
@@ -68,10 +89,12 @@ class Options:
     guidance_scale: float | None = None
     field_strength: float | None = None
     warm_start: float = 1.0
+    source_pose: str = "estimated"
     seeds: list[int] = field(default_factory=lambda: [0])
     judge: Path | None = None
     judge_udp: bool = False
     real: str = "targets"
+    kid_pairs: int = 1000
     extractor: str = "auto"
     backbones: Path | None = None
     lpips: bool = False
@@ -83,20 +106,20 @@ class Options:
 
     def check(self) -> None:
         """InputError for a number out of range."""
-        if self.pairs < 0 or min(self.batch, self.shown, self.page) < 1:
-            raise InputError(f"pairs = {self.pairs}, batch = {self.batch}, shown = {self.shown}, page = {self.page}: "
-                             "all must be at least 1; pairs may be 0, for all.")
+        if min(self.pairs, self.kid_pairs) < 0 or min(self.batch, self.shown, self.page) < 1:
+            raise InputError(f"pairs = {self.pairs}, kid_pairs = {self.kid_pairs}, batch = {self.batch}, shown = "
+                             f"{self.shown}, page = {self.page}: all must be at least 1; pairs may be 0, for all, and "
+                             "kid_pairs, for the same.")
+        if self.source_pose not in SOURCE_POSES:
+            raise InputError(f"source_pose = {self.source_pose!r}: known are {', '.join(SOURCE_POSES)}.")
         if self.real not in REAL:
             raise InputError(f"real = {self.real!r}: known are {', '.join(REAL)}.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise InputError(f"seeds = {self.seeds}: give one or more different whole numbers from 0.")
-        if not self.weights and not self.pictures:
-            raise InputError("There is nothing to measure: give a checkpoint with --weights, or pictures with "
-                             "--pictures.")
 
 
 def evaluate(options: Options, out: str | Path) -> dict:
-    """Measure, and write results.json, results.md, results.html and sheet.jpg into `out`.
+    """Measure, and write results.json, results.md, results.html, sheet.jpg and perhaps recurrence.png into `out`.
 
     Returns:
         What results.json holds; of several processes, in the first one alone.
@@ -109,47 +132,78 @@ def evaluate(options: Options, out: str | Path) -> dict:
     people = People(options.data, options.split)
     pairs = people.fixed_pairs(options.pairs) if options.pairs else people.pairs(np.arange(len(people)))
     contenders = {name: open_contender(path, people, name, options.field_strength, options.steps,
-                                       options.guidance_scale, options.device, options.warm_start)
+                                       options.guidance_scale, options.device, options.warm_start, options.source_pose)
                   for name, path in options.weights.items()}
     generated = [row for contender in contenders.values() for row in contender.kinds]
-    rows = [COPY, WARP, UPPER, TRUTH, *generated, *options.pictures]
+    rows = [COPY, SKELETON, WARP, PLATE, UPPER, TRUTH, *SHOWN, *generated, *options.pictures]
     if len(set(rows)) < len(rows):
         raise InputError(f"Two rows of the table have one name ({', '.join(rows)}): name them apart.")
     judge = open_judge(options, contenders)
+    finder = None if contenders or options.source_pose != "estimated" else RePoseDMPipeline.from_pretrained(
+        device=options.device)
     make_folder(Path(out), "out")
-    measured = compare(people, pairs, list(contenders.values()), judge, options.seeds, options.batch,
-                       options.pictures, options.save_pictures)
-    real = real_features(People(options.data, "train"), judge, options.batch) if options.real == "train" else None
+    given = list(contenders.values())
+    posed = options.source_pose, finder
+    measured = compare(people, pairs, given, judge, options.seeds, options.batch, options.pictures,
+                       options.save_pictures, *posed)
+    collected = real = kid_real = None
+    if options.real != "none":
+        more = more_pairs(people, pairs, options.kid_pairs)
+        collected = collect(measured, people, more, given, judge, options.seeds, options.batch, *posed)
+        kid_real = targets(collected, people)
+        real = RealSet(measured.rows[TRUTH][0].features, pairs.identity)
+    if options.real == "train":
+        real = kid_real = every_picture(People(options.data, "train"), judge, options.batch)
     if processes()[0] > 0:
         return {}
-    if options.real == "targets":
-        real = measured.rows[TRUTH][0].features
-    found = summarise_rows(measured, real, options.real == "targets")
-    protocol = {
-        "title": ", ".join([*(path.name for path in options.weights.values()), *options.pictures]),
+    found = summarise_rows(measured, collected, real, kid_real, options.real == "targets")
+    results = {"protocol": describe(options, people, pairs, contenders, judge),
+               "rows": found,
+               "differences": summarise({f"{row} − {base}": difference(measured.values(row), measured.values(base))
+                                         for row in [*generated, *options.pictures] for base in (COPY, WARP, PLATE)
+                                         if base in measured.rows}, pairs.identity),
+               "maps": summarise(measured.maps, pairs.identity)}
+    if real is not None:
+        results["protocol"] |= {"real_pictures": len(real.features), "kid_pairs": len(collected.pairs),
+                                "kid_real_pictures": len(kid_real.features)}
+    results["protocol"]["notes"] = notes(results["protocol"], results)
+    best = list(given[0].kinds)[-1:] if given else list(options.pictures)
+    show(results, measured, [*best, *(row for row in (SKELETON, COPY) if row in found)][0], Path(out), options)
+    return results
+
+
+def describe(options: Options, people: People, pairs: Pairs, contenders: dict[str, Contender], judge: Judge) -> dict:
+    """What results.json says of how the rows were made and measured."""
+    return {
+        "title": ", ".join([*(path.name for path in options.weights.values()), *options.pictures]) or people.name,
         "data": people.name, "split": options.split, "pairs": len(pairs), "identities": len(np.unique(pairs.identity)),
         "width": people.width, "height": people.height, "seeds": options.seeds, "folders": list(options.pictures),
         "checkpoints": {name: {"weights": path.name, "preset": contender.pipe.config.name,
                                "steps": contender.steps, "guidance_scale": contender.scale, "start": contender.start,
+                               "reads_pose": contender.pipe.aligner.reads_pose,
                                "field_strengths": [kind.strength for kind in contender.kinds.values()]}
                         for (name, path), contender in zip(options.weights.items(), contenders.values(), strict=True)},
-        "judge": judge.detector.name, "own_judge": options.judge is None, "several_people": judge.detector.several,
-        "perceptual_network": NETWORK, "real": options.real, "real_pictures": 0 if real is None else len(real),
-        "extractor": None if real is None else judge.extractor.name}
-    protocol["notes"] = notes(protocol, found)
-    results = {"protocol": protocol, "rows": found,
-               "differences": summarise({f"{row} − {base}": _difference(measured, row, base)
-                                         for row in [*generated, *options.pictures] for base in (COPY, WARP)
-                                         if base in measured.rows}, pairs.identity)}
+        "source_pose": options.source_pose, "judge": judge.detector.name, "own_judge": options.judge is None,
+        "several_people": judge.detector.several, "perceptual_network": NETWORK, "real": options.real,
+        "real_pictures": 0, "extractor": None if judge.extractor is None else judge.extractor.name}
+
+
+def show(results: dict, measured: Comparison, best: str, out: Path, options: Options) -> None:
+    """Write the report, the figure, the sheet and the page; `best` is the row that the last two are about."""
     write_report(results, out)
-    best = ([*list(next(iter(contenders.values())).kinds)[-1:]] if contenders else list(options.pictures))[0]
-    columns = {"source": "source", "pose": "pose", "aligned": WARP, "result": best, "target": TRUTH}
-    shown = range(min(options.shown, len(pairs)))
+    figure = None
+    if results["maps"]:
+        figure = out / "recurrence.png"
+        draw_recurrence(results["maps"], list(options.weights), figure)
+    aligned = PLATE if PLATE in measured.rows else WARP
+    columns = {"source": "source", "pose": "pose", "plate": "plate", "skeleton map": SKELETON, "aligned": aligned,
+               "visibility": "visibility", "person": "person", "result": best, "target": TRUTH}
+    shown = range(min(options.shown, len(measured.pairs)))
     sheet = comparison_sheet({label: measured.shown(row, shown) for label, row in columns.items()
-                              if row in measured.pictures}, captions(measured.values(best), pairs[:len(shown)]))
-    sheet.save(Path(out) / "sheet.jpg", quality=90)
-    write_page(results, measured, best, Path(out) / "results.html", options.page)
-    return results
+                              if row in measured.pictures},
+                             captions(measured.values(best), measured.pairs[:len(shown)]))
+    sheet.save(out / "sheet.jpg", quality=90)
+    write_page(results, measured, best, out / "results.html", options.page, figure)
 
 
 def open_judge(options: Options, contenders: dict[str, Contender]) -> Judge:
@@ -158,44 +212,19 @@ def open_judge(options: Options, contenders: dict[str, Contender]) -> Judge:
         detector = load_detector(options.judge, options.device, options.judge_udp)
     elif contenders:
         name, first = next(iter(contenders.items()))
-        detector = Detector(first.pipe.estimator, f"the estimator of {name}")
+        detector = Detector.of(first.pipe, f"the estimator of {name}")
     else:
         detector = load_detector(SHIPPED, options.device)
     extractor = None if options.real == "none" else open_extractor(options.extractor, options.backbones)
     lpips = LPIPS(options.backbones) if options.lpips or backbones.find("alexnet", options.backbones) else None
-    return Judge(detector, extractor, lpips, options.device)
-
-
-def summarise_rows(measured: Comparison, real: np.ndarray | None, targets: bool) -> Summary:
-    """Cells of every row: of single pictures with their intervals, of all pictures together, and of each seed."""
-    found = summarise({row: measured.values(row) for row in measured.rows}, measured.pairs.identity)
-    for row, seeds in set_measures(measured, real).items():
-        for name in seeds[0]:
-            if name == "kid_std" or (row == TRUTH and targets and name in ("fid", "kid")):
-                continue         # the targets compared with themselves
-            numbers = [seed[name] for seed in seeds if seed[name] is not None]
-            mean = rounded(float(np.mean(numbers))) if numbers else None
-            found[row][name] = {"mean": mean, "low": None, "high": None}
-            if name == "kid" and numbers:
-                found[row][name]["std"] = rounded(float(np.mean([seed["kid_std"] for seed in seeds])))
-            if len(seeds) > 1:
-                found[row][name]["seeds"] = [None if seed[name] is None else rounded(seed[name]) for seed in seeds]
-        if len(seeds) > 1:
-            for name in measured.values(row):
-                found[row][name]["seeds"] = [summarise({row: {name: one.values[name]}}, measured.pairs.identity)
-                                             [row][name]["mean"] for one in measured.rows[row]]
-    return found
-
-
-def _difference(measured: Comparison, row: str, base: str) -> dict[str, np.ndarray]:
-    one, other = measured.values(row), measured.values(base)
-    return {name: one[name] - other[name] for name in one}
+    return Judge(detector, extractor, lpips, options.device, VGGDistance() if vgg_installed() else None)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Options, Path]:
     """The options of the command line, and the folder for the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, help="checkpoint exported by training/train.py")
+    parser.add_argument("--weights", type=Path, help="checkpoint exported by training/train.py (without it and "
+                        "--pictures: the rows that need none)")
     parser.add_argument("--name", default=OURS, help="of its rows (default: %(default)s)")
     parser.add_argument("--also", type=named, action="append", default=[], metavar="NAME=FILE",
                         help="one more checkpoint in the table, e.g. B1=runs/b1/reposedm-mini-b1.safetensors")
@@ -211,13 +240,20 @@ def parse(arguments: list[str] | None = None) -> tuple[Options, Path]:
                         help="of the rows with gradient guidance (default: the checkpoint's; 0: no such rows)")
     parser.add_argument("--warm-start", type=float, default=1.0, metavar="SHARE",
                         help="start from the aligned latent, noised to this share of the schedule (default: noise)")
+    parser.add_argument("--source-pose", default="estimated", choices=SOURCE_POSES, help="what an aligner that reads "
+                        "the source's pose is given: the pose that its checkpoint's estimator finds, as in use, the "
+                        "set's true one, or none (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--judge", type=Path, help="another pose estimator that finds the joints: "
+    parser.add_argument("--judge", type=Path, help="another pose estimator that finds the joints in the results: "
                         "estimator.safetensors of a training run, or public HigherHRNet weights (.pth), which find "
-                        "several people")
+                        "several people. By default the first checkpoint's own estimator judges. Field guidance "
+                        "follows that very network's gradient, which flatters the joint columns of the guided rows: "
+                        "give another judge where those count")
     parser.add_argument("--judge-udp", action="store_true", help="the public weights were trained with UDP")
     parser.add_argument("--real", default="targets", choices=REAL,
                         help="real set of FID and KID (default: %(default)s; train is the published protocol)")
+    parser.add_argument("--kid-pairs", type=int, default=1000, help="pairs that KID, and nothing else, is measured on, "
+                        "with those of --pairs (default: %(default)s; 0: the same pairs)")
     parser.add_argument("--extractor", default="auto", choices=("auto", *EXTRACTORS),
                         help="of FID's and KID's features")
     parser.add_argument("--backbones", type=Path, help="folder of torchvision's AlexNet and Inception-v3 weights "

@@ -35,9 +35,10 @@ from training.data.dataset import SPLITS, to_unit
 from training.judge import load_detector
 from training.metrics.distribution import EXTRACTORS, fid, kid, open_extractor
 from training.metrics.people import people_count_errors, people_measures
+from training.picture_files import named
 from training.protocol import PEOPLE, distribution_note, finder
-from training.report import markdown_table, rounded, summarise
-from training.transfer import TRUTH, named
+from training.report import as_cell, markdown_table, summarise
+from training.transfer import TRUTH
 
 COLUMNS = ("ap", "ap_m", "cap_published", "cap", "pce", "fid", "kid")
 
@@ -109,13 +110,11 @@ def evaluate(data: Path, pictures: dict[str, Path], out: Path, split: str = "tes
                       np.arange(total))
     for row, (one, fake) in found.items():
         values = people_measures(one, truth)
-        deviation = None
         if row != TRUTH:
             values["fid"] = fid(found[TRUTH][1], fake)
-            values["kid"], deviation = kid(found[TRUTH][1], fake) or (None, None)
-        cells[row].update({name: {"mean": rounded(value), "low": None, "high": None} for name, value in values.items()})
-        if deviation is not None:
-            cells[row]["kid"]["std"] = rounded(deviation)
+        cells[row].update({name: as_cell(value) for name, value in values.items()})
+        if row != TRUTH:
+            cells[row]["kid"] = as_cell(*kid(found[TRUTH][1].numpy(), fake.numpy()) or (None,))
     results = {"protocol": {"data": captioned.name, "split": split, "pictures": total, "width": captioned.width,
                             "height": captioned.height, "judge": detector.name, "extractor": features.name,
                             "notes": [finder(detector.name, detector.several), PEOPLE,

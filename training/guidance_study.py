@@ -25,7 +25,7 @@ from reposedm_core.pipeline import RePoseDMPipeline
 from training.comparison import Comparison, compare
 from training.data.dataset import Pairs, People
 from training.judge import Detector, Judge, load_detector
-from training.report import markdown_table, summarise
+from training.report import difference, markdown_table, summarise
 from training.sheet import comparison_sheet
 from training.transfer import OFF, OURS, TRUTH, Contender, open_contender
 
@@ -74,7 +74,7 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
     folder = Path(out)
     make_folder(folder, "out")      # before the work, not after it
     pipe = open_contender(weights, validation, device=device).pipe
-    judging = Judge(load_detector(judge, device) if judge else Detector(pipe.estimator, f"the estimator of {OURS}"),
+    judging = Judge(load_detector(judge, device) if judge else Detector.of(pipe, f"the estimator of {OURS}"),
                     device=device)
     own = pipe.config.field
     default = replace(own, strength=own.strength or 1.0, training=0.0, estimate="x0")
@@ -88,12 +88,11 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
     found = measure(pipe, test, held_out, [OFF, default], seed, judging)
     rows = {label(kind): found.values(label(kind)) for kind in (OFF, default)}
     off, on = rows.values()
-    difference = {"on − off": {name: on[name] - off[name] for name in on}}
     results = {"protocol": {"weights": Path(weights).name, "pairs": pairs, "seed": seed, "steps": pipe.config.steps,
                             "guidance_scale": pipe.config.guidance_scale, "default": asdict(default),
                             "own_strength": own.strength, "judge": Path(judge).name if judge else None},
                "validation": compared, "test": summarise(rows, held_out.identity),
-               "difference": summarise(difference, held_out.identity)}
+               "difference": summarise({"on − off": difference(on, off)}, held_out.identity)}
     (folder / "guidance.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "guidance.md").write_text(markdown(results), encoding="utf-8")
     # The pairs that guidance moves most, in either direction: there is something to see in them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,17 +10,20 @@ import torch
 from torch import Tensor
 
 from reposedm_core.checkpoint import load_into, load_parts, read_weights
-from reposedm_core.config import EstimatorConfig, from_dict
+from reposedm_core.config import EstimatorConfig, ModelConfig, from_dict
 from reposedm_core.errors import InputError
 from reposedm_core.field import ESTIMATORS, HigherHRNet, load_official, predict_people, predict_pose
 from reposedm_core.metrics import object_keypoint_similarity
 from reposedm_core.pictures import fit_image
+from reposedm_core.pipeline import RePoseDMPipeline
+from reposedm_core.presets import PRESETS
 from training import metrics
 from training.data.dataset import to_unit
 from training.metrics.distribution import FeatureExtractor
 from training.metrics.people import people_count_errors
 from training.metrics.perceptual import LPIPS, PerceptualDistance
 from training.metrics.pictures import WINDOW
+from training.metrics.vgg import VGGDistance
 from training.transfer import Batch
 
 ANYBODY = 0.4
@@ -40,13 +42,20 @@ class Detector:
         estimator: in eval mode.
         name: what tables call it.
         several: by its tags (`predict_people`); else the one person of the highest peaks.
-        side: pictures are enlarged so that the shorter side has as many pixels; None leaves them as they are.
+        side: pictures are enlarged so that the shorter side has as many pixels.
+        size: height and width to which pictures are fitted instead; without either they are seen as they are.
     """
 
     estimator: HigherHRNet
     name: str
     several: bool = False
     side: int | None = None
+    size: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, pipe: RePoseDMPipeline, name: str) -> Detector:
+        """The estimator of a whole checkpoint, which is shown pictures of the size that it was trained at."""
+        return cls(pipe.estimator, name, size=pipe.config.network_size)
 
     def sure(self, found: list[np.ndarray]) -> list[np.ndarray]:
         """Of each picture's people those that are there: all where several were looked for, else see `ANYBODY`."""
@@ -63,8 +72,10 @@ class Detector:
         """
         height, width = images.shape[-2:]
         seen, scale, shift = images, np.ones(2), np.zeros(2)      # x, y
+        size = self.size
         if self.side:
             size = [-(-round(self.side * length / min(height, width)) // CELL) * CELL for length in (height, width)]
+        if size and size != (height, width):
             seen, least = fit_image(images, *size), min(size[0] / height, size[1] / width)
             inner = np.array([round(width * least), round(height * least)])      # whole pixels, as in fit_image
             scale, shift = inner / (width, height), (np.array(size[::-1]) - inner) // 2
@@ -102,10 +113,20 @@ def load_detector(path: str | Path, device: str = "cpu", udp: bool = False) -> D
     if "estimator" not in parts:
         raise InputError(f"judge: {path.name} holds {', '.join(sorted(parts))}; give the estimator.safetensors "
                          "of a run of training/train.py.")
-    config = header["config"] if set(parts) == {"estimator"} else header["config"]["estimator"]
-    estimator = HigherHRNet(from_dict(EstimatorConfig, config, path.name))
+    if set(parts) == {"estimator"}:
+        config, size = from_dict(EstimatorConfig, header["config"], path.name), _trained_at(header.get("card", {}))
+    else:
+        whole = from_dict(ModelConfig, header["config"], path.name)
+        config, size = whole.estimator, whole.network_size
+    estimator = HigherHRNet(config)
     load_into(estimator, parts["estimator"], f"judge: {path.name}")
-    return Detector(_ready(estimator, device), path.name)
+    return Detector(_ready(estimator, device), path.name, size=size)
+
+
+def _trained_at(card: dict) -> tuple[int, int] | None:
+    """The size at which an estimator alone was trained, of its card: that of the preset, if that was not changed."""
+    unchanged = not card.get("settings", {}).get("model")
+    return PRESETS[card["preset"]].network_size if unchanged and card.get("preset") in PRESETS else None
 
 
 def _ready(estimator: HigherHRNet, device: str) -> HigherHRNet:
@@ -133,15 +154,15 @@ class Judge:
     Args:
         detector: finds people and their joints.
         extractor: of the features of FID and KID; None leaves them out.
-        lpips: None leaves it out.
+        lpips, vgg: None leaves them out.
     """
 
     def __init__(self, detector: Detector, extractor: FeatureExtractor | None = None, lpips: LPIPS | None = None,
-                 device: str | torch.device = "cpu"):
+                 device: str | torch.device = "cpu", vgg: VGGDistance | None = None):
         self.detector, self.device = detector, device
-        self.perceptual = PerceptualDistance().to(device)
         self.extractor = None if extractor is None else extractor.to(device)
-        self.lpips = None if lpips is None else lpips.to(device)
+        distances = {"perceptual": PerceptualDistance(), "lpips": lpips, "vgg": vgg}
+        self.distances = {name: each.to(device) for name, each in distances.items() if each is not None}
 
     def measure(self, pictures: np.ndarray, batch: Batch, same: bool = False) -> Measured:
         """Every measure of uint8 pictures (b, H, W, 3); `same` says that they are the truth: joints and people only."""
@@ -151,15 +172,16 @@ class Judge:
         people = self.detector.sure(looked_for)
         values.update(self._poses(looked_for, batch))
         values["pce"] = people_count_errors(people, [pose[None] for pose in batch.joints])
-        features = None if self.extractor is None else self.extractor(images).cpu().numpy()
-        return Measured(values, people, features)
+        return Measured(values, people, None if self.extractor is None else self.features(images))
+
+    def features(self, images: Tensor) -> np.ndarray:
+        """(b, D) of pictures (b, 3, H, W) in [-1, 1], by the extractor."""
+        return self.extractor(images.to(self.device)).cpu().numpy()
 
     def _against(self, pictures: np.ndarray, images: Tensor, batch: Batch) -> dict[str, np.ndarray]:
         truth = to_unit(batch.truth).to(self.device)
-        distances: dict[str, Callable] = {"perceptual": self.perceptual}
-        if self.lpips is not None:
-            distances["lpips"] = self.lpips
-        values = {name: distance(images, truth).double().cpu().numpy() for name, distance in distances.items()}
+        with torch.no_grad():
+            values = {name: distance(images, truth).double().cpu().numpy() for name, distance in self.distances.items()}
         values["psnr"] = metrics.psnr(pictures, batch.truth)
         if min(pictures.shape[1:3]) >= WINDOW:
             values["ssim_51"] = metrics.ssim_51(pictures, batch.truth)
@@ -169,6 +191,10 @@ class Judge:
             values["foreground_l1"] = metrics.foreground_l1(pictures, batch.truth, batch.masks)
         if batch.garments is not None:
             values.update(metrics.colour_measures(pictures, batch.truth, batch.garments))
+            values["sharpness"] = metrics.sharpness(pictures, batch.truth, batch.garments)
+        if batch.masks is not None and batch.source_masks is not None:
+            values["background"] = metrics.background_difference(pictures, batch.source, batch.masks,
+                                                                 batch.source_masks)
         return values
 
     def _poses(self, people: list[np.ndarray], batch: Batch) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from training.comparison import Comparison
-from training.report import COLUMNS, captions, heading, how, rounded, shown, tables
+from training.report import COLUMNS, PARTS, captions, heading, how, rounded, shown, tables
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -22,7 +22,8 @@ def chosen_pairs(values: np.ndarray, most: int) -> np.ndarray:
     return np.sort(np.concatenate([order[:most // 2], order[len(order) - (most - most // 2):]]))
 
 
-def write_page(results: dict, comparison: Comparison, row: str, path: str | Path, most: int = 64) -> None:
+def write_page(results: dict, comparison: Comparison, row: str, path: str | Path, most: int = 64,
+               figure: Path | None = None) -> None:
     """Write the page.
 
     Args:
@@ -30,6 +31,7 @@ def write_page(results: dict, comparison: Comparison, row: str, path: str | Path
         row: the one by whose perceptual distance the pairs are chosen and at first sorted, the worst first.
         path: of the HTML file.
         most: pairs on the page; of more, the best and the worst.
+        figure: PNG file that stands below the tables.
     """
     protocol, pairs = results["protocol"], comparison.pairs
     values = {name: comparison.values(name) for name in comparison.rows}
@@ -42,13 +44,15 @@ def write_page(results: dict, comparison: Comparison, row: str, path: str | Path
         "title": f"{protocol['title']}: {protocol['pairs']} pairs", "how": how(protocol), "notes": protocol["notes"],
         "tables": [{"name": table, "head": [heading(name, protocol["extractor"]) for name in columns],
                     "lines": [[label, *(shown(cells.get(name), name) for name in columns)]
-                              for label, cells in results["rows"].items()]}
-                   for table, columns in tables(results).items()],
+                              for label, cells in results[part].items()]}
+                   for part in PARTS for table, columns in tables(results, part).items()],
+        "figure": figure and base64.b64encode(figure.read_bytes()).decode(),
         "which": f"{len(which)} of {len(pairs)} pairs" + (
             "." if len(which) == len(pairs) else f": the best and the worst {heading(first, None)[:-2]} of “{row}”."),
-        "measures": {name: {"heading": heading(name, None), "better": 1 if "↑" in COLUMNS[name][0] else -1}
+        "measures": {name: {"heading": heading(name, None), "better": -1 if "↓" in COLUMNS[name][0] else 1}
                      for name in measures},
         "sortable": [row, *(name for name in values if name != row)],
+        "given": [label for label in comparison.pictures if label not in comparison.rows],
         "pairs": [{"number": int(n), "caption": lines[n],
                    "pictures": {label: base64.b64encode(files[n]).decode()
                                 for label, files in comparison.pictures.items()},

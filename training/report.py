@@ -23,39 +23,69 @@ from training.data.dataset import Pairs
 from training.data.rowfiles import write_whole
 from training.metrics import interval
 
+DISTURBANCES = (2, 4, 8)
+"""Mean lengths of the disturbances of `recurrence`, in pixels of a picture of 128 rows."""
+
+
+def left(pixels: int) -> str:
+    """The measure: what is left of a disturbance of so many pixels."""
+    return f"left@{pixels}"
+
+
 TABLES: dict[str, dict[str, tuple[str, str]]] = {
     "Pictures": {
-        "perceptual": ("perceptual ↓", "{:.3f}"), "lpips": ("LPIPS (AlexNet) ↓", "{:.3f}"),
+        "perceptual": ("perceptual ↓", "{:.3f}"), "lpips": ("LPIPS (AlexNet) ↓", "{:.3f}"), "vgg": ("VGG ↓", "{:.3f}"),
         "psnr": ("PSNR ↑", "{:.2f}"), "ssim_51": ("SSIM ↑", "{:.3f}"),
         "ssim_256@1.2": ("SSIM_256 σ 1.2 ↑", "{:.3f}"), "ssim_256@1.5": ("SSIM_256 σ 1.5 ↑", "{:.3f}"),
         "foreground_l1": ("foreground L1 ↓", "{:.3f}"), "colour_right": ("colours right ↑", "{:.1%}"),
-        "colour_difference": ("ΔE ↓", "{:.1f}")},
+        "colour_difference": ("ΔE ↓", "{:.1f}"), "sharpness": ("sharpness → 1", "{:.2f}"),
+        "background": ("background ↓", "{:.0f}")},
     "Poses": {
-        "pck@0.05": ("PCK@0.05 ↑", "{:.1%}"), "pck@0.1": ("PCK@0.1 ↑", "{:.1%}"),
-        "pck_torso@0.2": ("PCK torso@0.2 ↑", "{:.1%}"), "pck_head@0.5": ("PCKh-like@0.5 ↑", "{:.1%}"),
-        "joint_error": ("joints px ↓", "{:.2f}"), "oks": ("OKS ↑", "{:.3f}"), "ap": ("AP ↑", "{:.1%}"),
+        "pck@0.05": ("PCK@0.05 ↑", "{:.1%}"), "pck_ratio": ("PCK@0.05 / the truth's ↑", "{:.3f}"),
+        "pck@0.1": ("PCK@0.1 ↑", "{:.1%}"), "pck_torso@0.2": ("PCK torso@0.2 ↑", "{:.1%}"),
+        "pck_head@0.5": ("PCKh-like@0.5 ↑", "{:.1%}"), "joint_error": ("joints px ↓", "{:.2f}"),
+        "oks": ("OKS ↑", "{:.3f}"), "ap": ("AP ↑", "{:.1%}"),
         "ap_m": ("AP(m) ↑", "{:.1%}"), "cap_published": ("CAP as published ↑", "{:.1%}"),
         "cap": ("CAP fixed ↑", "{:.1%}"), "pce": ("PCE ↓", "{:.2f}")},
     "Sets of pictures": {"fid": ("FID, {extractor} ↓", "{:.2f}"), "kid": ("KID, {extractor} ↓", "{:.4f}")},
+    "Sampling maps": {
+        "epe": ("epe ↓", "{:.2f} %"), "epe_median": ("median ↓", "{:.2f} %"), "epe_90": ("90 % ↓", "{:.2f} %"),
+        **{left(pixels): (f"left of {pixels} px ↓", "{:.2f} %") for pixels in DISTURBANCES}},
 }
 COLUMNS = {name: column for table in TABLES.values() for name, column in table.items()}
 """Measure → heading and number format, in the order of the tables."""
+GEOMETRIC = ("sharpness",)
+"""Ratios, whose means are geometric; their differences mean nothing."""
+PARTS = ("rows", "maps")
+"""Of a results.json, whose tables are shown."""
 OPEN, CLOSE = "<!-- results -->", "<!-- /results -->"
 
 Measures = dict[str, np.ndarray]
 """Measure → one number a pair, (n,), NaN where it says nothing."""
 Cell = dict[str, "float | list[float | None] | None"]
-"""{"mean", "low", "high"}, None where unknown; perhaps "std" over subsets, and "seeds", the mean of each seed."""
+"""{"mean", "low", "high"}, None where unknown; perhaps "seeds", the mean of each seed."""
 Summary = dict[str, dict[str, Cell]]
 """Row → measure → cell."""
 
 
 def summarise(rows: dict[str, Measures], identity: np.ndarray) -> Summary:
-    """Means over pairs and their 95 % bootstrap intervals; identity (n,) of each pair."""
-    def cell(values: np.ndarray) -> Cell:
-        return dict(zip(("mean", "low", "high"), map(rounded, interval(values, identity)), strict=True))
+    """Means over pairs (of `GEOMETRIC` geometric ones) with 95 % bootstrap intervals; identity (n,) of each pair."""
+    def cell(name: str, values: np.ndarray) -> Cell:
+        if name in GEOMETRIC:
+            return as_cell(*np.exp(interval(np.log(values), identity)))
+        return as_cell(*interval(values, identity))
 
-    return {row: {name: cell(values) for name, values in measures.items()} for row, measures in rows.items()}
+    return {row: {name: cell(name, values) for name, values in measures.items()} for row, measures in rows.items()}
+
+
+def as_cell(mean: float | None, low: float | None = None, high: float | None = None) -> Cell:
+    """A number and the ends of its interval, as results.json holds them."""
+    return {"mean": rounded(mean), "low": rounded(low), "high": rounded(high)}
+
+
+def difference(one: Measures, other: Measures) -> Measures:
+    """Pair by pair, of what has a difference."""
+    return {name: one[name] - other[name] for name in one if name not in GEOMETRIC}
 
 
 def rounded(value: float | None) -> float | None:
@@ -69,12 +99,10 @@ def heading(name: str, extractor: str | None) -> str:
 
 
 def shown(cell: Cell | None, name: str, signed: bool = False) -> str:
-    """A cell as text: `mean [low, high]`, `mean ± std`, or – where there is no number."""
+    """A cell as text: `mean [low, high]`, or – where there is no number."""
     if not cell or cell["mean"] is None:
         return "–"
     form = COLUMNS[name][1].replace(":", ":+") if signed else COLUMNS[name][1]
-    if cell.get("std") is not None:
-        return f"{form.format(cell['mean'])} ± {COLUMNS[name][1].format(cell['std'])}"
     ends = [] if cell["low"] is None else [form.format(cell["low"]), form.format(cell["high"])]
     return form.format(cell["mean"]) + (f" [{', '.join(ends)}]" if ends else "")
 
@@ -103,8 +131,9 @@ def how(protocol: dict) -> str:
             for name, c in p["checkpoints"].items()]
     made += [f"{name}: pictures in a folder of that name" for name in p["folders"]]
     seeds = f"Seeds {seeds}; numbers are means over them" if len(p["seeds"]) > 1 else f"Seed {seeds}"
+    said = [f"{p['width']}×{p['height']}", *(["; ".join(made), seeds] if made else [])]
     return (f"{p['pairs']} pairs of {p['identities']} people of {p['data']}, split {p['split']!r}, pictures "
-            f"{p['width']}×{p['height']}. {'; '.join(made)}. {seeds}. "
+            f"{'. '.join(said)}. "
             "In brackets: 95 % bootstrap interval, whole people resampled.")
 
 
@@ -113,8 +142,8 @@ def results_tables(results: dict, names: list[str] | None = None) -> str:
     extractor = results["protocol"]["extractor"]
     if names is not None:
         return markdown_table(results["rows"], names, "compared with the true target", extractor=extractor)
-    return "\n\n".join(markdown_table(results["rows"], columns, table, extractor=extractor)
-                       for table, columns in tables(results).items())
+    return "\n\n".join(markdown_table(results[part], columns, table, extractor=extractor)
+                       for part in PARTS if part in results for table, columns in tables(results, part).items())
 
 
 def markdown(results: dict) -> str:

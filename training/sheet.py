@@ -9,21 +9,26 @@ PAPER, INK = (250, 249, 246), (30, 30, 34)
 MARGIN, GAP, BLOCK_GAP, HEADER, CAPTION = 16, 4, 24, 24, 20
 
 
+MOST_WIDE = 3600
+"""Pixels, unless one block alone is wider."""
+
+
 def comparison_sheet(columns: dict[str, np.ndarray], captions: list[str], across: int = 3,
-                     zoom: int = 2) -> Image.Image:
+                     zoom: int | None = None) -> Image.Image:
     """One row a pair, filled block by block from the left.
 
     Args:
         columns: label → pictures (n, H, W, 3) uint8, in the order of the columns.
         captions: n lines, one under each row.
-        across: blocks side by side, each with all columns.
-        zoom: pixels a picture's pixel, Lanczos-filtered.
+        across: most blocks side by side, each with all columns; fewer where they would be wider than `MOST_WIDE`.
+        zoom: pixels a picture's pixel, Lanczos-filtered; None is 2 for pictures of less than 128 pixels, else 1.
     """
     count, height, width = next(iter(columns.values())).shape[:3]
+    zoom = zoom or (2 if width < 128 else 1)
     height, width = height * zoom, width * zoom
-    across = max(1, min(across, count))
-    deep = -(-count // across)
     block = len(columns) * (width + GAP) - GAP
+    across = max(1, min(across, count, MOST_WIDE // (block + BLOCK_GAP)))
+    deep = -(-count // across)
     row = height + CAPTION + GAP
     size = 2 * MARGIN + across * (block + BLOCK_GAP) - BLOCK_GAP, 2 * MARGIN + HEADER + deep * row
     sheet = Image.new("RGB", size, PAPER)

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from reposedm_core.alignment import Alignment, Start, start_from
+from reposedm_core.alignment.skeleton_map import skeleton_map
+from reposedm_core.alignment.sources import Seen
+from reposedm_core.alignment.warp import warp
+from reposedm_core.conditioning import make_condition, pose_target, source_joints
 from reposedm_core.config import FieldConfig
 from reposedm_core.diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
 from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas
 from reposedm_core.errors import InputError
 from reposedm_core.field import PoseInteractionField
+from reposedm_core.pictures import fit_image
 from reposedm_core.pipeline import RePoseDMPipeline
+from reposedm_core.pose import Pose
 from training.data.dataset import Pairs, People, to_unit
 
-COPY, WARP, UPPER, OURS = "copy the source", "warp only", "autoencoder of the truth", "RePoseDM"
-TRUTH = "the truth itself"
+COPY, SKELETON, WARP, PLATE = "copy the source", "skeleton map", "warp only", "warp on its plate"
+UPPER, OURS, TRUTH = "autoencoder of the truth", "RePoseDM", "the truth itself"
+SHOWN = ("source", "pose", "plate", "visibility", "person")
+"""Pictures that are kept to be looked at, beside those of the rows; see `views`."""
+SOURCE_POSES = ("estimated", "true", "none")
+"""What an aligner that reads the source's pose is given: what its checkpoint's estimator finds, as the pipeline does;
+the set's own; or nothing."""
 OFF = FieldConfig(strength=0.0)
 SEED_STRIDE = 1_000_000
 """The noise of pair n has the seed SEED_STRIDE · seed + n: the pairs of two seeds share none."""
@@ -36,6 +45,7 @@ class Contender:
         kinds: row of the table → gradient guidance; `OFF` is none.
         steps, scale: DDIM steps and w_c of eq. 16.
         start: see `transfer`.
+        source_pose: one of `SOURCE_POSES`.
     """
 
     pipe: RePoseDMPipeline
@@ -43,11 +53,21 @@ class Contender:
     steps: int
     scale: float
     start: float = 1.0
+    source_pose: str = "estimated"
+
+    @property
+    def name(self) -> str:
+        """The first of its rows."""
+        return next(iter(self.kinds))
 
 
 @dataclass
 class Batch:
-    """Pairs number `first` and after, and what is known of them; pictures are uint8 (b, H, W, 3)."""
+    """Pairs number `first` and after, and what is known of them; pictures are uint8 (b, H, W, 3).
+
+    `joints` are the target's, COCO-17 (b, 17, 3); `source_pose` and `target_pose` OpenPose-18 (b, 18, 3). Masks
+    (b, H, W) and garments are the target's, but for `source_masks`; None for a set without them.
+    """
 
     first: int
     pairs: Pairs
@@ -57,34 +77,82 @@ class Batch:
     joints: np.ndarray
     masks: np.ndarray | None
     garments: np.ndarray | None
+    source_masks: np.ndarray | None = None
+    source_pose: np.ndarray | None = None
+    target_pose: np.ndarray | None = None
 
     @classmethod
     def read(cls, people: People, pairs: Pairs, first: int, size: int) -> Batch:
         """Pairs `first` to `first + size` of `pairs`, as far as there are so many."""
         part = pairs[slice(first, first + size)]
-        of_target = part.identity, part.target
-        masks = people.masks(*of_target)
-        source, truth = (people.read("pictures", part.identity, index) for index in (part.source, part.target))
+        of_source, of_target = (part.identity, part.source), (part.identity, part.target)
+        masks, source_masks = (people.masks(*which) for which in (of_target, of_source))
+        source, truth = (people.read("pictures", *which) for which in (of_source, of_target))
         return cls(first, part, source, truth, people.skeletons(*of_target), people.joints(*of_target),
-                   None if masks is None else masks[:, 0].numpy(), people.garments(*of_target))
+                   None if masks is None else masks[:, 0].numpy(), people.garments(*of_target),
+                   None if source_masks is None else source_masks[:, 0].numpy(),
+                   people.openpose(*of_source), people.openpose(*of_target))
 
     def __len__(self) -> int:
         return len(self.pairs)
 
 
+@dataclass
+class Aligned:
+    """A batch as a checkpoint's aligner leaves it.
+
+    Attributes:
+        source, skeleton: (b, 3, H, W) in [-1, 1].
+        start: what the aligner was told of the source's pose; None for one that does not read it.
+        condition, alignment, seen: see `conditioning.make_condition`.
+    """
+
+    source: Tensor
+    skeleton: Tensor
+    start: Start | None
+    condition: Condition
+    alignment: Alignment
+    seen: Seen
+
+
+def find_source(pipe: RePoseDMPipeline, batch: Batch, source_pose: str) -> Tensor | None:
+    """OpenPose-18 joints (b, 18, 3) of the sources' people by one of `SOURCE_POSES`; None for "none"."""
+    if source_pose == "none":
+        return None
+    if source_pose == "true":
+        return torch.from_numpy(batch.source_pose).float()
+    return source_joints([pipe.find(picture[None]) for picture in to_unit(batch.source)])
+
+
 @torch.no_grad()
-def transfer(pipe: RePoseDMPipeline, condition: Condition, skeleton: Tensor, seeds: list[int], steps: int, scale: float,
-             guide: FieldConfig | None = None, joints: Tensor | None = None, start: float = 1.0) -> Tensor:
+def align(pipe: RePoseDMPipeline, batch: Batch, joints: Tensor | None) -> Aligned:
+    """Align a batch as `RePoseDMPipeline` aligns each of its pictures.
+
+    Args:
+        joints: of the sources' people, see `find_source`; only an aligner that reads them looks at them.
+    """
+    source, skeleton = to_unit(batch.source).to(pipe.device), batch.skeleton.to(pipe.device)
+    start = None
+    if pipe.aligner.reads_pose:
+        target = torch.from_numpy(batch.target_pose).float()
+        start = start_from(joints, target, source, pipe.aligner.config.shrink)
+    return Aligned(source, skeleton, start, *make_condition(pipe.aligner, pipe.denoiser, pipe.encode, source, skeleton,
+                                                            pipe.autoencoder.stride, start=start))
+
+
+@torch.no_grad()
+def transfer(pipe: RePoseDMPipeline, aligned: Aligned, seeds: list[int], steps: int, scale: float,
+             guide: FieldConfig | None = None, poses: np.ndarray | None = None, start: float = 1.0) -> Tensor:
     """What `RePoseDMPipeline` does with one aligned picture and one pose, for each of a batch, by DDIM.
 
     Here each picture has a seed. The pipeline draws the noise of a whole batch from one, so that there the second
     picture of a batch is not what the same picture gives alone.
 
     Args:
-        condition: of B pictures, by `RePoseDMPipeline.condition`. skeleton: (B, 3, H, W) in [-1, 1].
+        aligned: B pictures, by `align`.
         seeds: one a picture: a picture's result depends on its own seed only.
         steps, scale: sampling steps and w_c of eq. 16.
-        guide, joints: gradient guidance towards the COCO joints (B, 17, 3), or in space "features" the skeleton;
+        guide, poses: gradient guidance towards the OpenPose-18 joints (B, 18, 3), at the size that the networks see;
             None or a strength of 0 is off.
         start: below 1, sampling starts from the aligned latent, noised to this share of the schedule (**ours**);
             1 starts from noise.
@@ -92,19 +160,20 @@ def transfer(pipe: RePoseDMPipeline, condition: Condition, skeleton: Tensor, see
     Returns:
         The results, (B, 3, H, W), about [-1, 1].
     """
-    skeleton, field = skeleton.to(pipe.device), None
+    condition, field = aligned.condition, None
     if guide is not None and guide.strength:
+        size, native = tuple(aligned.source.shape[-2:]), pipe.config.network_size
         compare = PoseInteractionField(pipe.estimator, guide.space, mask=guide.mask)
-        target = (compare.target_from_image(skeleton) if guide.space == "features"
-                  else compare.target_from_joints(joints.to(pipe.device), *skeleton.shape[-2:]))
-        field = FieldGuidance.configured(guide, compare, target, pipe.decode)
+        target = pose_target(compare, [Pose(joints[None], *size) for joints in poses], size, native)
+        field = FieldGuidance.configured(guide, compare, target.map(lambda values: values.to(pipe.device)),
+                                         lambda z: fit_image(pipe.decode(z), *native))
     shape = condition.pose.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     noise = noise.to(pipe.device)
     sigmas = simple_sigmas(pipe.schedule, round(steps / start))[-steps - 1:].to(pipe.device)
     first = initial_latent(noise, sigmas[0]) if start == 1 else condition.aligned + sigmas[0] * noise
     model = GuidedDenoiser(pipe.denoiser, pipe.schedule, condition, scale, field)
-    return pipe.decode(sample_ddim(model, first, sigmas))
+    return pipe.picture(sample_ddim(model, first, sigmas), aligned.seen, aligned.source)
 
 
 def to_pictures(images: Tensor) -> np.ndarray:
@@ -112,37 +181,52 @@ def to_pictures(images: Tensor) -> np.ndarray:
     return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
 
 
-@torch.no_grad()
-def generate(contender: Contender, batch: Batch, seeds: list[int],
-             baselines: bool = False) -> Iterator[tuple[str, int, np.ndarray]]:
-    """(row, number of the seed, pictures) of every guidance of a checkpoint and every seed.
-
-    `baselines` gives the rows `WARP` and `UPPER` first, once.
-    """
-    pipe, skeleton = contender.pipe, batch.skeleton.to(contender.pipe.device)
-    # Once for all: aligning depends neither on the guidance nor on the seed.
-    condition, alignment = pipe.condition(to_unit(batch.source).to(pipe.device), skeleton)
-    if baselines:
-        yield WARP, 0, to_pictures(alignment.image)
-        yield UPPER, 0, to_pictures(pipe.decode(pipe.encode(to_unit(batch.truth).to(pipe.device))))
+def generate(contender: Contender, batch: Batch, aligned: Aligned,
+             seeds: list[int]) -> Iterator[tuple[str, int, np.ndarray]]:
+    """(row, number of the seed, pictures) of every guidance of a checkpoint and every seed."""
     for number, seed in enumerate(seeds):
         noises = [SEED_STRIDE * seed + batch.first + i for i in range(len(batch))]
         for row, kind in contender.kinds.items():
-            yield row, number, to_pictures(transfer(pipe, condition, skeleton, noises, contender.steps,
-                                                    contender.scale, kind, torch.from_numpy(batch.joints),
-                                                    contender.start))
+            yield row, number, to_pictures(transfer(contender.pipe, aligned, noises, contender.steps, contender.scale,
+                                                    kind, batch.target_pose, contender.start))
+
+
+def by_skeleton(batch: Batch, joints: Tensor) -> np.ndarray:
+    """The row `SKELETON`: the source at its full size under the map that the two skeletons give, without a network."""
+    source, target = to_unit(batch.source), torch.from_numpy(batch.target_pose).float()
+    size = tuple(source.shape[-2:])
+    return to_pictures(warp(source, skeleton_map(joints, target, size, size, size)[0]))
+
+
+@torch.no_grad()
+def baselines(pipe: RePoseDMPipeline, batch: Batch, aligned: Aligned) -> Iterator[tuple[str, np.ndarray]]:
+    """(row, pictures) of what a checkpoint's aligner and autoencoder do alone."""
+    yield WARP, to_pictures(aligned.alignment.image)
+    if aligned.seen.reference is not None:
+        yield PLATE, to_pictures(aligned.seen.image)
+    yield UPPER, to_pictures(pipe.decode(pipe.encode(to_unit(batch.truth).to(pipe.device))))
+
+
+def views(aligned: Aligned) -> dict[str, np.ndarray]:
+    """What an aligner with masks found, as pictures: the plate, and visibility and person from black to white."""
+    found = aligned.seen.reference
+    if found is None:
+        return {}
+    masks = {"visibility": found.visibility, "person": found.person}
+    return {"plate": to_pictures(found.plate),
+            **{name: to_pictures(2 * mask.expand(-1, 3, -1, -1) - 1) for name, mask in masks.items()}}
 
 
 def open_contender(path: str | Path, people: People, name: str = OURS, strength: float | None = None,
                    steps: int | None = None, scale: float | None = None, device: str = "cpu",
-                   start: float = 1.0) -> Contender:
+                   start: float = 1.0, source_pose: str = "estimated") -> Contender:
     """A checkpoint without guidance, and with guidance of `strength` where that is above 0.
 
     Args:
         path: exported by training/train.py.
         name: of its rows.
         strength, steps, scale: None is what the checkpoint has as default.
-        start: see `transfer`.
+        start: see `transfer`. source_pose: one of `SOURCE_POSES`.
 
     Raises:
         InputError: no such checkpoint, made for pictures of another size, or steps or start out of range.
@@ -161,56 +245,4 @@ def open_contender(path: str | Path, people: People, name: str = OURS, strength:
     kinds = {name: OFF}
     if strength:
         kinds[f"{name} + field {strength:g}"] = replace(config.field, strength=strength)
-    return Contender(pipe, kinds, steps, config.guidance_scale if scale is None else scale, start)
-
-
-# -- pictures in files
-
-def named(value: str) -> tuple[str, Path]:
-    """NAME=PATH of a command line."""
-    name, found, path = value.partition("=")
-    if not (name and found and path):
-        raise argparse.ArgumentTypeError(f"{value!r} is not NAME=PATH")
-    return name, Path(path)
-
-
-def file_name(batch: Batch, n: int) -> str:
-    """Name of the picture of a batch's n-th pair: NUMBER_PERSON_SOURCE_TARGET.png."""
-    pairs = batch.pairs
-    return f"{batch.first + n:05d}_{pairs.identity[n]:06d}_{pairs.source[n]:03d}_{pairs.target[n]:03d}.png"
-
-
-def folder_name(row: str) -> str:
-    """A row's name as that of a folder."""
-    return re.sub(r"[^a-z0-9.]+", "-", row.lower()).strip("-")
-
-
-def save_pictures(folder: Path, batch: Batch, pictures: np.ndarray) -> None:
-    """Write pictures (b, H, W, 3), without loss, under the names of `file_name`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for n, picture in enumerate(pictures):
-        Image.fromarray(picture).save(folder / file_name(batch, n))
-
-
-def read_pictures(folder: Path, batch: Batch) -> np.ndarray:
-    """The pictures of a batch's pairs, uint8 (b, H, W, 3), made by any model, of a folder as `save_pictures` writes it.
-
-    Raises:
-        InputError: one is missing, unreadable, or of another size than the set's.
-    """
-    pictures = []
-    for n in range(len(batch)):
-        path = folder / file_name(batch, n)
-        if not path.is_file():
-            raise InputError(f"{folder} has no {path.name}: it must hold one PNG picture for each pair, named "
-                             "NUMBER_PERSON_SOURCE_TARGET.png; --save-pictures writes such names.")
-        try:
-            with Image.open(path) as picture:
-                pictures.append(np.array(picture.convert("RGB")))
-        except OSError as error:
-            raise InputError(f"{path} cannot be read as a picture ({error}): write it again.") from None
-        height, width = pictures[-1].shape[:2]
-        if (height, width) != batch.truth.shape[1:3]:
-            raise InputError(f"{path} is {width}×{height}, the set has {batch.truth.shape[2]}×{batch.truth.shape[1]}: "
-                             "resize the pictures to the set's size.")
-    return np.stack(pictures)
+    return Contender(pipe, kinds, steps, config.guidance_scale if scale is None else scale, start, source_pose)

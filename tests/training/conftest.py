@@ -11,8 +11,16 @@ import pytest
 import torch
 
 from reposedm_core.checkpoint import save_model
-from reposedm_core.config import AlignerConfig, AutoencoderConfig, DenoiserConfig, FieldConfig, ModelConfig, to_dict
-from reposedm_core.pipeline import NETWORKS
+from reposedm_core.config import (
+    AlignerConfig,
+    AutoencoderConfig,
+    DecoderConfig,
+    DenoiserConfig,
+    FieldConfig,
+    ModelConfig,
+    to_dict,
+)
+from reposedm_core.networks import PARTS, parts_of
 from reposedm_core.pose import coco_to_openpose, draw_joints
 from training.data import synthetic
 
@@ -47,12 +55,30 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
                          denoiser=DenoiserConfig(block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
                                                  height=HEIGHT // 8, width=WIDTH // 8),
                          field=FieldConfig(1.0, 0.0, 1.0))
+    return untrained(config, tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="session")
+def weights_256(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of the second generation: all networks but the decoders at half the size."""
+    config = ModelConfig(name="tiny-256", height=HEIGHT, width=WIDTH, steps=2,
+                         autoencoder=AutoencoderConfig(stride=16, widths=(8, 8, 16)),
+                         aligner=AlignerConfig(kind="matching", kernels=(0, 3, 3), channels=16, dim=16, heads=2,
+                                               height=HEIGHT // 2, width=WIDTH // 2, shrink=2),
+                         denoiser=DenoiserConfig(block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
+                                                 height=HEIGHT // 16, width=WIDTH // 16),
+                         decoder=DecoderConfig("reference", widths=(16, 16)), field=FieldConfig(1.0, 0.0, 1.0))
+    return untrained(config, tmp_path_factory.mktemp("weights"))
+
+
+def untrained(config: ModelConfig, folder: Path) -> Path:
+    """A checkpoint of `config`, every weight random."""
     torch.manual_seed(0)
-    networks = {name: kind(getattr(config, name)) for name, kind in NETWORKS.items()}
+    networks = {name: PARTS[name](getattr(config, name)) for name in parts_of(config)}
     for network in networks.values():
         for parameter in network.parameters():
             parameter.data.add_(0.03 * torch.randn_like(parameter))
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    path = folder / f"{config.name}.safetensors"
     save_model(path, networks, to_dict(config))
     return path
 

@@ -9,25 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from reposedm_core import Pose, RePoseDMPipeline
 from reposedm_core.checkpoint import load_parts
 from reposedm_core.errors import InputError
-from reposedm_core.pose import coco_to_openpose
 from training import evaluate, metrics
 from training.data.dataset import People
 from training.evaluate import Options
-from training.transfer import OURS, Contender, open_contender, transfer
+from training.metrics import vgg
+from training.transfer import OURS, Batch, Contender, align, find_source, open_contender, transfer
 
 HEIGHT, WIDTH = 64, 48    # of the sets in conftest.py
 FIELD = 3e-6
 """A field strength that does not throw an untrained network off the scale."""
 GUIDED = f"{OURS} + field {FIELD:g}"
-BASELINES, ENDS = ["copy the source", "warp only"], ["autoencoder of the truth", "the truth itself"]
-PICTURES = {"perceptual", "psnr", "ssim_256@1.2", "ssim_256@1.5", "foreground_l1", "colour_right", "colour_difference"}
+BASELINES, ENDS = ["copy the source", "skeleton map", "warp only"], ["autoencoder of the truth", "the truth itself"]
+PICTURES = {"perceptual", "psnr", "ssim_256@1.2", "ssim_256@1.5", "foreground_l1", "colour_right", "colour_difference",
+            "sharpness", "background", *(["vgg"] if vgg.installed() else [])}
 POSES = {"pck@0.05", "pck@0.1", "pck_torso@0.2", "pck_head@0.5", "joint_error", "oks", "ap", "ap_m", "cap_published",
          "cap", "pce"}
 
@@ -41,19 +41,21 @@ def results(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.mark.parametrize("strength", [0.0, FIELD])
-def test_a_batch_gives_what_the_pipeline_gives_one_by_one(data, weights, strength):
-    people, pipe = People(data, "test"), RePoseDMPipeline.from_pretrained(weights)
-    pairs = people.fixed_pairs(3)
-    source, joints = people.pictures(pairs.identity, pairs.source), people.joints(pairs.identity, pairs.target)
-    skeleton = people.skeletons(pairs.identity, pairs.target)
-    condition, alignment = pipe.condition(source, skeleton)
-    batch = transfer(pipe, condition, skeleton, [7, 8, 9], 3, 1.5, replace(pipe.config.field, strength=strength),
-                     torch.from_numpy(joints))
+@pytest.mark.parametrize(("generation", "space", "source_pose"), [
+    ("weights", "heatmaps", "estimated"), ("weights_256", "heatmaps", "estimated"),
+    ("weights_256", "features", "true")])
+def test_a_batch_gives_what_the_pipeline_gives_one_by_one(data, generation, space, source_pose, strength, request):
+    people = People(data, "test")
+    pipe = RePoseDMPipeline.from_pretrained(request.getfixturevalue(generation))
+    given = Batch.read(people, people.fixed_pairs(3), 0, 3)
+    aligned = align(pipe, given, find_source(pipe, given, source_pose))
+    batch = transfer(pipe, aligned, [7, 8, 9], 3, 1.5, replace(pipe.config.field, strength=strength, space=space),
+                     given.target_pose)
     for i in range(3):
-        single = pipe(people.read("pictures", pairs.identity[i], pairs.source[i])[0],
-                      Pose(coco_to_openpose(joints[i:i + 1]), HEIGHT, WIDTH), seed=7 + i, steps=3, guidance_scale=1.5,
-                      field_strength=strength)
-        for mine, theirs in ((batch[i], single.image[0]), (alignment.image[i], single.aligned[0])):
+        source_joints = Pose(given.source_pose[i:i + 1], HEIGHT, WIDTH) if source_pose == "true" else None
+        single = pipe(given.source[i], Pose(given.target_pose[i:i + 1], HEIGHT, WIDTH), seed=7 + i, steps=3,
+                      guidance_scale=1.5, field_strength=strength, field_space=space, source_pose=source_joints)
+        for mine, theirs in ((batch[i], single.image[0]), (aligned.seen.image[i], single.aligned[0])):
             assert ((mine.clamp(-1, 1) + 1) / 2 - theirs).abs().max() < 1e-3
     assert (batch[0] - batch[1]).abs().max() > 0.1, "the pairs differ"
 
@@ -66,8 +68,9 @@ def test_rows_and_columns(results):
         if row == ENDS[1]:
             assert set(cells) == POSES, "the truth is not compared with itself"
         else:
-            assert set(cells) == PICTURES | POSES | {"fid", "kid"}
-    assert list(found["differences"]) == [f"{name} − {base}" for name in ours for base in BASELINES]
+            assert set(cells) == PICTURES | POSES | {"pck_ratio", "fid", "kid"}
+    assert list(found["differences"]) == [f"{name} − {base}" for name in ours
+                                          for base in ("copy the source", "warp only")]
     assert found["protocol"]["identities"] == 1 and found["protocol"]["pairs"] == 3
     without, guided = (found["rows"][name]["perceptual"]["mean"] for name in (OURS, GUIDED))
     assert without != guided, "the field did something"
@@ -138,7 +141,7 @@ def test_pictures_in_a_folder_are_measured_as_those_that_were_made(results, data
     with pytest.raises(InputError, match="is 24×32, the set has 48×64"):
         evaluate.evaluate(replace(options, pictures={"mine": small}), tmp_path)
     alone = evaluate.evaluate(options, tmp_path)
-    assert list(alone["rows"]) == ["copy the source", "mine", "the truth itself"]
+    assert list(alone["rows"]) == ["copy the source", "skeleton map", "mine", "the truth itself"]
     for name in (*PICTURES, "fid", "kid"):
         assert alone["rows"]["mine"][name]["mean"] == pytest.approx(found["rows"][OURS][name]["mean"], abs=2e-4)
     assert alone["protocol"]["judge"] == "reposedm-mini.safetensors", "the shipped estimator finds the joints"
@@ -198,9 +201,9 @@ def test_bad_input_is_one_clear_line(data, weights, tmp_path, capsys):
     assert "pairs = -1" in refused(pairs=-1)
     assert "steps = 2000" in refused(steps=2000)
     assert "seeds = [-1]" in refused(seeds=-1)
-    assert "nothing to measure" in refused(weights=None)
+    assert "kid_pairs = -1" in refused(kid_pairs=-1)
     assert "inception_v3_google" in refused(extractor="inception", backbones=tmp_path)
-    assert "one name" in refused(also=f"warp only={weights}")
+    assert "one name" in refused(also=f"warp only={weights}") and "one name" in refused(also=f"person={weights}")
     parts, header = load_parts(weights)
     save_file({f"autoencoder.{key}": value for key, value in parts["autoencoder"].items()},
               tmp_path / "part.safetensors", {"reposedm": json.dumps({**header, "parts": ["autoencoder"]})})
@@ -228,11 +231,11 @@ def test_what_the_command_line_refuses(data, weights, tmp_path, capsys):
 
 def test_a_warm_start_begins_at_the_aligned_latent(data, weights, tmp_path):
     pipe = RePoseDMPipeline.from_pretrained(weights)
-    condition, _ = pipe.condition(*(torch.rand(1, 3, HEIGHT, WIDTH) * 2 - 1 for _ in range(2)))
+    aligned = align(pipe, Batch.read(People(data, "test"), People(data, "test").fixed_pairs(1), 0, 1), None)
 
     def distance(start: float) -> float:
-        made = transfer(pipe, condition, torch.zeros(1, 3, HEIGHT, WIDTH), [0], 1, 1.0, start=start)
-        return float((made - pipe.decode(condition.aligned)).abs().mean())
+        made = transfer(pipe, aligned, [0], 1, 1.0, start=start)
+        return float((made - pipe.decode(aligned.condition.aligned)).abs().mean())
 
     assert distance(0.001) < 0.1 * distance(1.0), "with hardly any noise nothing else can come out"
 

@@ -10,11 +10,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from reposedm_core.checkpoint import save_model
+from reposedm_core.config import to_dict
 from reposedm_core.errors import InputError
 from reposedm_core.field import ESTIMATORS, HigherHRNet
 from reposedm_core.metrics import object_keypoint_similarity
 from reposedm_core.networks import SHIPPED
 from reposedm_core.pictures import fit_image, to_image
+from reposedm_core.pipeline import RePoseDMPipeline
 from training import judge
 from training.data.dataset import Pairs
 from training.judge import Detector, Judge, load_detector
@@ -38,6 +41,22 @@ def test_joints_lie_in_the_picture_s_own_pixels_whatever_the_detector_sees(pictu
         sure = (one[0, :, 2] > 0.4) & (other[0, :, 2] > 0.4)
         assert sure.sum() >= 8
         assert np.median(np.abs(2 * one[0, sure, :2] - other[0, sure, :2])) < 2
+
+
+def test_a_judge_sees_pictures_at_the_size_that_it_was_trained_at(pictures, weights_256, tmp_path):
+    """Of a whole checkpoint the size of its networks; of an estimator alone what its card's preset says, if it does."""
+    shipped = load_detector(SHIPPED)
+    assert shipped.size == (128, 96) and load_detector(weights_256).size == (32, 24)
+    assert Detector.of(RePoseDMPipeline.from_pretrained(weights_256), "own").size == (32, 24)
+    large = F.interpolate(pictures, scale_factor=2, mode="bicubic").clamp(-1, 1)
+    for one, other in zip(shipped(pictures), shipped(large), strict=True):
+        sure = (one[0, :, 2] > 0.4) & (other[0, :, 2] > 0.4)
+        assert sure.sum() >= 8 and np.median(np.abs(2 * one[0, sure, :2] - other[0, sure, :2])) < 2
+    cards = {"none": ({}, None), "mini": ({"preset": "mini-256", "settings": {"model": {}}}, (128, 96)),
+             "changed": ({"preset": "mini-256", "settings": {"model": {"height": 512}}}, None)}
+    for name, (card, size) in cards.items():
+        save_model(tmp_path / name, {"estimator": shipped.estimator}, to_dict(shipped.estimator.config), card)
+        assert load_detector((tmp_path / name).rename(tmp_path / f"{name}.safetensors")).size == size
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 176), (176, 256), (101, 67)])

@@ -11,7 +11,7 @@ from reposedm_core.errors import InputError
 from training import metrics
 from training.metrics.perceptual import PerceptualDistance, load_network
 from training.metrics.pictures import MOST_DECIBELS, REGIONS
-from training.sheet import comparison_sheet
+from training.sheet import MOST_WIDE, comparison_sheet
 from training.transfer import to_pictures
 
 HEIGHT, WIDTH = 64, 48
@@ -153,6 +153,74 @@ def test_interval_is_that_of_the_normal_distribution_and_of_people_not_pairs():
     assert np.isnan(metrics.interval(np.array([np.nan]), np.zeros(1))).all()
 
 
+def test_a_ratio_of_means_is_sure_where_its_parts_go_together():
+    rng = np.random.default_rng(0)
+    people, base = np.arange(200), rng.uniform(0.5, 1.5, 200)
+    mean, low, high = metrics.interval(0.8 * base, people, base)
+    assert mean == pytest.approx(0.8) == pytest.approx(low) == pytest.approx(high), "pair by pair the same share"
+    mean, low, high = metrics.interval(0.8 * rng.permutation(base), people, base)
+    assert mean == pytest.approx(0.8) and 0.7 < low < 0.77 and 0.83 < high < 0.9
+    with_gaps = metrics.interval(np.array([1.0, 5.0, 2.0]), np.arange(3), np.array([2.0, np.nan, 4.0]))
+    assert with_gaps == pytest.approx((0.5, 0.5, 0.5))
+    assert np.isnan(metrics.interval(np.ones(2), np.arange(2), np.zeros(2))).all(), "nothing to be a share of"
+
+
+# sharpness, background
+
+def dressed(values: np.ndarray, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Grey pictures (1, 128, 96, 3) of `values` in a garment's box on `ground`, and the garment's labels."""
+    labels = np.zeros((1, 128, 96), np.uint8)
+    labels[0, 20:110, 20:80] = REGIONS["top"]
+    grey = np.where(labels > 0, values, ground).round().clip(0, 255).astype(np.uint8)
+    return grey[..., None].repeat(3, -1), labels
+
+
+def test_sharpness_is_the_energy_that_a_blur_leaves():
+    """White noise under a Gaussian of σ: exp(-4π²σ²f²) of its energy at f."""
+    rng = np.random.default_rng(0)
+    noise, ground = rng.normal(0, 30, (128, 96)), rng.uniform(0, 255, (128, 96))
+    truth, garments = dressed(128 + noise, ground)
+    f = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.fftfreq(96))
+    for sigma in (0.2, 0.4, 0.6):
+        kept = np.exp(-2 * np.pi**2 * sigma**2 * np.square(f))
+        blurred, _ = dressed(128 + np.fft.ifft2(np.fft.fft2(noise) * kept).real, 0 * ground)
+        expected = np.square(kept[f > 0.25]).mean()
+        assert metrics.sharpness(blurred, truth, garments)[0] == pytest.approx(expected, rel=0.1)
+    louder, _ = dressed(128 + 1.5 * noise, ground)
+    assert metrics.sharpness(louder, truth, garments)[0] == pytest.approx(1.5**2, rel=0.02)
+
+
+def test_sharpness_sees_neither_coarse_patterns_nor_what_lies_around_the_garment():
+    rng = np.random.default_rng(0)
+    noise, ground = rng.normal(0, 20, (128, 96)), rng.uniform(0, 255, (128, 96))
+    wave = 40 * np.sin(2 * np.pi * np.arange(96) / 24)
+    truth, garments = dressed(128 + noise, ground)
+    waved, _ = dressed(110 + noise + wave, 255 - ground)
+    assert metrics.sharpness(waved, truth, garments)[0] == pytest.approx(1, abs=0.01)
+    plain_truth, _ = dressed(np.full((128, 96), 90.0), ground)
+    other, _ = dressed(np.full((128, 96), 180.0), 0 * ground)
+    assert metrics.sharpness(other, plain_truth, garments)[0] == pytest.approx(1), "no detail in either"
+    assert metrics.sharpness(truth, plain_truth, garments)[0] > 100, "noise where there is none"
+    assert np.isnan(metrics.sharpness(truth, truth, 0 * garments)[0])
+    lines = 0 * garments
+    lines[0, 20:110, ::4] = REGIONS["top"]
+    assert np.isnan(metrics.sharpness(truth, truth, lines)[0]), "all of it is edge"
+
+
+def test_background_is_the_largest_difference_away_from_both_persons():
+    source = np.full((1, 128, 96, 3), 100, np.uint8)
+    masks, source_masks = np.zeros((2, 1, 128, 96), np.uint8)
+    masks[0, 40:60, 40:50] = source_masks[0, 80:90, 10:20] = 1
+    picture = source.copy()
+    picture[0, 36:64, 36:54] = picture[0, 76:94, 6:24] = 255      # up to 4 pixels off: 8 of 256 rows
+    assert metrics.background_difference(picture, source, masks, source_masks)[0] == 0
+    picture[0, 100, 90, 1] = 93
+    assert metrics.background_difference(picture, source, masks, source_masks)[0] == 7
+    picture[0, 64, 40] = 250
+    assert metrics.background_difference(picture, source, masks, source_masks)[0] == 150
+    assert np.isnan(metrics.background_difference(picture, source, masks + 1, source_masks)[0])
+
+
 # perceptual distance
 
 @pytest.fixture(scope="module")
@@ -188,3 +256,13 @@ def test_sheet_has_the_pictures_where_they_belong():
     assert {(200, 0, 0), (0, 200, 0), (0, 0, 200), (9, 9, 9)} <= found
     red, blue = ([int(v.min()) for v in np.nonzero((sheet == colour).all(-1))] for colour in ((200, 0, 0), (0, 0, 200)))
     assert red[0] == blue[0] and blue[1] - red[1] > 2 * WIDTH, "the third pair starts the second block"
+
+
+def test_a_sheet_of_larger_pictures_stays_of_a_size_to_be_read():
+    def size(width: int, columns: int) -> tuple[int, int]:
+        pictures = {str(n): np.zeros((6, 4 * width // 3, width, 3), np.uint8) for n in range(columns)}
+        return comparison_sheet(pictures, [""] * 6).size
+
+    assert size(96, 5)[0] > 15 * 2 * 96, "small pictures are enlarged, three blocks stand side by side"
+    assert 9 * 192 < size(192, 9)[0] < MOST_WIDE < 27 * 192 and size(192, 9)[1] > 3 * 256
+    assert size(384, 12)[0] > 12 * 384, "one block is always whole"

@@ -51,21 +51,39 @@ def test_fid_of_fewer_samples_than_features_is_that_of_all_axes():
 
 def test_kid_of_gaussians_is_the_closed_form():
     """Of (xy + 1)³ between N(0, 1) and N(1, 1): E k(x,x') = 4, E k(y,y') = 32, E k(x,y) = 7, so 4 + 32 − 14."""
-    real = torch.from_numpy(norm.ppf((np.arange(500) + 0.5) / 500))[:, None]      # quantiles: no luck of the draw
-    fake, again = real + 1, torch.from_numpy(np.random.default_rng(0).normal(size=(500, 1)))
-    mean, deviation = kid(real, fake)
-    assert mean == pytest.approx(22, rel=0.05) and 0 < deviation < 5
+    real = norm.ppf((np.arange(500) + 0.5) / 500)[:, None]      # quantiles: no luck of the draw
+    fake, again = real + 1, np.random.default_rng(0).normal(size=(500, 1))
+    value, low, high = kid(real, fake)
+    assert value == pytest.approx(22, rel=0.05) and low < value < high and high - low < 16
     assert abs(kid(real, again)[0]) < 0.3, "unbiased: nothing between samples of one distribution"
-    state = torch.get_rng_state()
-    assert kid(real, fake) == (mean, deviation) != kid(real, fake, seed=1)
-    assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers are left alone"
+    assert kid(real, fake) == (value, low, high), "seeded"
 
 
-def test_kid_of_small_sets_is_plain_arithmetic():
-    """Four equal features a side: every subset of two is the same, so the sums can be written down."""
-    real, fake = torch.full((4, 1), 1.0), torch.full((5, 1), 2.0)
-    assert kid(real, fake) == pytest.approx((8 + 125 - 2 * 27, 0))
+def test_kid_is_plain_arithmetic():
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(5, 3)), rng.normal(1, 2, size=(7, 3))
+
+    def mean(a: np.ndarray, b: np.ndarray) -> float:
+        return np.mean([(x @ y / 3 + 1) ** 3 for i, x in enumerate(a) for j, y in enumerate(b) if a is not b or i != j])
+
+    expected = mean(real, real) + mean(fake, fake) - 2 * mean(real, fake)
+    persons = np.array([3, 1, 1, 2, 3]), np.array([1, 5, 3, 3, 9, 1, 2])
+    assert kid(real, fake)[0] == pytest.approx(expected) == pytest.approx(kid(real, fake, *persons)[0])
+    assert kid(np.full((4, 1), 1.0), np.full((5, 1), 2.0)) == pytest.approx((8 + 125 - 2 * 27,) * 3)
     assert kid(real[:3], fake) is None
+    assert np.isnan(kid(real, fake, np.zeros(5), np.zeros(7))[1:]).all(), "one person gives no interval"
+
+
+def test_kid_resamples_people_not_pictures():
+    """Twelve pictures that are all alike of each person say no more than one, and a picture is never its own pair."""
+    rng = np.random.default_rng(0)
+    people = np.arange(30)
+    real, fake = rng.normal(size=(30, 4)), rng.normal(0.5, 1, (30, 4))
+    _, low, high = kid(real, fake, people, people)
+    _, *again = kid(np.tile(real, (12, 1)), np.tile(fake, (12, 1)), np.tile(people, 12), np.tile(people, 12))
+    _, *unaware = kid(np.tile(real, (12, 1)), np.tile(fake, (12, 1)))
+    assert again[1] - again[0] == pytest.approx(high - low, rel=0.35)
+    assert unaware[1] - unaware[0] < 0.6 * (high - low)
 
 
 def test_features_of_efficientnet_are_its_pooled_ones():

@@ -5,7 +5,8 @@ A measure of single pictures gives one number a picture, (n,) float64, NaN where
 
 from reposedm_core.metrics import pck, pck_measures
 
-from .pictures import colour_measures, foreground_l1, psnr, ssim_51, ssim_256
+from .pictures import background_difference, colour_measures, foreground_l1, psnr, sharpness, ssim_51, ssim_256
 from .statistics import interval
 
-__all__ = ["colour_measures", "foreground_l1", "interval", "pck", "pck_measures", "psnr", "ssim_51", "ssim_256"]
+__all__ = ["background_difference", "colour_measures", "foreground_l1", "interval", "pck", "pck_measures", "psnr",
+           "sharpness", "ssim_51", "ssim_256"]

@@ -1,10 +1,11 @@
-"""Distances between two sets of pictures by the features of a named network: FID and KID, through torchmetrics."""
+"""Distances between two sets of pictures by the features of a named network: FID, through torchmetrics, and KID."""
 
 from __future__ import annotations
 
-import warnings
+import math
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,11 +14,11 @@ from reposedm_core.checkpoint import load_into
 from reposedm_core.errors import InputError
 from training.metrics import backbones
 from training.metrics.perceptual import efficientnet_lite0
+from training.metrics.statistics import percentiles, resampled
 
 INCEPTION, EFFICIENTNET = "Inception-v3", "EfficientNet-Lite0"
 EXTRACTORS = {"inception": INCEPTION, "efficientnet": EFFICIENTNET}
 """Option → the extractor's name, which every table carries: numbers of two extractors do not compare."""
-SUBSETS, LARGEST_SUBSET = 100, 1000
 HERE = {"sync_on_compute": False}
 """The features of all processes are here already; torchmetrics would wait for the other processes."""
 
@@ -104,26 +105,58 @@ def fid(real: Tensor, fake: Tensor) -> float | None:
     return float(metric.compute())
 
 
-def kid(real: Tensor, fake: Tensor, seed: int = 0) -> tuple[float, float] | None:
-    """Kernel distance (Bińkowski et al., 2018), unbiased for any number of pictures: mean and deviation over subsets.
+def kid(real: np.ndarray, fake: np.ndarray, real_groups: np.ndarray | None = None,
+        fake_groups: np.ndarray | None = None) -> tuple[float, float, float] | None:
+    """Kernel distance (Bińkowski et al., 2018), unbiased for any number of pictures, and its 95 % bootstrap interval.
+
+    Over all pictures at once, not the mean over subsets: of the two, which expect the same, the one that varies less.
+    No picture is paired with itself, neither in the distance nor where resampling drew it twice.
 
     Args:
         real, fake: features (n, D) and (m, D).
-        seed: of the choice of `SUBSETS` subsets, each of half of the smaller set and at most `LARGEST_SUBSET` pictures.
+        real_groups, fake_groups: (n,) and (m,), e.g. identities: whole groups are resampled, a group of both sets in
+            both. None resamples pictures.
 
     Returns:
-        None where a set has fewer than four pictures.
+        distance, low and high, these NaN where there is one group; None where a set has fewer than four pictures.
     """
-    from torchmetrics.image.kid import KernelInceptionDistance
-
-    size = min(LARGEST_SUBSET, len(real) // 2, len(fake) // 2)
-    if size < 2:
+    if min(len(real), len(fake)) < 4:
         return None
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.filterwarnings("ignore", message=".*save all extracted features")
-        torch.manual_seed(seed)
-        metric = KernelInceptionDistance(_Given(real.shape[1]), SUBSETS, size, **HERE)
-        metric.update(real.double(), real=True)
-        metric.update(fake.double(), real=False)
-        mean, deviation = metric.compute()
-    return float(mean), float(deviation)
+    if real_groups is None or fake_groups is None:
+        real_groups, fake_groups = np.arange(len(real)), len(real) + np.arange(len(fake))
+    labels, index = np.unique(np.concatenate([real_groups, fake_groups]), return_inverse=True)
+    reals, fakes = (real, index[:len(real)]), (fake, index[len(real):])
+    sums, counts = zip(_kernel_sums(*reals, *reals, len(labels), True), _kernel_sums(*fakes, *fakes, len(labels), True),
+                       _kernel_sums(*reals, *fakes, len(labels), False), strict=True)
+
+    def distance(drawn: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            same_real, same_fake, between = (np.einsum("rg,rg->r", drawn @ total, drawn)
+                                             / np.einsum("rg,rg->r", drawn @ count, drawn)
+                                             for total, count in zip(sums, counts, strict=True))
+        return same_real + same_fake - 2 * between
+
+    value = float(distance(np.ones((1, len(labels))))[0])
+    if len(labels) < 2:
+        return value, math.nan, math.nan
+    return value, *percentiles(distance(resampled(len(labels)).astype(np.float64)))
+
+
+def _kernel_sums(first: np.ndarray, first_groups: np.ndarray, second: np.ndarray, second_groups: np.ndarray,
+                 groups: int, same: bool, rows: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of (x·y / D + 1)³ over the pairs of each two groups, (groups, groups), and how many pairs those are; of one
+    set with itself, `same`, no picture is paired with itself."""
+    sums = np.zeros((groups, groups))
+    order = np.argsort(second_groups, kind="stable")
+    labels, starts = np.unique(second_groups[order], return_index=True)
+    columns = second[order].astype(np.float64).T
+    for top in range(0, len(first), rows):
+        part = first[top:top + rows].astype(np.float64)
+        kernel = (part @ columns / first.shape[1] + 1) ** 3
+        if same:
+            kernel[np.arange(len(part)), np.argsort(order)[top:top + len(part)]] = 0
+        by_column = np.add.reduceat(kernel, starts, axis=1)
+        np.add.at(sums, (first_groups[top:top + rows, None], labels[None]), by_column)
+    sizes = [np.bincount(each, minlength=groups) for each in (first_groups, second_groups)]
+    counts = np.outer(*sizes).astype(np.float64)
+    return sums, counts - np.diag(sizes[0]) if same else counts

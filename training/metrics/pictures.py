@@ -1,4 +1,4 @@
-"""Measures of pictures against the true ones, uint8 sRGB (n, H, W, 3) twice → (n,) float64."""
+"""Measures of pictures against other ones, mostly the true ones, uint8 sRGB (n, H, W, 3) twice → (n,) float64."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ REGIONS = {"top": 3, "bottom": 4, "dress": 7}
 """Garments whose colour is judged, and their labels in garments.npy."""
 RIGHT_COLOUR, LEAST_SHARE = 20.0, 0.005
 """Largest ΔE of a right colour, and the share of the picture that a garment must cover to be judged."""
+LUMA = (0.299, 0.587, 0.114)
+FINE = 0.25
+"""Cycles per pixel above which detail is fine: half of the Nyquist frequency."""
+EDGE, TAPER = 2.0, 6.0
+"""Pixels of a garment's edge that do not count, and pixels after them over which it begins to count."""
+AROUND = 8 / 256
+"""Of the height: how far around the persons a picture may differ from the source."""
 
 
 def psnr(pictures: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -81,6 +88,56 @@ def colour_measures(pictures: np.ndarray, truth: np.ndarray, garments: np.ndarra
     mean = np.where(count > 0, np.where(judged, found, 0).sum(0) / np.maximum(count, 1), np.nan)
     right = (~judged | (found <= RIGHT_COLOUR)).all(0)
     return {"colour_right": np.where(count > 0, right, np.nan), "colour_difference": mean}
+
+
+def sharpness(pictures: np.ndarray, truth: np.ndarray, garments: np.ndarray) -> np.ndarray:
+    """Energy of the garments' fine detail by that of the true picture: 1 as sharp, below blurred, above too rough.
+
+    Of the luminance of each garment (`REGIONS`, where the true picture shows it, eroded by `EDGE` pixels, its mean
+    taken off, under a window that rises over `TAPER` pixels) the Fourier energy above `FINE`, summed over the garments.
+    The noise of rounding to 8 bits is added to both once more: of a garment without detail it is all there is.
+
+    Args:
+        garments: (n, H, W) uint8 labels of the true pictures; NaN where none is judged or large enough.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    least = math.ceil(LEAST_SHARE * garments[0].size)
+    height, width = garments.shape[1:]
+    fine = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) > FINE
+    rounding = fine.mean() * sum(weight**2 for weight in LUMA) / 255**2 / 12
+    found = np.full(len(truth), np.nan)
+    for n, labels in enumerate(garments):
+        light = [_unit(picture[n]) @ np.array(LUMA) for picture in (pictures, truth)]
+        energies = np.zeros(2)
+        for label in REGIONS.values():
+            region = labels == label
+            if region.sum() < least:
+                continue
+            inside = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]      # the picture's border is an edge, too
+            window = 0.5 - 0.5 * np.cos(np.pi * np.clip((inside - EDGE) / TAPER, 0, 1))
+            if window.any():
+                flat = [(values - np.average(values, weights=window)) * window for values in light]
+                energies += [np.square(np.abs(np.fft.fft2(values)[fine])).sum() / fine.size for values in flat]
+                energies += rounding * np.square(window).sum()
+        if energies.any():
+            found[n] = energies[0] / energies[1]
+    return found
+
+
+def background_difference(pictures: np.ndarray, source: np.ndarray, masks: np.ndarray,
+                          source_masks: np.ndarray) -> np.ndarray:
+    """Largest difference of a channel (0..255) from the source outside of both persons, grown by `AROUND`.
+
+    Args:
+        masks, source_masks: (n, H, W), the persons of the true picture and of the source; NaN where they leave nothing.
+    """
+    from scipy.ndimage import maximum_filter
+
+    side = 2 * max(1, round(AROUND * masks.shape[1])) + 1
+    near = maximum_filter(np.maximum(masks, source_masks) > 0, size=(1, side, side))
+    difference = np.abs(pictures.astype(np.int16) - source).max(-1)
+    return np.where(near.all((1, 2)), np.nan, np.where(near, 0, difference).max((1, 2)).astype(np.float64))
 
 
 def _ssim(pictures: np.ndarray, truth: np.ndarray, **options) -> np.ndarray:

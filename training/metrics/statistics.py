@@ -6,9 +6,12 @@ import math
 
 import numpy as np
 
+ROUNDS, LEVEL = 2000, 0.95
+"""Of the resampling: how often, and the share of the results that an interval holds."""
 
-def interval(values: np.ndarray, groups: np.ndarray, seed: int = 0, rounds: int = 2000,
-             level: float = 0.95) -> tuple[float, float, float]:
+
+def interval(values: np.ndarray, groups: np.ndarray, base: np.ndarray | None = None,
+             seed: int = 0) -> tuple[float, float, float]:
     """Mean of `values` and its bootstrap percentile interval: (mean, low, high).
 
     Whole groups are drawn with replacement: pairs of one person are not independent of each other.
@@ -16,19 +19,34 @@ def interval(values: np.ndarray, groups: np.ndarray, seed: int = 0, rounds: int 
     Args:
         values: (n,); NaN is left out.
         groups: (n,), e.g. the identity of each pair.
-        seed, rounds: of the resampling.
+        base: (n,), with which it is the mean of `values` by that of `base` instead, of the same pairs.
 
     Returns:
         low and high are NaN where there are fewer than two groups; all three where there is no value.
     """
-    keep = np.isfinite(values)
-    if not keep.any():
+    base = np.ones(len(values)) if base is None else base
+    keep = np.isfinite(values) & np.isfinite(base)
+    if not base[keep].any():
         return math.nan, math.nan, math.nan
-    values = values[keep]
     _, index = np.unique(groups[keep], return_inverse=True)
-    sums, counts = np.bincount(index, values), np.bincount(index)
-    if len(counts) < 2:
-        return float(values.mean()), math.nan, math.nan
-    drawn = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), rounds)
-    low, high = np.quantile((drawn @ sums) / (drawn @ counts), [(1 - level) / 2, (1 + level) / 2])
-    return float(values.mean()), float(low), float(high)
+    sums, bases = np.bincount(index, values[keep]), np.bincount(index, base[keep])
+    mean = float(values[keep].sum() / base[keep].sum())
+    if len(sums) < 2:
+        return mean, math.nan, math.nan
+    drawn = resampled(len(sums), seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return mean, *percentiles((drawn @ sums) / (drawn @ bases))
+
+
+def resampled(groups: int, seed: int = 0) -> np.ndarray:
+    """How often each of so many groups is drawn, (ROUNDS, groups), when as many are drawn with replacement."""
+    return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), ROUNDS)
+
+
+def percentiles(values: np.ndarray) -> tuple[float, float]:
+    """The ends of the middle `LEVEL` of values; what is not finite is left out."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return math.nan, math.nan
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

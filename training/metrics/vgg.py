@@ -67,6 +67,11 @@ class VGGDistance(nn.Module):
         return perceptual_distance(self.features(first), truth, least=1e-2)
 
 
+def installed() -> bool:
+    """Can a `VGGDistance` be made?"""
+    return find_spec(PACKAGE) is not None and find_spec("h5py") is not None
+
+
 def weights_file() -> Path:
     """Where the weights are installed.
 
