@@ -113,9 +113,11 @@ class RePoseDMPipeline:
         skeleton = condition_image(pose, height, width).to(self.device).expand(len(image), -1, -1, -1)
         start = None
         if self.aligner.reads_pose:
-            poses = [self.find(picture[None]) for picture in image]
+            poses = []
             if source_pose is not None:      # of the first picture alone
-                poses[0] = one_pose(source_pose).resized(*given.shape[-2:]).resized(height, width)
+                own = given.shape[-2:]
+                poses = [one_pose(source_pose, "source_pose", own).resized(*own).resized(height, width)]
+            poses += [self.find(picture[None]) for picture in image[len(poses):]]
             start = start_from(source_joints(poses), first_joints(pose.resized(height, width), len(image)), image,
                                self.aligner.config.shrink)
         condition, alignment, seen = self._condition(image, skeleton, len(image) if further else 1, start, background)
@@ -156,7 +158,8 @@ class RePoseDMPipeline:
                 counts where it begins: with fewer than 4 steps `mini`'s 0.75 is after all of them.
             field_space: what it compares, "heatmaps" or "features"; the preset's default.
             sampler: one of `diffusion.sampler.SAMPLERS`: "ddim", "ancestral" with the learned variance, ….
-            height, width: of the result, divisible by 8 (default: what the model was trained at).
+            height, width: of the result, divisible by the autoencoder's stride, 8, of `mini-256` 16 (default: what the
+                model was trained at).
             callback: called as callback(step, steps, ŷ_0) after every step.
             more_sources: further pictures of the person in `source`, of any size, as a list. Each is aligned, and in
                 each place those count that show it (`alignment.sources.combine`, **ours**); the result is one picture.

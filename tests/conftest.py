@@ -1,4 +1,5 @@
-"""Fixtures that several test folders share: one real ComfyUI, one headless Chromium and one pack for the whole run."""
+"""Fixtures that several test folders share: one real ComfyUI, one headless Chromium and one pack for the whole run,
+and a tiny model of the second generation."""
 
 from __future__ import annotations
 
@@ -15,6 +16,17 @@ import pytest
 # spin while they wait for one another. Processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+
+from reposedm_core.config import (
+    AlignerConfig,
+    AutoencoderConfig,
+    DecoderConfig,
+    DenoiserConfig,
+    EstimatorConfig,
+    ModelConfig,
+)
+from reposedm_core.networks import Networks, build_networks, parts_of
 from workflows.host import ROOT, ComfyServer, read_host
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -27,6 +39,35 @@ def comfy():
     """A running ComfyUI with the pack; started once, so a test must leave it able to run the next graph."""
     with ComfyServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def second_config() -> ModelConfig:
+    """The second generation at 64×48, of few channels: networks at half the size, a decoder that sees the source."""
+    return ModelConfig(
+        name="tiny-256", height=64, width=48, steps=2,
+        autoencoder=AutoencoderConfig(stride=16, widths=(8, 8, 16)),
+        estimator=EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1, deconv_channels=8),
+        aligner=AlignerConfig(kind="matching", kernels=(0, 3), blocks=1, channels=8, dim=16, heads=2, height=32,
+                              width=24, shrink=2),
+        denoiser=DenoiserConfig(block_channels=(16, 32), heads_dim=16, context_dim=16, height=4, width=3),
+        decoder=DecoderConfig("reference", (8, 16, 16)))
+
+
+@pytest.fixture
+def shaken():
+    """config → its networks with random weights everywhere, so that every input has an influence."""
+    def build(config: ModelConfig, aligner: bool = True) -> Networks:
+        generator = torch.Generator().manual_seed(0)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            networks = build_networks(config, aligner)
+        for part in parts_of(config):
+            for weight in getattr(networks, part).parameters():
+                weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+        return networks
+
+    return build
 
 
 @pytest.fixture(scope="session")
