@@ -11,6 +11,7 @@ from .estimators import EstimatePose, PoseEstimatorLoader
 from .folders import register_folders
 from .garment import GarmentTransfer
 from .guidance import PoseInteractionFieldGuidance
+from .inputs import checked
 from .loaders import RePoseDMExample, RePoseDMLoader
 from .pose import DrawPose, LoadPose, SavePose
 from .pose_tools import EditPose, InterpolatePoses, RetargetPose, SelectPerson
@@ -21,12 +22,12 @@ from .sample import RePoseDMKSampler
 WEB_DIRECTORY = "./nodes/web"
 """Where the help pages lie, as ComfyUI wants it: from the root of the pack."""
 
-NODES: list[type[io.ComfyNode]] = [
+NODES: list[type[io.ComfyNode]] = [checked(node) for node in (
     RePoseDMLoader, PoseEstimatorLoader, LoadPose, SavePose, EstimatePose, DrawPose, PoseEditor,
     SelectPerson, RetargetPose, EditPose, InterpolatePoses, PoseAccuracyNode, RecurrentPoseAlignerNode,
     PoseInteractionFieldGuidance, RePoseDMKSampler, GarmentTransfer, RePoseSDLoader, RePoseSDConditioning,
     RePoseDMExample,
-]
+)]
 
 
 class RePoseDMExtension(ComfyExtension):

@@ -111,8 +111,6 @@ def output_path(prefix: str, ending: str, width: int, height: int) -> tuple[Path
         InputError: the prefix leads out of the folder, or is no name that a file can have.
     """
     root = os.path.realpath(folder_paths.get_output_directory())
-    if not isinstance(prefix, str):
-        raise InputError(f"filename_prefix = {quoted(prefix)}: must be a text, such as poses/pose.")
     wanted = os.path.normpath(prefix)
     try:
         # before ComfyUI looks at it, which would log an error about images
@@ -137,6 +135,8 @@ def problem(resolve: Callable[..., Path], name: str | None, *folders: str) -> bo
 
     A name that another node supplies (None here) is resolved when the node runs.
     """
+    if name is not None and not isinstance(name, str):
+        return f"{quoted(name)} is no name of a file; choose one of the list."
     try:
         return name is None or bool(resolve(name, *folders))
     except InputError as error:

@@ -12,6 +12,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..reposedm_core import InputError, Pose
+from ..reposedm_core.errors import shortened
+from ..reposedm_core.files import reason
 from ..reposedm_core.pose import STYLES, draw_pose, load_pose_file, load_pose_text
 from ..reposedm_core.pose.keypoints import MAX_CANVAS
 from . import folders
@@ -119,8 +121,8 @@ class SavePose(io.ComfyNode):
         except OSError as error:
             with contextlib.suppress(OSError):
                 path.unlink()
-            raise InputError(f"filename_prefix: {path.name} could not be written ({error.strerror or error}); choose "
-                             "another name, or make room on the disk.") from error
+            raise InputError(f"filename_prefix: {shortened(path.name)} could not be written ({reason(error)}); "
+                             "choose another name, or make room on the disk.") from error
         name = f"{subfolder}/{path.name}" if subfolder else path.name
         show_text(cls, name)
         file = {"filename": path.name, "subfolder": subfolder, "type": "output"}

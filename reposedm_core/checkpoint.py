@@ -97,6 +97,8 @@ def read_header(path: str | os.PathLike, kind: str = "reposedm") -> dict[str, An
         found, parts = header.get("kind"), header.get("parts")
         if not isinstance(header.get("config"), dict):
             raise ValueError("it has no configuration")
+        if not isinstance(header.setdefault("card", {}), dict):
+            raise ValueError("its card is no object")
         if not (isinstance(parts, list) and all(isinstance(part, str) for part in parts)):
             raise ValueError(f"its parts are {quoted(parts)}, which is no list of names")
     except (ValueError, RecursionError) as error:

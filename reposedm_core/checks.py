@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
 
-from .errors import InputError
+from .errors import InputError, quoted
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -35,6 +35,9 @@ def check_tensor(value: Tensor, name: str, shape: str, sizes: dict[str, int] | N
         raise InputError(f"{name} is a {type(value).__name__}; expected a tensor of shape ({_spelt(shape)}).")
     axes = shape.split()
     here = f"{name} has shape {tuple(value.shape)}"
+    if value.layout != torch.strided:
+        raise InputError(f"{here} and layout {str(value.layout).removeprefix('torch.')}; expected a dense tensor: give "
+                         "its .to_dense().")
     if value.ndim != len(axes):
         raise InputError(f"{here}; expected {len(axes)} axes, ({_spelt(shape)}).")
     for axis, size in zip(axes, value.shape, strict=True):
@@ -87,7 +90,7 @@ def whole(value: int, name: str, least: int, most: int | None = None) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise InputError(f"{name} = {value!r}: must be a whole number.") from None
+        raise InputError(f"{name} = {quoted(value)}: must be a whole number.") from None
     if number < least or (most is not None and number > most):
         raise InputError(f"{name} = {number}: must be {least} or more{'' if most is None else f', {most} at most'}.")
     return number

@@ -13,7 +13,7 @@ from .config import (
     ModelConfig,
     ScheduleConfig,
 )
-from .errors import InputError
+from .errors import InputError, quoted
 from .field.config import ESTIMATORS
 
 STABLE_DIFFUSION_VAE = AutoencoderConfig(kind="kl", channels=4, widths=(128, 256, 512, 512), scaling=0.18215)
@@ -35,9 +35,10 @@ def variant(config: ModelConfig, name: str) -> ModelConfig:
         InputError: another name, or a text-conditioned model, which has no source picture.
     """
     if name not in VARIANTS:
-        raise InputError(f"variant = {name!r}: known are {', '.join(VARIANTS)}.")
+        raise InputError(f"variant = {quoted(name)}: known are {', '.join(VARIANTS)}.")
     if config.denoiser.texture == "text":
-        raise InputError(f"variant = {name!r}: {config.name} is conditioned on text and has no alignment to leave out.")
+        raise InputError(f"variant = {quoted(name)}: {config.name} is conditioned on text and has no alignment to "
+                         "leave out.")
     texture = "source" if name == "b1" else "aligned"
     return replace(config, name=f"{config.name}-{name}",
                    denoiser=replace(config.denoiser, texture=texture, channel_condition=False),

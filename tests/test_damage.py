@@ -68,7 +68,7 @@ def rewritten(path: Path, target: Path, header=lambda header: json.dumps(header)
 HEADERS = [lambda _: DEEP, lambda _: '{"a":' * 100_000, lambda _: "", lambda _: "3", lambda _: "null", lambda _: "[]",
            lambda _: "{}", *(lambda header, change=change: json.dumps({**header, **change}) for change in (
                {"parts": "estimator"}, {"parts": [1, 2]}, {"parts": None}, {"parts": {"estimator": 1}}, {"config": [1]},
-               {"config": None}, {"kind": ["x" * 10**6]}, {"kind": None}))]
+               {"config": None}, {"kind": ["x" * 10**6]}, {"kind": None}, {"card": [1]}))]
 CONFIGS = [{"x" * 10**5: 1}, {"denoiser": 7}, {"denoiser": {"layers": 10**9}}, {"aligner": {"heads": 0}},
            {"estimator": {"channels": [10**9, 1]}}, {"height": 10**9}, {"autoencoder": {"widths": []}},
            {"schedule": {"timesteps": 10**9}}]

@@ -213,7 +213,7 @@ def test_a_turned_photograph_is_turned_back(tmp_path):
     ({"width": 96.0}, r"width = 96\.0: must be a whole number"),
     ({"seed": 1.5}, r"seed = 1\.5: must be a whole number"),
     ({"seed": 2**70}, "seed = .*at most"),
-    ({"field_space": "x", "field_strength": 0.0}, 'space is "x"'),
+    ({"field_space": "x", "field_strength": 0.0}, "space = 'x': known are heatmaps"),
     ({"field_start": 0.6, "field_end": 0.4}, r"field_start = 0\.6 is after field_end = 0\.4"),
 ])
 def test_arguments_out_of_range(pipeline, picture, pose, arguments, message):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -25,10 +26,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from reposedm_core.checkpoint import load_into, load_parts, save_model
+from reposedm_core.checkpoint import load_parts, save_model
 from reposedm_core.config import ModelConfig, to_dict
 from reposedm_core.errors import InputError
 from reposedm_core.files import make_folder
+from reposedm_core.fitting import filled
 from reposedm_core.networks import PARTS, needs_aligner
 from training.card import make_card, write_log
 from training.distributed import open_accelerator
@@ -156,8 +158,10 @@ def load_finished(parts: set[str], config: ModelConfig, settings: Settings,
     """Add to `networks` the parts that an earlier run left."""
     for part in sorted(parts):
         file = finished_file(part, config, settings)
-        networks[part] = PARTS[part](getattr(config, part)).eval().requires_grad_(False)
-        load_into(networks[part], load_parts(file)[0][part], f"{file}: {part}")
+        held, _ = load_parts(file)
+        if part not in held:
+            raise InputError(f"{file} holds {', '.join(sorted(held))}, and no {part}: run stage {file.stem} again.")
+        networks[part] = filled(partial(PARTS[part], getattr(config, part)), held[part], f"{file}: {part}")
 
 
 def main(arguments: list[str] | None = None) -> int:

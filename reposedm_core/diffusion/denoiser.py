@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..checks import check_precision, check_tensor
 from ..config import DenoiserConfig
-from ..errors import InputError
+from ..errors import InputError, quoted
 from .autoencoder import ResidualBlock
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def check_inputs(unet: UNet2DConditionModel, config: DenoiserConfig, z: Tensor, 
     check_tensor(pose_latent, "pose_latent", "B C h w", sizes, like=like)
     check_tensor(tokens, "tokens", "B N D", {"B": len(z), "D": config.context_dim}, like=like)
     if not isinstance(t, Tensor) or t.shape != (len(z),):
-        raise InputError(f"t is {tuple(t.shape) if isinstance(t, Tensor) else t!r}; expected a tensor of shape "
+        raise InputError(f"t is {quoted(tuple(t.shape) if isinstance(t, Tensor) else t)}; expected a tensor of shape "
                          f"({len(z)},), one timestep a picture.")
     return sizes, like
 

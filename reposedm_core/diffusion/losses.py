@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import check_tensor
-from ..errors import InputError
+from ..errors import InputError, quoted
 from .guidance import limit_step
 from .schedule import DiffusionSchedule
 
@@ -60,7 +60,7 @@ def pose_estimate(schedule: DiffusionSchedule, z: Tensor, noise: Tensor, predict
         estimate: "noise", the ε - ε_θ of eq. 10 as written; "x0", Tweedie's ŷ_0, of which section 3.1 speaks.
     """
     if estimate not in ESTIMATES:
-        raise InputError(f"field.estimate = {estimate!r}: known are {', '.join(ESTIMATES)}.")
+        raise InputError(f"field.estimate = {quoted(estimate)}: known are {', '.join(ESTIMATES)}.")
     prediction = prediction.detach()
     if estimate == "noise":
         return noise - schedule.predict_noise(z, prediction, t)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_tensor
-from ..errors import InputError
+from ..errors import InputError, quoted
 from .context_cache import sampling_of
 from .schedule import schedule_sigmas, simple_sigmas, timestep_of
 from .schedulers import SCHEDULERS, build_scheduler, sample_with_scheduler, schedule_of
@@ -109,8 +109,8 @@ def _of_diffusers(name: str) -> Sampler:
         check_tensor(sigmas, "sigmas", "N")
         schedule = schedule_of(model)
         if not torch.allclose(sigmas.float().cpu(), simple_sigmas(schedule, len(sigmas) - 1), rtol=1e-4):
-            raise InputError(f"sampler {name!r} steps through levels of its own: give simple_sigmas(schedule, steps), "
-                             "or use ddim or ancestral.")
+            raise InputError(f"sampler {quoted(name)} steps through levels of its own: give "
+                             "simple_sigmas(schedule, steps), or use ddim or ancestral.")
         noise, scheduler = x / torch.sqrt(1.0 + sigmas[0] ** 2), build_scheduler(name, schedule)
         return sample_with_scheduler(model, noise, scheduler, len(sigmas) - 1, callback, generator)
 

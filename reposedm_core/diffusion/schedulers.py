@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_tensor
-from ..errors import InputError
+from ..errors import InputError, quoted
 from .context_cache import sampling_of
 from .schedule import DiffusionSchedule
 
@@ -58,7 +58,7 @@ def build_scheduler(name: str, schedule: DiffusionSchedule, **options: Any) -> A
     import diffusers
 
     if name not in SCHEDULERS:
-        raise InputError(f"scheduler = {name!r}: known are {', '.join(SCHEDULERS)}.")
+        raise InputError(f"scheduler = {quoted(name)}: known are {', '.join(SCHEDULERS)}.")
     kind, config = SCHEDULERS[name], schedule.config
     known = {"num_train_timesteps": config.timesteps, "trained_betas": schedule.beta.numpy(),
              "prediction_type": config.prediction, "timestep_spacing": "trailing"}
@@ -160,5 +160,5 @@ def _conversion(prediction_type: str) -> Callable[[Tensor, Tensor, float, float]
              "v_prediction": lambda z, x0, signal, spread: (signal * z - x0) / spread,
              "sample": lambda z, x0, signal, spread: x0}
     if prediction_type not in known:
-        raise InputError(f"scheduler: prediction_type = {prediction_type!r}; known are {', '.join(known)}.")
+        raise InputError(f"scheduler: prediction_type = {quoted(prediction_type)}; known are {', '.join(known)}.")
     return known[prediction_type]

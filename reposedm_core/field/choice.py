@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, quoted
 from ..pose import Pose, draw_pose, openpose_to_coco
 from ..pose.skeleton import COCO17
 from .field import PoseInteractionField
@@ -48,7 +48,7 @@ def chosen_joints(text: str) -> tuple[int, ...] | None:
             found = {number for number, joint in enumerate(COCO17)
                      if all(set(joint.split("_")) & set(kind) for kind in kinds)}
         if not found:
-            raise InputError(f"joints: {name!r} is no joint; name some of {', '.join(COCO17)}, or "
+            raise InputError(f"joints: {quoted(name)} is no joint; name some of {', '.join(COCO17)}, or "
                              f"{', '.join(JOINT_GROUPS)}, or all.")
         if away:
             chosen = (set(range(len(COCO17))) if chosen is None else chosen) - found
@@ -57,7 +57,7 @@ def chosen_joints(text: str) -> tuple[int, ...] | None:
     if chosen is None or len(chosen) == len(COCO17):
         return None
     if not chosen:
-        raise InputError(f"joints: {text!r} leaves no joint to match; name one or more, or all.")
+        raise InputError(f"joints: {quoted(text)} leaves no joint to match; name one or more, or all.")
     return tuple(sorted(chosen))
 
 
@@ -73,10 +73,11 @@ def chosen_people(text: str) -> tuple[int, ...] | None:
             return None
         first, _, last = word.partition("-")
         if not (first.strip().isdecimal() and (last or first).strip().isdecimal()):
-            raise InputError(f"people: {word!r} is no person; give numbers from 0 such as 0 or 0, 2-4, or all.")
-        low, high = int(first), int(last or first)
+            raise InputError(f"people: {quoted(word)} is no person; give numbers from 0 such as 0 or 0, 2-4, or all.")
+        low, high = (int(part) if len(part) < 10 else 10**9 for part in (first, last or first))
         if not low <= high < 1000:
-            raise InputError(f"people: {word!r} counts downwards or too far; give numbers from 0 such as 0 or 2-4.")
+            raise InputError(f"people: {quoted(word)} counts downwards or too far; give numbers from 0 such as 0 or "
+                             "2-4.")
         found.update(range(low, high + 1))
     if not found:
         raise InputError("people: nobody is chosen; give numbers from 0 such as 0 or 0, 2-4, or all.")

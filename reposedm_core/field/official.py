@@ -130,4 +130,5 @@ def _renamed(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor]
 
 
 def _numbers(keys: Iterable[str], pattern: str) -> set[int]:
-    return {int(found[1]) for key in keys if (found := re.match(pattern, key))}
+    """The numbers in place of the pattern's group; those that no layer has are none."""
+    return {int(found[1]) for key in keys if (found := re.match(pattern, key)) and len(found[1]) < 9}

@@ -58,7 +58,7 @@ class Captioned:
         try:
             self.description = json.loads((self.root / "dataset.json").read_text(encoding="utf-8"))
             known = self.description["format"], self.description["version"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             known = None
         if known != (FORMAT, VERSION):
             raise InputError(f"{root} is no captioned set of version {VERSION}; make one with training/data/prepare.py "

@@ -65,7 +65,7 @@ def open_captions(root: str | Path, split: str) -> Captioned | CaptionedPeople:
     """One split of a captioned set, or of a people set with captions made for it."""
     try:
         form = json.loads((Path(root) / "dataset.json").read_text(encoding="utf-8")).get("format")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         form = None      # the reader of people says what is wrong
     return Captioned(root, split) if form == FORMAT else CaptionedPeople(root, split)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reposedm_core.errors import InputError
+from reposedm_core.errors import InputError, quoted
 from reposedm_core.pose import coco_to_openpose, draw_joints
 
 SPLITS = ("train", "val", "test")
@@ -331,14 +331,14 @@ def describe(root: Path) -> dict:
         description = json.loads(file.read_text(encoding="utf-8"))
         version = description["version"]
         known = {2: description.get("format"), 1: description.get("generator")}.get(version)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{file} describes no people set: it does not say which version.") from None
     if known not in ("people set", "synthetic people"):
         if description.get("format") == "captioned set":
             raise InputError(f"{root} is a set of captioned pictures, not of people in several pictures; only the "
                              "stage reposesd trains on it.")
-        raise InputError(f"{file} describes no people set of version 1 or {VERSION}, but {description.get('format')!r} "
-                         f"of version {version!r}: make the set again.")
+        raise InputError(f"{file} describes no people set of version 1 or {VERSION}, but "
+                         f"{quoted(description.get('format'))} of version {quoted(version)}: make the set again.")
     return description
 
 

@@ -49,7 +49,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reposedm_core.errors import InputError
-from reposedm_core.files import make_folder
+from reposedm_core.files import make_folder, read_json
 from training.data.body import load_body
 from training.data.card import write_card
 from training.data.contact_sheet import save_contact_sheet
@@ -128,7 +128,7 @@ def describe(folder: Path, arguments: Arguments) -> None:
     }  # fmt: skip
     path = folder / "dataset.json"
     if path.exists():
-        if json.loads(path.read_text(encoding="utf-8")) != description:
+        if read_json(path, str(path), "delete it, or give another --out") != description:
             raise InputError(f"{path} describes data made with other arguments or by another version of the generator: "
                              "give another --out or the same arguments.")  # fmt: skip
         return

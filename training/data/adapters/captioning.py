@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reposedm_core.errors import InputError
+from reposedm_core.files import read_json
 from training.data.adapters.base import Item, Shares, Skip, hold_out, inside
 from training.data.adapters.packing import full, write_whole
 from training.data.adapters.reading import open_picture
@@ -74,7 +75,7 @@ def read_mapping(root: Path, file: Path, split: str, val: float, skipped: list[S
         entries = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(entries, dict):
             raise ValueError(f"a {type(entries).__name__} instead of an object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: no mapping file of HumanSD ({error}).") from error
     held = hold_out(set(entries), val) if split == "train" else {}
     found = []
@@ -220,7 +221,7 @@ def prepare_captions(adapter: CaptionedAdapter, root: Path, out: Path, size: tup
 def _describe(out: Path, description: dict) -> None:
     file = out / "dataset.json"
     if file.is_file():
-        if json.loads(file.read_text(encoding="utf-8")) != description:
+        if read_json(file, str(file), "delete it, or give another --out") != description:
             raise InputError(f"{out} holds a set of other arguments or other originals: give another --out.")
     else:
         write_whole(file, json.dumps(description, indent=1, ensure_ascii=False) + "\n")

@@ -58,7 +58,7 @@ def read_coco(root: Path, file: Path, split: str, val: float, skipped: list[Skip
                 points[:, :2] += 0.5      # indices of pixels → positions
                 points[:, 2] = points[:, 2] > 0
                 people[person["image_id"]].append(points)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{file}: no annotations in COCO's format ({type(error).__name__}: {error}).") from error
     held = hold_out({str(image.get("file_name")) for image in images}, val) if split == "train" else {}
     found = []

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from reposedm_core.errors import InputError
-from reposedm_core.files import make_folder
+from reposedm_core.files import make_folder, read_json
 from training.data import rowfiles
 from training.data.adapters.base import Plan
 from training.data.adapters.reading import Row
@@ -71,10 +71,7 @@ class PeopleWriter:
     def _describe(self, description: dict) -> None:
         file, description = self.out / "dataset.json", json.loads(json.dumps(description))
         if file.is_file():
-            try:
-                found = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:
-                found = {}
+            found = read_json(file, str(file), "delete it, or give another --out")
             if found != description:
                 keys = sorted(key for key in {*found, *description} if found.get(key) != description.get(key))
                 raise InputError(f"{self.out} holds a set of other arguments or other originals ({', '.join(keys)} "

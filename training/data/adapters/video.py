@@ -151,7 +151,7 @@ def cut(picture: np.ndarray, box: Sequence[float], size: tuple[int, int]) -> np.
 def _cached(file: Path) -> dict:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
