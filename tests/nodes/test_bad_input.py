@@ -22,6 +22,11 @@ def files(comfy):
         (comfy.models / folder).mkdir(exist_ok=True)
     save_file({UNET: torch.zeros(8, 8, 3, 3)}, comfy.models / "reposedm" / "humansd.safetensors")
     (comfy.models / "reposedm" / "torn.safetensors").write_bytes(b"\0" * 100)
+    (comfy.models / "reposedm" / "deep").mkdir(exist_ok=True)
+    save_file({"weight": torch.zeros(2)}, comfy.models / "reposedm" / "deep" / "model.safetensors")
+    (comfy.models / "reposedm" / "deep" / "config.json").write_text("[" * 100_000)
+    save_file({"weight": torch.full((2,), torch.nan)}, comfy.models / "reposedm" / "header.safetensors",
+              {"reposedm": "[" * 100_000})
     save_file({UNET: torch.zeros(8, 4, 3, 3)}, comfy.models / "checkpoints" / "sd15.safetensors")
     save_file({UNET: torch.zeros(8, 8, 3, 3)}, comfy.models / "checkpoints" / "half.safetensors")
     save_file({"weight": torch.zeros(2)}, comfy.models / "checkpoints" / "lora.safetensors")
@@ -46,6 +51,17 @@ def load_model(checkpoint, loader="RePoseDMLoader", vae=1):
         "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 96, "height": 128, "batch_size": 1}},
         "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["empty", 0], "vae": ["load", vae]}},
         "show": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
+    }
+
+
+def estimate(estimator):
+    return {
+        "load": {"class_type": "RePoseDMEstimatorLoader", "inputs": {
+            "estimator": estimator, "width": 0, "height": 0, "udp": "auto"}},
+        "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
+        "estimate": {"class_type": "RePoseDMEstimatePose", "inputs": {
+            "pose_estimator": ["load", 0], "image": ["example", 0], "threshold": 0.1}},
+        "save": {"class_type": "RePoseDMSavePose", "inputs": {"pose": ["estimate", 0], "filename_prefix": "bad"}},
     }
 
 
@@ -111,6 +127,12 @@ CASES = {
                              "models/checkpoints or models/reposedm"),
     "incomplete for RePoseSD": (load_sd("half.safetensors"), "RePoseDMSDLoader", "half.safetensors lacks weights",
                                  "download it again"),
+    "settings nested without end": (estimate("deep"), "RePoseDMEstimatorLoader", "deep: its config.json cannot be read",
+                                    "download it again"),
+    "header nested without end": (load_model("header.safetensors"), "RePoseDMLoader", "its RePoseDM header is damaged",
+                                  "Download it again"),
+    "header nested without end, estimator": (estimate("header.safetensors"), "RePoseDMEstimatorLoader",
+                                             "its RePoseDM header is damaged", "Download it again"),
 }
 
 
