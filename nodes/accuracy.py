@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..reposedm_core.metrics import PoseAccuracy, pose_accuracy, to_wanted
 from ..reposedm_core.pictures import shown
 from ..reposedm_core.pose import agreed, broadcast_frames, draw_comparison
-from .bridge import from_comfy
+from .bridge import frames_of, from_comfy
 from .pose_data import asked_to_stop, images, read_poses
 from .sockets import PoseKeypoint
 
@@ -48,8 +48,8 @@ class PoseAccuracyNode(io.ComfyNode):
     @classmethod
     def execute(cls, pose: Any, wanted_pose: Any, image: torch.Tensor | None = None) -> io.NodeOutput:
         # nobody found is a result; nobody wanted is a mistake
-        pictures = [None] if image is None else list(image.split(1))
-        size = None if image is None else tuple(from_comfy(image[:1], "image").shape[-2:])
+        pictures = [None] if image is None else frames_of(image)
+        size = None if image is None else tuple(from_comfy(pictures[0], "image").shape[-2:])
         found = read_poses(pose, "pose", allow_nobody=True, picture=size)
         wanted = read_poses(wanted_pose, "wanted_pose", picture=size)
         found, wanted = agreed(found, wanted)

@@ -16,8 +16,8 @@ from ..reposedm_core.alignment import forget
 from ..reposedm_core.alignment.colours import flow_colours
 from ..reposedm_core.conditioning import condition_image, make_condition
 from ..reposedm_core.diffusion.guided import Condition
-from ..reposedm_core.pipeline import check_size, fit_image
-from .bridge import from_comfy, load, target_poses, to_comfy, to_mask
+from ..reposedm_core.pipeline import check_size
+from .bridge import fitted, load, target_poses, to_comfy, to_mask
 from .model import RePoseDMVAE, to_conditioning
 from .sockets import AlignerSocket, LoadedAligner, PoseKeypoint
 
@@ -77,7 +77,7 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
     @classmethod
     def execute(cls, aligner: LoadedAligner, vae: Any, source: Tensor, pose: Any, width: int, height: int,
                 sources: str = EACH) -> io.NodeOutput:
-        check_vae(vae)
+        check_vae(vae, aligner)
         height, width = height or aligner.config.height, width or aligner.config.width
         check_size(height, width, vae.downscale_ratio)
         poses = target_poses(pose)
@@ -88,7 +88,7 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
         if together > MOST_SOURCES:
             raise InputError(f"source: {together} pictures of one person; choose {MOST_SOURCES} of them or fewer, "
                              "those that show different sides.")
-        image = fit_image(from_comfy(source, "source"), height, width)
+        image = fitted(source, "source", height, width)
         skeleton = torch.cat([condition_image(frame, height, width) for frame in poses])
         found = align(aligner, vae, image, skeleton, together)
         latent = torch.zeros(found.condition.pose.shape, device=management.intermediate_device())
@@ -113,11 +113,15 @@ class Found:
     sampling: Tensor
 
 
-def check_vae(vae: Any) -> None:
-    """Raise an `InputError` unless this is the VAE of a RePoseDM."""
+def check_vae(vae: Any, aligner: LoadedAligner) -> None:
+    """Raise an `InputError` unless this is the VAE of a RePoseDM, and of one whose latents the aligner's model has."""
     if not isinstance(vae, RePoseDMVAE):
         raise InputError("vae: this is no VAE of RePoseDM; connect the VAE of the RePoseDM Loader that the aligner "
                          "comes from.")
+    channels = aligner.config.denoiser.latent_channels
+    if vae.latent_channels != channels:
+        raise InputError(f"vae: its latents have {vae.latent_channels} channels, the aligner wants {channels}; "
+                         "connect the VAE of the same RePoseDM Loader.")
 
 
 def conditionings(aligner: LoadedAligner, condition: Condition) -> tuple[list, list]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management as management
@@ -14,7 +15,7 @@ from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
 from ..reposedm_core import InputError, Pose, parse_keypoints
-from ..reposedm_core.pictures import to_image
+from ..reposedm_core.pictures import fit_image, to_image
 
 BYTES_A_PIXEL = 2048
 """Generous for the activations of aligner and estimator: 128 float32 channels at full resolution, four times."""
@@ -25,6 +26,16 @@ def from_comfy(image: Tensor, name: str) -> Tensor:
     return to_image(image, name, channels_last=True)
 
 
+def frames_of(image: Tensor) -> list[Tensor]:
+    """The pictures of an IMAGE one by one, in place: `from_comfy` is for each when its turn comes."""
+    return list((image[None] if image.ndim == 3 else image).split(1))
+
+
+def fitted(image: Tensor, name: str, height: int, width: int) -> Tensor:
+    """IMAGE letterboxed to (B, 3, height, width) in [-1, 1], one picture at a time: no second batch of large ones."""
+    return torch.cat([fit_image(from_comfy(frame, name), height, width) for frame in frames_of(image)])
+
+
 def target_poses(data: Any) -> list[Pose]:
     """POSE_KEYPOINT as poses with somebody in every frame; an `InputError` names the input "pose" and empty frames."""
     poses = parse_keypoints(data, "pose")
@@ -33,6 +44,21 @@ def target_poses(data: Any) -> list[Pose]:
         raise InputError(f"pose: nobody is in frame {', '.join(empty)} (counted from 0); leave out such frames "
                          "(Select Person does).")
     return poses
+
+
+def poses_in_turn(poses: int, pictures: int, batch_index: Sequence[int] | None = None) -> list[int] | None:
+    """Which of so many poses each picture of a LATENT has; None where they do not match in number.
+
+    One pose serves all, and of twice as many pictures as poses the second half begins anew, as ComfyUI repeats batches.
+
+    Args:
+        batch_index: of the LATENT: which pictures of a batch these are, where nodes have taken it apart. It is a seed's
+            alone where numbers occur twice, or where there is a pose for each of these pictures and none beyond.
+    """
+    places = [int(place) for place in batch_index or ()]
+    if poses > 1 and len(set(places)) == len(places) == pictures and 0 <= min(places) <= max(places) < poses:
+        return places
+    return [picture % poses for picture in range(pictures)] if pictures % poses == 0 else None
 
 
 def to_comfy(image: Tensor) -> Tensor:

@@ -12,11 +12,13 @@ import comfy.model_management as management
 import folder_paths
 import latent_preview
 import torch
+from comfy.latent_formats import SC_Prior
 from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
 
 from ..reposedm_core import InputError
 from .bridge import own_copy
+from .model import RePoseDMModel, RePoseDMVAE
 
 DECODERS = ("vae", "taesd")
 TINY = "vae_approx"
@@ -54,8 +56,8 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
         model: the MODEL whose latents are decoded.
 
     Raises:
-        InputError: `vae` is none of pictures, or cannot be copied; there is no tiny decoder for this model, or it
-            cannot be read.
+        InputError: `vae` is none of pictures, or of another model, or cannot be copied; there is no tiny decoder for
+            this model, or it cannot be read.
     """
     if getattr(vae, "patcher", None) is None:
         raise InputError("vae: the loaded file holds no VAE; load one with Load VAE and connect that.")
@@ -65,6 +67,7 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
     # As with weights: scales that were made in inference mode would let no gradient through.
     with torch.inference_mode(False):
         latent_format = copy.deepcopy(model.get_model_object("latent_format"))
+    check_match(vae, model, latent_format)
     if kind == "taesd":
         network = load_tiny(latent_format)
         return Decoder(network, lambda latent: network.decode(latent.to(torch.float32)), stride,
@@ -90,6 +93,24 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
         return VAE_SHARE * count * vae.memory_used_decode(shape, vae.vae_dtype)
 
     return Decoder(network, decode, stride, memory)
+
+
+def check_match(vae: Any, model: Any, latent_format: Any) -> None:
+    """Raise an `InputError` where the latents of `vae` are seen not to be those of the model."""
+    own = [isinstance(vae, RePoseDMVAE), isinstance(model.model, RePoseDMModel)]
+    if own[0] != own[1]:
+        raise InputError("vae: this is RePoseDM's and the guided model another one; connect the VAE of that model." if
+                         own[0] else "vae: the guided model is RePoseDM and this is no VAE of it; connect the vae of "
+                         "RePoseDM Loader.")
+    wanted = [latent_format.latent_channels, latent_format.latent_dimensions, latent_format.spacial_downscale_ratio]
+    given = [vae.latent_channels, vae.latent_dim, vae.spacial_compression_decode()]
+    # The host tells other strides than these have of Stable Cascade's prior and of some tiny VAEs.
+    if isinstance(latent_format, SC_Prior) or isinstance(vae.first_stage_model, TAESD):
+        given[2] = wanted[2]
+    if given != wanted:
+        raise InputError("vae: it is of another model: its latents have {} channels in {} dimensions and {} pixels a "
+                         "cell, those of the guided model {} in {} and {}; connect the VAE of that model.".format(
+                             *given, *wanted))
 
 
 def load_tiny(latent_format: Any) -> TAESD:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+import comfy.utils
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -16,15 +17,18 @@ from ..reposedm_core.estimators import SUFFIXES, load_estimator
 from ..reposedm_core.field import predict_people, predict_pose
 from ..reposedm_core.field.vitpose import is_vitpose
 from ..reposedm_core.pictures import check_size
-from ..reposedm_core.pipeline import SHIPPED, fit_image
-from ..reposedm_core.pose import Pose, coco_to_openpose, to_keypoints
+from ..reposedm_core.pipeline import SHIPPED
+from ..reposedm_core.pose import Pose, coco_to_openpose
 from . import folders
-from .bridge import from_comfy, in_patcher, load
+from .bridge import fitted, frames_of, in_patcher, load
+from .pose_data import asked_to_stop, write_poses
 from .sockets import EstimatorSocket, LoadedEstimator, PoseKeypoint
 
 UDP = {"auto": None, "yes": True, "no": False}
 CELL = 32
 """Pictures of a HigherHRNet are whole cells of its coarsest branch."""
+PIXELS_AT_ONCE = 2 * 512 * 512
+"""What an estimator sees at once, or one picture: a long batch then needs no more memory, and can be stopped."""
 
 
 def estimator_names() -> dict[str, Path]:
@@ -149,15 +153,23 @@ class EstimatePose(io.ComfyNode):
     @classmethod
     def execute(cls, pose_estimator: LoadedEstimator, image: torch.Tensor, threshold: float,
                 people: int = 1) -> io.NodeOutput:
-        picture = from_comfy(image, "image")
-        height, width = picture.shape[-2:]
-        fitted = fit_image(picture, pose_estimator.height, pose_estimator.width)
+        size, frames = (pose_estimator.height, pose_estimator.width), frames_of(image)
+        step = max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
         network = pose_estimator.patcher.model
-        seen = fitted.to(load(pose_estimator.patcher, pixels=fitted[:, 0].numel()))
-        if people > 1 and pose_estimator.several:
-            found = predict_people(network, seen, threshold, max_people=people)
-        else:
-            found = predict_pose(network, seen, threshold)[:, None]
-        frames = (coco_to_openpose(joints.cpu().numpy()) for joints in found)
-        return io.NodeOutput(to_keypoints(
-            Pose(joints[joints[..., 2].any(1)], *fitted.shape[-2:]).unfitted(height, width) for joints in frames))
+        device = load(pose_estimator.patcher, pixels=min(step, len(frames)) * size[0] * size[1])
+        progress = comfy.utils.ProgressBar(len(frames)) if len(frames) > step else None
+        poses: list[Pose] = []
+        for start in range(0, len(frames), step):
+            asked_to_stop()
+            seen = torch.cat([fitted(frame, "image", *size) for frame in frames[start:start + step]]).to(device)
+            if people > 1 and pose_estimator.several:
+                found = predict_people(network, seen, threshold, max_people=people)
+            else:
+                found = predict_pose(network, seen, threshold)[:, None]
+            for joints in found:
+                people_here = coco_to_openpose(joints.cpu().numpy())
+                pose = Pose(people_here[people_here[..., 2].any(1)], *size)
+                poses.append(pose.unfitted(*frames[0].shape[1:3]))
+            if progress is not None:
+                progress.update(len(seen))
+        return io.NodeOutput(write_poses(poses))

@@ -13,10 +13,10 @@ from ..reposedm_core import InputError, Pose
 from ..reposedm_core.appearance import Dressing, check_cover, keep_outside, latent_mask
 from ..reposedm_core.conditioning import condition_image, find_pose
 from ..reposedm_core.pictures import to_mask as read_mask
-from ..reposedm_core.pipeline import check_size, fit_image
+from ..reposedm_core.pipeline import check_size
 from ..reposedm_core.pose import one_pose
 from .align import align, check_vae, conditionings, size_inputs
-from .bridge import from_comfy, load, to_comfy, to_mask
+from .bridge import fitted, from_comfy, load, to_comfy, to_mask
 from .model import RePoseDMModel
 from .sample import AS_GUIDED, field_input, sample, sampling_inputs, with_field_strength
 from .sockets import AlignerSocket, EstimatorSocket, LoadedAligner, LoadedEstimator, PoseKeypoint
@@ -70,12 +70,12 @@ class GarmentTransfer(io.ComfyNode):
                 seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, feather: int, width: int,
                 height: int, pose: Any = None, pose_estimator: LoadedEstimator | None = None,
                 field_strength: float = AS_GUIDED) -> io.NodeOutput:
-        check_vae(vae)
+        check_vae(vae, aligner)
         if not isinstance(model.model, RePoseDMModel):
             raise InputError("model: this is no RePoseDM; connect the model of RePoseDM Loader.")
         height, width = height or aligner.config.height, width or aligner.config.width
         check_size(height, width, vae.downscale_ratio)
-        person, image = from_comfy(reference, "reference"), fit_image(from_comfy(garment, "garment"), height, width)
+        person, image = from_comfy(reference, "reference"), fitted(garment, "garment", height, width)
         # Masks that are narrow are no colours; those beyond the last garment are not used.
         cover = read_mask(mask[:, None] if mask.ndim == 3 else mask)[:len(image)]
         check_cover(person, cover)

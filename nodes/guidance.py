@@ -27,10 +27,10 @@ from ..reposedm_core.field.config import SPACES
 from ..reposedm_core.field.field import CHUNK_PIXELS
 from ..reposedm_core.pipeline import fit_image
 from ..reposedm_core.pose import Pose
-from .bridge import differentiable, own_copy, target_poses
+from .bridge import differentiable, own_copy, poses_in_turn, target_poses
 from .decoding import DECODERS, ESTIMATOR_BYTES, Decoder, decoder, out_of_memory, reduced
 from .model import RePoseDMModel
-from .sockets import FIELD, FIELD_STRENGTH, EstimatorSocket, LoadedEstimator, PoseKeypoint
+from .sockets import BATCH_INDEX, FIELD, FIELD_STRENGTH, EstimatorSocket, LoadedEstimator, PoseKeypoint
 
 DEFAULT = PRESETS["mini"].field
 
@@ -194,7 +194,7 @@ def at_a_time(size: tuple[int, int], native: tuple[int, int], share: float) -> i
 def guidance(networks: FieldNetworks, decoding: Decoder, poses: list[Pose], native: tuple[int, int],
              settings: Settings, window: tuple[float, float]) -> Callable[[dict], Tensor]:
     """What ComfyUI calls after each step's classifier-free guidance: x̂₀ → x̂₀, guided in that part of the sampling."""
-    targets: dict[tuple[int, int], PoseTarget] = {}
+    targets: dict[tuple, PoseTarget] = {}
 
     def guide(args: dict) -> Tensor:
         management.throw_exception_if_processing_interrupted()
@@ -213,9 +213,12 @@ def guidance(networks: FieldNetworks, decoding: Decoder, poses: list[Pose], nati
 
     def bent(x0: Tensor, args: dict, strength: float) -> Tensor:
         sigma, host = args["sigma"], args["model"]
-        if len(poses) not in (1, len(x0)):
+        places = args["model_options"].get("transformer_options", {}).get(BATCH_INDEX)
+        turn = poses_in_turn(len(poses), len(x0), places)
+        if turn is None:
             raise InputError(f"pose: it has {len(poses)} frames and the latent {len(x0)} pictures; give one frame for "
-                             "all, or as many of both.")
+                             "all, or as many of both. RePoseDM KSampler finds the frames that belong to a part of a "
+                             "batch, other samplers do not.")
         size = tuple(side * decoding.stride for side in x0.shape[-2:])
 
         def picture(latent: Tensor) -> Tensor:
@@ -230,13 +233,14 @@ def guidance(networks: FieldNetworks, decoding: Decoder, poses: list[Pose], nati
         weight = args["cond_scale"] if isinstance(host, RePoseDMModel) else 1.0
         alpha_bar = alpha_bar_of(sigma, isinstance(host.model_sampling, comfy.model_sampling.CONST))
         try:
-            if size not in targets:
-                found = chosen_target(networks.field, poses, size, native, settings.people)
+            wanted = size, (0,) if len(poses) == 1 else tuple(turn)
+            if wanted not in targets:
+                found = chosen_target(networks.field, [poses[i] for i in wanted[1]], size, native, settings.people)
                 targets.clear()
                 # Between the steps it lies in main memory: what a run leaves on the device is the host's alone.
-                targets[size] = found.map(lambda t: t.cpu())
+                targets[wanted] = found.map(lambda t: t.cpu())
             here = next(networks.field.estimator.parameters()).device
-            target = targets[size].map(lambda t: t.to(here))
+            target = targets[wanted].map(lambda t: t.to(here))
             return FieldGuidance(networks.field, target, picture, strength, limit=settings.limit,
                                  normalise=settings.normalise, chunk=at_a_time(size, native, settings.share)
                                  )(x0, alpha_bar, weight)

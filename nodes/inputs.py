@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import numbers
 import operator
 from typing import Any
 
@@ -14,10 +16,10 @@ from ..reposedm_core.errors import quoted, shortened
 
 
 def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """Make `execute` of a node look at its texts, choices and whole numbers first; returns the node.
+    """Make `execute` of a node look at its texts, choices and numbers first; returns the node.
 
-    ComfyUI checks what is typed into a widget, and nothing that comes through a link of any type. What a choice may be
-    is left to the node where its own `validate_inputs` sees to it, as to files.
+    ComfyUI checks what is typed into a widget, NaN apart, and nothing that comes through a link of any type. What a
+    choice may be is left to the node where its own `validate_inputs` sees to it, as to files.
     """
     run = node.execute.__func__
     signature, own = inspect.signature(run), inspect.signature(node.validate_inputs).parameters
@@ -35,7 +37,7 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 
 
 def check(item: io.Input, value: Any, chosen: bool) -> None:
-    """Raise an `InputError` that names the input unless the value is a text, one of the choices, or a whole number.
+    """Raise an `InputError` that names the input unless the value is a text, one of the choices, or a finite number.
 
     `chosen`: a choice has to be one of those in the schema.
     """
@@ -51,3 +53,5 @@ def check(item: io.Input, value: Any, chosen: bool) -> None:
         except TypeError:
             raise InputError(f"{name} = {quoted(value)}: must be a whole number, not a {type(value).__name__}."
                              ) from None
+    if isinstance(item, io.Float.Input) and not (isinstance(value, numbers.Real) and math.isfinite(value)):
+        raise InputError(f"{name} = {quoted(value)}: must be a finite number.")

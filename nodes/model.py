@@ -25,7 +25,7 @@ from ..reposedm_core.diffusion.context_cache import cached_context
 from ..reposedm_core.diffusion.denoiser import Conditioner, Denoiser
 from ..reposedm_core.diffusion.guided import Condition
 from ..reposedm_core.diffusion.schedule import DiffusionSchedule
-from .bridge import host_layers, in_patcher
+from .bridge import host_layers, in_patcher, poses_in_turn
 
 EXTRAS = {"pose": "reposedm_pose", "aligned": "reposedm_aligned", "visibility": "reposedm_visibility"}
 """Fields of a `Condition` beside the tokens, and their keys in a CONDITIONING."""
@@ -114,6 +114,7 @@ class RePoseDMModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """Pose latent, aligned latent and visibility of a CONDITIONING, beside its tokens."""
         noise, conds = kwargs["noise"], super().extra_conds(**kwargs)
+        self.check_latent(noise)
         for field, key in EXTRAS.items():
             value = kwargs.get(key)
             if value is None:
@@ -123,8 +124,26 @@ class RePoseDMModel(comfy.model_base.BaseModel):
                 stride = self.latent_format.spacial_downscale_ratio
                 raise InputError(f"latent: it is for {_size(noise, stride)} pixels and the conditioning for "
                                  f"{_size(value, stride)}; connect the latent output of Recurrent Pose Aligner.")
+            if value.shape[1] != noise.shape[1] and field != "visibility":
+                raise InputError(f"positive / negative: it is for latents of {value.shape[1]} channels, and this model "
+                                 f"has {noise.shape[1]}; take all from the same RePoseDM Loader.")
+            if poses_in_turn(len(value), len(noise)) is None:
+                raise InputError(f"latent: it has {len(noise)} pictures and positive / negative {len(value)} poses; "
+                                 "give as many of both, or one pose for all. RePoseDM KSampler finds the poses that "
+                                 "belong to a part of a batch, other samplers do not.")
             conds[field] = comfy.conds.CONDNoiseShape(value.to(kwargs["device"]))
         return conds
+
+    def check_latent(self, noise: Tensor) -> None:
+        """Raise an `InputError` unless noise of this shape is what the network was trained with."""
+        channels, shape = self.latent_format.latent_channels, tuple(noise.shape)
+        if noise.ndim != 4:
+            raise InputError(f"latent: it has shape {shape}, such as videos have; RePoseDM takes (pictures, "
+                             f"{channels}, height, width). Connect the latent output of Recurrent Pose Aligner.")
+        if noise.shape[1] != channels:
+            raise InputError(f"latent: it has {noise.shape[1]} channels and RePoseDM {channels}: it is of another one. "
+                             "Connect the latent output of Recurrent Pose Aligner, or encode the picture with the VAE "
+                             "of RePoseDM Loader.")
 
 
 def keep_keys(patcher: ModelPatcher) -> ModelPatcher:
@@ -166,6 +185,10 @@ class RePoseDMVAE(comfy.sd.VAE):
         self.output_device = management.intermediate_device()
         self.disable_offload = True
         self.patcher = in_patcher(autoencoder, plain, self.device, management.vae_offload_device(), whole=True)
+
+    def get_sd(self) -> dict[str, Tensor]:
+        """The weights, as VAESave writes them: not in the order of channels in which they are quicker."""
+        return {key: weight.contiguous() for key, weight in super().get_sd().items()}
 
 
 @contextmanager

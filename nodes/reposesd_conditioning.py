@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..reposedm_core import InputError, Pose, parse_keypoints
 from ..reposedm_core.pose import draw_pose
-from .bridge import to_mask
+from .pose_data import images
 from .reposesd_model import HABITS, HUMANSD, POSE_LATENT
 from .sockets import PoseKeypoint
 
@@ -98,7 +98,8 @@ class RePoseSDConditioning(io.ComfyNode):
 
 def draw(poses: list[Pose], height: int, width: int, style: str) -> torch.Tensor:
     """IMAGE (frames, height, width, 3) of the poses, each fitted with its canvas."""
-    return to_mask(torch.stack([draw_pose(frame, height, width, style=style) for frame in poses]).movedim(1, -1))
+    return images("pose", len(poses), height, width,
+                  lambda frame: draw_pose(poses[frame], height, width, style=style))
 
 
 def with_pose(conditioning: list, latent: torch.Tensor, start: float, end: float) -> list:

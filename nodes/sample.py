@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.sample
@@ -16,11 +16,15 @@ from torch import Tensor
 
 from ..reposedm_core import PRESETS, InputError
 from ..reposedm_core.diffusion.sampler import Denoised, sample_ancestral
-from .model import VARIANCE, HostDenoiser
-from .sockets import FIELD, FIELD_STRENGTH
+from .bridge import poses_in_turn
+from .model import EXTRAS, VARIANCE, HostDenoiser
+from .reposesd_model import POSE_LATENT
+from .sockets import BATCH_INDEX, FIELD, FIELD_STRENGTH
 
 LEARNED = "ancestral (learned variance)"
 AS_GUIDED = -1.0
+PER_PICTURE = (*EXTRAS.values(), POSE_LATENT)
+"""Keys of a CONDITIONING under which there is something for every picture."""
 
 
 def sampling_inputs() -> list:
@@ -99,14 +103,28 @@ def with_field_strength(model: ModelPatcher, strength: float) -> ModelPatcher:
 def sample(model: ModelPatcher, positive: list, negative: list, latent: dict, seed: int, steps: int, cfg: float,
            sampler_name: str, scheduler: str, denoise: float = 1.0) -> dict:
     """The LATENT that ComfyUI's sampling, or the ancestral sampler within it, makes of `latent`."""
+    if latent["samples"].is_nested:
+        raise InputError("latent: it is of a video with sound; connect the latent output of Recurrent Pose Aligner.")
+    # As stock KSampler does; empty latents say for which stride they are, and are made anew for the model's.
     latent = latent.copy()
-    start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-    noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
+    strides = [latent.pop(key, None) for key in ("downscale_ratio_spacial", "downscale_ratio_temporal")]
+    strides = strides[:1] if strides[1] is None else strides       # older hosts have one
+    start = comfy.sample.fix_empty_latent_channels(model, latent["samples"], *strides)
+    index = latent.get("batch_index")
+    noise = comfy.sample.prepare_noise(start, seed, index)
+    positive, negative = (of_batch(entries, len(start), index) for entries in (positive, negative))
+    if index is not None and model.get_additional_models_with_key(FIELD):
+        model = model.clone()
+        model.model_options["transformer_options"][BATCH_INDEX] = list(index)
     options = {"noise_mask": latent.get("noise_mask"), "callback": latent_preview.prepare_callback(model, steps),
                "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED, "seed": seed}
+    plain = "ddim" if sampler_name == LEARNED else sampler_name
+    sigmas = comfy.samplers.KSampler(model, steps, model.load_device, plain, scheduler, denoise).sigmas
+    if not sigmas.isfinite().all():
+        raise InputError(f"scheduler: {scheduler} gives noise levels that are no numbers at steps = {steps}; choose "
+                         "more steps, or another scheduler.")
     if sampler_name == LEARNED:
         check_learned_variance(model)
-        sigmas = comfy.samplers.KSampler(model, steps, model.load_device, "ddim", scheduler, denoise).sigmas
         samples = comfy.sample.sample_custom(model, noise, cfg, comfy.samplers.KSAMPLER(learned_ancestral), sigmas,
                                              positive, negative, start, **options)
     else:
@@ -114,6 +132,23 @@ def sample(model: ModelPatcher, positive: list, negative: list, latent: dict, se
                                       denoise=denoise, **options)
     latent["samples"] = samples
     return latent
+
+
+def of_batch(conditioning: list, pictures: int, batch_index: Sequence[int] | None) -> list:
+    """The CONDITIONING of the pictures of a LATENT, which may be a part of the batch that it is for.
+
+    Where poses and pictures do not match in number it is left as it is, and the model says so.
+    """
+    out = []
+    for tokens, extra in conditioning:
+        parts = {key: value for key, value in extra.items() if key in PER_PICTURE and isinstance(value, Tensor)}
+        poses = max(map(len, (tokens, *parts.values())))
+        chosen = poses_in_turn(poses, pictures, batch_index)
+        if parts and poses > 1 and chosen is not None:
+            cut = {key: value[chosen] for key, value in parts.items() if len(value) == poses}
+            tokens, extra = tokens[chosen] if len(tokens) == poses else tokens, {**extra, **cut}
+        out.append([tokens, extra])
+    return out
 
 
 def check_learned_variance(model: ModelPatcher) -> None:

@@ -24,6 +24,9 @@ FIELD = "reposedm_field"
 FIELD_STRENGTH = "reposedm_field_strength"
 """Key in a model's transformer options of the strength that its pose field guidance is to have instead of its own."""
 
+BATCH_INDEX = "reposedm_batch_index"
+"""Key in a model's transformer options of the places that the sampled latents had in the batch they were taken from."""
+
 
 @dataclass
 class LoadedAligner:

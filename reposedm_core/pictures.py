@@ -57,6 +57,17 @@ def to_image(source: ImageLike, name: str = "source", *, channels_last: bool = F
     return image.float().clamp(0, 1).mul_(2).sub_(1)
 
 
+def to_rgb(picture: Image.Image, name: str = "picture") -> Image.Image:
+    """A PIL picture as RGB of 8 bits: grey of 16 bits or of floats is scaled, where Pillow's `convert` cuts it off.
+
+    Raises:
+        InputError: it has another range.
+    """
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return to_pil(shown(to_image(picture, name))[0])
+    return picture.convert("RGB")
+
+
 def to_mask(mask: ImageLike, name: str = "mask") -> Tensor:
     """Any mask, or several, as (M, 1, H, W) in 0..1, 1 being inside.
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from reposedm_core import InputError
-from reposedm_core.pictures import in_turn, to_image, to_mask
+from reposedm_core.pictures import in_turn, to_image, to_mask, to_rgb
 
 PICTURES = Path(__file__).parent / "fixtures" / "pictures"
 
@@ -76,6 +76,14 @@ def test_grey_of_more_than_eight_bits(kind, stored, tmp_path):
     for found in (to_image(picture).movedim(1, -1) / 2 + 0.5, to_mask(picture)[:, 0, ..., None].expand(-1, -1, -1, 3)):
         assert found.shape == (1, 6, 5, 3) and found.dtype == torch.float32
         assert np.abs(found[0].numpy() - grey()[..., None]).max() <= error
+
+
+@pytest.mark.parametrize("kind", deep_pictures())
+def test_eight_bits_of_deep_pictures_are_scaled_and_not_cut_off(kind):
+    found = to_rgb(deep_pictures()[kind][0])
+    assert found.mode == "RGB" and np.abs(np.asarray(found) / 255 - grey()[..., None]).max() <= 1 / 255
+    colours = Image.fromarray(np.arange(18, dtype=np.uint8).reshape(2, 3, 3))
+    assert np.array_equal(np.asarray(to_rgb(colours.convert("RGBA"))), np.asarray(colours))
 
 
 def test_the_grey_picture_of_sixteen_bits_is_as_deep_as_it_is_stored():

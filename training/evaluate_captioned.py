@@ -29,6 +29,7 @@ from tqdm import tqdm
 from reposedm_core.errors import InputError
 from reposedm_core.files import make_folder
 from reposedm_core.networks import SHIPPED
+from reposedm_core.pictures import to_rgb
 from training.comparison import gathered, join_processes, processes
 from training.data.captioned import Captioned
 from training.data.dataset import SPLITS, to_unit
@@ -54,7 +55,7 @@ def read_batch(folder: Path, numbers: range, size: tuple[int, int]) -> Tensor:
         path = folder / f"{number:05d}.png"
         try:
             with Image.open(path) as picture:
-                pictures.append(np.array(picture.convert("RGB")))
+                pictures.append(np.array(to_rgb(picture)))
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error}): the folder must hold one PNG for each picture of the "
                              "set, 00000.png and so on in its order.") from None

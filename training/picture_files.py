@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from reposedm_core.errors import InputError
+from reposedm_core.pictures import to_rgb
 from training.transfer import Batch
 
 
@@ -53,7 +54,7 @@ def read_pictures(folder: Path, batch: Batch) -> np.ndarray:
                              "NUMBER_PERSON_SOURCE_TARGET.png; --save-pictures writes such names.")
         try:
             with Image.open(path) as picture:
-                pictures.append(np.array(picture.convert("RGB")))
+                pictures.append(np.array(to_rgb(picture)))
         except OSError as error:
             raise InputError(f"{path} cannot be read as a picture ({error}): write it again.") from None
         height, width = pictures[-1].shape[:2]

@@ -89,7 +89,9 @@ def vae(model: Any) -> Any:
     network = AutoencoderKL(**params)
     randomise(network)
     with torch.inference_mode():
-        return comfy.sd.VAE(sd=network.state_dict(), config={"params": params})
+        found = comfy.sd.VAE(sd=network.state_dict(), config={"params": params})
+    found.latent_channels = channels    # which the host sees by the weights of VAEs in full size
+    return found
 
 
 def sample(model: Any, steps: int = 3, sampler: str = "euler", scheduler: str = "normal", cfg: float = 2.0,

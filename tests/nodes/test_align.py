@@ -121,7 +121,7 @@ def test_enormous_mismatch_is_told_before_anything_is_made(pack, align, frames, 
     def no(*_):
         raise AssertionError("too late")
 
-    monkeypatch.setattr(pack.nodes.align, "fit_image", no)
+    monkeypatch.setattr(pack.nodes.align, "fitted", no)
     monkeypatch.setattr(pack.nodes.align, "condition_image", no)
     source = torch.zeros(1, 8, 8, 3).expand(5000, -1, -1, -1)
     with pytest.raises(pack.reposedm_core.InputError, match="2 frames and source 5000 pictures"):

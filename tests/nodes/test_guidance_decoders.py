@@ -55,6 +55,38 @@ def test_tiny_decoder_that_is_torn_or_another_s(pack, made, guide, tmp_path, mon
             guide(model, vae, decoder="taesd")
 
 
+@pytest.mark.parametrize(("family", "other", "message"), [
+    ("SD 1.5", "Flux", "its latents have 16 channels in 2 dimensions and 8 pixels a cell, those of the guided mod.* 4"),
+    ("Flux", "SDXL", "its latents have 4 channels .* those of the guided model 16"),
+    ("Flux", "Qwen Image", "its latents have 16 channels in 3 dimensions .* those of the guided model 16 in 2"),
+    ("Qwen Image", "Flux", "its latents have 16 channels in 2 dimensions .* those of the guided model 16 in 3"),
+    ("Flux", "RePoseDM", "this is RePoseDM's and the guided model another one; connect the VAE of that"),
+    ("RePoseDM", "Flux", "the guided model is RePoseDM and this is no VAE of it; connect the vae of RePoseDM Loader"),
+    ("RePoseDM", "SD 1.5", "the guided model is RePoseDM and this is no VAE of it")])
+@pytest.mark.parametrize("decoder", ["vae", "taesd"])
+def test_vae_of_another_model_is_named_at_once(pack, tiny, made, guide, family, other, message, decoder):
+    own = pack.nodes.loaders.load_checkpoint(tiny)[:2]
+    (model, _), (_, vae) = (own if name == "RePoseDM" else made(name) for name in (family, other))
+    with pytest.raises(pack.reposedm_core.InputError, match=f"^vae: .*{message}"):
+        guide(model, vae, decoder=decoder)
+
+
+def test_vae_of_another_stride_is_named(pack, made, guide):
+    """That of Stable Diffusion's upscaler: 4 channels as well, and 4 pixels a cell; the host's tiny VAEs fit."""
+    import comfy.sd
+
+    model, vae = made("SD 1.5")
+    upscaler = comfy.sd.VAE(sd={key: value for key, value in vae.first_stage_model.state_dict().items()
+                                if ".down.2.downsample" not in key and ".up.3." not in key},
+                            config={"params": {"embed_dim": 4, "ddconfig": {
+                                "double_z": True, "z_channels": 4, "resolution": 64, "in_channels": 3, "out_ch": 3,
+                                "ch": 32, "ch_mult": [1, 1, 2], "num_res_blocks": 1, "attn_resolutions": [],
+                                "dropout": 0.0}}})
+    upscaler.downscale_ratio = upscaler.upscale_ratio = 4      # as where the host knows it by its weights
+    with pytest.raises(pack.reposedm_core.InputError, match=r"^vae: it is of another .* and 4 pixels a cell, those of"):
+        guide(model, upscaler)
+
+
 def test_reposedm_has_no_tiny_decoder(pack, tiny, guide):
     model, vae, _, _ = pack.nodes.loaders.load_checkpoint(tiny)
     with pytest.raises(pack.reposedm_core.InputError, match="decoder: for the latents of this model there is no tiny"):

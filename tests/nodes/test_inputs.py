@@ -1,4 +1,4 @@
-"""What links of any type send into texts, choices and whole numbers is refused by name, in every node."""
+"""What links of any type send into texts, choices and numbers is refused by name, in every node."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ def refused(pack, node, item, value):
 
 
 @pytest.mark.parametrize("value", STRANGE)
-@pytest.mark.parametrize("kind", ["STRING", "COMBO", "INT"])
+@pytest.mark.parametrize("kind", ["STRING", "COMBO", "INT", "FLOAT"])
 def test_values_of_other_types_are_named(pack, kind, value):
     found = [(node, item) for node in pack.nodes.NODES for item in node.define_schema().inputs if item.io_type == kind]
     assert len(found) >= 5
     for node, item in found:
+        if kind == "FLOAT" and value == "half a number":
+            continue
         message = refused(pack, node, item, STRANGE[value])
-        assert ("a whole number" if kind == "INT" else "a text") in message
+        assert {"INT": "a whole number", "FLOAT": "a finite number"}.get(kind, "a text") in message
 
 
 @pytest.mark.parametrize("value", ["", "nonsense", "\ud800", LONG], ids=lambda value: ascii(value)[:9])

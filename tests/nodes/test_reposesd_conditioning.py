@@ -59,7 +59,7 @@ def sample(pack, model, positive, negative, latent, steps=2, cfg=2.0):
 
 def latents(pack, vae, pose, style="humansd"):
     with torch.inference_mode():
-        return vae.encode(draw_pose(pose, HEIGHT, WIDTH, style=style).movedim(0, -1)[None])
+        return vae.encode(draw_pose(pose, HEIGHT, WIDTH, style=style).movedim(0, -1).contiguous()[None])
 
 
 def key(pack):

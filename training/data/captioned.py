@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from reposedm_core.errors import InputError
+from reposedm_core.pictures import to_rgb
 from reposedm_core.pose import coco_to_openpose
 from training.data.dataset import SPLITS, to_unit
 
@@ -101,7 +102,7 @@ class Captioned:
         entry = self.entry(number)
         try:
             with Image.open(self.images / entry["image"]) as opened:
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
+                picture = to_rgb(ImageOps.exif_transpose(opened))
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"{self.images / entry['image']}: cannot be read any more ({error}); run "
                              "training/data/prepare.py again.") from error

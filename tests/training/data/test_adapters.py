@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from reposedm_core.pose.skeleton import OPENPOSE_TO_COCO
-from training.data.adapters.base import Shares, hold_out, inside
+from training.data.adapters.base import Item, Shares, hold_out, inside
+from training.data.adapters.reading import open_picture
 from training.data.dataset import People
 from training.data.prepare import main, prepare
 
@@ -221,6 +222,13 @@ def test_names_that_lead_out_of_the_root_are_refused(tmp_path):
     for name in ("../secret.jpg", "/etc/passwd", "a/../../secret.jpg", "link.jpg", "nul\0.jpg"):
         assert inside(tmp_path / "base", name) is None, name[:30]
     assert inside(tmp_path / "base", "a/./b.jpg") == (tmp_path / "base/a/b.jpg").resolve()
+
+
+def test_grey_of_sixteen_bits_is_scaled_and_not_cut_off():
+    path = Path(__file__).parents[2] / "fixtures/pictures/grey_16_bits.png"
+    picture = open_picture(Item("grey", 0, "train", path))
+    expected = np.asarray(Image.open(path)) / 65535 * 255
+    assert picture.dtype == np.uint8 and np.abs(picture - expected[..., None]).max() <= 1
 
 
 def test_held_out_people_are_fixed_by_their_names():

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from reposedm_core.pictures import fit_image
+from reposedm_core.pictures import fit_image, to_rgb
 from reposedm_core.pose import openpose_to_coco
 from training.data.adapters.base import Item, Plan, Skip
 from training.data.adapters.estimation import Estimator, load_estimator
@@ -88,7 +88,7 @@ def open_picture(item: Item) -> np.ndarray | Skip:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")      # of Pillow, on odd metadata and big pictures
             with Image.open(item.path) as picture:
-                return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+                return np.array(to_rgb(ImageOps.exif_transpose(picture)))
     except MemoryError:
         raise
     except Exception as error:                   # Pillow raises almost anything on broken files
