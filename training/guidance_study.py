@@ -71,11 +71,11 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
     if pairs < 1:
         raise InputError(f"pairs = {pairs}: must be at least 1.")
     validation, test = People(data, "val"), People(data, "test")
-    folder = Path(out)
-    make_folder(folder, "out")      # before the work, not after it
     pipe = open_contender(weights, validation, device=device).pipe
     judging = Judge(load_detector(judge, device) if judge else Detector.of(pipe, f"the estimator of {OURS}"),
                     device=device)
+    folder = Path(out)
+    make_folder(folder, "out")      # before the work, not after it
     own = pipe.config.field
     default = replace(own, strength=own.strength or 1.0, training=0.0, estimate="x0")
     compared = {}
