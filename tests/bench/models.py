@@ -73,10 +73,10 @@ def paper(device: torch.device, small: bool) -> RePoseDMPipeline:
     config = PRESETS[PAPER]
     if small:
         vae = replace(config.autoencoder, widths=(32, 32, 64, 64))
-        unet = replace(config.denoiser, block_channels=(64, 128))
         config = replace(config, height=64, width=48, autoencoder=vae, estimator=EstimatorConfig(),
                          aligner=replace(config.aligner, height=64, width=48),
-                         denoiser=replace(unet, attention=(True, True), layers=1, height=8, width=6))
+                         denoiser=replace(config.denoiser, block_channels=(64, 128), attention=(True, True), layers=1,
+                                          height=8, width=6))
     return random_pipeline(config, device)
 
 
