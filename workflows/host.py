@@ -273,6 +273,10 @@ class ComfyServer:
         """The history entry of a graph (`outputs`, `status`, `prompt`), or None while it has not ended."""
         return self._call(f"/history/{prompt_id}").get(prompt_id)
 
+    def forget(self, prompt_id: str) -> None:
+        """Take a graph that has ended out of the history."""
+        self._call("/history", {"delete": [prompt_id]})
+
     def images(self, prompt_id: str, node: str | None = None) -> list[bytes]:
         """The files (PNG) that a finished graph saved or previewed, of all nodes or of one node."""
         outputs = (self.history(prompt_id) or {}).get("outputs", {})

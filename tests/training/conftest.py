@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,25 @@ def processes():
     """Starts Python processes that have imported the training already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["training.train", "training.stages.vae", "matplotlib.figure"])
-    return context
+    return Processes(context)
+
+
+class Processes:
+    """Processes whose path is that of the training: ComfyUI, which the tests of the nodes put on this one's, has a
+    package `tests` of its own, in which the functions of these tests are not found."""
+
+    def __init__(self, context: multiprocessing.context.BaseContext):
+        self.context = context
+
+    def start(self, target: Callable[..., object], *args: object) -> multiprocessing.process.BaseProcess:
+        """Run `target(*args)` in a process of its own."""
+        process, path = self.context.Process(target=target, args=args), sys.path
+        sys.path = [entry for entry in path if not (Path(entry) / "tests" / "__init__.py").is_file()]
+        try:
+            process.start()
+        finally:
+            sys.path = path
+        return process
 
 
 @pytest.fixture(scope="session")

@@ -109,9 +109,7 @@ def one_of_two(rank: int, out: Path, port: int) -> None:
 
 def test_all_processes_take_the_same(tmp_path, processes, capfd):
     port = free_port()
-    both = [processes.Process(target=one_of_two, args=(rank, tmp_path, port)) for rank in range(2)]
-    for process in both:
-        process.start()
+    both = [processes.start(one_of_two, rank, tmp_path, port) for rank in range(2)]
     for process in both:
         process.join()
     assert [process.exitcode for process in both] == [0, 0], capfd.readouterr().err

@@ -35,9 +35,7 @@ def run(arguments: list[str]) -> None:
 
 
 def start(processes, data: Path, out: Path) -> Process:
-    process = processes.Process(target=run, args=(arguments(data, out),))
-    process.start()
-    return process
+    return processes.start(run, arguments(data, out))
 
 
 def modified(file: Path) -> float:
