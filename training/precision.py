@@ -44,4 +44,4 @@ def compare_precisions(step: Callable[[bool], object], module: nn.Module, accele
 
 def _finish(device: torch.device) -> None:
     if device.type != "cpu":      # its steps are only begun when Python goes on
-        getattr(torch, device.type).synchronize(device)
+        getattr(torch, device.type).synchronize()
