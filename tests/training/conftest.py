@@ -7,6 +7,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -46,12 +47,10 @@ class Processes:
 
     def start(self, target: Callable[..., object], *args: object) -> multiprocessing.process.BaseProcess:
         """Run `target(*args)` in a process of its own."""
-        process, path = self.context.Process(target=target, args=args), sys.path
-        sys.path = [entry for entry in path if not (Path(entry) / "tests" / "__init__.py").is_file()]
-        try:
+        process = self.context.Process(target=target, args=args)
+        own = [entry for entry in vars(sys)["path"] if not (Path(entry) / "tests" / "__init__.py").is_file()]
+        with mock.patch.object(sys, "path", own):
             process.start()
-        finally:
-            sys.path = path
         return process
 
 
