@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .accuracy import PoseAccuracyNode
 from .align import RecurrentPoseAlignerNode
+from .decode import RePoseDMDecode
 from .editor import PoseEditor
 from .estimators import EstimatePose, PoseEstimatorLoader
 from .folders import register_folders
@@ -25,8 +26,8 @@ WEB_DIRECTORY = "./nodes/web"
 NODES: list[type[io.ComfyNode]] = [checked(node) for node in (
     RePoseDMLoader, PoseEstimatorLoader, LoadPose, SavePose, EstimatePose, DrawPose, PoseEditor,
     SelectPerson, RetargetPose, EditPose, InterpolatePoses, PoseAccuracyNode, RecurrentPoseAlignerNode,
-    PoseInteractionFieldGuidance, RePoseDMKSampler, GarmentTransfer, RePoseSDLoader, RePoseSDConditioning,
-    RePoseDMExample,
+    PoseInteractionFieldGuidance, RePoseDMKSampler, RePoseDMDecode, GarmentTransfer, RePoseSDLoader,
+    RePoseSDConditioning, RePoseDMExample,
 )]
 
 

@@ -86,6 +86,13 @@ def host_layers(network: nn.Module) -> nn.Module:
     return network
 
 
+def interruptible(network: nn.Module) -> nn.Module:
+    """Let an interruption take effect before each layer of `network`, in place."""
+    for layer in network.modules():
+        layer.register_forward_pre_hook(lambda *_: management.throw_exception_if_processing_interrupted())
+    return network
+
+
 class WholePatcher(ModelPatcher):
     """Brings its network onto the device whole or not at all, however little memory the host has for it.
 
@@ -152,9 +159,14 @@ def leave_inference_mode(network: nn.Module) -> None:
                     setattr(layer, name, value.clone())
 
 
-def load(*patchers: ModelPatcher, pixels: int = 0) -> torch.device:
-    """Bring networks onto their device, with room for the activations of `pixels` pixels; returns the device."""
-    management.load_models_gpu(list(patchers), memory_required=pixels * BYTES_A_PIXEL, force_full_load=True)
+def load(*patchers: ModelPatcher, pixels: int = 0, memory: float = 0) -> torch.device:
+    """Bring networks onto their device, with room for the activations of `pixels` pixels or `memory` bytes.
+
+    Returns:
+        the device of the first.
+    """
+    memory = max(memory, pixels * BYTES_A_PIXEL)
+    management.load_models_gpu(list(patchers), memory_required=memory, force_full_load=True)
     return patchers[0].load_device
 
 

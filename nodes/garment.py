@@ -15,9 +15,10 @@ from ..reposedm_core.conditioning import condition_image, find_pose
 from ..reposedm_core.pictures import to_mask as read_mask
 from ..reposedm_core.pipeline import check_size
 from ..reposedm_core.pose import one_pose
-from .align import align, check_vae, conditionings, size_inputs
+from .align import align, conditionings, joints_of, known_joints, poses_of, size_inputs
 from .bridge import fitted, from_comfy, load, to_comfy, to_mask
-from .model import RePoseDMModel
+from .decode import paint
+from .model import RePoseDMModel, check_vae
 from .sample import AS_GUIDED, field_input, sample, sampling_inputs, with_field_strength
 from .sockets import AlignerSocket, EstimatorSocket, LoadedAligner, LoadedEstimator, PoseKeypoint
 
@@ -51,8 +52,13 @@ class GarmentTransfer(io.ComfyNode):
                                    tooltip="Pose of the reference, in its own pixels; the first person counts. Without "
                                            "it the estimator finds it."),
                 EstimatorSocket.Input("pose_estimator", optional=True,
-                                      tooltip="From RePoseDM Loader; needed where no pose is connected."),
+                                      tooltip="Finds the poses that are not connected, in place of the checkpoint's "
+                                              "own estimator."),
                 field_input(),
+                PoseKeypoint.Input("garment_pose", optional=True,
+                                   tooltip="Pose of the person in the garment picture, in its own pixels, for models "
+                                           "whose aligner reads it (mini-256): a frame per picture, or one for all. "
+                                           "Without it the estimator finds it."),
             ],
             outputs=[
                 io.Image.Output("image", tooltip="The reference person in the clothes of the garment picture."),
@@ -69,7 +75,7 @@ class GarmentTransfer(io.ComfyNode):
     def execute(cls, model: Any, vae: Any, aligner: LoadedAligner, reference: Tensor, garment: Tensor, mask: Tensor,
                 seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, feather: int, width: int,
                 height: int, pose: Any = None, pose_estimator: LoadedEstimator | None = None,
-                field_strength: float = AS_GUIDED) -> io.NodeOutput:
+                field_strength: float = AS_GUIDED, garment_pose: Any = None) -> io.NodeOutput:
         check_vae(vae, aligner)
         if not isinstance(model.model, RePoseDMModel):
             raise InputError("model: this is no RePoseDM; connect the model of RePoseDM Loader.")
@@ -80,24 +86,26 @@ class GarmentTransfer(io.ComfyNode):
         cover = read_mask(mask[:, None] if mask.ndim == 3 else mask)[:len(image)]
         check_cover(person, cover)
         dressing = Dressing.fitted(person, cover, height, width, feather)
-        found_pose = pose_of(person, pose, pose_estimator)
-        found = align(aligner, vae, image, condition_image(found_pose, height, width))
+        estimator = pose_estimator or aligner.estimator
+        found_pose, joints = pose_of(person, pose, estimator), None
+        if aligner.patcher.model.aligner.reads_pose:
+            own = poses_of(garment_pose, garment, "garment_pose")
+            joints = known_joints(image, own, estimator), joints_of([found_pose], height, width)
+        found = align(aligner, vae, image, condition_image(found_pose, height, width), joints=joints,
+                      background=dressing.person)
         kept = vae.encode(to_comfy(dressing.person))
         dressed = inside_mask(with_field_strength(model, field_strength), kept,
                               latent_mask(dressing.cover, vae.downscale_ratio))
         latent = sample(dressed, *conditionings(aligner, found.condition),
                         {"samples": torch.zeros_like(found.condition.pose)}, seed, steps, cfg, sampler_name, scheduler)
-        new = vae.decode(latent["samples"]).movedim(-1, 1)
+        new = paint(vae, aligner, latent["samples"], found.reference).movedim(-1, 1)
         return io.NodeOutput(to_mask(dressing.blend(new)).movedim(1, -1), to_comfy(found.image),
                              to_mask(dressing.share[:, 0]), latent)
 
 
-def pose_of(person: Tensor, pose: Any, estimator: LoadedEstimator | None) -> Pose:
+def pose_of(person: Tensor, pose: Any, estimator: LoadedEstimator) -> Pose:
     """The reference's pose in pixels of its picture (1, 3, H, W): what is given, or what the estimator finds."""
     if pose is None:
-        if estimator is None:
-            raise InputError("pose: neither it nor pose_estimator is connected; connect the pose of the reference, or "
-                             "the pose_estimator of RePoseDM Loader, which finds it.")
         native = estimator.height, estimator.width
         device = load(estimator.patcher, pixels=native[0] * native[1])
         pose = find_pose(estimator.patcher.model, person, native, device)

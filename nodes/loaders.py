@@ -14,7 +14,7 @@ from ..reposedm_core.pictures import to_mask as read_mask
 from ..reposedm_core.pipeline import SHIPPED, to_image
 from ..reposedm_core.pose import load_pose_file, to_keypoints
 from . import folders
-from .bridge import in_patcher, to_comfy, to_mask
+from .bridge import in_patcher, interruptible, to_comfy, to_mask
 from .model import ConditioningNetworks, RePoseDMModel, RePoseDMVAE, keep_keys
 from .sockets import AlignerSocket, EstimatorSocket, LoadedAligner, LoadedEstimator, PoseKeypoint
 
@@ -34,15 +34,26 @@ def load_checkpoint(path: str | PathLike, plain: bool = False) -> tuple[ModelPat
         aligner = in_patcher(ConditioningNetworks(networks.aligner, networks.denoiser), plain, whole=True)
         estimator = in_patcher(networks.estimator, plain, whole=True)
         vae = RePoseDMVAE(networks.autoencoder, plain)
-    for index, patcher in enumerate((model, vae.patcher, aligner, estimator)):
+        decoder = None
+        if networks.decoder is not None:
+            decoder = in_patcher(interruptible(networks.decoder), plain, whole=True)
+    found = LoadedEstimator(estimator, *config.network_size)
+    loaded = model, vae, LoadedAligner(aligner, config, found, decoder), found
+    for index, patcher in enumerate(patchers_of(*loaded)):
         patcher.cached_patcher_init = (load_patchers, (path,), index)
-    return model, vae, LoadedAligner(aligner, config), LoadedEstimator(estimator, config.height, config.width)
+    return loaded
 
 
 def load_patchers(path: str | PathLike, disable_dynamic: bool = False) -> list[ModelPatcher]:
     """The patchers of `load_checkpoint`, for the host, which reads a model again where it needs a second one."""
-    model, vae, aligner, estimator = load_checkpoint(path, plain=disable_dynamic)
-    return [model, vae.patcher, aligner.patcher, estimator.patcher]
+    return patchers_of(*load_checkpoint(path, plain=disable_dynamic))
+
+
+def patchers_of(model: ModelPatcher, vae: RePoseDMVAE, aligner: LoadedAligner, estimator: LoadedEstimator
+                ) -> list[ModelPatcher]:
+    """All patchers of a checkpoint, in one order."""
+    decoder = [] if aligner.decoder is None else [aligner.decoder]
+    return [model, vae.patcher, aligner.patcher, estimator.patcher, *decoder]
 
 
 class RePoseDMLoader(io.ComfyNode):
@@ -61,8 +72,10 @@ class RePoseDMLoader(io.ComfyNode):
                 tooltip="A RePoseDM file in models/reposedm, or the one that comes with the pack (reposedm-mini).")],
             outputs=[
                 io.Model.Output("model", tooltip="The diffusion model, for RePoseDM KSampler or any other sampler."),
-                io.Vae.Output("vae", tooltip="Its VAE (16 channels), for VAE Decode and the other RePoseDM nodes."),
-                AlignerSocket.Output("aligner", tooltip="For Recurrent Pose Aligner."),
+                io.Vae.Output("vae", tooltip="Its VAE (16 channels), for RePoseDM Decode, VAE Decode and the other "
+                                             "RePoseDM nodes."),
+                AlignerSocket.Output("aligner", tooltip="For Recurrent Pose Aligner, RePoseDM Decode and Garment "
+                                                        "Transfer."),
                 EstimatorSocket.Output("pose_estimator", tooltip="For Estimate Pose and pose field guidance."),
             ],
         )

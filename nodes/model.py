@@ -25,7 +25,8 @@ from ..reposedm_core.diffusion.context_cache import cached_context
 from ..reposedm_core.diffusion.denoiser import Conditioner, Denoiser
 from ..reposedm_core.diffusion.guided import Condition
 from ..reposedm_core.diffusion.schedule import DiffusionSchedule
-from .bridge import host_layers, in_patcher, poses_in_turn
+from .bridge import host_layers, in_patcher, interruptible, poses_in_turn
+from .sockets import LoadedAligner
 
 EXTRAS = {"pose": "reposedm_pose", "aligned": "reposedm_aligned", "visibility": "reposedm_visibility"}
 """Fields of a `Condition` beside the tokens, and their keys in a CONDITIONING."""
@@ -51,8 +52,7 @@ class ConditioningNetworks(nn.Module):
         own = self.conditioner.state_dict()
         self.conditioner.load_state_dict({key: denoiser.state_dict()[key] for key in own})
         self.requires_grad_(False).eval()
-        for layer in self.aligner.modules():
-            layer.register_forward_pre_hook(lambda *_: management.throw_exception_if_processing_interrupted())
+        interruptible(self.aligner)
 
 
 class RePoseDMLatent(comfy.latent_formats.LatentFormat):
@@ -175,11 +175,11 @@ class RePoseDMVAE(comfy.sd.VAE):
         self.first_stage_model = autoencoder
         self.downscale_ratio = self.upscale_ratio = autoencoder.stride
         self.latent_channels = autoencoder.channels
-        # Widest are the decoder's channels at half the picture's size.
-        width = autoencoder.config.widths[0]
-        self.memory_used_encode = lambda shape, dtype: 32 * shape[2] * shape[3] * dtype.itemsize
-        self.memory_used_decode = lambda shape, dtype: (
-            2 * width * shape[2] * shape[3] * autoencoder.stride**2 * dtype.itemsize)
+        if isinstance(autoencoder, Autoencoder):      # of Stable Diffusion's the host's own counts are true
+            # Eight times the decoder's channels at 4 times the size of the latent, and four pictures of the full size.
+            cell = 128 * autoencoder.config.widths[0] + 12 * autoencoder.stride**2
+            self.memory_used_encode = lambda shape, dtype: 32 * shape[2] * shape[3] * dtype.itemsize
+            self.memory_used_decode = lambda shape, dtype: cell * shape[2] * shape[3] * dtype.itemsize
         self.working_dtypes = [torch.float32]
         self.device, self.vae_dtype = management.vae_device(), torch.float32
         self.output_device = management.intermediate_device()
@@ -189,6 +189,20 @@ class RePoseDMVAE(comfy.sd.VAE):
     def get_sd(self) -> dict[str, Tensor]:
         """The weights, as VAESave writes them: not in the order of channels in which they are quicker."""
         return {key: weight.contiguous() for key, weight in super().get_sd().items()}
+
+
+def check_vae(vae: Any, aligner: LoadedAligner) -> None:
+    """Raise an `InputError` unless this is the VAE of a RePoseDM, and of one whose latents the aligner's model has."""
+    if not isinstance(vae, RePoseDMVAE):
+        raise InputError("vae: this is no VAE of RePoseDM; connect the VAE of the RePoseDM Loader that the aligner "
+                         "comes from.")
+    own, wanted = (vae.latent_channels, vae.downscale_ratio), aligner.config.autoencoder
+    if own[0] != wanted.channels:
+        raise InputError(f"vae: its latents have {own[0]} channels, the aligner wants {wanted.channels}; connect the "
+                         "VAE of the same RePoseDM Loader.")
+    if own[1] != wanted.stride:
+        raise InputError(f"vae: its cells are {own[1]} pixels wide, the aligner wants {wanted.stride}; connect the VAE "
+                         "of the same RePoseDM Loader.")
 
 
 @contextmanager

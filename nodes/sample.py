@@ -74,7 +74,8 @@ class RePoseDMKSampler(io.ComfyNode):
                                tooltip="1 starts from noise alone, less keeps so much of the latent that came in."),
                 field_input(),
             ],
-            outputs=[io.Latent.Output("latent", tooltip="For VAE Decode with the VAE of RePoseDM Loader.")],
+            outputs=[io.Latent.Output("latent", tooltip="For RePoseDM Decode or VAE Decode, with the VAE of RePoseDM "
+                                                         "Loader.")],
         )
 
     @classmethod

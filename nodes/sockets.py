@@ -30,10 +30,16 @@ BATCH_INDEX = "reposedm_batch_index"
 
 @dataclass
 class LoadedAligner:
-    """REPOSEDM_ALIGNER: a patcher around `model.ConditioningNetworks`, and the configuration of its checkpoint."""
+    """REPOSEDM_ALIGNER: a patcher around `model.ConditioningNetworks`, and what else of its checkpoint goes with it.
+
+    `config` is the checkpoint's, `estimator` finds the source's pose where nobody gives it, `decoder` is a patcher
+    around the reference decoder, if there is one.
+    """
 
     patcher: ModelPatcher
     config: ModelConfig
+    estimator: LoadedEstimator
+    decoder: ModelPatcher | None = None
 
 
 @dataclass

@@ -24,7 +24,7 @@ class Estimator(NamedTuple):
 
     Attributes:
         network: a `field.PoseEstimator`.
-        height, width: of the pictures it was trained at.
+        height, width: of the pictures it was trained at (of a RePoseDM file `ModelConfig.network_size`).
         several: it tells several people in a picture apart (`field.predict_people`); else it sees one.
         fixed: it takes pictures of that size alone.
     """
@@ -76,4 +76,4 @@ def _load_own(path: Path) -> Estimator:
         whole = from_dict(ModelConfig, header["config"], path.name)
     parts, _ = load_parts(path, only=("estimator",))
     network = filled(lambda: HigherHRNet(whole.estimator), parts["estimator"], f"{path.name}: estimator")
-    return Estimator(network, whole.height, whole.width, several=False)
+    return Estimator(network, *whole.network_size, several=False)

@@ -116,7 +116,7 @@ class RePoseDMPipeline:
             poses = []
             if source_pose is not None:      # of the first picture alone
                 own = given.shape[-2:]
-                poses = [one_pose(source_pose, "source_pose", own).resized(*own).resized(height, width)]
+                poses = [one_pose(source_pose, f"{name}_pose", own).resized(*own).resized(height, width)]
             poses += [self.find(picture[None]) for picture in image[len(poses):]]
             start = start_from(source_joints(poses), first_joints(pose.resized(height, width), len(image)), image,
                                self.aligner.config.shrink)
@@ -184,7 +184,8 @@ class RePoseDMPipeline:
     def dress(self, reference: ImageLike, garment: ImageLike, mask: ImageLike, pose: Any = None, seed: int = 0,
               steps: int | None = None, guidance_scale: float | None = None, field_strength: float | None = None,
               feather: int = 2, sampler: str = "ddim", height: int | None = None, width: int | None = None,
-              callback: Callable[[int, int, Tensor], None] | None = None) -> AppearanceResult:
+              callback: Callable[[int, int, Tensor], None] | None = None, *,
+              garment_pose: Any = None) -> AppearanceResult:
         """Appearance control (Fig. 4): the clothes of `garment` on the person of `reference`, inside `mask`.
 
         The garment picture is aligned to the reference's pose and sampled there. Outside of the mask every estimate
@@ -197,6 +198,7 @@ class RePoseDMPipeline:
             pose: of the reference, in its own pixels (see `__call__`); None lets the estimator find it.
             feather: pixels inside the mask's edge over which the result fades into the reference; 0 is a hard edge.
             seed, steps, guidance_scale, field_strength, sampler, height, width, callback: see `__call__`.
+            garment_pose: of the person in `garment`, as `source_pose` of `__call__`.
 
         Raises:
             InputError: a mask that is empty or of another size, nobody found in the reference, or what `__call__` says.
@@ -214,7 +216,7 @@ class RePoseDMPipeline:
         size = self._size(height, width)
         dressing = Dressing.fitted(person.to(self.device), cover.to(self.device), *size, feather)
         condition, alignment, image, skeleton, seen = self._align(garment, pose, *size, "garment",
-                                                                  background=dressing.person)
+                                                                  source_pose=garment_pose, background=dressing.person)
         field = self._guidance(pose, size, field_strength)
         with torch.no_grad():
             kept = self.encode(dressing.person)

@@ -6,7 +6,7 @@ Networks are built and run on PyTorch's meta device: shapes flow through them an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .config import ModelConfig
 from .diffusion.autoencoder import build_autoencoder
+from .diffusion.reference_decoder import MASKS, Reference, ReferenceDecoder
 from .diffusion.reposesd import RePoseSD
 from .networks import NETWORKS, needs_aligner
 from .presets import PRESETS
@@ -48,8 +49,8 @@ def cost(config: ModelConfig, part: str) -> Cost | None:
 
     Args:
         part: "denoiser", one pass of ε_θ (eq. 16 takes two a step); "aligner", all N iterations, once a picture,
-            without the encodings that it asks for; "encodings", those; "decode", the autoencoder's decoder;
-            "estimator", one picture.
+            without the encodings that it asks for; "encodings", those; "decode", the autoencoder's decoder and, if
+            there is one, the reference decoder; "estimator", one picture.
 
     Returns:
         None where the model has no such part.
@@ -57,14 +58,15 @@ def cost(config: ModelConfig, part: str) -> Cost | None:
     if part in ("aligner", "encodings") and (config.denoiser.texture == "text" or not needs_aligner(config)):
         return None
     # Only what the cost depends on, so that models share it. B1's U-Net is that of the others.
-    fields = {name: getattr(config, name) for name in USED[part]}
-    if fields.get("denoiser", config.denoiser).texture == "source":
-        fields["denoiser"] = replace(config.denoiser, texture="aligned")
-    return _cost(replace(ModelConfig(), height=config.height, width=config.width, **fields), part)
+    used = {name: getattr(config, name) for name in USED[part]}
+    if used.get("denoiser", config.denoiser).texture == "source":
+        used["denoiser"] = replace(config.denoiser, texture="aligned")
+    return _cost(replace(ModelConfig(), height=config.height, width=config.width, **used), part)
 
 
 USED = {"denoiser": ("denoiser", "autoencoder"), "aligner": ("aligner", "autoencoder"),
-        "encodings": ("aligner", "autoencoder"), "decode": ("autoencoder",), "estimator": ("estimator", "autoencoder")}
+        "encodings": ("aligner", "autoencoder"), "decode": ("autoencoder", "decoder"),
+        "estimator": ("estimator", "autoencoder")}
 """Which configurations the cost of a part depends on."""
 
 
@@ -74,7 +76,12 @@ def _cost(config: ModelConfig, part: str) -> Cost:
     c, stride = config.autoencoder.channels, config.autoencoder.stride
     latent = torch.empty(1, c, config.height // stride, config.width // stride, device="meta")
     if part == "decode":
-        return measure(lambda: build_autoencoder(config.autoencoder), lambda n: n.decode(latent))
+        own = measure(lambda: build_autoencoder(config.autoencoder), lambda n: n.decode(latent))
+        if config.decoder.kind == "none":
+            return own
+        told = Reference(*(picture[:, :1] if field.name in MASKS else picture for field in fields(Reference)))
+        more = measure(lambda: ReferenceDecoder(config.decoder), lambda n: n(picture, latent, told))
+        return Cost(own.parameters + more.parameters, own.flops + more.flops)
     if part == "estimator":
         seen = torch.empty(1, 3, *config.network_size, device="meta")
         return measure(lambda: NETWORKS[part](config.estimator), lambda n: n(seen))
@@ -105,7 +112,8 @@ NOTE = """\
 Pictures and latents are width × height (× channels); M: million parameters; the last five columns are GFLOPs for one
 picture, a multiplication and an addition counting as two. A step with classifier-free guidance takes two passes of the
 denoiser. The aligner runs once a picture; with features from the latent it encodes the skeleton, the source and the
-picture as each iteration warped it, otherwise only the last of these, which the denoiser reads."""
+picture as each iteration warped it, otherwise only the last of these, which the denoiser reads. Autoencoder and decode
+are with the decoder that also sees the source, where a model has one (`mini-256`)."""
 
 
 def row(config: ModelConfig) -> list[str]:

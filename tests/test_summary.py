@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from reposedm_core import PRESETS
+from reposedm_core.diffusion.reference_decoder import ReferenceDecoder
 from reposedm_core.summary import COLUMNS, cost, differences, measure
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,16 @@ def test_parameters_are_those_of_the_shipped_weights():
                           ("estimator", "estimator")):
         own = sum(p.numel() for p in getattr(networks, network).parameters())
         assert cost(networks.config, part).parameters == own
+
+
+def test_a_reference_decoder_is_part_of_the_decoding():
+    whole, plain = PRESETS["mini-256"], PRESETS["mini-256-b2"]
+    more = ReferenceDecoder(whole.decoder)
+    own = sum(p.numel() for p in more.parameters())
+    assert cost(whole, "decode").parameters == cost(plain, "decode").parameters + own
+    # The stem alone: 15 planes of 16 pixels to the first width, 3×3, at a quarter of 256×192.
+    stem = 2 * 64 * 48 * 15 * 16 * 9 * whole.decoder.widths[0]
+    assert cost(whole, "decode").flops > cost(plain, "decode").flops + stem
 
 
 def test_ablations_share_what_they_do_not_change():

@@ -11,32 +11,44 @@ from tests.nodes.guided import POSE
 
 @pytest.fixture(scope="session")
 def tiny(pack, tmp_path_factory):
-    """Path of a RePoseDM checkpoint with the layout of the real ones, random weights and next to no size."""
+    """Path of a RePoseDM checkpoint with the layout of `mini`, random weights and next to no size."""
     from reposedm_core import config
-    from reposedm_core.alignment import RecurrentPoseAligner
-    from reposedm_core.checkpoint import save_model
-    from reposedm_core.diffusion.autoencoder import Autoencoder
-    from reposedm_core.diffusion.denoiser import Denoiser
-    from reposedm_core.field import HigherHRNet
 
-    model = config.ModelConfig(
+    return save(tmp_path_factory, config.ModelConfig(
         name="tiny", height=64, width=48, autoencoder=config.AutoencoderConfig(channels=16, widths=(8, 8, 8)),
         aligner=config.AlignerConfig(kernels=(0, 5), channels=16, dim=32, heads=2, height=64, width=48),
         denoiser=config.DenoiserConfig(block_channels=(32,), attention=(True,), layers=1, heads_dim=16,
                                        context_dim=32, height=8, width=6),
         estimator=config.EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1,
-                                         deconv_channels=8))
+                                         deconv_channels=8)))
+
+
+@pytest.fixture(scope="session")
+def tiny_256(pack, second_config, tmp_path_factory):
+    """The same with the layout of `mini-256`: cells of 16 pixels, an aligner that reads poses, a reference decoder."""
+    return save(tmp_path_factory, second_config)
+
+
+def save(tmp_path_factory, model):
+    """Path of a new checkpoint of random weights."""
+    from reposedm_core.checkpoint import save_model
+    from reposedm_core.config import to_dict
+    from reposedm_core.networks import build_networks, parts_of
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        networks = {"autoencoder": Autoencoder(model.autoencoder), "estimator": HigherHRNet(model.estimator),
-                    "aligner": RecurrentPoseAligner(model.aligner), "denoiser": Denoiser(model.denoiser)}
-        with torch.no_grad():
-            # Layers that start at zero would hide what the others do.
-            for network in networks.values():
-                for weight in network.parameters():
-                    weight += 0.02 * torch.randn_like(weight)
-    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
-    save_model(path, networks, config.to_dict(model), dtype=torch.float32)
+        built = build_networks(model)
+        networks = {part: getattr(built, part) for part in parts_of(model)}
+        # Layers that start at zero would hide what the others do.
+        for network in networks.values():
+            for weight in network.parameters():
+                weight += 0.02 * torch.randn_like(weight)
+        if model.aligner.kind == "matching":      # masks that are undecided everywhere would be none
+            aligner = networks["aligner"]
+            for logits in (aligner.source_person.weight, *(match.read.weight[2:] for match in aligner.matches)):
+                logits *= 150
+    path = tmp_path_factory.mktemp("models") / f"{model.name}.safetensors"
+    save_model(path, networks, to_dict(model), dtype=torch.float32)
     return path
 
 

@@ -10,7 +10,7 @@ from reposedm_core.pose import load_pose_file, to_keypoints
 from workflows.host import ROOT
 
 POSES = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))
-OUTPUTS = "positive", "negative", "latent", "aligned", "visibility", "flow"
+OUTPUTS = "positive", "negative", "latent", "aligned", "visibility", "flow", "person"
 
 
 @pytest.fixture(scope="module")

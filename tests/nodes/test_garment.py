@@ -92,12 +92,11 @@ def test_around_the_mask_the_reference_s_own_pixels_stay(pack, pose, mask, dress
 def test_without_a_pose_the_estimator_finds_it(pack, host, dress, pose, mask):
     shipped = pack.nodes.loaders.load_checkpoint(SHIPPED)
     settings = {"host": shipped, "steps": 1}
-    found = dress(None, pose_estimator=shipped[3], **settings)
+    found, own = dress(None, pose_estimator=shipped[3], **settings), dress(None, **settings)
+    assert torch.equal(found[0], own[0]), "the aligner carries the checkpoint's own"
     expected = RePoseDMPipeline.from_pretrained().dress(REFERENCE, GARMENT, mask, seed=3, steps=1, guidance_scale=1.5,
                                                         field_strength=0.0)
     assert (found[0].movedim(-1, 1) - expected.image).abs().max() < 1e-4
-    with pytest.raises(pack.reposedm_core.InputError, match="pose: neither it nor pose_estimator is connected"):
-        dress(None, **settings)
 
 
 def test_guidance_of_the_model_comes_before_the_mask(pack, host, dress, pose, mask):
