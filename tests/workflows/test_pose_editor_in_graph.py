@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.fixtures.waiting import eventually, frames
-from tests.workflows.pose_page import EDITOR, graph
+from tests.workflows.pose_page import EDITOR, example, graph
 
 pytestmark = pytest.mark.browser
 
@@ -59,8 +59,10 @@ def test_a_linked_width_is_known_after_a_run(editor):
 
 
 def test_a_copy_is_an_editor_of_its_own_and_poses_outlive_collapsing_removing_and_subgraphs(editor):
-    editor.load(graph())
+    editor.load(example())
     page = editor.page
+    editor.run()
+    editor.status("96 × 128 · as connected")
     editor.press("mirror")
     (first,) = page.evaluate(VALUES)
     assert first

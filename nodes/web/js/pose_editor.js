@@ -41,7 +41,7 @@ class Scene {
 
   input(name) {
     const index = this.node.inputs?.findIndex((input) => input.name === name) ?? -1;
-    return this.node.inputs?.[index]?.link == null ? null : { node: this.node.getInputNode(index) };
+    return !this.node.graph || this.node.inputs?.[index]?.link == null ? null : { node: this.node.getInputNode(index) };
   }
 
   /** The picture to show: that of Load Image at once, any other one after a run. */
