@@ -106,7 +106,7 @@ def align(pipeline: RePoseDMPipeline, image: Tensor, skeleton: Tensor, iteration
 
 def guidance(pipeline: RePoseDMPipeline, height: int, width: int) -> FieldGuidance:
     """The preset's own guidance: space, strength, schedule and limit, the strength 1 where the preset has it off."""
-    native, settings = size_of(pipeline), pipeline.config.field
+    native, settings = pipeline.config.network_size, pipeline.config.field
     target = pose_target(pipeline.field, [one_pose(POSE)], (height, width), native).map(lambda t: t.to(pipeline.device))
     return FieldGuidance.configured(replace(settings, strength=settings.strength or 1.0), pipeline.field, target,
                                     lambda z: fit_image(pipeline.decode(z), *native))

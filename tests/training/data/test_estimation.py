@@ -13,6 +13,7 @@ from reposedm_core.checkpoint import save_model
 from reposedm_core.config import EstimatorConfig, to_dict
 from reposedm_core.errors import InputError
 from reposedm_core.field import ESTIMATORS, HigherHRNet
+from reposedm_core.networks import parts_of
 from reposedm_core.pipeline import RePoseDMPipeline
 from reposedm_core.pose import coco_to_openpose
 from training.data.adapters.estimation import _openpose, load_estimator
@@ -54,6 +55,17 @@ def test_files_of_this_project_and_public_ones_are_told_apart(picture, tmp_path)
         load_estimator(str(tmp_path / "linear.pth"))
     with pytest.raises(InputError, match="neither ours, openpose or none, nor a file that exists"):
         load_estimator("yours")
+
+
+def test_pictures_are_shown_to_the_estimator_at_the_networks_size(picture, second_config, shaken, tmp_path):
+    """Of a second-generation model, which is half the size of its pictures."""
+    networks = shaken(second_config)
+    save_model(tmp_path / "whole.safetensors", {part: getattr(networks, part) for part in parts_of(second_config)},
+               to_dict(second_config))
+    estimator, sizes = load_estimator(str(tmp_path / "whole.safetensors")), []
+    estimator.args[0].register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[-2:])))
+    estimator(picture)
+    assert sizes == [(32, 24)]
 
 
 def test_openpose_gives_the_largest_person_in_pixels(picture):

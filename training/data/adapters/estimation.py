@@ -40,7 +40,7 @@ def load_estimator(which: str, openpose_weights: str = "") -> Estimator:
     """
     if which == "ours":
         pipe = RePoseDMPipeline.from_pretrained()
-        return partial(_heatmaps, pipe.estimator, (pipe.config.height, pipe.config.width))
+        return partial(_heatmaps, pipe.estimator, pipe.config.network_size)
     if which == "openpose":
         return partial(_openpose, _load_openpose(openpose_weights))
     file = Path(which)
@@ -56,7 +56,7 @@ def load_estimator(which: str, openpose_weights: str = "") -> Estimator:
     config = from_dict(ModelConfig if whole else EstimatorConfig, header["config"], file.name)
     network = HigherHRNet(config.estimator if whole else config)
     load_into(network, parts["estimator"], f"{file.name}: estimator")
-    return partial(_heatmaps, network.eval(), (config.height, config.width) if whole else OURS)
+    return partial(_heatmaps, network.eval(), config.network_size if whole else OURS)
 
 
 def _load_public(file: Path) -> HigherHRNet:
