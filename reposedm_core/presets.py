@@ -64,7 +64,8 @@ def _paper(name: str, height: int, width: int, block_channels: tuple[int, ...], 
 
 
 MINI_256 = ModelConfig("mini-256", 256, 192, autoencoder=AutoencoderConfig(stride=16),
-                       aligner=AlignerConfig(kind="matching", shrink=2), decoder=DecoderConfig("reference"))
+                       aligner=AlignerConfig(kind="matching", kernels=(0, 9), shrink=2),
+                       decoder=DecoderConfig("reference"))
 """`mini` at 256×192 (**ours**): all networks but the decoder work at half that size."""
 
 _MODELS = (

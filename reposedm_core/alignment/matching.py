@@ -86,12 +86,13 @@ class BiasedMatch(nn.Module):
             self.detail.bias[:len(share)] = share.log()
 
     def forward(self, target: Tensor, source: Tensor, start: Tensor, known: Tensor, logits: Tensor,
-                aspect: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+                aspect: float) -> tuple[Tensor, ...]:
         """Features F'_T (B, d, h, w) and F'_S (B, d, h', w'), φⁿ, where it is to be trusted (B, 1, h, w) in 0..1, and
         visibility and person logits so far (B, 2, h, w).
 
         Returns:
-            φⁿ⁺¹ and its logits at the cells, the same at half the cells' size, and the match's log-probabilities.
+            φⁿ⁺¹ and its logits at the cells, the same at half the cells' size, the match's log-probabilities, and
+            what they were read from (B, 2·widths[1], h, w).
         """
         sigma = (self.log_sigma.float() + self.trust(target).float()).clamp(-6, 3)
         precision = (-2 * sigma).exp() * known
@@ -111,4 +112,4 @@ class BiasedMatch(nn.Module):
         upper = finer(torch.cat([sampling - grid, logits.to(start.dtype)], 1), weights)
         fine_grid = identity_map(*upper.shape[-2:], device=start.device, dtype=start.dtype)
         fine = fine_grid + upper[:, :2] + 0.02 * residual[:, :2].to(start.dtype)
-        return sampling, logits, fine, upper[:, 2:] + residual[:, 2:], log
+        return sampling, logits, fine, upper[:, 2:] + residual[:, 2:], log, x

@@ -7,6 +7,8 @@ the identity. It works at any resolution.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -57,6 +59,35 @@ def skeleton_map(source: Tensor, target: Tensor, source_size: tuple[int, int], t
     Raises:
         InputError: joints of another shape.
     """
+    identity = identity_map(*cells, source.device, torch.float32)
+    place = identity * FLOOR
+    total = torch.full_like(identity[:, :1], FLOOR)
+    for shown, distance, known in _limbs(source, target, source_size, target_size, cells):
+        weight = torch.exp(-distance) * known
+        place = place + weight * shown
+        total = total + weight
+    return place / total, 1 - FLOOR / total
+
+
+def limb_maps(source: Tensor, target: Tensor, source_size: tuple[int, int], target_size: tuple[int, int],
+              cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """What each limb alone would say; arguments and errors are those of `skeleton_map`.
+
+    Returns:
+        maps (B, L, 2, h, w), the identity where a limb is unknown, and how near it is, (B, L, h, w): 1 / (1 + d²), d
+        in radii, 0 where it is unknown.
+    """
+    identity = identity_map(*cells, source.device, torch.float32)
+    maps, near = [], []
+    for shown, distance, known in _limbs(source, target, source_size, target_size, cells):
+        maps.append(torch.where(known, shown, identity))
+        near.append(known / (1 + distance))
+    return torch.stack(maps, 1), torch.cat(near, 1)
+
+
+def _limbs(source: Tensor, target: Tensor, source_size: tuple[int, int], target_size: tuple[int, int],
+           cells: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of every limb: its map (B, 2, h, w), the squared distance in radii (B, 1, h, w), is it known (B, 1, 1, 1)."""
     sizes = check_tensor(source, "source joints", "B 18 3")
     check_tensor(target, "target joints", "B 18 3", sizes, like=source)
     source, target = (torch.where(joints[..., 2:] > 0, joints, 0).float() for joints in (source, target))
@@ -67,10 +98,8 @@ def skeleton_map(source: Tensor, target: Tensor, source_size: tuple[int, int], t
     cell = ((identity + 1) * half[:, None, None]).flatten(2).transpose(1, 2)                  # 1, h·w, 2 in pixels
     source_torso, target_torso = (torso_length(joints)[:, None, None] for joints in (source, target))
     scale = source_torso / target_torso
-    place = identity.flatten(2).transpose(1, 2) * FLOOR
-    total = torch.full_like(place[..., :1], FLOOR)
     for (a, b), radius in zip(LIMBS, RADII, strict=True):
-        known = ((source[:, [a, b], 2] > 0) & (target[:, [a, b], 2] > 0)).all(1)[:, None, None]
+        known = ((source[:, [a, b], 2] > 0) & (target[:, [a, b], 2] > 0)).all(1)[:, None, None, None]
         start, end, from_start, from_end = (joints[:, None, n, :2] for joints in (target, source) for n in (a, b))
         long, from_long = ((q - p).norm(dim=-1, keepdim=True).clamp(min=SHORT)
                            for p, q in ((start, end), (from_start, from_end)))
@@ -84,11 +113,7 @@ def skeleton_map(source: Tensor, target: Tensor, source_size: tuple[int, int], t
         shown = (from_start + (inside / long * from_long + (u - inside) * scale) * from_along
                  + v * scale * from_across)
         distance = ((u - inside).square() + v.square()) / (radius * REACH * target_torso).square().clamp(min=1e-6)
-        weight = torch.exp(-distance) * known
-        place = place + weight * (shown / source_half - 1)
-        total = total + weight
-    share = (1 - FLOOR / total).transpose(1, 2).unflatten(2, (h, w))
-    return (place / total).transpose(1, 2).unflatten(2, (h, w)), share
+        yield *(t.transpose(1, 2).unflatten(2, (h, w)) for t in (shown / source_half - 1, distance)), known
 
 
 def _direction(limb: Tensor, otherwise: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ def iteration(channels=8, size=(6, 5), batch=2):
 
 def test_before_training_an_iteration_is_the_match_alone():
     match, (target, source, start, known, logits) = iteration()
-    sampling, after, fine, fine_logits, log = match(target, source, start, known, logits, ASPECT)
+    sampling, after, fine, fine_logits, log, _ = match(target, source, start, known, logits, ASPECT)
     sigma = match.log_sigma.detach().exp()
     assert float(sigma) == pytest.approx(1 / 16), "8 pixels of 128"
     expected, place = biased_match(match.query(target), match.key(source), torch.tensor(10.0), start, known / sigma**2,
@@ -192,7 +192,7 @@ def test_the_gradient_of_an_iteration_reaches_everything():
     for layer in (match.trust, match.read, match.detail):
         torch.nn.init.normal_(layer.weight, std=0.1)
     given = [value.requires_grad_() for value in given]
-    sampling, logits, fine, fine_logits, log = match(*given, ASPECT)
+    sampling, logits, fine, fine_logits, log, _ = match(*given, ASPECT)
     (fine.square().sum() + fine_logits.square().sum() + sampling.sum() + logits.sum() - log[..., 0].sum()).backward()
     inputs = zip(("target", "source", "start", "known", "logits"), given, strict=True)
     for name, value in [*match.named_parameters(), *inputs]:

@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reposedm_core import InputError
 from reposedm_core.alignment import MatchingPoseAligner, RecurrentPoseAligner, Start, build_aligner, start_from
-from reposedm_core.alignment.skeleton_map import skeleton_map
+from reposedm_core.alignment.limb_choice import coarse_map
+from reposedm_core.alignment.skeleton_map import limb_maps, skeleton_map
 from reposedm_core.alignment.warp import identity_map, resize_map, warp
 from reposedm_core.config import AlignerConfig
 from reposedm_core.pose import draw_joints
@@ -23,6 +24,9 @@ def build(**changes):
     network = build_aligner(replace(TINY, **changes)).eval().requires_grad_(False)
     for match in network.matches:
         for layer in (match.trust, match.read, match.detail):
+            layer.weight.add_(0.05 * torch.randn_like(layer.weight))
+    for choice in network.choices:
+        for layer in (*choice.third, choice.read):
             layer.weight.add_(0.05 * torch.randn_like(layer.weight))
     return network
 
@@ -74,24 +78,28 @@ def test_shapes_at_the_trained_size_and_others(height, width, shrink):
 
 def test_every_iteration_starts_from_the_last_and_sees_the_pictures_warped_by_it():
     """Source and its skeleton are warped; what is matched with is the source itself, the logits go on."""
-    aligner, seen, given, found = build(), [], [], []
+    aligner, seen, given, found, asked, chosen = build(), [], [], [], [], []
     spied([aligner.source_encoder], lambda arguments, _: seen.append(arguments[0]))
     spied(aligner.matches, lambda arguments, _: given.append(arguments))
     spied(aligner.matches, lambda _, result: found.append(result))
+    spied(aligner.choices, lambda arguments, _: asked.append(arguments))
+    spied(aligner.choices, lambda _, result: chosen.append(result))
     source, pose = pictures()
     begin = start()
     out = aligner(source, pose, start=begin)
     both = torch.cat([source, begin.skeleton], 1)
     assert torch.equal(given[0][2], begin.map) and torch.equal(given[0][3], begin.share) and not given[0][4].any()
-    for n, ((_, key, phi, known, logits, aspect), (sampling, after, fine, fine_logits, _)) in enumerate(
-            zip(given, found, strict=True)):
+    for n, (_, key, phi, known, logits, aspect) in enumerate(given):
+        before = chosen[n - 1][0] if n else resize_map(begin.map, 16, 12)
         assert aspect == 24 / 32 and torch.equal(key, given[0][1])
         if n:
-            assert torch.equal(phi, found[n - 1][0]) and (known == 1).all() and torch.equal(logits, found[n - 1][1])
-        assert torch.equal(seen[n], warp(both, resize_map(phi, 32, 24)) if n else both), "eq. 9"
-        assert torch.equal(out.maps[n], fine) and torch.equal(out.visibility[n], fine_logits[:, :1])
-        assert sampling.shape == (1, 2, 8, 6) == after.shape
-    assert torch.equal(out.person, found[-1][3][:, 1:]) and torch.equal(out.image, warp(source, out.maps[-1]))
+            assert torch.equal(phi, coarse_map(before)) and (known == 1).all()
+            assert torch.equal(logits, found[n - 1][1])
+        assert torch.equal(seen[n], warp(both, before) if n else both), "eq. 9"
+        expected = (*found[n][2:4], found[n][5], before, begin.limbs, begin.near, both, pose)
+        assert all(torch.equal(a, b) for a, b in zip(asked[n], expected, strict=True))
+        assert torch.equal(out.maps[n], chosen[n][0]) and torch.equal(out.visibility[n], chosen[n][1][:, :1])
+    assert torch.equal(out.person, chosen[-1][1][:, 1:]) and torch.equal(out.image, warp(source, out.maps[-1]))
     assert all((a - b).abs().max() > 1e-4 for a, b in zip(out.maps, out.maps[1:], strict=False)), "each refines"
 
 
@@ -127,6 +135,9 @@ def test_a_start_holds_the_skeleton_map_and_the_drawing_of_the_source():
     begin = start_from(source, target, pictures(48, 40, 2)[0])
     sampling, share = skeleton_map(source, target, (48, 40), (48, 40), (12, 10))
     assert torch.equal(begin.map[0], sampling[0]) and torch.equal(begin.share[0], share[0]) and share[0].any()
+    limbs, near = limb_maps(source, target, (48, 40), (48, 40), (24, 20))
+    assert torch.equal(begin.limbs, limbs) and torch.equal(begin.near, near) and near[0].any()
+    assert not begin.near[1].any() and torch.equal(begin.limbs[1], identity_map(24, 20).expand(19, -1, -1, -1))
     assert torch.equal(begin.skeleton, draw_joints(source.numpy(), 48, 40).float() / 127.5 - 1)
     torch.testing.assert_close(begin.map[1:], identity_map(12, 10))
     assert not begin.share[1].any() and (begin.skeleton[1] == -1).all() and begin.skeleton[0].max() > 0
@@ -173,17 +184,15 @@ def test_the_sources_mask_is_the_sources_alone():
 
 def test_an_iteration_alone_on_the_map_before_it_is_that_iteration():
     """`refine` with what the first iteration found; with another map it starts from that."""
-    aligner, found = build(kernels=(0, 3)), []
+    aligner = build(kernels=(0, 3))
     source, pose = pictures(batch=2)
     begin = start(batch=2)
-    hook = aligner.matches[0].register_forward_hook(lambda *call: found.append(call[2][0]))
     out = aligner(source, pose, start=begin)
-    hook.remove()
-    again = aligner.refine(1, source, pose, begin, found[0])
+    again = aligner.refine(1, source, pose, begin, out.maps[0])
     torch.testing.assert_close(again.fine, out.maps[1])
     torch.testing.assert_close(again.fine_logits[:, :1], out.visibility[1])
     assert again.match.shape == (2, 48, 48) and again.target.shape == (2, 8, 8, 6)
-    elsewhere = aligner.refine(1, source, pose, begin, found[0] + 0.2)
+    elsewhere = aligner.refine(1, source, pose, begin, out.maps[0] + 0.2)
     assert (elsewhere.fine - again.fine).abs().max() > 1e-3
 
 

@@ -36,8 +36,12 @@ PASTED = 0.5
 """Share of the groups before another background."""
 BLIND = 1 / 3
 """Share of the pairs without the source's pose."""
-MATCH, BENT = 0.5, 0.5
-"""Factors of the matching loss and of the bending loss."""
+MATCH, BENT, CHOICE = 0.5, 0.5, 1.0
+"""Factors of the matching loss, of the bending loss and of the loss of the choice."""
+MATCHED = 0.5
+"""Factor of the error of the match's own map, beside that of the map."""
+SHARP = 1.5
+"""Pixels of 128: a candidate that is so far off counts half, see `choice_loss`."""
 DISTURBED = 0.5
 """Share of the examples whose later iterations start from the exact map, disturbed."""
 DISTURBANCE = (2.0, 8.0)
@@ -80,9 +84,23 @@ def bending_loss(found: Tensor, truth: Tensor, seen: Tensor, unit: Tensor) -> Te
     return total
 
 
+def choice_loss(candidates: Tensor, shares: Tensor, truth: Tensor, seen: Tensor, unit: Tensor) -> Tensor:
+    """-log Σ_k p_k / (1 + (e_k / SHARP)²) at the visible cells: shares go to the candidates that are right.
+
+    Args:
+        candidates: (B, K, 2, h, w). shares: log p (B, K, h, w). truth: (B, 2, h, w).
+        seen: (B, 1, h, w), 1 where visible.
+        unit: (2, 1, 1), pixels in a unit of a map.
+    """
+    off = ((candidates - truth[:, None]) * (unit / SHARP)).square().sum(2)
+    return mean_where(-torch.logsumexp(shares - torch.log1p(off), 1, keepdim=True), seen)
+
+
 def coarse_truth(flow: Tensor, visible: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """The mean place of a larger cell's visible parts (B, 2, height, width), and whether half of it or more is so."""
     seen = (visible == 2).to(flow.dtype)
+    if flow.shape[-2:] == (height, width):
+        return flow * seen, seen
     share = F.adaptive_avg_pool2d(seen, (height, width))
     return F.adaptive_avg_pool2d(flow * seen, (height, width)) / share.clamp(min=1e-6), (share >= 0.5).to(flow.dtype)
 
@@ -110,7 +128,7 @@ class Iterations(nn.Module):
     def forward(self, pictures: Tensor, skeletons: Tensor, rows: tuple[Tensor, Tensor], start: Start, iterations: int,
                 truth: Tensor, disturbances: list[Disturbance]) -> tuple[list[Pass], dict[str, Tensor]]:
         """pictures: (P, 6, H, W); skeletons: (P, 3, H, W); rows: source and target of the B pairs; start: of the pairs;
-        truth: exact map (B, 2, h, w) where visible, NaN elsewhere."""
+        truth: exact map (B, 2, 2h, 2w) where visible, NaN elsewhere."""
         source, target = rows
         net = self.network
         known_pose = start.share.flatten(1).amax(1) > 0
@@ -123,19 +141,20 @@ class Iterations(nn.Module):
         first = tuple(f[place] for f in net.encode_source(read))
         pose = tuple(f[target] for f in net.encode_pose(skeletons))
         keys = logits = None
-        sampling, known, seen, passes, more = start.map, start.share, first, [], {}
+        sampling, known, seen, passes, more = resize_map(start.map, *truth.shape[-2:]), start.share, first, [], {}
         for n in range(iterations):
             if n:
                 disturbance = disturbances[n - 1]
                 wrong = truth + F.interpolate(disturbance.field, truth.shape[-2:], mode="bicubic", align_corners=False)
                 exact = disturbance.chosen[:, None, None, None] & ~truth.isnan()
                 sampling = torch.where(exact, wrong, sampling.detach())
-                seen = net.encode_source(warp(shown, resize_map(sampling, *shown.shape[-2:])))
-            found, pose, merged = net.iterate(n, pose, seen, keys, sampling, known, logits)
+                seen = net.encode_source(warp(shown, sampling))
+            found, pose, merged = net.iterate(n, pose, seen, keys, sampling, known, logits, start, shown,
+                                              skeletons[target])
             if keys is None:
                 keys = merged
                 more = {"mask": net.source_mask(first, merged), "surface": self.surface_source(merged).float()}
-            sampling, logits, known = found.sampling, found.logits, torch.ones_like(known)
+            sampling, logits, known = found.fine, found.logits, torch.ones_like(known)
             passes.append(found)
         more["surfaces"] = torch.stack([self.surface_target(p.target).float() for p in passes])
         return passes, more
@@ -229,16 +248,19 @@ class MatchingAlignerStage(Stage):
         start.share = start.share * batch["with_pose"][:, None, None, None]
         identity = identity_map(*start.map.shape[-2:], device=self.device)
         start.map = torch.where(batch["with_pose"][:, None, None, None], start.map, identity)
+        start.near = start.near * batch["with_pose"][:, None, None, None]
         flow, visible = batch["flow"], batch["visible"]
         place, shown = coarse_truth(flow, visible, *start.map.shape[-2:])
-        truth = torch.where(shown > 0, place, torch.nan)
+        exact, clear = coarse_truth(flow, visible, *start.limbs.shape[-2:])
+        truth = torch.where(clear > 0, exact, torch.nan)
         disturbances = [Disturbance(batch[f"chosen{n}"], batch[f"field{n}"]) for n in range(iterations - 1)]
         passes, more = model(pictures, batch["skeletons"], (source, target), start, iterations, truth, disturbances)
         with torch.autocast(self.device.type, enabled=False):
-            return self._terms(passes, more, batch, source, target, place, shown)
+            return self._terms(passes, more, batch, source, target, (place, shown), (exact, clear))
 
     def _terms(self, passes: list[Pass], more: dict[str, Tensor], batch: dict[str, Tensor], source: Tensor,
-               target: Tensor, place: Tensor, shown: Tensor) -> dict[str, Tensor]:
+               target: Tensor, at_cells: tuple[Tensor, Tensor], at_half: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """`at_cells`, `at_half`: of `coarse_truth` at the matched cells and at half of them."""
         flow, visible = batch["flow"], batch["visible"]
         h, w = flow.shape[-2:]
         half = torch.tensor([64.0 * self.size[1] / self.size[0], 64.0], device=flow.device)[:, None, None]
@@ -257,11 +279,14 @@ class MatchingAlignerStage(Stage):
 
             error = distance(flow)
             moved = mean_where(error * (seen + 0.3 * (body - seen)), body) + GROUND * mean_where(distance(here), ground)
-            match = matching_loss(each.match, place, shown)
+            match = matching_loss(each.match, *at_cells)
             unsure = F.binary_cross_entropy_with_logits(logit[:, :1], seen)
             person = F.binary_cross_entropy_with_logits(logit[:, 1:], masks[target])
             bent = bending_loss(fine, flow, seen, half)
-            term = moved / 4 + unsure + person + MATCH * match + BENT * bent
+            first = distance(resize_map(each.candidates[:, 0], h, w))
+            moved = moved + MATCHED * mean_where(first * seen, body)
+            chosen = choice_loss(each.candidates, each.shares, *at_half, half)
+            term = moved / 4 + unsure + person + MATCH * match + BENT * bent + CHOICE * chosen
             if "surface" in batch:
                 term = term + surface_loss(more["surfaces"][n], batch["surface"][target])
             total = total + DISCOUNT ** (len(passes) - 1 - n) * term
@@ -269,6 +294,7 @@ class MatchingAlignerStage(Stage):
                 clean = clean & ~batch[f"chosen{n - 1}"]
             values[f"epe{n + 1}"] = mean_where(error[clean], seen[clean]) if clean.any() else error.new_zeros(())
             values[f"match{n + 1}"] = match
+            values[f"choice{n + 1}"] = chosen
         total = total + F.binary_cross_entropy_with_logits(F.interpolate(more["mask"], (h, w), mode="bilinear"),
                                                            masks[source])
         if "surface" in batch:
@@ -316,10 +342,9 @@ class MatchingAlignerStage(Stage):
                 values[f"{label}{n + 1}"] = error(each)
         generator = torch.Generator().manual_seed(0)
         field = torch.randn(len(pairs), 2, 4, 3, generator=generator).to(self.device) * 5 / half
-        place, shown = coarse_truth(batch["flow"], batch["visible"], *start.map.shape[-2:])
         alignment = network(batch["source"], batch["skeleton"], 1, start=start)
-        base = resize_map(alignment.maps[0], *start.map.shape[-2:])
-        wrong = torch.where(shown > 0, place + F.interpolate(field, place.shape[-2:], mode="bicubic"), base)
+        base = resize_map(alignment.maps[0], h, w)
+        wrong = torch.where(seen > 0, batch["flow"] + F.interpolate(field, (h, w), mode="bicubic"), base)
         values["disturbed"] = error(wrong)
         for n in range(1, 1 + self.later):
             values[f"still{n + 1}"] = error(network.refine(n, batch["source"], batch["skeleton"], start, wrong).fine)
