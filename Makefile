@@ -24,14 +24,14 @@ test: host  ## the whole test suite; ARGS= goes to pytest
 lint: host  ## ruff alone
 	@$(PY) -m ruff check .
 
-bench: host  ## the costs as ratios, against their budgets; ARGS= goes to tests/bench/bench.py (--full, --readme)
-	@$(PY) tests/bench/bench.py $(ARGS)
+bench: host  ## the costs as ratios, against their budgets; ARGS= goes to benchmarks/bench.py (--full, --readme)
+	@$(PY) benchmarks/bench.py $(ARGS)
 
 train: host  ## train the shipped weights anew; ARGS= goes to training/train.py
 	@$(PY) training/train.py $(ARGS)
 
-train-tiny: host  ## train every stage for a few steps on small people: shows that it works; ARGS= to training/tiny.py
-	@$(PY) training/tiny.py $(ARGS)
+train-tiny: host  ## train every stage for a few steps on small people: shows that it works; ARGS= to training/train_tiny.py
+	@$(PY) training/train_tiny.py $(ARGS)
 
 clean:  ## remove .venv, the downloaded ComfyUI and the caches
 	rm -rf .venv .host .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import host
+import comfyui as host
 
 ROOT = host.ROOT
 ENVIRONMENT = ROOT / ".venv"

@@ -5,20 +5,20 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .accuracy import PoseAccuracyNode
-from .align import RecurrentPoseAlignerNode
+from .aligner import RecurrentPoseAlignerNode
 from .decode import RePoseDMDecode
 from .editor import PoseEditor
 from .estimators import EstimatePose, PoseEstimatorLoader
-from .folders import register_folders
-from .garment import GarmentTransfer
+from .garment_transfer import GarmentTransfer
 from .guidance import PoseInteractionFieldGuidance
-from .inputs import checked
+from .host.folders import register_folders
+from .host.inputs import checked
 from .loaders import RePoseDMExample, RePoseDMLoader
-from .pose import DrawPose, LoadPose, SavePose
+from .pose_io import DrawPose, LoadPose, SavePose
 from .pose_tools import EditPose, InterpolatePoses, RetargetPose, SelectPerson
 from .reposesd import RePoseSDLoader
 from .reposesd_conditioning import RePoseSDConditioning
-from .sample import RePoseDMKSampler
+from .sampler import RePoseDMKSampler
 
 WEB_DIRECTORY = "./nodes/web"
 """Where the help pages lie, as ComfyUI wants it: from the root of the pack."""

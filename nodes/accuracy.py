@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..reposedm_core.images import shown
 from ..reposedm_core.metrics import PoseAccuracy, pose_accuracy, to_wanted
-from ..reposedm_core.pictures import shown
 from ..reposedm_core.pose import agreed, broadcast_frames, draw_comparison
-from .bridge import frames_of, from_comfy
-from .pose_data import asked_to_stop, images, read_poses
-from .sockets import PoseKeypoint
+from .host.images import frames_of, from_comfy
+from .host.poses import asked_to_stop, images, read_poses
+from .host.sockets import PoseKeypoint
 
 
 class PoseAccuracyNode(io.ComfyNode):

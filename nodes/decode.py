@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ..reposedm_core.diffusion.reference_decoder import MASKS, Reference
 from ..reposedm_core.reference import paste
-from .bridge import load, poses_in_turn, to_comfy
-from .model import RePoseDMVAE, check_vae
-from .pose_data import show_text
-from .sockets import AlignerSocket, LoadedAligner
+from .host.images import to_comfy
+from .host.patchers import load
+from .host.poses import poses_in_turn, show_text
+from .host.reposedm_model import RePoseDMVAE, check_vae
+from .host.sockets import AlignerSocket, LoadedAligner
 
 REFERENCE = "reposedm_reference"
 """Key in a LATENT of what the aligner saw of the sources: `pack`, a row for each picture that was to be sampled."""

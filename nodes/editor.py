@@ -12,9 +12,9 @@ from comfy_api.latest import io, ui
 from ..reposedm_core import InputError, Pose
 from ..reposedm_core.pose import load_pose_text, to_keypoints
 from ..reposedm_core.pose import skeleton as sk
-from .bridge import from_comfy, to_comfy
-from .pose_data import read_poses, write_poses
-from .sockets import PoseKeypoint
+from .host.images import from_comfy, to_comfy
+from .host.poses import read_poses, write_poses
+from .host.sockets import PoseKeypoint
 
 WIDGET = "REPOSEDM_POSE_EDITOR"
 MAX_SIDE = 16384

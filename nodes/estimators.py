@@ -13,16 +13,17 @@ from comfy_api.latest import io
 
 from ..reposedm_core import InputError
 from ..reposedm_core.errors import quoted
-from ..reposedm_core.estimators import SUFFIXES, load_estimator
-from ..reposedm_core.field import predict_people, predict_pose
-from ..reposedm_core.field.vitpose import is_vitpose
-from ..reposedm_core.pictures import check_size
+from ..reposedm_core.estimator import predict_people, predict_pose
+from ..reposedm_core.estimator.load import SUFFIXES, load_estimator
+from ..reposedm_core.estimator.vitpose import is_vitpose
+from ..reposedm_core.images import check_size
 from ..reposedm_core.pipeline import SHIPPED
 from ..reposedm_core.pose import Pose, coco_to_openpose
-from . import folders
-from .bridge import fitted, frames_of, in_patcher, load
-from .pose_data import asked_to_stop, write_poses
-from .sockets import EstimatorSocket, LoadedEstimator, PoseKeypoint
+from .host import folders
+from .host.images import fitted, frames_of
+from .host.patchers import in_patcher, load
+from .host.poses import asked_to_stop, write_poses
+from .host.sockets import EstimatorSocket, LoadedEstimator, PoseKeypoint
 
 UDP = {"auto": None, "yes": True, "no": False}
 CELL = 32
@@ -65,7 +66,7 @@ def load_patcher(path: str | PathLike, udp: bool | None = None, disable_dynamic:
 
 
 def load_in_patcher(path: str | PathLike, udp: bool | None = None, plain: bool = False) -> LoadedEstimator:
-    """POSE_ESTIMATOR of a file or folder; `plain` is `bridge.in_patcher`'s."""
+    """POSE_ESTIMATOR of a file or folder; `plain` is `host.patchers.in_patcher`'s."""
     # Weights made under ComfyUI's inference mode could not be back-propagated through by the guidance.
     with torch.inference_mode(False):
         found = load_estimator(path, udp)

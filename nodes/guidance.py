@@ -14,6 +14,7 @@ from comfy_api.latest import io
 from torch import Tensor, nn
 
 from ..reposedm_core import PRESETS, InputError
+from ..reposedm_core.config import SPACES
 from ..reposedm_core.diffusion.guidance import alpha_bar_of
 from ..reposedm_core.diffusion.guided import FieldGuidance
 from ..reposedm_core.field import (
@@ -23,14 +24,14 @@ from ..reposedm_core.field import (
     chosen_people,
     chosen_target,
 )
-from ..reposedm_core.field.config import SPACES
 from ..reposedm_core.field.field import CHUNK_PIXELS
 from ..reposedm_core.pipeline import fit_image
 from ..reposedm_core.pose import Pose
-from .bridge import differentiable, own_copy, poses_in_turn, target_poses
-from .decoding import DECODERS, ESTIMATOR_BYTES, Decoder, decoder, out_of_memory, reduced
-from .model import RePoseDMModel
-from .sockets import BATCH_INDEX, FIELD, FIELD_STRENGTH, EstimatorSocket, LoadedEstimator, PoseKeypoint
+from .host.decoding import DECODERS, ESTIMATOR_BYTES, Decoder, decoder, out_of_memory, reduced
+from .host.patchers import differentiable, own_copy
+from .host.poses import poses_in_turn, target_poses
+from .host.reposedm_model import RePoseDMModel
+from .host.sockets import BATCH_INDEX, FIELD, FIELD_STRENGTH, EstimatorSocket, LoadedEstimator, PoseKeypoint
 
 DEFAULT = PRESETS["mini"].field
 

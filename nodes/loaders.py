@@ -10,18 +10,19 @@ from comfy_api.latest import io
 
 from ..reposedm_core import InputError, load_networks
 from ..reposedm_core.errors import quoted
-from ..reposedm_core.pictures import to_mask as read_mask
+from ..reposedm_core.images import to_mask as read_mask
 from ..reposedm_core.pipeline import SHIPPED, to_image
 from ..reposedm_core.pose import load_pose_file, to_keypoints
-from . import folders
-from .bridge import in_patcher, interruptible, to_comfy, to_mask
-from .model import ConditioningNetworks, RePoseDMModel, RePoseDMVAE, keep_keys
-from .sockets import AlignerSocket, EstimatorSocket, LoadedAligner, LoadedEstimator, PoseKeypoint
+from .host import folders
+from .host.images import to_comfy, to_mask
+from .host.patchers import in_patcher, interruptible
+from .host.reposedm_model import ConditioningNetworks, RePoseDMModel, RePoseDMVAE, keep_keys
+from .host.sockets import AlignerSocket, EstimatorSocket, LoadedAligner, LoadedEstimator, PoseKeypoint
 
 
 def load_checkpoint(path: str | PathLike, plain: bool = False) -> tuple[ModelPatcher, RePoseDMVAE, LoadedAligner,
                                                                         LoadedEstimator]:
-    """MODEL, VAE, REPOSEDM_ALIGNER and POSE_ESTIMATOR of a checkpoint; `plain` is `bridge.in_patcher`'s.
+    """MODEL, VAE, REPOSEDM_ALIGNER and POSE_ESTIMATOR of a checkpoint; `plain` is `host.patchers.in_patcher`'s.
 
     Raises:
         InputError: it is no RePoseDM checkpoint.

@@ -23,8 +23,8 @@ from ..reposedm_core.pose import (
     select_people,
 )
 from ..reposedm_core.pose.skeleton import OPENPOSE18
-from .pose_data import asked_to_stop, read_poses, write_poses
-from .sockets import PoseKeypoint
+from .host.poses import asked_to_stop, read_poses, write_poses
+from .host.sockets import PoseKeypoint
 
 CATEGORY = "RePoseDM/pose"
 NO_JOINT = "none"

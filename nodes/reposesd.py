@@ -21,14 +21,14 @@ from comfy_api.latest import io
 from ..reposedm_core import InputError
 from ..reposedm_core.checkpoint import UNREADABLE, read_header
 from ..reposedm_core.checkpoint import read_weights as read_pickle
-from ..reposedm_core.diffusion.diffusers_folder import MARK, read_folder
-from ..reposedm_core.diffusion.reposesd import KIND, V_PREDICTION
 from ..reposedm_core.errors import quoted
 from ..reposedm_core.files import reason
 from ..reposedm_core.fitting import check_finite, check_fit
-from . import folders
-from .bridge import in_patcher
-from .reposesd_model import HABITS, HUMANSD, OWN, RePoseSDModel, with_narrow_patches
+from ..reposedm_core.reposesd.diffusers_folder import MARK, read_folder
+from ..reposedm_core.reposesd.network import KIND, V_PREDICTION
+from .host import folders
+from .host.patchers import in_patcher
+from .host.reposesd_model import HABITS, HUMANSD, OWN, RePoseSDModel, with_narrow_patches
 
 FOLDERS = ("checkpoints", folders.MODELS)
 DIFFUSERS = ("diffusers", folders.MODELS)

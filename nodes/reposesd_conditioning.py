@@ -10,9 +10,9 @@ from comfy_api.latest import io
 
 from ..reposedm_core import InputError, Pose, parse_keypoints
 from ..reposedm_core.pose import draw_pose
-from .pose_data import images
-from .reposesd_model import HABITS, HUMANSD, POSE_LATENT
-from .sockets import PoseKeypoint
+from .host.poses import images
+from .host.reposesd_model import HABITS, HUMANSD, POSE_LATENT
+from .host.sockets import PoseKeypoint
 
 AUTO = "auto"
 STYLES = (AUTO, "humansd", "openpose")

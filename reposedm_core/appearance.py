@@ -18,7 +18,7 @@ from .checks import check_tensor
 from .diffusion.context_cache import sampling_of
 from .diffusion.sampler import Denoised, Model
 from .errors import InputError
-from .pictures import fit_image, in_turn, shown, to_pil
+from .images import fit_image, in_turn, shown, to_pil
 
 
 @dataclass

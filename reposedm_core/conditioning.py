@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from .alignment import Alignment, RecurrentPoseAligner, Start
-from .alignment.sources import Seen, combine
+from .alignment.multi_source import Seen, combine
 from .diffusion.denoiser import Conditioner
 from .diffusion.guided import Condition
 from .errors import InputError
-from .field import PoseEstimator, PoseInteractionField, PoseTarget, predict_pose
-from .pictures import fit_image
+from .estimator import PoseEstimator, predict_pose
+from .field import PoseInteractionField, PoseTarget
+from .images import fit_image
 from .pose import Pose, coco_to_openpose, draw_joints, openpose_to_coco
 from .reference import make_reference, on_plate
 
@@ -79,8 +80,8 @@ def make_condition(aligner: RecurrentPoseAligner | nn.Module, conditioner: Condi
                    background: Tensor | None = None) -> tuple[Condition, Alignment, Seen]:
     """Align pictures to poses and make the condition.
 
-    Several sources of one person become one aligned picture (`alignment.sources.combine`), and the tokens are made of
-    that; B1, which reads the sources unaligned, gets the tokens of all of them.
+    Several sources of one person become one aligned picture (`alignment.multi_source.combine`), and the tokens are made
+    of that; B1, which reads the sources unaligned, gets the tokens of all of them.
 
     Args:
         aligner: or what stands where B1 has none.

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import InputError, quoted
-from .field.config import MASKS, SPACES, EstimatorConfig
 from .ranges import check_counts, check_known, check_multiples, check_ranges, wrong
 
 __all__ = ["AlignerConfig", "AutoencoderConfig", "DecoderConfig", "DenoiserConfig", "EstimatorConfig",
@@ -216,6 +215,57 @@ class ScheduleConfig:
         check_ranges(self, timesteps=(2, 100_000))
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise wrong(self, "beta_start", f"with beta_end = {self.beta_end}: must rise, between 0 and 1")
+
+
+SPACES, MASKS = ("heatmaps", "features"), ("union", "predicted")
+"""What the field compares, and where."""
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """Sizes of a HigherHRNet; the defaults are `mini` (**ours**), `ESTIMATORS` holds the official ones too.
+
+    Attributes:
+        joints: K, joints of the COCO layout.
+        stem: channels of the first convolution, at 1/2 of the picture.
+        bottleneck: inner channels of the stage 1 blocks, which emit four times as many at 1/4 of the picture.
+        bottlenecks: blocks of stage 1.
+        channels: channels of each branch, at 1/4, 1/8, 1/16 (and 1/32) of the picture.
+        modules: exchange modules of stage 2, 3 (and 4): one number fewer than `channels`.
+        blocks: residual blocks of each branch in each module.
+        deconv_channels: channels at 1/2 of the picture, after the one transposed convolution.
+        deconv_blocks: residual blocks there.
+        normalise: "imagenet" maps [-1, 1] to ImageNet's mean and deviation inside `forward`, "none" nothing.
+        sigma: deviation in heat-map cells of the Gaussians that the network was trained on.
+        udp: the network was trained with UDP's unbiased data processing: cells lie by its rule (`pose.heatmaps`).
+    """
+
+    joints: int = 17
+    stem: int = 32
+    bottleneck: int = 16
+    bottlenecks: int = 1
+    channels: tuple[int, ...] = (24, 48, 96)
+    modules: tuple[int, ...] = (1, 1)
+    blocks: int = 1
+    deconv_channels: int = 24
+    deconv_blocks: int = 0
+    normalise: str = "imagenet"
+    sigma: float = 1.5
+    udp: bool = False
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Picture pixels a cell of both heat maps, coarsest first."""
+        return (4, 2)
+
+    def __post_init__(self) -> None:
+        check_counts(self, channels=(2, 4))
+        if len(self.modules) != len(self.channels) - 1:
+            raise wrong(self, "modules", f"give one number for each of channels = {self.channels} but the first")
+        check_ranges(self, joints=(1, 512), stem=(1, 4096), bottleneck=(1, 4096), bottlenecks=(1, 64),
+                     channels=(1, 4096), modules=(1, 64), blocks=(1, 64), deconv_channels=(1, 4096),
+                     deconv_blocks=(0, 64), sigma=(0.01, 1000))
+        check_known(self, normalise=("imagenet", "none"))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from .diffusion.autoencoder import Autoencoder, KLAutoencoder, build_autoencoder
 from .diffusion.denoiser import Denoiser
 from .diffusion.reference_decoder import ReferenceDecoder
 from .errors import InputError
-from .field import HigherHRNet
+from .estimator import HigherHRNet
 from .fitting import filled
 
 SHIPPED = Path(__file__).parent / "weights" / "reposedm-mini.safetensors"

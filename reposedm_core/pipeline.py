@@ -12,17 +12,18 @@ from PIL import Image
 from torch import Tensor
 
 from .alignment import Alignment, Start, start_from
-from .alignment.sources import Seen
+from .alignment.multi_source import Seen
 from .appearance import AppearanceResult, Dressing, KeepOutside, check_cover, latent_mask
 from .checks import whole
 from .conditioning import condition_image, find_pose, first_joints, make_condition, pose_target, source_joints
 from .diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
-from .diffusion.sampler import SAMPLERS, Model, initial_latent, simple_sigmas
+from .diffusion.sampler import Model, initial_latent, simple_sigmas
 from .diffusion.schedule import DiffusionSchedule
+from .diffusion.schedulers import SAMPLERS
 from .errors import InputError
 from .field import PoseInteractionField
+from .images import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
 from .networks import NETWORKS, SHIPPED, InPrecision, Networks, load_networks
-from .pictures import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
 from .pose import Pose, one_pose
 from .reference import paste
 
@@ -157,12 +158,13 @@ class RePoseDMPipeline:
             field_start, field_end: the share of the sampling in which it acts, 0 to 1; the preset's defaults. A step
                 counts where it begins: with fewer than 4 steps `mini`'s 0.75 is after all of them.
             field_space: what it compares, "heatmaps" or "features"; the preset's default.
-            sampler: one of `diffusion.sampler.SAMPLERS`: "ddim", "ancestral" with the learned variance, ….
+            sampler: one of `diffusion.schedulers.SAMPLERS`: "ddim", "ancestral" with the learned variance, ….
             height, width: of the result, divisible by the autoencoder's stride, 8, of `mini-256` 16 (default: what the
                 model was trained at).
             callback: called as callback(step, steps, ŷ_0) after every step.
             more_sources: further pictures of the person in `source`, of any size, as a list. Each is aligned, and in
-                each place those count that show it (`alignment.sources.combine`, **ours**); the result is one picture.
+                each place those count that show it (`alignment.multi_source.combine`, **ours**); the result is one
+                picture.
             source_pose: of the person in `source`, in its own pixels, as `pose`; None lets the estimator find it. Only
                 an aligner of kind "matching" reads it.
 

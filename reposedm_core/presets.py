@@ -9,12 +9,37 @@ from .config import (
     AutoencoderConfig,
     DecoderConfig,
     DenoiserConfig,
+    EstimatorConfig,
     FieldConfig,
     ModelConfig,
     ScheduleConfig,
 )
 from .errors import InputError, quoted
-from .field.config import ESTIMATORS
+
+
+def _official(width: int) -> EstimatorConfig:
+    """HigherHRNet-W`width` (Cheng et al., 2020, section 3.2)."""
+    return EstimatorConfig(
+        stem=64,
+        bottleneck=64,
+        bottlenecks=4,
+        channels=(width, 2 * width, 4 * width, 8 * width),
+        modules=(1, 4, 3),
+        blocks=4,
+        deconv_channels=width,
+        deconv_blocks=4,
+        sigma=2.0,
+    )
+
+
+ESTIMATORS: dict[str, EstimatorConfig] = {
+    "mini": EstimatorConfig(),
+    "w32": _official(32),
+    "w48": _official(48),
+}
+"""`mini` is for 128 x 96 pictures on a CPU; `w32` loads the official pose_higher_hrnet_w32_512.pth and `w48`
+pose_higher_hrnet_w48_640.pth. For one of mmpose's that was trained with UDP: `replace(ESTIMATORS["w32"], udp=True)`."""
+
 
 STABLE_DIFFUSION_VAE = AutoencoderConfig(kind="kl", channels=4, widths=(128, 256, 512, 512), scaling=0.18215)
 """Stable Diffusion's autoencoder, whose public weights load unchanged."""

@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from .config import ModelConfig
 from .diffusion.autoencoder import build_autoencoder
 from .diffusion.reference_decoder import MASKS, Reference, ReferenceDecoder
-from .diffusion.reposesd import RePoseSD
 from .networks import NETWORKS, needs_aligner
 from .presets import PRESETS
+from .reposesd.network import RePoseSD
 
 TEXT_TOKENS = 77
 """Tokens of a prompt in Stable Diffusion's text encoder."""

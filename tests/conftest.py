@@ -27,7 +27,7 @@ from reposedm_core.config import (
     ModelConfig,
 )
 from reposedm_core.networks import Networks, build_networks, parts_of
-from workflows.host import ROOT, ComfyServer, read_host
+from workflows.comfy_server import ROOT, ComfyServer, read_host
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 STARTING = {"comfy", "browser", "processes"}

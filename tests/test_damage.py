@@ -18,14 +18,14 @@ from reposedm_core import InputError, load_networks
 from reposedm_core.checkpoint import KEY, load_parts, read_header, read_weights, save_model
 from reposedm_core.config import to_dict
 from reposedm_core.diffusion.autoencoder import load_autoencoder
-from reposedm_core.diffusion.reposesd import load_reposesd
-from reposedm_core.estimators import load_estimator
-from reposedm_core.field import HigherHRNet, load_official, load_vitpose
+from reposedm_core.estimator import HigherHRNet, load_official, load_vitpose
+from reposedm_core.estimator.load import load_estimator
 from reposedm_core.networks import NETWORKS, build_networks
 from reposedm_core.presets import PRESETS
+from reposedm_core.reposesd.network import load_reposesd
+from tests.estimator.test_load import flat, micro
+from tests.estimator.test_vitpose import save_tiny
 from tests.field.conftest import MICRO
-from tests.field.test_vitpose import save_tiny
-from tests.test_estimators import flat, micro
 from tests.test_presets import small
 
 DEEP = "[" * 100_000

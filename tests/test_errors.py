@@ -8,8 +8,8 @@ import torch
 from reposedm_core import InputError
 from reposedm_core.checks import check_tensor
 from reposedm_core.errors import MESSAGE, QUOTED, quoted, shortened
-from reposedm_core.field.choice import chosen_joints, chosen_people
-from reposedm_core.field.official import config_of
+from reposedm_core.estimator.official import config_of
+from reposedm_core.field.selection import chosen_joints, chosen_people
 from reposedm_core.presets import variant
 
 

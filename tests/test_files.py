@@ -11,8 +11,8 @@ import torch
 from reposedm_core import InputError
 from reposedm_core.checkpoint import save_model, save_weights
 from reposedm_core.files import read_json, replacing
-from training.data.rowfiles import RowFiles, write_whole
-from training.state import save_atomically
+from training.data.row_files import RowFiles, write_whole
+from training.engine.state import save_atomically
 from training.train import main
 
 WRITERS = {

@@ -10,7 +10,7 @@ from PIL import Image
 
 from reposedm_core import InputError, Pose, RePoseDMPipeline, load_networks
 from reposedm_core.config import FieldConfig
-from reposedm_core.diffusion.sampler import SAMPLERS
+from reposedm_core.diffusion.schedulers import SAMPLERS
 from reposedm_core.pipeline import SHIPPED, fit_image, pose_target, to_image
 from reposedm_core.pose import load_pose_file
 

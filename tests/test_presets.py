@@ -11,12 +11,12 @@ from reposedm_core.alignment import RecurrentPoseAligner
 from reposedm_core.checkpoint import save_model
 from reposedm_core.config import EstimatorConfig, ModelConfig, from_dict, to_dict
 from reposedm_core.diffusion.autoencoder import KLAutoencoder, build_autoencoder
-from reposedm_core.diffusion.reposesd import GuidedRePoseSD, RePoseSD, TextCondition
-from reposedm_core.diffusion.sampler import SAMPLERS, initial_latent, simple_sigmas
+from reposedm_core.diffusion.sampler import initial_latent, simple_sigmas
 from reposedm_core.diffusion.schedule import DiffusionSchedule
-from reposedm_core.field.config import ESTIMATORS
+from reposedm_core.diffusion.schedulers import SAMPLERS
 from reposedm_core.networks import NETWORKS, NoAlignment, build_networks, parts_of
-from reposedm_core.presets import variant
+from reposedm_core.presets import ESTIMATORS, variant
+from reposedm_core.reposesd.network import GuidedRePoseSD, RePoseSD, TextCondition
 
 PICTURE_MODELS = [name for name in PRESETS if name != "sd21"]
 

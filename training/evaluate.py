@@ -23,22 +23,10 @@ from reposedm_core.errors import InputError
 from reposedm_core.files import make_folder
 from reposedm_core.networks import SHIPPED
 from reposedm_core.pipeline import RePoseDMPipeline
-from training.comparison import Comparison, compare, join_processes, processes
-from training.data.dataset import SPLITS, Pairs, People
-from training.judge import Detector, Judge, load_detector
-from training.metrics import backbones
-from training.metrics.distribution import EXTRACTORS, open_extractor
-from training.metrics.perceptual import LPIPS, NETWORK
-from training.metrics.vgg import VGGDistance
-from training.metrics.vgg import installed as vgg_installed
-from training.page import write_page
-from training.picture_files import named
-from training.protocol import notes
-from training.recurrence import draw_recurrence
-from training.report import captions, difference, summarise, write_report
-from training.sets import RealSet, collect, every_picture, more_pairs, summarise_rows, targets
-from training.sheet import comparison_sheet
-from training.transfer import (
+from training.data.people_set import SPLITS, Pairs, People
+from training.engine.sheets import comparison_sheet
+from training.evaluation.compare import Comparison, compare, join_processes, processes
+from training.evaluation.generate import (
     COPY,
     OURS,
     PLATE,
@@ -51,6 +39,18 @@ from training.transfer import (
     Contender,
     open_contender,
 )
+from training.evaluation.html import write_page
+from training.evaluation.measure import Detector, Judge, load_detector
+from training.evaluation.notes import notes
+from training.evaluation.picture_files import named
+from training.evaluation.recurrence import draw_recurrence
+from training.evaluation.sets import RealSet, collect, every_picture, more_pairs, summarise_rows, targets
+from training.evaluation.tables import captions, difference, summarise, write_report
+from training.metrics import backbones
+from training.metrics.distribution import EXTRACTORS, open_extractor
+from training.metrics.perceptual import LPIPS, NETWORK
+from training.metrics.vgg import VGGDistance
+from training.metrics.vgg import installed as vgg_installed
 
 REAL = ("none", "targets", "train")
 """The real set of FID and KID: without them, the true targets of the pairs, or every training picture (published)."""
@@ -69,7 +69,7 @@ class Options:
         source_pose: of the aligners that read it and of the row `SKELETON`, one of `SOURCE_POSES`.
         steps, guidance_scale: each checkpoint's defaults when None.
         field_strength: of the rows with gradient guidance; None is each checkpoint's own, 0 leaves these rows out.
-        warm_start: below 1, sampling starts from the noised aligned latent, see `transfer.transfer`.
+        warm_start: below 1, sampling starts from the noised aligned latent, see `evaluation.generate.transfer`.
         seeds: of the noise; with several, numbers are means over them.
         judge, judge_udp: finds the joints in place of the first checkpoint's estimator, see `load_detector`.
         real: one of `REAL`. extractor: see `open_extractor`. backbones: folder of torchvision's weights.

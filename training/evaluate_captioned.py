@@ -28,18 +28,18 @@ from tqdm import tqdm
 
 from reposedm_core.errors import InputError
 from reposedm_core.files import make_folder
+from reposedm_core.images import to_rgb
 from reposedm_core.networks import SHIPPED
-from reposedm_core.pictures import to_rgb
-from training.comparison import gathered, join_processes, processes
-from training.data.captioned import Captioned
-from training.data.dataset import SPLITS, to_unit
-from training.judge import load_detector
+from training.data.captioned_set import Captioned
+from training.data.people_set import SPLITS, to_unit
+from training.evaluation.compare import gathered, join_processes, processes
+from training.evaluation.generate import TRUTH
+from training.evaluation.measure import load_detector
+from training.evaluation.notes import PEOPLE, distribution_note, finder
+from training.evaluation.picture_files import named
+from training.evaluation.tables import as_cell, markdown_table, summarise
 from training.metrics.distribution import EXTRACTORS, fid, kid, open_extractor
 from training.metrics.people import people_count_errors, people_measures
-from training.picture_files import named
-from training.protocol import PEOPLE, distribution_note, finder
-from training.report import as_cell, markdown_table, summarise
-from training.transfer import TRUTH
 
 COLUMNS = ("ap", "ap_m", "cap_published", "cap", "pce", "fid", "kid")
 
@@ -71,7 +71,7 @@ def evaluate(data: Path, pictures: dict[str, Path], out: Path, split: str = "tes
     """Measure folders of pictures and the set's own pictures.
 
     Args:
-        data, split: a captioned set of training/data/prepare.py.
+        data, split: a captioned set of training/prepare.py.
         pictures: row → folder.
         count: the first pictures of the split; 0 is all.
         judge, judge_udp: see `load_detector`; None is the shipped estimator, which finds one person.
@@ -137,7 +137,7 @@ def write(results: dict, out: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="captioned set written by training/data/prepare.py")
+    parser.add_argument("--data", type=Path, required=True, help="captioned set written by training/prepare.py")
     parser.add_argument("--pictures", type=named, action="append", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--split", default="test", choices=SPLITS)

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from comfy_server import ROOT, ComfyError, ComfyServer
 from graph import EXAMPLE, Prompt, find, load_workflow, part, replace_example, to_api
-from host import ROOT, ComfyError, ComfyServer
 from PIL import Image, UnidentifiedImageError
 from sheet import make_card, make_sheet, make_thumbnail
 from tqdm import tqdm

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from ..checks import check_tensor
-from ..errors import InputError, quoted
+from ..errors import InputError
 from .context_cache import sampling_of
 from .schedule import schedule_sigmas, simple_sigmas, timestep_of
-from .schedulers import SCHEDULERS, build_scheduler, sample_with_scheduler, schedule_of
 
-__all__ = ["SAMPLERS", "Callback", "Denoised", "Model", "Sampler", "initial_latent", "sample_ancestral", "sample_ddim",
+__all__ = ["Callback", "Denoised", "Model", "Sampler", "initial_latent", "sample_ancestral", "sample_ddim",
            "schedule_sigmas", "simple_sigmas", "timestep_of"]
 
 
@@ -99,24 +98,3 @@ def sample_ancestral(model: Model, x: Tensor, sigmas: Tensor, callback: Callback
         if callback:
             callback(i, steps, out.x0)
     return x
-
-
-def _of_diffusers(name: str) -> Sampler:
-    """The diffusers scheduler `name` as a sampler; it takes its steps from `sigmas` and the schedule from the model."""
-
-    def sample(model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None,
-               generator: torch.Generator | None = None) -> Tensor:
-        check_tensor(sigmas, "sigmas", "N")
-        schedule = schedule_of(model)
-        if not torch.allclose(sigmas.float().cpu(), simple_sigmas(schedule, len(sigmas) - 1), rtol=1e-4):
-            raise InputError(f"sampler {quoted(name)} steps through levels of its own: give "
-                             "simple_sigmas(schedule, steps), or use ddim or ancestral.")
-        noise, scheduler = x / torch.sqrt(1.0 + sigmas[0] ** 2), build_scheduler(name, schedule)
-        return sample_with_scheduler(model, noise, scheduler, len(sigmas) - 1, callback, generator)
-
-    sample.__doc__ = f"{SCHEDULERS[name].name} of diffusers."
-    return sample
-
-
-SAMPLERS: dict[str, Sampler] = {"ddim": sample_ddim, "ancestral": sample_ancestral,
-                                **{name: _of_diffusers(name) for name in SCHEDULERS if name != "ddim"}}

@@ -1,11 +1,11 @@
-"""The schedulers of diffusers over our noise schedule, stepping any `model(x, σ)` of `sampler.py`."""
+"""The samplers by name; the schedulers of diffusers over our schedule, stepping any `model(x, σ)` of `sampler.py`."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +13,8 @@ from torch import Tensor
 from ..checks import check_tensor
 from ..errors import InputError, quoted
 from .context_cache import sampling_of
-from .schedule import DiffusionSchedule
-
-if TYPE_CHECKING:
-    from .sampler import Callback, Model
+from .sampler import Callback, Model, Sampler, sample_ancestral, sample_ddim
+from .schedule import DiffusionSchedule, simple_sigmas
 
 
 @dataclass(frozen=True)
@@ -162,3 +160,24 @@ def _conversion(prediction_type: str) -> Callable[[Tensor, Tensor, float, float]
     if prediction_type not in known:
         raise InputError(f"scheduler: prediction_type = {quoted(prediction_type)}; known are {', '.join(known)}.")
     return known[prediction_type]
+
+
+def _of_diffusers(name: str) -> Sampler:
+    """The diffusers scheduler `name` as a sampler; it takes its steps from `sigmas` and the schedule from the model."""
+
+    def sample(model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None,
+               generator: torch.Generator | None = None) -> Tensor:
+        check_tensor(sigmas, "sigmas", "N")
+        schedule = schedule_of(model)
+        if not torch.allclose(sigmas.float().cpu(), simple_sigmas(schedule, len(sigmas) - 1), rtol=1e-4):
+            raise InputError(f"sampler {quoted(name)} steps through levels of its own: give "
+                             "simple_sigmas(schedule, steps), or use ddim or ancestral.")
+        noise, scheduler = x / torch.sqrt(1.0 + sigmas[0] ** 2), build_scheduler(name, schedule)
+        return sample_with_scheduler(model, noise, scheduler, len(sigmas) - 1, callback, generator)
+
+    sample.__doc__ = f"{SCHEDULERS[name].name} of diffusers."
+    return sample
+
+
+SAMPLERS: dict[str, Sampler] = {"ddim": sample_ddim, "ancestral": sample_ancestral,
+                                **{name: _of_diffusers(name) for name in SCHEDULERS if name != "ddim"}}

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_tensor
+from ..config import MASKS, SPACES
 from ..errors import InputError
-from .config import MASKS, SPACES
-from .estimator import merge_heatmaps
-from .folding import FoldedCopy
-from .protocol import PoseEstimator
+from ..estimator.folding import FoldedCopy
+from ..estimator.hrnet import merge_heatmaps
+from ..estimator.protocol import PoseEstimator
 from .target import PoseTarget, render_target
 
 CHUNK_PIXELS = 512 * 352

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..checks import check_tensor
 from ..errors import InputError
+from ..estimator.hrnet import merge_heatmaps
+from ..estimator.protocol import HeatmapConfig
 from ..pose.heatmaps import cells_to_pixels, render_heatmaps
-from .estimator import merge_heatmaps
-from .protocol import HeatmapConfig
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from reposedm_core.config import DenoiserConfig, ScheduleConfig
 from reposedm_core.diffusion.context_cache import CachedProcessor, cached_context
 from reposedm_core.diffusion.denoiser import Denoiser
 from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
-from reposedm_core.diffusion.sampler import SAMPLERS, initial_latent, simple_sigmas
+from reposedm_core.diffusion.sampler import initial_latent, simple_sigmas
 from reposedm_core.diffusion.schedule import DiffusionSchedule
+from reposedm_core.diffusion.schedulers import SAMPLERS
 from tests.fixtures.waiting import CEILING
 
 TINY = DenoiserConfig(latent_channels=4, block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,

@@ -16,7 +16,8 @@ from reposedm_core.diffusion.guided import FieldGuidance, in_window
 from reposedm_core.diffusion.losses import guided_prediction, pose_estimate, training_loss
 from reposedm_core.diffusion.schedule import PREDICTIONS, DiffusionSchedule, simple_sigmas, timestep_of
 from reposedm_core.errors import InputError
-from reposedm_core.field import HigherHRNet, PoseInteractionField
+from reposedm_core.estimator import HigherHRNet
+from reposedm_core.field import PoseInteractionField
 
 
 def tensors(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:

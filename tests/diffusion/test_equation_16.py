@@ -14,7 +14,8 @@ from reposedm_core.diffusion.guided import Condition, FieldGuidance, GuidedDenoi
 from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas
 from reposedm_core.diffusion.schedule import PREDICTIONS, DiffusionSchedule, schedule_sigmas, timestep_of
 from reposedm_core.errors import InputError
-from reposedm_core.field import HigherHRNet, PoseInteractionField
+from reposedm_core.estimator import HigherHRNet
+from reposedm_core.field import PoseInteractionField
 
 TINY = DenoiserConfig(latent_channels=4, block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
                       height=8, width=8)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from reposedm_core.config import EstimatorConfig
 from reposedm_core.diffusion.guidance import guide_x0
 from reposedm_core.diffusion.guided import FieldGuidance
-from reposedm_core.field import EstimatorConfig, HigherHRNet, PoseInteractionField
+from reposedm_core.estimator import HigherHRNet
+from reposedm_core.field import PoseInteractionField
 
 
 def tensors(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

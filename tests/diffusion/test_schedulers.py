@@ -13,16 +13,9 @@ from diffusers import (
 )
 
 from reposedm_core.config import ScheduleConfig
-from reposedm_core.diffusion.sampler import (
-    SAMPLERS,
-    Denoised,
-    initial_latent,
-    sample_ancestral,
-    sample_ddim,
-    simple_sigmas,
-)
+from reposedm_core.diffusion.sampler import Denoised, initial_latent, sample_ancestral, sample_ddim, simple_sigmas
 from reposedm_core.diffusion.schedule import PREDICTIONS, DiffusionSchedule
-from reposedm_core.diffusion.schedulers import SCHEDULERS, build_scheduler, sample_with_scheduler
+from reposedm_core.diffusion.schedulers import SAMPLERS, SCHEDULERS, build_scheduler, sample_with_scheduler
 from reposedm_core.errors import InputError
 
 MEAN, VARIANCE = 0.5, 0.3

@@ -8,13 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from reposedm_core.field import (
-    EstimatorConfig,
-    HigherHRNet,
-    PoseInteractionField,
-    PoseTarget,
-    merge_heatmaps,
-)
+from reposedm_core.config import EstimatorConfig
+from reposedm_core.estimator import HigherHRNet, merge_heatmaps
+from reposedm_core.field import PoseInteractionField, PoseTarget
 
 MICRO = EstimatorConfig(stem=4, bottleneck=2, channels=(4, 6), modules=(1,), blocks=1, deconv_channels=4)
 SIZE = (32, 24)

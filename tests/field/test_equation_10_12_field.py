@@ -10,14 +10,8 @@ import torch
 from torch import nn
 
 from reposedm_core.diffusion.guided import FieldGuidance
-from reposedm_core.field import (
-    EstimatorOutput,
-    PoseInteractionField,
-    PoseTarget,
-    heatmap_mask,
-    masked_distance,
-    merge_heatmaps,
-)
+from reposedm_core.estimator import EstimatorOutput, merge_heatmaps
+from reposedm_core.field import PoseInteractionField, PoseTarget, heatmap_mask, masked_distance
 from tests.field.conftest import MICRO, SIZE, every_space
 
 

@@ -9,11 +9,8 @@ import torch
 from torch import nn
 
 from reposedm_core.errors import InputError
-from reposedm_core.field import (
-    HigherHRNet,
-    PoseInteractionField,
-    merge_heatmaps,
-)
+from reposedm_core.estimator import HigherHRNet, merge_heatmaps
+from reposedm_core.field import PoseInteractionField
 from tests.field.conftest import MICRO, SIZE, every_space
 
 

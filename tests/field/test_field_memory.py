@@ -8,13 +8,10 @@ from collections import Counter
 import pytest
 import torch
 
-from reposedm_core.field import (
-    ESTIMATORS,
-    EstimatorConfig,
-    HigherHRNet,
-    PoseInteractionField,
-    PoseTarget,
-)
+from reposedm_core.config import EstimatorConfig
+from reposedm_core.estimator import HigherHRNet
+from reposedm_core.field import PoseInteractionField, PoseTarget
+from reposedm_core.presets import ESTIMATORS
 from tests.field.conftest import SIZE, every_space
 
 

@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from reposedm_core.field import (
-    PoseInteractionField,
-    merge_heatmaps,
-)
+from reposedm_core.estimator import merge_heatmaps
+from reposedm_core.field import PoseInteractionField
 from reposedm_core.pose.heatmaps import render_heatmaps
 from tests.field.conftest import SIZE
 

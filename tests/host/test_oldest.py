@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from workflows.comfy_server import ROOT, ComfyServer, read_host
 from workflows.graph import load_workflow, to_api
-from workflows.host import ROOT, ComfyServer, read_host
 
 pytestmark = pytest.mark.processes
 
@@ -25,8 +25,8 @@ else:
 
 @pytest.fixture(scope="module")
 def setup():
-    """The script .ci/host.py as a module."""
-    spec = importlib.util.spec_from_file_location("reposedm_host_setup", ROOT / ".ci" / "host.py")
+    """The script .ci/comfyui.py as a module."""
+    spec = importlib.util.spec_from_file_location("reposedm_host_setup", ROOT / ".ci" / "comfyui.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from workflows.host import ROOT, read_host
+from workflows.comfy_server import ROOT, read_host
 
 INDIRECT = {"importlib-metadata", "imageio", "lazy-importer", "lazy-loader", "networkx", "opencv-python-headless",
             "scikit-image", "tifffile", "zipp"}

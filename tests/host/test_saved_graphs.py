@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workflows.host import ROOT
+from workflows.comfy_server import ROOT
 
 SAVED = ROOT / "tests" / "fixtures" / "0.1.0"
 NODES = json.loads((SAVED / "nodes.json").read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reposedm_core.pose import load_pose_file, to_keypoints
-from workflows.host import ROOT
+from workflows.comfy_server import ROOT
 
 POSE = to_keypoints(load_pose_file(sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0]))
 

@@ -8,7 +8,7 @@ import torch
 from reposedm_core import RePoseDMPipeline
 from reposedm_core.pipeline import SHIPPED, fit_image, to_image
 from reposedm_core.pose import load_pose_file, to_keypoints
-from workflows.host import ROOT
+from workflows.comfy_server import ROOT
 
 EXAMPLES = ROOT / "workflows" / "examples"
 POSES = sorted(EXAMPLES.glob("*_pose.json"))
@@ -42,7 +42,7 @@ def shipped(pack):
 def align(pack, host):
     def run(source, pose, width=0, height=0, host=host, **options):
         with torch.inference_mode():
-            found = pack.nodes.align.RecurrentPoseAlignerNode.execute(host[2], host[1], source, pose, width, height,
+            found = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(host[2], host[1], source, pose, width, height,
                                                                       **options)
         return dict(zip(OUTPUTS, found.args, strict=True))
     return run
@@ -119,7 +119,7 @@ def test_a_pose_is_in_the_sources_own_pixels(align, sources, frames):
 def test_a_frame_for_every_picture_or_one_for_all(pack, align, sources, frames, monkeypatch):
     """Also where they are aligned one at a time."""
     for at_once in (8, 1):
-        monkeypatch.setattr(pack.nodes.align, "AT_ONCE", at_once)
+        monkeypatch.setattr(pack.nodes.aligner, "AT_ONCE", at_once)
         found = align(sources, frames[1:2], source_pose=frames[:3])
         for index in range(3):
             alone = align(sources[index:index + 1], frames[1:2], source_pose=frames[index:index + 1])
@@ -136,7 +136,7 @@ def test_a_frame_for_every_picture_or_one_for_all(pack, align, sources, frames, 
 
 
 def test_all_of_one_person_is_the_pipeline_s_result(pack, tiny_256, host, align, sources, frames):
-    together = {"sources": pack.nodes.align.TOGETHER}
+    together = {"sources": pack.nodes.aligner.TOGETHER}
     found = align(sources, frames[:1], **together)
     expected = RePoseDMPipeline.from_pretrained(tiny_256)(
         sources[:1], POSES[0], seed=3, steps=1, field_strength=0.0, more_sources=[sources[1:2], sources[2:]])
@@ -173,7 +173,7 @@ def test_an_interruption_takes_effect_between_two_pictures(host, align, sources,
 
 
 def test_what_a_saved_workflow_has_comes_first(pack):
-    schema = pack.nodes.align.RecurrentPoseAlignerNode.define_schema()
+    schema = pack.nodes.aligner.RecurrentPoseAlignerNode.define_schema()
     assert [item.id for item in schema.inputs] == [
         "aligner", "vae", "source", "pose", "width", "height", "sources", "source_pose", "pose_estimator"]
     assert [item.id or item.display_name for item in schema.outputs] == list(OUTPUTS)

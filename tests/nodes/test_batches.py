@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reposedm_core.pose import load_pose_file, to_keypoints
-from workflows.host import ROOT
+from workflows.comfy_server import ROOT
 
 POSES = [to_keypoints(load_pose_file(path))[0]
          for path in sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[:2]]
@@ -25,14 +25,14 @@ def aligned(pack, host):
     """positive, negative and latent of one source in two poses."""
     source = torch.rand(1, 80, 64, 3, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        return pack.nodes.align.RecurrentPoseAlignerNode.execute(host[2], host[1], source, POSES, 0, 0).args[:3]
+        return pack.nodes.aligner.RecurrentPoseAlignerNode.execute(host[2], host[1], source, POSES, 0, 0).args[:3]
 
 
 @pytest.fixture(scope="module")
 def sample(pack, host, aligned):
     def run(latent, model=host[0], conditioning=aligned[:2], **changed):
         with torch.inference_mode():
-            return pack.nodes.sample.RePoseDMKSampler.execute(model, *conditioning, latent, **{**SETTINGS, **changed}
+            return pack.nodes.sampler.RePoseDMKSampler.execute(model, *conditioning, latent, **{**SETTINGS, **changed}
                                                               ).args[0]["samples"]
     return run
 
@@ -71,14 +71,14 @@ def close(found, expected):
     (2, 4, None, [0, 1, 0, 1]), (2, 4, [0, 1, 2, 3], [0, 1, 0, 1]), (2, 2, [2, 3], [0, 1]),      # repeated
     (2, 3, None, None), (2, 1, None, None), (2, 1, [2], None), (3, 2, [0, 0], None), (3, 2, [0], None)])
 def test_which_pose_each_picture_has(pack, poses, pictures, index, expected):
-    assert pack.nodes.bridge.poses_in_turn(poses, pictures, index) == expected
+    assert pack.nodes.host.poses.poses_in_turn(poses, pictures, index) == expected
 
 
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("learned", [False, True])
 def test_a_picture_out_of_a_batch_is_that_picture(pack, sample, aligned, place, learned):
     """With its own pose and its own noise."""
-    options = {"sampler_name": pack.nodes.sample.LEARNED, "steps": 1} if learned else {}
+    options = {"sampler_name": pack.nodes.sampler.LEARNED, "steps": 1} if learned else {}
     assert close(sample(part(aligned[2], place), **options), sample(aligned[2], **options)[place:place + 1])
 
 
@@ -149,9 +149,9 @@ def test_the_guidance_follows_the_poses_of_the_part(pack, host, sample, aligned,
 
 
 def test_pose_latents_of_reposesd_are_cut_too(pack):
-    key = pack.nodes.reposesd_model.POSE_LATENT
+    key = pack.nodes.host.reposesd_model.POSE_LATENT
     tokens, latents = torch.rand(1, 7, 5), torch.rand(3, 4, 8, 8)
-    ((kept, extra),) = pack.nodes.sample.of_batch([[tokens, {key: latents, "strength": 0.5}]], 2, [2, 0])
+    ((kept, extra),) = pack.nodes.sampler.of_batch([[tokens, {key: latents, "strength": 0.5}]], 2, [2, 0])
     assert kept is tokens and torch.equal(extra[key], latents[[2, 0]]) and extra["strength"] == 0.5
 
 
@@ -162,7 +162,7 @@ def test_empty_latents_of_other_models_are_as_in_stock_ksampler(pack, host, samp
     expected = stock(empty, host[0], *aligned[:2])
     assert torch.equal(sample(empty), expected) and torch.equal(expected, whole)
     with torch.inference_mode():
-        out = pack.nodes.sample.RePoseDMKSampler.execute(host[0], *aligned[:2], empty, **SETTINGS).args[0]
+        out = pack.nodes.sampler.RePoseDMKSampler.execute(host[0], *aligned[:2], empty, **SETTINGS).args[0]
     assert set(out) == {"samples"}, "what is sampled is of this model's stride"
 
 
@@ -189,7 +189,7 @@ def test_conditionings_of_another_reposedm_are_named(pack, sample, aligned):
 
 
 def test_a_schedule_without_numbers_is_named(pack, sample, aligned):
-    for name in ("ddim", pack.nodes.sample.LEARNED):
+    for name in ("ddim", pack.nodes.sampler.LEARNED):
         with pytest.raises(pack.reposedm_core.InputError,
                            match=r"scheduler: kl_optimal gives .* no numbers at steps = 1; choose more steps, or"):
             sample(aligned[2], steps=1, scheduler="kl_optimal", sampler_name=name)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reposedm_core.estimators import load_estimator
+from reposedm_core.estimator.load import load_estimator
 from reposedm_core.pose import load_pose_file, to_keypoints
-from workflows.host import ROOT
+from workflows.comfy_server import ROOT
 
 POSE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0]
 
@@ -21,7 +21,7 @@ def host(pack, tiny_256):
 def align(pack, host):
     def run(width=0, height=0):
         with torch.inference_mode():
-            return pack.nodes.align.RecurrentPoseAlignerNode.execute(
+            return pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
                 host[2], host[1], torch.rand(1, 80, 64, 3, generator=torch.Generator().manual_seed(0)),
                 to_keypoints(load_pose_file(POSE)), width, height).args
     return run
@@ -74,7 +74,7 @@ def test_empty_latents_of_stock_nodes_have_cells_of_8(pack, host, align):
 
     def sample(latent):
         with torch.inference_mode():
-            return pack.nodes.sample.RePoseDMKSampler.execute(host[0], *aligned[:2], latent, 1, 2, 1.5, "ddim",
+            return pack.nodes.sampler.RePoseDMKSampler.execute(host[0], *aligned[:2], latent, 1, 2, 1.5, "ddim",
                                                               "simple", 1.0).args[0]
 
     empty = {"samples": torch.zeros(1, 4, 8, 6), "downscale_ratio_spacial": 8, "downscale_ratio_temporal": 1}
@@ -118,7 +118,7 @@ def test_memory_that_the_host_is_told_of_is_enough_and_not_far_too_much(pack, na
 
 
 def test_memory_of_an_alignment_grows_as_the_square_where_pictures_are_large(pack):
-    core, memory = pack.reposedm_core, pack.nodes.align.memory
+    core, memory = pack.reposedm_core, pack.nodes.aligner.memory
     for name in ("mini", "mini-256"):
         config = core.PRESETS[name]
         small, large = (memory(config.aligner, 64 * side, 48 * side) for side in (32, 64))
@@ -135,12 +135,12 @@ def test_large_pictures_are_aligned_fewer_at_once(pack, host, align, monkeypatch
     counts = []
     handle = host[2].patcher.model.aligner.register_forward_pre_hook(lambda _, args: counts.append(len(args[0])))
     source, pose = torch.rand(3, 64, 48, 3), to_keypoints(load_pose_file(POSE))
-    one = pack.nodes.align.memory(host[2].config.aligner, 64, 48)
+    one = pack.nodes.aligner.memory(host[2].config.aligner, 64, 48)
     for room, expected in ((2.5 * one, [2, 1]), (0.1 * one, [1, 1, 1])):
         counts.clear()
-        monkeypatch.setattr(pack.nodes.align, "MOST_BYTES", room)
+        monkeypatch.setattr(pack.nodes.aligner, "MOST_BYTES", room)
         with torch.inference_mode():
-            pack.nodes.align.RecurrentPoseAlignerNode.execute(host[2], host[1], source, pose, 0, 0)
+            pack.nodes.aligner.RecurrentPoseAlignerNode.execute(host[2], host[1], source, pose, 0, 0)
         assert counts == expected
     handle.remove()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.field.test_vitpose import save_tiny
+from tests.estimator.test_vitpose import save_tiny
 from tests.nodes.test_reposesd_files import UNET, models  # noqa: F401, a fixture
 from tests.test_damage import DEEP, NOTHING, WRONG
 

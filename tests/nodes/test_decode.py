@@ -11,7 +11,7 @@ import torch
 from reposedm_core import RePoseDMPipeline
 from reposedm_core.pipeline import SHIPPED
 from reposedm_core.pose import load_pose_file, to_keypoints
-from workflows.host import ROOT
+from workflows.comfy_server import ROOT
 
 POSES = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))
 KEY = "reposedm_reference"
@@ -37,10 +37,12 @@ def run(pack, host):
     """The sampled LATENT of sources and poses."""
     def sampled(source, pose, seed=3, host=host, **options):
         with torch.inference_mode():
-            positive, negative, latent, *_ = pack.nodes.align.RecurrentPoseAlignerNode.execute(
+            positive, negative, latent, *_ = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
                 host[2], host[1], source, pose, 0, 0, **options).args
-            return pack.nodes.sample.RePoseDMKSampler.execute(host[0], positive, negative, latent, seed, 2, 1.5, "ddim",
-                                                              "simple", 1.0).args[0]
+            return pack.nodes.sampler.RePoseDMKSampler.execute(
+                host[0], positive, negative, latent, seed, 2, 1.5, "ddim", "simple", 1.0
+            ).args[0]
+
     return sampled
 
 
@@ -78,7 +80,7 @@ def test_picture_is_the_pipeline_s_bit_for_bit(tiny_256, run, decode, sources, f
 
 
 def test_several_sources_too(pack, tiny_256, run, decode, sources, frames):
-    latent = run(sources, frames[:1], sources=pack.nodes.align.TOGETHER)
+    latent = run(sources, frames[:1], sources=pack.nodes.aligner.TOGETHER)
     expected = RePoseDMPipeline.from_pretrained(tiny_256)(
         sources[:1], POSES[0], seed=3, steps=2, guidance_scale=1.5, field_strength=0.0,
         more_sources=[sources[1:2], sources[2:]])
@@ -249,10 +251,10 @@ def test_the_decoder_is_on_the_device_whole_or_not_at_all(host):
 
 def test_guided_picture_is_the_pipeline_s(pack, tiny_256, host, decode, sources, frames):
     with torch.inference_mode():
-        aligned = pack.nodes.align.RecurrentPoseAlignerNode.execute(host[2], host[1], sources[:1], frames[:1], 0, 0)
+        aligned = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(host[2], host[1], sources[:1], frames[:1], 0, 0)
         bent = pack.nodes.guidance.PoseInteractionFieldGuidance.execute(
             host[0], host[1], host[3], frames[:1], 0.05, 0.0, 1.0, "heatmaps").args[0]
-        latent = pack.nodes.sample.RePoseDMKSampler.execute(bent, *aligned.args[:3], 3, 2, 1.5, "ddim", "simple", 1.0)
+        latent = pack.nodes.sampler.RePoseDMKSampler.execute(bent, *aligned.args[:3], 3, 2, 1.5, "ddim", "simple", 1.0)
     expected = RePoseDMPipeline.from_pretrained(tiny_256)(
         sources[:1], POSES[0], seed=3, steps=2, guidance_scale=1.5, field_strength=0.05, field_start=0.0)
     assert (latent.args[0]["samples"] - expected.latent).abs().max() < 1e-4 * expected.latent.abs().max()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from reposedm_core import RePoseDMPipeline
-from workflows.host import ROOT, ComfyError
+from workflows.comfy_server import ROOT, ComfyError
 
 EXAMPLES = ROOT / "workflows" / "examples"
 NAME = sorted(path.name.removesuffix("_pose.json") for path in EXAMPLES.glob("*_pose.json"))[0]

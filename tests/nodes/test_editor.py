@@ -12,7 +12,7 @@ from PIL import Image
 from reposedm_core import Pose
 from reposedm_core.pose import load_pose_file, parse_keypoints, to_keypoints
 from reposedm_core.pose.keypoints import PARTS
-from workflows.host import ROOT
+from workflows.comfy_server import ROOT
 
 FIXTURES = ROOT / "tests" / "fixtures" / "poses"
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from reposedm_core.field import HigherHRNet
+from reposedm_core.estimator import HigherHRNet
 from reposedm_core.pipeline import SHIPPED, RePoseDMPipeline
 from reposedm_core.pose import parse_keypoints
+from tests.estimator.test_load import flat, micro
+from tests.estimator.test_vitpose import save_tiny
 from tests.field.conftest import MICRO
-from tests.field.test_vitpose import save_tiny
-from tests.test_estimators import flat, micro
 
 KINDS = ["reposedm", "official", "mmpose", "vitpose"]
 
@@ -92,7 +92,7 @@ def test_gradient_passes_through_a_copy_of_every_kind(pack, load, kind):
     from reposedm_core.field import PoseInteractionField
 
     found = load(kind)
-    field = pack.reposedm_core.field.PoseInteractionField(pack.nodes.bridge.own_copy(found.patcher))
+    field = pack.reposedm_core.field.PoseInteractionField(pack.nodes.host.patchers.own_copy(found.patcher))
     assert type(field).__name__ == PoseInteractionField.__name__
     size = found.height, found.width
     joints = torch.rand(1, 17, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([48, 64, 1.0])
@@ -152,7 +152,7 @@ def test_default_is_the_one_person_of_before(nodes, pack):
     """The shipped estimator, bit for bit, with and without the new input."""
     import comfy.utils  # noqa: F401, the host must be there
 
-    example = sorted(pack.nodes.folders.EXAMPLES.glob("*_target.png"))[0]
+    example = sorted(pack.nodes.host.folders.EXAMPLES.glob("*_target.png"))[0]
     image = pack.nodes.loaders.to_comfy(pack.nodes.loaders.to_image(example))
     estimator = nodes.load_in_patcher(SHIPPED)
     (pose,) = parse_keypoints(estimate(nodes, estimator, image))
@@ -192,7 +192,9 @@ class HigherHRNetOutput:
 def test_several_people_best_first_and_no_more_than_asked_for(nodes, pack):
     people = torch.rand(3, 17, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([14.0, 14.0, 0.0])
     people += torch.tensor([[4.0, 4.0, 1.0], [44.0, 4.0, 1.0], [4.0, 44.0, 1.0]])[:, None]
-    estimator = pack.nodes.sockets.LoadedEstimator(pack.nodes.bridge.in_patcher(Crowd(people)), 64, 64, several=True)
+    estimator = pack.nodes.host.sockets.LoadedEstimator(
+        pack.nodes.host.patchers.in_patcher(Crowd(people)), 64, 64, several=True
+    )
     image = torch.zeros(2, 128, 128, 3)
     for asked, found in ((1, 1), (2, 2), (9, 3)):
         frames = parse_keypoints(estimate(nodes, estimator, image, people=asked))
@@ -204,7 +206,9 @@ def test_several_people_best_first_and_no_more_than_asked_for(nodes, pack):
 
 def test_nobody_in_the_picture_is_an_empty_frame(nodes, pack):
     nobody = torch.zeros(1, 17, 3)
-    estimator = pack.nodes.sockets.LoadedEstimator(pack.nodes.bridge.in_patcher(Crowd(nobody)), 64, 64, several=True)
+    estimator = pack.nodes.host.sockets.LoadedEstimator(
+        pack.nodes.host.patchers.in_patcher(Crowd(nobody)), 64, 64, several=True
+    )
     for people in (1, 4):
         (frame,) = estimate(nodes, estimator, torch.zeros(1, 32, 32, 3), people=people)
         assert frame["people"] == [] and frame["canvas_width"] == 32
@@ -227,5 +231,5 @@ def test_released_like_any_model(nodes, load, kind):
 
 def test_isinstance_of_core_s_own(pack, load):
     """One core, the pack's: a second copy would break the folding of a HigherHRNet's batch norms."""
-    assert isinstance(load("official").patcher.model, pack.reposedm_core.field.HigherHRNet)
+    assert isinstance(load("official").patcher.model, pack.reposedm_core.estimator.HigherHRNet)
     assert not isinstance(load("official").patcher.model, HigherHRNet)

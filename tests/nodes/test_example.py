@@ -8,7 +8,7 @@ import torch
 
 from reposedm_core import RePoseDMPipeline
 from reposedm_core.pose.skeleton import OPENPOSE18
-from workflows.host import ROOT
+from workflows.comfy_server import ROOT
 
 NAMES = sorted(path.name.removesuffix("_pose.json") for path in (ROOT / "workflows" / "examples").glob("*_pose.json"))
 TRUNK = [OPENPOSE18.index(name) for name in ("neck", "right_hip", "left_hip")]

@@ -7,7 +7,7 @@ import torch
 
 from reposedm_core import RePoseDMPipeline
 from reposedm_core.pose import load_pose_file, to_keypoints
-from tests.nodes.test_garment import GARMENT, POSE, REFERENCE, SETTINGS, picture
+from tests.nodes.test_garment_transfer import GARMENT, POSE, REFERENCE, SETTINGS, picture
 
 OWN = to_keypoints(load_pose_file(POSE.with_name("lime_top_pose.json")))
 
@@ -34,7 +34,7 @@ def dress(pack, host, mask, pose):
     """image, aligned, mask and latent of the node."""
     def run(garment=GARMENT, pose=pose, **changed):
         with torch.inference_mode():
-            return pack.nodes.garment.GarmentTransfer.execute(
+            return pack.nodes.garment_transfer.GarmentTransfer.execute(
                 *host[:3], REFERENCE, garment, mask, pose=pose, **{**SETTINGS, **changed}).args
     return run
 

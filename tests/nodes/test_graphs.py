@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from reposedm_core import RePoseDMPipeline
 from reposedm_core.pipeline import pose_target
 from reposedm_core.pose import draw_pose, load_pose_file, parse_keypoints
+from workflows.comfy_server import ROOT, ComfyInterrupted
 from workflows.graph import load_workflow, to_api
-from workflows.host import ROOT, ComfyInterrupted
 
 EXAMPLES = ROOT / "workflows" / "examples"
 NAMES = sorted(path.name.removesuffix("_pose.json") for path in EXAMPLES.glob("*_pose.json"))

@@ -100,8 +100,8 @@ def test_vae_in_half_precision(made, guide, dtype):
 @pytest.mark.parametrize("kind", ["official", "vitpose"])
 @pytest.mark.parametrize("space", ["heatmaps", "features"])
 def test_public_estimators_guide(pack, made, guide, kind, space, tmp_path):
-    from tests.field.test_vitpose import save_tiny
-    from tests.test_estimators import flat, micro
+    from tests.estimator.test_load import flat, micro
+    from tests.estimator.test_vitpose import save_tiny
 
     path = tmp_path / "w4_128.pth"
     if kind == "official":

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.nodes import families
-from workflows.host import ROOT, ComfyError, ComfyInterrupted, ComfyServer, read_host
+from workflows.comfy_server import ROOT, ComfyError, ComfyInterrupted, ComfyServer, read_host
 
 pytestmark = pytest.mark.processes
 

@@ -9,7 +9,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
-from workflows.host import ROOT, ComfyError
+from workflows.comfy_server import ROOT, ComfyError
 
 EXAMPLES = ROOT / "workflows" / "examples"
 POSES = json.dumps([json.loads(path.read_text())[0] for path in sorted(EXAMPLES.glob("*_pose.json"))[:2]])

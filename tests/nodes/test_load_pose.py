@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 
-from workflows.host import ROOT
+from workflows.comfy_server import ROOT
 
 FIXTURES = ROOT / "tests" / "fixtures" / "poses"
 WALK = (FIXTURES / "walk_without_canvas.json").read_text()
@@ -28,7 +28,7 @@ def inputs(monkeypatch, tmp_path, pack):
 
 @pytest.fixture
 def node(pack):
-    return pack.nodes.pose.LoadPose
+    return pack.nodes.pose_io.LoadPose
 
 
 @pytest.fixture
@@ -47,13 +47,13 @@ def test_files_folders_and_links_are_listed(pack, inputs, tmp_path):
     os.symlink(inputs, elsewhere / "round")     # and round, and round
     os.symlink(elsewhere / "far.json", inputs / "link.json")
     os.symlink(tmp_path / "gone", inputs / "broken.json")
-    assert pack.nodes.folders.pose_files() == [
+    assert pack.nodes.host.folders.pose_files() == [
         "link.json", "linked/far.json", "one.JSON", "walk/", "walk/1.json", "walk/2.jsonl", "walk/single/3.json.gz"]
     for name in ("walk/", "linked/far.json", "walk/single/3.json.gz", "link.json"):
-        assert pack.nodes.pose.LoadPose.validate_inputs(name) is True
-        assert len(pack.nodes.pose.LoadPose.execute(name, "").args[0]) == 4 * (2 if name == "walk/" else 1)
+        assert pack.nodes.pose_io.LoadPose.validate_inputs(name) is True
+        assert len(pack.nodes.pose_io.LoadPose.execute(name, "").args[0]) == 4 * (2 if name == "walk/" else 1)
     for name in ("../elsewhere/far.json", "picture.png", "walk", "linked/round/one.JSON", "/etc/passwd"):
-        assert "there is no pose file" in pack.nodes.pose.LoadPose.validate_inputs(name)
+        assert "there is no pose file" in pack.nodes.pose_io.LoadPose.validate_inputs(name)
 
 
 def test_every_file_is_loaded_by_the_node(node, inputs):
@@ -125,6 +125,6 @@ def test_summary_on_the_node(pack, name, line):
     from reposedm_core.pose import load_pose_file
 
     poses = load_pose_file(FIXTURES / f"{name}.json")
-    assert pack.nodes.pose._summary(poses) == line
+    assert pack.nodes.pose_io._summary(poses) == line
     two = [*poses, poses[0].resized(10, 10)]
-    assert pack.nodes.pose._summary(two).endswith(", 2 sizes")
+    assert pack.nodes.pose_io._summary(two).endswith(", 2 sizes")

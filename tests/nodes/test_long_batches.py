@@ -9,7 +9,7 @@ import torch
 
 from reposedm_core.pose import draw_pose, load_pose_file, parse_keypoints, to_keypoints
 from tests.nodes.test_reposesd_full_size import GIB, Peak
-from workflows.host import ROOT
+from workflows.comfy_server import ROOT
 
 FRAMES, HEIGHT, WIDTH = 48, 640, 512
 (POSE,) = load_pose_file(sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0])
@@ -92,7 +92,7 @@ def test_cancelling_takes_effect_before_the_next_frames(pack, run, pictures, nam
     import comfy.model_management as management
 
     done = []
-    for module, function in ((pack.nodes.pose, "draw_pose"), (pack.nodes.accuracy, "draw_comparison"),
+    for module, function in ((pack.nodes.pose_io, "draw_pose"), (pack.nodes.accuracy, "draw_comparison"),
                              (pack.nodes.estimators, "predict_pose")):
         real = getattr(module, function)
 

@@ -32,7 +32,7 @@ def arguments(pack, nodes, tiny, made):
     model, vae, aligner, estimator = pack.nodes.loaders.load_checkpoint(tiny)
     picture = torch.rand(1, 80, 64, 3, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        positive, negative, latent = pack.nodes.align.RecurrentPoseAlignerNode.execute(
+        positive, negative, latent = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
             aligner, vae, picture, POSE, 0, 0).args[:3]
     known = {"model": model, "vae": vae, "aligner": aligner, "pose_estimator": estimator, "pose": POSE,
              "positive": positive, "negative": negative, "latent": latent, "image": picture, "reference": picture,

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from reposedm_core import RePoseDMPipeline
-from reposedm_core.pictures import to_image, to_mask
-from workflows.host import ROOT
+from reposedm_core.images import to_image, to_mask
+from workflows.comfy_server import ROOT
 
 FILES = ROOT / "tests" / "fixtures" / "pictures"
 EXAMPLES = ROOT / "workflows" / "examples"

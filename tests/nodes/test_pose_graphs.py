@@ -15,7 +15,7 @@ from PIL import Image
 from reposedm_core.pose import load_pose_file, parse_keypoints
 from tests.fixtures.waiting import until
 from tests.nodes.people import CANVAS, PERSON
-from workflows.host import ROOT, ComfyInterrupted
+from workflows.comfy_server import ROOT, ComfyInterrupted
 
 FIXTURES = ROOT / "tests" / "fixtures" / "poses"
 STANDING = load_pose_file(FIXTURES / "standing.json")[0]

@@ -36,7 +36,7 @@ def test_guessed_canvases_give_way_to_known_ones(pack):
     *_, distance, _, over = run(pack, "RePoseDMPoseAccuracy", raw, raw, image=picture)
     assert distance == pytest.approx(0, abs=1e-3) and over.shape[1:3] == (500, 350)
     assert over[0, 18 + 50, 48 + 100].any() and not over[0, 300:].any()     # in its own pixels
-    person = pack.nodes.garment.pose_of(torch.zeros(1, 3, 500, 350), raw, None)
+    person = pack.nodes.garment_transfer.pose_of(torch.zeros(1, 3, 500, 350), raw, None)
     assert (person.height, person.width) == (500, 350)
     np.testing.assert_allclose(person.joints[0, :, :2], POINTS + [100, 50])
     (frames,) = run(pack, "RePoseDMInterpolatePoses", raw, 3, end_pose=moved)

@@ -215,7 +215,7 @@ def test_save_that_fails_says_why(pack, output):
 
 
 def test_new_widgets_of_draw_pose_are_the_last_and_change_nothing(pack):
-    kind = pack.nodes.pose.DrawPose
+    kind = pack.nodes.pose_io.DrawPose
     inputs = {each.id: bool(each.optional) for each in kind.define_schema().inputs}
     # a saved prompt without them is refused where they are required
     assert list(inputs.items()) == [("pose", False), ("width", False), ("height", False), ("style", True),

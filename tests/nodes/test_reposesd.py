@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reposedm_core import PRESETS
-from workflows.host import ROOT
+from workflows.comfy_server import ROOT
 
 LAYOUT = ROOT / "tests" / "fixtures" / "humansd" / "keys.json"
 EXAMPLE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0].name.removesuffix("_pose.json")
@@ -26,12 +26,12 @@ def checkpoint(reposesd_state, tmp_path_factory):
 
 
 def sample(pack, model, pose=None, cfg=2.0):
-    extra = {} if pose is None else {pack.nodes.reposesd_model.POSE_LATENT: pose}
+    extra = {} if pose is None else {pack.nodes.host.reposesd_model.POSE_LATENT: pose}
     generator = torch.Generator().manual_seed(1)
     positive, negative = ([[torch.randn(1, 77, CONTEXT, generator=generator), {**extra}]] for _ in range(2))
     with torch.inference_mode():
         latent = {"samples": torch.zeros(1, 4, 8, 6)}
-        return pack.nodes.sample.RePoseDMKSampler.execute(model, positive, negative, latent, 0, 2, cfg, "euler",
+        return pack.nodes.sampler.RePoseDMKSampler.execute(model, positive, negative, latent, 0, 2, cfg, "euler",
                                                           "normal", 1.0).args[0]["samples"]
 
 
@@ -51,7 +51,7 @@ def offered(comfy, reposesd_file, tiny_vae):
     """A file, a folder of diffusers and a LoRA in the server's folders."""
     from dataclasses import replace
 
-    from reposedm_core.diffusion.reposesd import RePoseSD
+    from reposedm_core.reposesd.network import RePoseSD
 
     for name in ("checkpoints", "loras"):
         (comfy.models / name).mkdir(exist_ok=True)
@@ -141,8 +141,8 @@ def test_an_exported_network_predicts_the_same_in_the_host(pack, tmp_path, predi
     from dataclasses import replace
 
     from reposedm_core.diffusion.autoencoder import KLAutoencoder
-    from reposedm_core.diffusion.reposesd import GuidedRePoseSD, RePoseSD, TextCondition, save_reposesd
     from reposedm_core.diffusion.schedule import DiffusionSchedule
+    from reposedm_core.reposesd.network import GuidedRePoseSD, RePoseSD, TextCondition, save_reposesd
 
     sd21 = PRESETS["sd21"]
     config = replace(sd21, schedule=replace(sd21.schedule, prediction=prediction),
@@ -245,7 +245,7 @@ def test_own_vae_serves_guidance_where_weights_are_streamed(pack, reposesd_file,
     vae = pack.nodes.reposesd.load_checkpoint(reposesd_file)[2]
     assert vae.patcher.is_dynamic()
     with torch.inference_mode():
-        copy = pack.nodes.bridge.own_copy(vae.patcher)
+        copy = pack.nodes.host.patchers.own_copy(vae.patcher)
     weights = vae.first_stage_model.state_dict()
     assert copy is not vae.first_stage_model and weights
     assert all(torch.equal(value, weights[key]) for key, value in copy.state_dict().items())

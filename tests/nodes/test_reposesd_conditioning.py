@@ -53,7 +53,7 @@ def conditioned(pack, vae, *frames, **changes):
 
 def sample(pack, model, positive, negative, latent, steps=2, cfg=2.0):
     with torch.inference_mode():
-        return pack.nodes.sample.RePoseDMKSampler.execute(
+        return pack.nodes.sampler.RePoseDMKSampler.execute(
             model, positive, negative, latent, 0, steps, cfg, "euler", "normal", 1.0).args[0]["samples"]
 
 
@@ -63,7 +63,7 @@ def latents(pack, vae, pose, style="humansd"):
 
 
 def key(pack):
-    return pack.nodes.reposesd_model.POSE_LATENT
+    return pack.nodes.host.reposesd_model.POSE_LATENT
 
 
 def test_everybody_is_drawn_as_humansd_does_and_reaches_the_network(pack, loaded, inputs):
@@ -178,14 +178,14 @@ def test_a_second_node_tells_another_pose_where_the_first_has_ended(pack, loaded
 @pytest.mark.parametrize(("own", "choice", "told"), [
     (False, "auto", True), (True, "auto", False), (True, "same", True), (False, "none", False)])
 def test_negative_prompt_is_told_what_the_model_learned(pack, loaded, monkeypatch, own, choice, told):
-    vae, models = loaded[1], pack.nodes.reposesd_model
+    vae, models = loaded[1], pack.nodes.host.reposesd_model
     monkeypatch.setattr(vae, models.HABITS, models.OWN if own else models.HUMANSD)
     positive, negative, _, _ = conditioned(pack, vae, frame(0), negative_pose=choice)
     assert key(pack) in positive[0][1] and (key(pack) in negative[0][1]) == told
 
 
 def test_style_is_the_one_that_the_model_learned(pack, loaded, monkeypatch):
-    vae, models = loaded[1], pack.nodes.reposesd_model
+    vae, models = loaded[1], pack.nodes.host.reposesd_model
     drawn = {style: draw_pose(frame(0), HEIGHT, WIDTH, style=style).movedim(0, -1) for style in ("humansd", "openpose")}
     assert torch.equal(conditioned(pack, vae, frame(0), style="openpose")[3][0], drawn["openpose"])
     monkeypatch.setattr(vae, models.HABITS, models.OWN)

@@ -20,7 +20,7 @@ CONFIG = replace(SD21, autoencoder=replace(SD21.autoencoder, widths=(8, 8, 8, 8)
 
 @pytest.fixture(scope="module")
 def network():
-    from reposedm_core.diffusion.reposesd import RePoseSD
+    from reposedm_core.reposesd.network import RePoseSD
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -90,7 +90,7 @@ def test_loader_runs_again_when_weights_were_changed(pack, models):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_folder_of_diffusers_gives_the_model_of_the_same_file(pack, models, network, tiny_vae, prediction):
     from reposedm_core.diffusion.autoencoder import KLAutoencoder
-    from reposedm_core.diffusion.reposesd import save_reposesd
+    from reposedm_core.reposesd.network import save_reposesd
 
     folder = models / "reposedm" / "pose"
     network.unet.save_pretrained(folder / "unet")
@@ -118,7 +118,7 @@ def test_folder_of_diffusers_gives_the_model_of_the_same_file(pack, models, netw
 
 def test_vae_tells_how_the_model_learned_its_poses(pack, models, network, reposesd_file):
     from reposedm_core.diffusion.autoencoder import KLAutoencoder
-    from reposedm_core.diffusion.reposesd import save_reposesd
+    from reposedm_core.reposesd.network import save_reposesd
 
     ours = models / "reposedm" / "own.safetensors"
     save_reposesd(ours, network, KLAutoencoder(CONFIG.autoencoder), {}, CONFIG)
@@ -128,7 +128,7 @@ def test_vae_tells_how_the_model_learned_its_poses(pack, models, network, repose
     with safe_open(ours, "pt") as file:
         metadata = file.metadata()
     save_file({key: value for key, value in load_file(ours).items() if key.startswith(UNET)}, ours, metadata=metadata)
-    habits = pack.nodes.reposesd_model
+    habits = pack.nodes.host.reposesd_model
     for path, expected in ((ours, habits.OWN), (reposesd_file, habits.HUMANSD)):
         assert getattr(pack.nodes.reposesd.load_checkpoint(path)[2], habits.HABITS) == expected
 

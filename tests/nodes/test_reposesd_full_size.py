@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from reposedm_core.pose import load_pose_file, to_keypoints
-from workflows.host import ROOT
+from workflows.comfy_server import ROOT
 
 LAYOUT = ROOT / "tests" / "fixtures" / "humansd" / "keys.json"
 POSE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0]
@@ -75,7 +75,7 @@ def test_the_866_million_parameters_sample_two_steps(pack, capsys):
                 *prompts, vae, pose, SIZE, SIZE, 1.0, 0.0, 1.0, "auto", "auto").args
             assert skeleton.shape == (1, SIZE, SIZE, 3) and latent["samples"].shape == (1, 4, SIZE // 8, SIZE // 8)
             del vae
-            found = pack.nodes.sample.RePoseDMKSampler.execute(
+            found = pack.nodes.sampler.RePoseDMKSampler.execute(
                 model, positive, negative, latent, 0, STEPS, 7.5, "euler", "normal", 1.0).args[0]["samples"]
         assert found.shape == (1, 4, SIZE // 8, SIZE // 8) and found.isfinite().all() and found.std() > 0.1
     finally:

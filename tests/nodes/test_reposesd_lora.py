@@ -42,9 +42,9 @@ def load(pack, path, state):
 def sample(pack, model):
     generator = torch.Generator().manual_seed(1)
     positive, negative = ([[torch.randn(1, 77, CONTEXT, generator=generator),
-                            {pack.nodes.reposesd_model.POSE_LATENT: torch.ones(1, 4, 8, 6)}]] for _ in range(2))
+                            {pack.nodes.host.reposesd_model.POSE_LATENT: torch.ones(1, 4, 8, 6)}]] for _ in range(2))
     with torch.inference_mode():
-        return pack.nodes.sample.RePoseDMKSampler.execute(
+        return pack.nodes.sampler.RePoseDMKSampler.execute(
             model, positive, negative, {"samples": torch.zeros(1, 4, 8, 6)}, 0, 2, 2.0, "euler", "normal", 1.0
         ).args[0]["samples"]
 
@@ -129,10 +129,17 @@ def test_lora_as_a_hook_reaches_the_first_convolution_too(pack, reposesd_file, m
     model = pack.nodes.reposesd.load_checkpoint(reposesd_file)[0]
     hooks = comfy.hooks.create_hook_lora(state, STRENGTH, 0.0)
     generator = torch.Generator().manual_seed(1)
-    prompts = [[[torch.randn(1, 77, CONTEXT, generator=generator),
-                 {pack.nodes.reposesd_model.POSE_LATENT: torch.ones(1, 4, 8, 6), "hooks": hooks}]] for _ in range(2)]
+    prompts = [
+        [
+            [
+                torch.randn(1, 77, CONTEXT, generator=generator),
+                {pack.nodes.host.reposesd_model.POSE_LATENT: torch.ones(1, 4, 8, 6), "hooks": hooks},
+            ]
+        ]
+        for _ in range(2)
+    ]
     with torch.inference_mode():
-        found = pack.nodes.sample.RePoseDMKSampler.execute(
+        found = pack.nodes.sampler.RePoseDMKSampler.execute(
             model, *prompts, {"samples": torch.zeros(1, 4, 8, 6)}, 0, 2, 2.0, "euler", "normal", 1.0).args[0]["samples"]
     whole = torch.zeros(64, 8, 3, 3)
     whole[:, :4] = STRENGTH * change

@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 
 from tests.fixtures.waiting import CEILING
-from workflows.host import ROOT, read_host
+from workflows.comfy_server import ROOT, read_host
 
 NAMES = {
     "RePoseDMLoader": "RePoseDM Loader",

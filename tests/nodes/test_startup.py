@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from workflows.host import ROOT, read_host
+from workflows.comfy_server import ROOT, read_host
 
 HEAVY = {"accelerate", "anny", "av", "controlnet_aux", "cv2", "diffusers", "huggingface_hub", "kornia", "matplotlib",
          "numba", "pandas", "scipy", "skimage", "sklearn", "timm", "torchvision", "transformers"}

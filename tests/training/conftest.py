@@ -25,7 +25,7 @@ from reposedm_core.config import (
 )
 from reposedm_core.networks import PARTS, parts_of
 from reposedm_core.pose import coco_to_openpose, draw_joints
-from training.data import synthetic
+from training.synthetic import generate
 
 HEIGHT, WIDTH = 64, 48
 
@@ -59,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two people, one of them in the test split."""
     pytest.importorskip("anny", reason="the synthetic people need anny")
     out = tmp_path_factory.mktemp("people")
-    synthetic.generate(out, identities=2, poses=3, seed=1, workers=1, height=HEIGHT, width=WIDTH, correspondence=True,
+    generate.generate(out, identities=2, poses=3, seed=1, workers=1, height=HEIGHT, width=WIDTH, correspondence=True,
                        cell=2)
     return out
 

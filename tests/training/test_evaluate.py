@@ -16,10 +16,10 @@ from reposedm_core import Pose, RePoseDMPipeline
 from reposedm_core.checkpoint import load_parts
 from reposedm_core.errors import InputError
 from training import evaluate, metrics
-from training.data.dataset import People
+from training.data.people_set import People
 from training.evaluate import Options
+from training.evaluation.generate import OURS, Batch, Contender, align, find_source, open_contender, transfer
 from training.metrics import vgg
-from training.transfer import OURS, Batch, Contender, align, find_source, open_contender, transfer
 
 HEIGHT, WIDTH = 64, 48    # of the sets in conftest.py
 FIELD = 3e-6
@@ -197,7 +197,7 @@ def test_bad_input_is_one_clear_line(data, weights, tmp_path, capsys):
         return capsys.readouterr().err
 
     assert "no such file" in refused(weights=tmp_path / "none.safetensors")
-    assert "synthetic.py" in refused(data=tmp_path / "nothing")
+    assert "generate.py" in refused(data=tmp_path / "nothing")
     assert "pairs = -1" in refused(pairs=-1)
     assert "steps = 2000" in refused(steps=2000)
     assert "seeds = [-1]" in refused(seeds=-1)

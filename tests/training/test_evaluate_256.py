@@ -15,13 +15,13 @@ from reposedm_core.alignment.skeleton_map import skeleton_map
 from reposedm_core.alignment.warp import resize_map
 from reposedm_core.pipeline import RePoseDMPipeline
 from training import evaluate, metrics
-from training.data.dataset import Pairs, People, to_unit
+from training.data.people_set import Pairs, People, to_unit
 from training.evaluate import Options
+from training.evaluation.generate import OURS, Batch, align, find_source, open_contender
+from training.evaluation.picture_files import folder_name
+from training.evaluation.recurrence import map_errors
+from training.evaluation.sets import more_pairs
 from training.metrics.distribution import kid, open_extractor
-from training.picture_files import folder_name
-from training.recurrence import map_errors
-from training.sets import more_pairs
-from training.transfer import OURS, Batch, align, find_source, open_contender
 
 HEIGHT, WIDTH = 64, 48
 PLATE = "warp on its plate"

@@ -12,9 +12,9 @@ from PIL import Image
 
 from reposedm_core.networks import SHIPPED
 from training import evaluate_captioned
-from training.data.captioned import Captioned
-from training.data.dataset import to_unit
-from training.judge import load_detector
+from training.data.captioned_set import Captioned
+from training.data.people_set import to_unit
+from training.evaluation.measure import load_detector
 
 EXAMPLES = Path(__file__).parents[2] / "workflows" / "examples"
 PEOPLE = ("teal_trousers.png", "lime_top.png", "red_trousers.png", "blue_shirt.png")

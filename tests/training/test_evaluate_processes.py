@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from training import evaluate
-from workflows.host import free_port
+from workflows.comfy_server import free_port
 
 pytestmark = pytest.mark.processes
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from training import train
-from training.distributed import GlobalBatchNorm2d, open_accelerator, use_global_batch_norm
+from training.engine.distributed import GlobalBatchNorm2d, open_accelerator, use_global_batch_norm
 from training.train import CONFIGS
-from workflows.host import free_port
+from workflows.comfy_server import free_port
 
 pytestmark = pytest.mark.processes
 

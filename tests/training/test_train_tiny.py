@@ -13,10 +13,10 @@ from PIL import Image
 
 from reposedm_core import RePoseDMPipeline
 from reposedm_core.checkpoint import read_header
-from reposedm_core.diffusion.reposesd import load_reposesd
 from reposedm_core.networks import NoAlignment
 from reposedm_core.pose import Pose, to_keypoints
-from training.data.dataset import People
+from reposedm_core.reposesd.network import load_reposesd
+from training.data.people_set import People
 
 ROOT = Path(__file__).parents[2]
 FILES = {"full": "full/reposedm-tiny", "b1": "b1/reposedm-tiny-b1", "b2": "b2/reposedm-tiny-b2"}
@@ -30,7 +30,7 @@ def trained(tmp_path_factory) -> Path:
     """The folder of a finished `make train-tiny`, its command run as it stands there."""
     pytest.importorskip("anny", reason="the synthetic people need anny")
     recipe = (ROOT / "Makefile").read_text().split("\ntrain-tiny:")[1].splitlines()[1].split()
-    assert recipe == ["@$(PY)", "training/tiny.py", "$(ARGS)"]
+    assert recipe == ["@$(PY)", "training/train_tiny.py", "$(ARGS)"]
     out = tmp_path_factory.mktemp("tiny")
     done = subprocess.run([sys.executable, ROOT / "training" / "tiny.py", "--out", out, "tracker=none"], cwd=ROOT,
                           capture_output=True, text=True)

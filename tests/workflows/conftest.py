@@ -14,7 +14,7 @@ from PIL import Image
 from tests.fixtures.waiting import PAGE
 from tests.workflows import checkpoints as files
 from tests.workflows.pose_page import READY, Editor
-from workflows.host import read_host
+from workflows.comfy_server import read_host
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))

@@ -10,7 +10,7 @@ from reposedm_core import Pose
 from reposedm_core.pose import load_pose_file, to_keypoints
 from reposedm_core.pose.skeleton import OPENPOSE18
 from tests.fixtures.waiting import PAGE, eventually, frames
-from workflows.host import ROOT
+from workflows.comfy_server import ROOT
 
 READY = "() => window.app?.graph && window.app.extensionManager?.workflow?.activeWorkflow"
 EXAMPLE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0]

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from tests.fixtures.waiting import CEILING
+from workflows.comfy_server import ROOT, read_host
 from workflows.graph import load_workflow, to_api
-from workflows.host import ROOT, read_host
 
 pytestmark = pytest.mark.browser
 

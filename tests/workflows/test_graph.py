@@ -7,8 +7,8 @@ import json
 import pytest
 from PIL import Image
 
+from workflows.comfy_server import ROOT
 from workflows.graph import EXAMPLE, NOTES, find, load_workflow, part, replace_example, to_api, widget_names
-from workflows.host import ROOT
 
 DISPLAYS = {"PreviewImage"}
 FILES = {"CheckpointLoaderSimple": ("ckpt_name", "checkpoints"), "RePoseDMSDLoader": ("checkpoint", "checkpoints")}

@@ -12,7 +12,7 @@ from reposedm_core.pose import edit_joint, edit_people, load_pose_file, load_pos
 from reposedm_core.pose.keypoints import PARTS
 from reposedm_core.pose.skeleton import OPENPOSE18
 from tests.workflows.pose_page import EXAMPLE, NOSE, R_WRIST, SOURCE, graph, joints_of
-from workflows.host import ROOT, read_host
+from workflows.comfy_server import ROOT, read_host
 
 pytestmark = pytest.mark.browser
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.captioned import FORMAT, Captioned, CaptionedExample
-from training.data.dataset import People
+from training.data.captioned_set import FORMAT, Captioned, CaptionedExample
+from training.data.people_set import People
 
 COLOURS = {"black": (20, 20, 20), "dark grey": (75, 75, 75), "grey": (140, 140, 140), "white": (240, 240, 240),
            "red": (200, 35, 35), "dark red": (110, 20, 25), "orange": (240, 130, 30), "yellow": (240, 220, 50),

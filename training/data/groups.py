@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reposedm_core.alignment.warp import identity_map, sample
 from reposedm_core.pose.skeleton import OPENPOSE_FLIP
-from training.data.dataset import Pairs, People
+from training.data.people_set import Pairs, People
 
 FAR = 0.06
 """Of a unit of a map (3 pixels of 96): neighbours whose places differ by more lie on different limbs."""

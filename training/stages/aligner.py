@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from reposedm_core.alignment import Alignment, RecurrentPoseAligner
 from reposedm_core.alignment.warp import identity_map, resize_map, warp
 from reposedm_core.config import ModelConfig
-from training.data.dataset import Pairs, People
-from training.stages.base import Plan, Stage
-from training.stages.picture_grid import picture_grid
+from training.data.people_set import Pairs, People
+from training.engine.picture_grid import picture_grid
+from training.engine.stage import Plan, Stage
 
 DISCOUNT = 0.7
 """Weight of an iteration relative to the next, as in recurrent optical flow."""

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.networks import load_networks
-from training.data.dataset import People
-from training.stages.base import Plan
-from training.stages.latents import cache_latents
-from training.stages.reposedm import UNREAD, denoise
+from training.data.people_set import People
+from training.engine.stage import Plan
+from training.stages.denoiser import UNREAD, denoise
+from training.stages.latent_cache import cache_latents
 
 
 class Estimates:

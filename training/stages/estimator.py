@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from reposedm_core.field import HigherHRNet, predict_pose
+from reposedm_core.estimator import HigherHRNet, predict_pose
 from reposedm_core.pose import coco_to_openpose, draw_joints, render_heatmaps
 from training.data.augment import paste_background, random_affine, random_backgrounds, random_look
-from training.data.dataset import People
+from training.data.people_set import People
+from training.engine.picture_grid import picture_grid
+from training.engine.stage import Plan, Stage, example_seeds
 from training.metrics import pck
-from training.stages.base import Plan, Stage, example_seeds
 from training.stages.estimates import Estimates
-from training.stages.picture_grid import picture_grid
 
 PASTED = 0.6
 """Share of the people that get another background, where the set has masks."""

@@ -14,7 +14,6 @@ from reposedm_core.alignment.matching_aligner import CELL, MatchingPoseAligner, 
 from reposedm_core.alignment.warp import identity_map, resize_map, warp
 from reposedm_core.pose import draw_joints
 from training.data.augment import random_backgrounds, random_look
-from training.data.dataset import Pairs, People
 from training.data.groups import (
     FAR,
     Moves,
@@ -26,9 +25,10 @@ from training.data.groups import (
     random_groups,
     rows_of,
 )
+from training.data.people_set import Pairs, People
+from training.engine.picture_grid import picture_grid
+from training.engine.stage import Plan, Stage, example_seeds
 from training.stages.aligner import DISCOUNT, GROUND, mean_where
-from training.stages.base import Plan, Stage, example_seeds
-from training.stages.picture_grid import picture_grid
 
 SCALE, TURN, SHIFT = 0.3, 12.0, 0.12
 """Of the moves of a picture, see `draw_moves`."""

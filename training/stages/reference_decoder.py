@@ -16,13 +16,13 @@ from reposedm_core.config import ModelConfig
 from reposedm_core.diffusion.reference_decoder import Reference, ReferenceDecoder
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.reference import make_reference, on_plate, paste
-from training.data.dataset import Pairs, People
+from training.data.people_set import Pairs, People
+from training.engine.picture_grid import picture_grid
+from training.engine.stage import Plan, Stage
 from training.metrics.perceptual import PerceptualDistance
 from training.metrics.vgg import VGGDistance
-from training.stages.base import Plan, Stage
-from training.stages.latents import Latents, cache_latents
-from training.stages.picture_grid import picture_grid
-from training.stages.reposedm import denoise
+from training.stages.denoiser import denoise
+from training.stages.latent_cache import Latents, cache_latents
 
 CROP = 96
 """Side of the crops that the perceptual loss looks at."""

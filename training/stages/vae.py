@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from reposedm_core.diffusion.autoencoder import Autoencoder
-from training.data.dataset import People
-from training.stages.base import Plan, Stage
-from training.stages.picture_grid import picture_grid
+from training.data.people_set import People
+from training.engine.picture_grid import picture_grid
+from training.engine.stage import Plan, Stage
 
 CROP = 8
 """Side of the crops in latent cells."""

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from reposedm_core.checkpoint import load_into, load_parts, read_header, read_weights
 from reposedm_core.diffusion.autoencoder import KLAutoencoder, kl_weights
 from reposedm_core.errors import InputError
-from training.data.dataset import People
+from training.data.people_set import People
+from training.engine.settings import VaeSettings
+from training.engine.stage import Plan
 from training.metrics.perceptual import load_network, perceptual_distance
-from training.settings import VaeSettings
-from training.stages.base import Plan
 from training.stages.vae import VaeStage
 
 LEAST_FEATURE = 1e-2

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from reposedm_core.errors import InputError
-from training.data.adapters.base import Plan
-from training.data.adapters.captioning import read_mapping
-from training.data.adapters.human_art import read_coco
-from training.data.adapters.packing import PeopleWriter
-from training.data.captioned import Captioned
+from training.adapters.human_art import read_coco
+from training.data.captioned_set import Captioned
 from training.data.captions import open_captions
-from training.data.dataset import People
-from training.data.synthetic import Arguments, describe
+from training.data.people_set import People
+from training.preparation.captioning import read_mapping
+from training.preparation.packing import PeopleWriter
+from training.preparation.plan import Plan
+from training.synthetic.generate import Arguments, describe
 
 READERS = {
     "people set": lambda root: People(root, "train"), "captioned set": lambda root: Captioned(root, "train"),

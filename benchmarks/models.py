@@ -1,0 +1,146 @@
+"""The networks that are measured, and what they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from timing import Effort, Timings
+from torch import Tensor
+
+from reposedm_core import PRESETS, ModelConfig, RePoseDMPipeline
+from reposedm_core.config import EstimatorConfig
+from reposedm_core.diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
+from reposedm_core.pipeline import (
+    NETWORKS,
+    Networks,
+    condition_image,
+    fit_image,
+    one_pose,
+    pose_target,
+    to_image,
+)
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "workflows" / "examples"
+SOURCE, POSE = EXAMPLES / "red_trousers.png", EXAMPLES / "red_trousers_pose.json"
+PAPER = "deepfashion-256x176"
+
+
+@dataclass
+class Bench:
+    """How and on what to measure.
+
+    Attributes:
+        device: of all tensors. quick: small sizes and few repeats. full: also what takes minutes.
+        effort: of every comparison.
+        say: called with what is measured next.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    quick: bool = False
+    full: bool = False
+    effort: Effort = field(default_factory=Effort)
+    say: Callable[[str], None] = lambda _: None
+
+    def compare(self, what: str, sides: dict[str, Callable[[], object]]) -> Timings:
+        """Time the sides against each other."""
+        self.say(what)
+        return self.effort.compare(self.device, sides)
+
+    def random(self, *shape: int) -> Tensor:
+        """Reproducible normal noise."""
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    def paper(self) -> RePoseDMPipeline:
+        """The paper's preset with random weights, which cost what trained ones cost; with `quick` a small likeness."""
+        return paper(self.device, self.quick)
+
+
+@cache
+def shipped(device: torch.device) -> RePoseDMPipeline:
+    """`mini` with the shipped weights."""
+    return RePoseDMPipeline.from_pretrained(device=device)
+
+
+@cache
+def paper(device: torch.device, small: bool) -> RePoseDMPipeline:
+    """See `Bench.paper`."""
+    config = PRESETS[PAPER]
+    if small:
+        vae = replace(config.autoencoder, widths=(32, 32, 64, 64))
+        config = replace(config, height=64, width=48, autoencoder=vae, estimator=EstimatorConfig(),
+                         aligner=replace(config.aligner, height=64, width=48),
+                         denoiser=replace(config.denoiser, block_channels=(64, 128), attention=(True, True), layers=1,
+                                          height=8, width=6))
+    return random_pipeline(config, device)
+
+
+def random_pipeline(config: ModelConfig, device: torch.device) -> RePoseDMPipeline:
+    """A model of any preset with random weights."""
+    torch.manual_seed(0)
+    networks = {name: build(getattr(config, name)).eval().requires_grad_(False) for name, build in NETWORKS.items()}
+    return RePoseDMPipeline(Networks(config, **networks), device)
+
+
+def size_of(pipeline: RePoseDMPipeline) -> tuple[int, int]:
+    """Height and width that a model is made for."""
+    return pipeline.config.height, pipeline.config.width
+
+
+def pictures(pipeline: RePoseDMPipeline, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Source and drawn skeleton of a shipped example, (1, 3, H, W) in [-1, 1]."""
+    image = fit_image(to_image(SOURCE), height, width)
+    return image.to(pipeline.device), condition_image(one_pose(POSE), height, width).to(pipeline.device)
+
+
+def align(pipeline: RePoseDMPipeline, image: Tensor, skeleton: Tensor, iterations: int | None = None) -> None:
+    """The aligner alone, everything that it needs encoded included."""
+    with torch.no_grad():
+        pipeline.aligner(image, skeleton, iterations, pipeline.encode)
+
+
+def guidance(pipeline: RePoseDMPipeline, height: int, width: int) -> FieldGuidance:
+    """The preset's own guidance: space, strength, schedule and limit, the strength 1 where the preset has it off."""
+    native, settings = pipeline.config.network_size, pipeline.config.field
+    target = pose_target(pipeline.field, [one_pose(POSE)], (height, width), native).map(lambda t: t.to(pipeline.device))
+    return FieldGuidance.configured(replace(settings, strength=settings.strength or 1.0), pipeline.field, target,
+                                    lambda z: fit_image(pipeline.decode(z), *native))
+
+
+@dataclass
+class Step:
+    """One sampling step as it is in the middle of a run: context known, its keys and values cached."""
+
+    model: GuidedDenoiser
+    x: Tensor
+    sigma: Tensor
+
+    @torch.no_grad()
+    def __call__(self, field: FieldGuidance | None = None) -> None:
+        """`field` acts at this step, whatever its schedule."""
+        self.model.field = field and replace(field, start=0.0, end=1.0)
+        self.model(self.x, self.sigma)
+
+
+@contextmanager
+def sampling_step(pipeline: RePoseDMPipeline, condition: Condition, scale: float | None = None) -> Iterator[Step]:
+    """A `Step` with w_c = `scale` (default: the preset's, both passes of eq. 16 in one batch)."""
+    scale = pipeline.config.guidance_scale if scale is None else scale
+    model = GuidedDenoiser(pipeline.denoiser, pipeline.schedule, condition, scale)
+    with model.sampling():
+        yield Step(model, torch.randn_like(condition.pose), torch.full((1,), 3.0, device=condition.pose.device))
+
+
+def random_condition(pipeline: RePoseDMPipeline, height: int, width: int) -> Condition:
+    """A condition of noise: what the denoiser costs does not depend on what the aligner found."""
+    config, stride = pipeline.config, pipeline.autoencoder.stride
+    generator = torch.Generator().manual_seed(0)
+    latent = torch.randn(1, config.autoencoder.channels, height // stride, width // stride, generator=generator)
+    latent = latent.to(pipeline.device)
+    with torch.no_grad():
+        return Condition.of(pipeline.denoiser, latent, latent, latent, torch.ones_like(latent[:, :1]))

@@ -1,0 +1,1 @@
+"""RePoseSD (eq. 17): Stable Diffusion 2.1 with a pose latent, and folders of diffusers that hold one."""

@@ -1,0 +1,145 @@
+"""What the repository promises about itself: dependencies, licence, import direction, layout, style."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> list[tuple[int, str, ast.stmt]]:
+    """(level, module, statement) of every import in a file; level 0 is absolute."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name, node) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.level, node.module or "", node))
+    return found
+
+
+def roots(path: Path) -> set[str]:
+    """The top-level names that a file imports absolutely."""
+    return {module.partition(".")[0] for level, module, _ in imports(path) if level == 0}
+
+
+def lines(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def test_requirements_equal_the_dependencies():
+    assert lines(ROOT / "requirements.txt") == PROJECT["project"]["dependencies"]
+
+
+def test_nothing_is_named_twice():
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    requirements = [*PROJECT["project"]["dependencies"], *(line for extra in extras for line in extra)]
+    names = [re.match(r"[\w-]+", line).group().lower() for line in requirements]
+    assert len(names) == len(set(names))
+
+
+def test_torch_is_named_without_a_version():
+    assert "torch" in PROJECT["project"]["dependencies"]
+    named = [re.match(r"[\w-]+", line).group() for line in PROJECT["project"]["dependencies"]]
+    assert not {"torchvision", "torchaudio"} & set(named)
+
+
+def test_licence_is_apache():
+    assert PROJECT["project"]["license"] == "Apache-2.0"
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License\n                           Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_registry_metadata():
+    comfy = PROJECT["tool"]["comfy"]
+    assert comfy["PublisherId"] and comfy["DisplayName"]
+    least = tuple(map(int, re.fullmatch(r">=(\d+)\.(\d+)\.(\d+)", comfy["requires-comfyui"]).groups()))
+    assert least >= (0, 11, 0), "search_aliases need 0.11"
+
+
+def test_only_core_is_packaged():
+    assert distribution(PROJECT["project"]["name"]).read_text("top_level.txt").split() == ["reposedm_core"]
+
+
+@pytest.mark.parametrize("path", sources("reposedm_core"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_core_imports_neither_comfy_nor_its_users(path):
+    forbidden = {
+        "comfy",
+        "comfy_api",
+        "comfy_extras",
+        "folder_paths",
+        "server",
+        "nodes",
+        "training",
+        "workflows",
+    }
+    assert not roots(path) & (forbidden | {"reposedm_core"}), "core imports itself relatively, and no user of it"
+    depth = len(path.relative_to(ROOT / "reposedm_core").parts)
+    assert all(level <= depth for level, _, _ in imports(path)), "a relative import leaves the package"
+
+
+@pytest.mark.parametrize("path", sources("nodes"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_nodes_import_core_relatively_and_never_training(path):
+    assert not roots(path) & {"reposedm_core", "training", "tests", "workflows"}
+    depth = len(path.relative_to(ROOT).parts)
+    for level, module, _ in imports(path):
+        assert level <= depth
+        if level == depth:
+            assert module.partition(".")[0] == "reposedm_core", f"nodes use core only, not {module}"
+
+
+@pytest.mark.parametrize("path", sources("training"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_training_imports_core_and_never_nodes(path):
+    assert not roots(path) & {"comfy", "comfy_api", "folder_paths", "nodes", "tests", "workflows"}
+
+
+@pytest.mark.parametrize("folder", ["nodes", "reposedm_core", "workflows", "tests"])
+def test_search_path_is_left_alone(folder):
+    """A second copy of core, found through another path, would break isinstance."""
+    for path in sources(folder):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            touched = isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path"
+            assert not touched, f"{path.relative_to(ROOT)}:{node.lineno} touches sys.path"
+
+
+def test_root_module_exports_the_extension_and_nothing_else():
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    names = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert names == {"WEB_DIRECTORY", "comfy_entrypoint"}
+    assert all(isinstance(node, (ast.Expr, ast.ImportFrom, ast.Assign)) for node in tree.body)
+
+
+@pytest.mark.parametrize("folder", ["tests", "workflows"])
+def test_no_package_files_outside_the_packages(folder):
+    assert not list((ROOT / folder).rglob("__init__.py"))
+
+
+def test_templates_have_one_folder():
+    for name in ("example_workflows", "example", "examples", "workflow"):
+        assert not (ROOT / name).exists(), f"ComfyUI would serve templates from {name}/ too"
+
+
+def test_ruff_is_content():
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout

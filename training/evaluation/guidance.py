@@ -1,0 +1,111 @@
+"""What pose field guidance does: the same pairs and seeds with it and without."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from reposedm_core.config import FieldConfig
+from reposedm_core.errors import InputError
+from reposedm_core.files import make_folder
+from reposedm_core.pipeline import RePoseDMPipeline
+from training.data.people_set import Pairs, People
+from training.engine.sheets import comparison_sheet
+from training.evaluation.compare import Comparison, compare
+from training.evaluation.generate import OFF, OURS, TRUTH, Contender, open_contender
+from training.evaluation.measure import Detector, Judge, load_detector
+from training.evaluation.tables import difference, markdown_table, summarise
+
+STRENGTHS = {"heatmaps": (0.1, 1.0), "features": (0.001, 0.1)}
+"""∇G has the unit of what is compared: features are larger numbers, and many more, than heat maps."""
+WINDOWS = ((0.0, 1.0), (0.25, 0.75), (0.5, 0.75), (0.5, 1.0), (0.75, 1.0))
+LIMITS = (0.05, 0.1, 0.2)
+SHOWN = ("joint_error", "pck@0.05", "perceptual", "ssim_256@1.5", "colour_right")
+
+
+def settings_to_compare(default: FieldConfig) -> list[FieldConfig]:
+    """No guidance, the default, and its mask with every space, window, limit and strength, each once."""
+    grid = [replace(default, strength=strength, start=start, end=end, space=space, limit=limit)
+            for space, strengths in STRENGTHS.items() for start, end in WINDOWS for limit in LIMITS
+            for strength in strengths]
+    return list(dict.fromkeys((OFF, default, *grid)))
+
+
+def label(kind: FieldConfig) -> str:
+    """How a table names a setting."""
+    if not kind.strength:
+        return "off"
+    return f"{kind.space}, strength {kind.strength:g}, {kind.start:g} to {kind.end:g}, limit {kind.limit:g}"
+
+
+def measure(pipe: RePoseDMPipeline, people: People, pairs: Pairs, kinds: list[FieldConfig], seed: int,
+            judge: Judge) -> Comparison:
+    """Every setting, as a row under its label."""
+    settings = pipe.config.steps, pipe.config.guidance_scale
+    return compare(people, pairs, [Contender(pipe, {label(kind): kind for kind in kinds}, *settings)], judge, [seed])
+
+
+def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None = None, seed: int = 0,
+          device: str = "cpu", shown: int = 12, compare: bool = True) -> dict:
+    """Compare settings on validation people, measure the default on test people, and write the report into `out`.
+
+    `compare` = False leaves out the former.
+
+    Raises:
+        InputError: no such checkpoint, set or judge, pictures of another size than the checkpoint's, or fewer than 1
+            pair.
+    """
+    if pairs < 1:
+        raise InputError(f"pairs = {pairs}: must be at least 1.")
+    validation, test = People(data, "val"), People(data, "test")
+    pipe = open_contender(weights, validation, device=device).pipe
+    judging = Judge(load_detector(judge, device) if judge else Detector.of(pipe, f"the estimator of {OURS}"),
+                    device=device)
+    folder = Path(out)
+    make_folder(folder, "out")      # before the work, not after it
+    own = pipe.config.field
+    default = replace(own, strength=own.strength or 1.0, training=0.0, estimate="x0")
+    compared = {}
+    if compare:
+        chosen = validation.fixed_pairs(pairs)
+        kinds = settings_to_compare(default)
+        found = measure(pipe, validation, chosen, kinds, seed, judging)
+        compared = summarise({label(kind): found.values(label(kind)) for kind in kinds}, chosen.identity)
+    held_out = test.fixed_pairs(pairs)
+    found = measure(pipe, test, held_out, [OFF, default], seed, judging)
+    rows = {label(kind): found.values(label(kind)) for kind in (OFF, default)}
+    off, on = rows.values()
+    results = {"protocol": {"weights": Path(weights).name, "pairs": pairs, "seed": seed, "steps": pipe.config.steps,
+                            "guidance_scale": pipe.config.guidance_scale, "default": asdict(default),
+                            "own_strength": own.strength, "judge": Path(judge).name if judge else None},
+               "validation": compared, "test": summarise(rows, held_out.identity),
+               "difference": summarise({"on − off": difference(on, off)}, held_out.identity)}
+    (folder / "guidance.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "guidance.md").write_text(markdown(results), encoding="utf-8")
+    # The pairs that guidance moves most, in either direction: there is something to see in them.
+    order = np.argsort(-np.abs(np.nan_to_num(on["joint_error"] - off["joint_error"])))[:shown]
+    columns = {"source": "source", "pose": "pose", "off": label(OFF), "on": label(default), "target": TRUTH}
+    captions = [f"{n}: joints off by {off['joint_error'][n]:.1f} px without and {on['joint_error'][n]:.1f} px with "
+                "guidance" for n in order]
+    sheet = comparison_sheet({name: found.shown(row, order) for name, row in columns.items()}, captions, across=2)
+    sheet.save(folder / "guidance.jpg", quality=90)
+    return results
+
+
+def markdown(results: dict) -> str:
+    """guidance.md: what was measured, both tables, and who judged."""
+    p = results["protocol"]
+    default = "the default" if p["own_strength"] else "strength 1 (the checkpoint samples without guidance)"
+    judge = f"another estimator than the guiding one ({p['judge']})" if p["judge"] else "the guiding estimator itself"
+    parts = [
+        f"# Pose field guidance off and on: {p['weights']}",
+        f"{p['pairs']} pairs, {p['steps']} DDIM steps, w_c {p['guidance_scale']:g}, seed {p['seed']}, the same noise "
+        f"for every row. Joints are found by {judge}. In brackets: 95 % bootstrap interval.",
+        f"## Test people, {default}", markdown_table(results["test"], list(SHOWN), "guidance"),
+        markdown_table(results["difference"], list(SHOWN), "pair by pair", signed=True)]
+    if results["validation"]:
+        parts += ["## Validation people, every setting", markdown_table(results["validation"], list(SHOWN), "guidance")]
+    return "\n\n".join(parts) + "\n"

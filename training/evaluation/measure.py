@@ -1,0 +1,213 @@
+"""Measuring pictures against the truth: every measure of one picture, the people found in it, and its features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reposedm_core.checkpoint import load_into, load_parts, read_weights
+from reposedm_core.config import EstimatorConfig, ModelConfig, from_dict
+from reposedm_core.errors import InputError
+from reposedm_core.estimator import HigherHRNet, load_official, predict_people, predict_pose
+from reposedm_core.images import fit_image
+from reposedm_core.metrics import object_keypoint_similarity
+from reposedm_core.pipeline import RePoseDMPipeline
+from reposedm_core.presets import ESTIMATORS, PRESETS
+from training import metrics
+from training.data.people_set import to_unit
+from training.evaluation.generate import Batch
+from training.metrics.distribution import FeatureExtractor
+from training.metrics.people import people_count_errors
+from training.metrics.perceptual import LPIPS, PerceptualDistance
+from training.metrics.pictures import WINDOW
+from training.metrics.vgg import VGGDistance
+
+ANYBODY = 0.4
+"""Mean score of the joints below which nobody is where an estimator of one person looks. The shipped one's mean is 0.50
+or more on 64 test people, and at most 0.41 on backgrounds and noise."""
+OFFICIAL_SIDE, CELL = 512, 64
+"""The shorter side, in pixels, at which public HigherHRNet weights look at a picture; the longer is a multiple of
+`CELL`."""
+
+
+@dataclass
+class Detector:
+    """Finds the people in pictures.
+
+    Attributes:
+        estimator: in eval mode.
+        name: what tables call it.
+        several: by its tags (`predict_people`); else the one person of the highest peaks.
+        side: pictures are enlarged so that the shorter side has as many pixels.
+        size: height and width to which pictures are fitted instead; without either they are seen as they are.
+    """
+
+    estimator: HigherHRNet
+    name: str
+    several: bool = False
+    side: int | None = None
+    size: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, pipe: RePoseDMPipeline, name: str) -> Detector:
+        """The estimator of a whole checkpoint, which is shown pictures of the size that it was trained at."""
+        return cls(pipe.estimator, name, size=pipe.config.network_size)
+
+    def sure(self, found: list[np.ndarray]) -> list[np.ndarray]:
+        """Of each picture's people those that are there: all where several were looked for, else see `ANYBODY`."""
+        return found if self.several else [people[people[..., 2].mean(-1) >= ANYBODY] for people in found]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> list[np.ndarray]:
+        """People of each picture, best first: (P, 17, 3) x, y in the picture's pixels and score.
+
+        P may be 0 where several are looked for; else it is 1, though the scores may say that nobody is there.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1].
+        """
+        height, width = images.shape[-2:]
+        seen, scale, shift = images, np.ones(2), np.zeros(2)      # x, y
+        size = self.size
+        if self.side:
+            size = [-(-round(self.side * length / min(height, width)) // CELL) * CELL for length in (height, width)]
+        if size and size != (height, width):
+            seen, least = fit_image(images, *size), min(size[0] / height, size[1] / width)
+            inner = np.array([round(width * least), round(height * least)])      # whole pixels, as in fit_image
+            scale, shift = inner / (width, height), (np.array(size[::-1]) - inner) // 2
+        if self.several:
+            found = [people.cpu().numpy() for people in predict_people(self.estimator, seen)]
+        else:
+            # every joint has a place, however unsure, as in the public protocol
+            found = list(predict_pose(self.estimator, seen, threshold=0.0).cpu().numpy()[:, None])
+        for people in found:
+            people[..., :2] = np.where(people[..., 2:] > 0, (people[..., :2] - shift) / scale, 0)
+        return found
+
+
+def load_detector(path: str | Path, device: str = "cpu", udp: bool = False) -> Detector:
+    """A pose estimator of its own to judge with.
+
+    Args:
+        path: estimator.safetensors or a whole checkpoint of training/train.py; or public HigherHRNet weights (.pth of
+            width 32 or 48), which find several people.
+        udp: public weights that were trained with unbiased data processing (mmpose's "udp").
+
+    Raises:
+        InputError: no such file, or one of other networks.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        state = read_weights(path)
+        width = next((v.shape[1] for k, v in state.items() if k.endswith("final_layers.0.weight")), None)
+        if f"w{width}" not in ESTIMATORS:
+            raise InputError(f"judge: {path.name} is no HigherHRNet of width 32 or 48; give public weights of one, or "
+                             "the estimator.safetensors of a run of training/train.py.")
+        estimator = load_official(HigherHRNet(replace(ESTIMATORS[f"w{width}"], udp=udp)), state)
+        return Detector(_ready(estimator, device), f"HigherHRNet-W{width} ({path.name})", True, OFFICIAL_SIDE)
+    parts, header = load_parts(path)
+    if "estimator" not in parts:
+        raise InputError(f"judge: {path.name} holds {', '.join(sorted(parts))}; give the estimator.safetensors "
+                         "of a run of training/train.py.")
+    if set(parts) == {"estimator"}:
+        config, size = from_dict(EstimatorConfig, header["config"], path.name), _trained_at(header.get("card", {}))
+    else:
+        whole = from_dict(ModelConfig, header["config"], path.name)
+        config, size = whole.estimator, whole.network_size
+    estimator = HigherHRNet(config)
+    load_into(estimator, parts["estimator"], f"judge: {path.name}")
+    return Detector(_ready(estimator, device), path.name, size=size)
+
+
+def _trained_at(card: dict) -> tuple[int, int] | None:
+    """The size at which an estimator alone was trained, of its card: that of the preset, if that was not changed."""
+    unchanged = not card.get("settings", {}).get("model")
+    return PRESETS[card["preset"]].network_size if unchanged and card.get("preset") in PRESETS else None
+
+
+def _ready(estimator: HigherHRNet, device: str) -> HigherHRNet:
+    return estimator.eval().requires_grad_(False).to(device)
+
+
+@dataclass
+class Measured:
+    """What a judge says of b pictures.
+
+    Attributes:
+        values: measure → (b,), NaN where it says nothing.
+        people: those found in each picture, (P, 17, 3), P may be 0.
+        features: (b, D) for FID and KID; None without an extractor.
+    """
+
+    values: dict[str, np.ndarray]
+    people: list[np.ndarray]
+    features: np.ndarray | None
+
+
+class Judge:
+    """Measures pictures against the true ones of the same pairs.
+
+    Args:
+        detector: finds people and their joints.
+        extractor: of the features of FID and KID; None leaves them out.
+        lpips, vgg: None leaves them out.
+    """
+
+    def __init__(self, detector: Detector, extractor: FeatureExtractor | None = None, lpips: LPIPS | None = None,
+                 device: str | torch.device = "cpu", vgg: VGGDistance | None = None):
+        self.detector, self.device = detector, device
+        self.extractor = None if extractor is None else extractor.to(device)
+        distances = {"perceptual": PerceptualDistance(), "lpips": lpips, "vgg": vgg}
+        self.distances = {name: each.to(device) for name, each in distances.items() if each is not None}
+
+    def measure(self, pictures: np.ndarray, batch: Batch, same: bool = False) -> Measured:
+        """Every measure of uint8 pictures (b, H, W, 3); `same` says that they are the truth: joints and people only."""
+        images = to_unit(pictures).to(self.device)
+        values = {} if same else self._against(pictures, images, batch)
+        looked_for = self.detector(images)
+        people = self.detector.sure(looked_for)
+        values.update(self._poses(looked_for, batch))
+        values["pce"] = people_count_errors(people, [pose[None] for pose in batch.joints])
+        return Measured(values, people, None if self.extractor is None else self.features(images))
+
+    def features(self, images: Tensor) -> np.ndarray:
+        """(b, D) of pictures (b, 3, H, W) in [-1, 1], by the extractor."""
+        return self.extractor(images.to(self.device)).cpu().numpy()
+
+    def _against(self, pictures: np.ndarray, images: Tensor, batch: Batch) -> dict[str, np.ndarray]:
+        truth = to_unit(batch.truth).to(self.device)
+        with torch.no_grad():
+            values = {name: distance(images, truth).double().cpu().numpy() for name, distance in self.distances.items()}
+        values["psnr"] = metrics.psnr(pictures, batch.truth)
+        if min(pictures.shape[1:3]) >= WINDOW:
+            values["ssim_51"] = metrics.ssim_51(pictures, batch.truth)
+        for sigma in (1.2, 1.5):
+            values[f"ssim_256@{sigma}"] = metrics.ssim_256(pictures, batch.truth, sigma)
+        if batch.masks is not None:
+            values["foreground_l1"] = metrics.foreground_l1(pictures, batch.truth, batch.masks)
+        if batch.garments is not None:
+            values.update(metrics.colour_measures(pictures, batch.truth, batch.garments))
+            values["sharpness"] = metrics.sharpness(pictures, batch.truth, batch.garments)
+        if batch.masks is not None and batch.source_masks is not None:
+            values["background"] = metrics.background_difference(pictures, batch.source, batch.masks,
+                                                                 batch.source_masks)
+        return values
+
+    def _poses(self, people: list[np.ndarray], batch: Batch) -> dict[str, np.ndarray]:
+        """PCK, distances and OKS of the person most like the pose asked for."""
+        similarities, joints = np.zeros(len(batch)), np.full((len(batch), 17, 3), np.inf)
+        for n, (found, truth) in enumerate(zip(people, batch.joints, strict=True)):
+            labelled = truth[truth[:, 2] > 0, :2].astype(np.float64)
+            area = float(np.prod(np.ptp(labelled, 0))) if len(labelled) else 0.0
+            every = [object_keypoint_similarity(person, truth, area) for person in found]
+            if not len(labelled):
+                similarities[n] = np.nan
+            elif every:
+                best = int(np.argmax(every))
+                similarities[n] = every[best]
+                joints[n] = np.where(found[best][:, 2:] > 0, found[best], np.inf)
+        return {**metrics.pck_measures(joints, batch.joints, batch.truth.shape[1]), "oks": similarities}

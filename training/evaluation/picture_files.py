@@ -1,0 +1,64 @@
+"""Pictures of an evaluation in files, a folder a row: written to be kept, and read that any model made."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from reposedm_core.errors import InputError
+from reposedm_core.images import to_rgb
+from training.evaluation.generate import Batch
+
+
+def named(value: str) -> tuple[str, Path]:
+    """NAME=PATH of a command line."""
+    name, found, path = value.partition("=")
+    if not (name and found and path):
+        raise argparse.ArgumentTypeError(f"{value!r} is not NAME=PATH")
+    return name, Path(path)
+
+
+def file_name(batch: Batch, n: int) -> str:
+    """Name of the picture of a batch's n-th pair: NUMBER_PERSON_SOURCE_TARGET.png."""
+    pairs = batch.pairs
+    return f"{batch.first + n:05d}_{pairs.identity[n]:06d}_{pairs.source[n]:03d}_{pairs.target[n]:03d}.png"
+
+
+def folder_name(row: str) -> str:
+    """A row's name as that of a folder."""
+    return re.sub(r"[^a-z0-9.]+", "-", row.lower()).strip("-")
+
+
+def save_pictures(folder: Path, batch: Batch, pictures: np.ndarray) -> None:
+    """Write pictures (b, H, W, 3), without loss, under the names of `file_name`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for n, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / file_name(batch, n))
+
+
+def read_pictures(folder: Path, batch: Batch) -> np.ndarray:
+    """The pictures of a batch's pairs, uint8 (b, H, W, 3), made by any model, of a folder as `save_pictures` writes it.
+
+    Raises:
+        InputError: one is missing, unreadable, or of another size than the set's.
+    """
+    pictures = []
+    for n in range(len(batch)):
+        path = folder / file_name(batch, n)
+        if not path.is_file():
+            raise InputError(f"{folder} has no {path.name}: it must hold one PNG picture for each pair, named "
+                             "NUMBER_PERSON_SOURCE_TARGET.png; --save-pictures writes such names.")
+        try:
+            with Image.open(path) as picture:
+                pictures.append(np.array(to_rgb(picture)))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read as a picture ({error}): write it again.") from None
+        height, width = pictures[-1].shape[:2]
+        if (height, width) != batch.truth.shape[1:3]:
+            raise InputError(f"{path} is {width}×{height}, the set has {batch.truth.shape[2]}×{batch.truth.shape[1]}: "
+                             "resize the pictures to the set's size.")
+    return np.stack(pictures)

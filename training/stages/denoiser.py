@@ -1,0 +1,154 @@
+"""Stage `reposedm`: L_mse + L_vlb on cached latents (eq. 3-4), conditions dropped together (eq. 16), and, where
+`field.training` is above 0, the pose interaction field in the prediction (eq. 10-15)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from reposedm_core.config import ModelConfig
+from reposedm_core.diffusion.denoiser import Denoiser
+from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
+from reposedm_core.diffusion.losses import training_loss
+from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas
+from reposedm_core.diffusion.schedule import DiffusionSchedule
+from reposedm_core.networks import NoAlignment, needs_aligner
+from training.data.people_set import People
+from training.engine.picture_grid import picture_grid
+from training.engine.stage import Plan, Stage
+from training.stages.field_loss import FieldTerm
+from training.stages.latent_cache import ColourShuffle, cache_latents
+
+VALIDATION_PAIRS = 256
+UNREAD = ("map", "logits")
+"""Of the cached tensors those that only the reference decoder's stage reads."""
+SHEET_STEPS = 10
+"""Sampling steps of a sample sheet at most."""
+
+
+def denoise(model: Denoiser, batch: dict[str, Tensor], z: Tensor, t: Tensor, schedule: DiffusionSchedule,
+            drop: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Run the denoiser on a batch of latents; `drop` (B,) bool marks the examples with the joint null condition."""
+    keep = (~drop).to(z.dtype)[:, None, None, None]
+    told = Condition.of(model, batch["pose"], batch["source"], batch["aligned"], batch["visibility"], drop)
+    sigma = schedule.roots(t, z)[1]
+    return model(z, t, told.pose * keep, told.tokens, told.aligned * keep, told.visibility * keep, sigma)
+
+
+class WithContext(torch.nn.Module):
+    """`denoise` as one module, so that one forward pass is what a distributed wrapper sees."""
+
+    def __init__(self, denoiser: Denoiser, schedule: DiffusionSchedule):
+        super().__init__()
+        self.denoiser, self.schedule = denoiser, schedule
+
+    def forward(self, batch: dict[str, Tensor], z: Tensor, t: Tensor, drop: Tensor) -> tuple[Tensor, Tensor | None]:
+        return denoise(self.denoiser, batch, z, t, self.schedule, drop)
+
+
+class RePoseDMStage(Stage):
+    """Trains the denoiser on cached pairs of the training people; aligner, autoencoder and estimator stay frozen."""
+
+    name, part = "reposedm", "denoiser"
+
+    @classmethod
+    def needs(cls, config: ModelConfig) -> tuple[str, ...]:
+        return ("autoencoder", *(["aligner"] if needs_aligner(config) else []),
+                *(["estimator"] if config.field.training > 0 else []))
+
+    def build(self) -> WithContext:
+        return WithContext(Denoiser(self.config.denoiser), DiffusionSchedule(self.config.schedule))
+
+    def part_of(self, module: WithContext) -> Denoiser:
+        return module.denoiser
+
+    def prepare(self, main: bool) -> None:
+        self.schedule = DiffusionSchedule(self.config.schedule)
+        self.autoencoder = self.networks["autoencoder"]
+        people, self.held_out = People(self.root, "train"), People(self.root, "val")
+        guided = self.config.field.training > 0
+        self.shuffle = None
+        if self.settings.colour_shuffle > 0 or self.settings.flip > 0:
+            self.shuffle = ColourShuffle(self.autoencoder, self.device)
+        frozen = self.autoencoder, self.networks.get("aligner") or NoAlignment(), self.device
+        self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
+        flipped = self.settings.flip > 0
+        self.cache = cache_latents(people, people.fixed_pairs(self.settings.pairs), *frozen, self.out, joints=guided,
+                                   flipped=flipped)
+        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out)
+        self.field = FieldTerm(self.config, self.networks["estimator"], self.autoencoder, people.height, people.width,
+                               self.device) if guided else None
+
+    def plan(self, rng: np.random.Generator, count: int) -> Plan:
+        steps = self.schedule.timesteps
+        t = (steps * rng.random(count) ** self.settings.noise_power).astype(np.int64).clip(max=steps - 1)
+        order = np.where(rng.random(count) < self.settings.colour_shuffle, rng.integers(1, 6, count), 0)
+        if self.settings.flip > 0:
+            order = order + 6 * (rng.random(count) < self.settings.flip)
+        return {"row": rng.integers(0, len(self.cache), count), "t": t, "order": order,
+                "drop": rng.random(count) < self.settings.dropout,
+                "noise": rng.standard_normal((count, *self.cache.tensors["target"].shape[1:]), np.float32)}
+
+    def load(self, plan: Plan) -> dict[str, Tensor]:
+        drawn = {name: torch.from_numpy(plan[name]) for name in ("t", "order", "drop", "noise")}
+        return {**self.cache.batch(plan["row"], UNREAD), **drawn}
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        if self.shuffle is not None:
+            with torch.autocast(self.device.type, enabled=False):     # targets keep their precision
+                batch = self.shuffle(batch, batch["order"])
+        x0, t, noise, drop = (batch[name] for name in ("target", "t", "noise", "drop"))
+        z = self.schedule.add_noise(x0, noise, t)
+        prediction, variance = (None if out is None else out.float() for out in model(batch, z, t, drop))
+        gradient = distance = None
+        if self.field is not None:
+            gradient, distance = self.field(batch["joints"], z, noise, prediction, t, drop)
+        values = training_loss(self.schedule, x0, noise, z, t, prediction, variance, self.settings.vlb_weight, gradient,
+                               self.config.field.training, self.settings.field_limit, self._weight(batch))
+        return values if distance is None else {**values, "field": distance.mean()}
+
+    def _weight(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """(B, 1, h, w) of mean 1: more on the person, and on what the source hides of him (**ours**)."""
+        more = self.settings.person_weight, self.settings.hidden_weight
+        if not any(more) or "cover" not in batch:
+            return None
+        person, hidden = batch["cover"].split(1, 1)
+        weight = 1 + more[0] * person + more[1] * hidden
+        return weight / weight.mean((1, 2, 3), keepdim=True)
+
+    def validate(self, network: Denoiser) -> dict[str, float]:
+        """Mean squared errors of ŷ_0 at four noise levels, and of the aligned latent and the source's as they are."""
+        generator = torch.Generator().manual_seed(1)
+        batch = self._checked(128)
+        noise = torch.randn(batch["target"].shape, generator=generator).to(self.device)
+        keep = torch.zeros(len(noise), dtype=torch.bool, device=self.device)
+        values = {}
+        for level in (50, 300, 600, 900):
+            t = torch.full((len(noise),), level * self.schedule.timesteps // 1000, device=self.device)
+            z = self.schedule.add_noise(batch["target"], noise, t)
+            x0 = self.schedule.predict_x0(z, denoise(network, batch, z, t, self.schedule, keep)[0], t)
+            values[f"x0_mse_{level}"] = float(F.mse_loss(x0, batch["target"]))
+        values["aligned_mse"] = float(F.mse_loss(batch["aligned"], batch["target"]))
+        values["source_mse"] = float(F.mse_loss(batch["source"], batch["target"]))
+        return values
+
+    def _checked(self, count: int) -> dict[str, Tensor]:
+        rows = np.arange(min(count, len(self.check)))
+        return {name: value.to(self.device) for name, value in self.check.batch(rows).items()}
+
+    def sheet(self, network: Denoiser) -> Image.Image:
+        """Source, skeleton, the sampled picture (DDIM, no field), target."""
+        batch = self._checked(8)
+        condition = Condition.of(network, batch["pose"], batch["source"], batch["aligned"], batch["visibility"])
+        sigmas = simple_sigmas(self.schedule, min(self.config.steps, SHEET_STEPS)).to(self.device)
+        noise = torch.randn(batch["target"].shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        model = GuidedDenoiser(network, self.schedule, condition, self.config.guidance_scale, None)
+        latent = sample_ddim(model, initial_latent(noise, sigmas[0]), sigmas)
+        pairs = self.checked[np.arange(len(noise))]
+        return picture_grid([self.held_out.pictures(pairs.identity, pairs.source),
+                             self.held_out.skeletons(pairs.identity, pairs.target),
+                             self.autoencoder.to(self.device).decode(latent),
+                             self.held_out.pictures(pairs.identity, pairs.target)])

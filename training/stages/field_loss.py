@@ -1,0 +1,48 @@
+"""The pose interaction field in training (eq. 10-15)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from reposedm_core.config import ModelConfig
+from reposedm_core.diffusion.losses import pose_estimate
+from reposedm_core.diffusion.schedule import DiffusionSchedule
+from reposedm_core.estimator import HigherHRNet
+from reposedm_core.field import PoseInteractionField
+from reposedm_core.pose import Pose, coco_to_openpose, draw_pose
+
+
+class FieldTerm:
+    """∇G of eq. 11-12 for the pictures that the denoiser generates in training; estimator and autoencoder are frozen.
+
+    Args:
+        config: its `field` says the space, and what is decoded (eq. 10).
+        height, width: of the pictures that the cached joints belong to.
+    """
+
+    def __init__(self, config: ModelConfig, estimator: HigherHRNet, autoencoder: nn.Module, height: int, width: int,
+                 device: torch.device):
+        self.config, self.height, self.width, self.device = config.field, height, width, device
+        self.schedule = DiffusionSchedule(config.schedule)
+        self.field = PoseInteractionField(estimator.to(device), config.field.space, mask=config.field.mask)
+        self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
+
+    def __call__(self, joints: Tensor, z: Tensor, noise: Tensor, prediction: Tensor, t: Tensor,
+                 drop: Tensor) -> tuple[Tensor, Tensor]:
+        """∇G like `prediction`, zero where the pose was dropped (**ours**: eq. 16 guides the conditional pass), and G.
+
+        Args:
+            joints: COCO joints of the targets, (B, 17, 3), or (B, P, 17, 3) of several people, zeros being nobody.
+            z, noise, prediction, t: see `pose_estimate`. drop: (B,) bool.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            if self.field.space == "features":
+                poses = coco_to_openpose(joints.cpu().numpy()).reshape(len(joints), -1, 18, 3)
+                drawn = torch.stack([draw_pose(Pose(people, self.height, self.width)) for people in poses])
+                target = self.field.target_from_image(drawn.to(self.device) * 2 - 1)
+            else:
+                target = self.field.target_from_joints(joints, self.height, self.width)
+            latent = pose_estimate(self.schedule, z, noise, prediction, t, self.config.estimate)
+            gradient, distance = self.field.gradient(latent, self.autoencoder.decode, target)
+        return gradient * (~drop).to(gradient)[:, None, None, None], distance

@@ -1,0 +1,158 @@
+"""Latents of aligned pairs, made once and kept on disk: what the denoiser trains on."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from reposedm_core.alignment import start_from
+from reposedm_core.diffusion.autoencoder import PATCH, Autoencoder
+from reposedm_core.errors import InputError
+from reposedm_core.pose import draw_joints
+from reposedm_core.pose.skeleton import OPENPOSE_FLIP
+from reposedm_core.reference import make_reference, on_plate
+from training.data.people_set import Pairs, People
+from training.engine.state import checksum, save_atomically
+
+
+class Latents:
+    """Cached latents of every pair: target, pose, source, aligned source and its visibility (float16 on the CPU).
+
+    With the field also "joints", the target's COCO joints (n, 17, 3) in float32.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]):
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors["target"])
+
+    def batch(self, rows: np.ndarray, without: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        """The pairs `rows` (n,) in float32, less the tensors `without`."""
+        rows = torch.from_numpy(rows)
+        return {name: values[rows].float() for name, values in self.tensors.items() if name not in without}
+
+
+@torch.no_grad()
+def cache_latents(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Module, device: torch.device,
+                  folder: Path, joints: bool = False, chunk: int = 32, flipped: bool = False) -> Latents:
+    """Encode and align every pair once; kept in a file of `folder` named after the check sum of all it is made of.
+
+    That is the set, the pairs' rows in it, and weights and configuration of both networks. With `joints` the target's
+    joints are among them, for the field; with `flipped` the pose of the mirrored target. An aligner that finds masks
+    leaves its map and logits, too, and a set with correspondence its `cover`. The tensors stay in the file
+    (memory-mapped). Runs that share `folder` may make it at the same time.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    rows = [people.rows(pairs.identity, index) for index in (pairs.source, pairs.target)]
+    configs = repr([getattr(network, "config", None) for network in (autoencoder, aligner)])      # scaling, radius, …
+    made_of = checksum((people.root / "dataset.json").read_bytes(), *rows, configs.encode(), autoencoder, aligner,
+                       *([b"flipped"] if flipped else []))
+    file = folder / f"latents.{people.split}.{made_of:08x}.pt"
+    stored = _read(file)
+    if stored is None:
+        save_atomically(_align(people, pairs, autoencoder, aligner, device, chunk, flipped), file, shared=True)
+        stored = _read(file)
+    if joints:
+        stored["joints"] = torch.from_numpy(people.joints(pairs.identity, pairs.target)).float()
+    return Latents(stored)
+
+
+def _read(file: Path) -> dict[str, Tensor] | None:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True) if file.is_file() else None
+    except (RuntimeError, OSError, EOFError, ValueError):      # damaged: it is only a cache
+        return None
+
+
+def _align(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Module, device: torch.device,
+           chunk: int, flipped: bool) -> dict[str, Tensor]:
+    autoencoder, aligner = autoencoder.to(device).eval(), aligner.to(device).eval()
+    columns: dict[str, Tensor] = {}
+    for first in tqdm(range(0, len(pairs), chunk), desc=f"{people.split}: aligning", unit="batch", mininterval=1):
+        part = pairs[slice(first, first + chunk)]
+        source = people.pictures(part.identity, part.source).to(device)
+        skeleton = people.skeletons(part.identity, part.target).to(device)
+        if aligner.reads_pose:
+            joints = [torch.from_numpy(people.openpose(part.identity, n)).float() for n in (part.source, part.target)]
+            alignment = aligner(source, skeleton, start=start_from(*joints, source, aligner.config.shrink))
+        else:
+            alignment = aligner(source, skeleton, encode=autoencoder.encode)
+        row = {"target": autoencoder.encode(people.pictures(part.identity, part.target).to(device)),
+               "pose": autoencoder.encode(skeleton), "source": autoencoder.encode(source),
+               "aligned": alignment.features, "visibility": aligner.latent_visibility(alignment, autoencoder.stride)}
+        if alignment.person is not None:
+            seen = alignment.visibility[-1]
+            reference = make_reference(source, skeleton, alignment, alignment.image, seen.sigmoid())
+            row |= {"aligned": autoencoder.encode(on_plate(reference)), "map": alignment.maps[-1],
+                    "logits": torch.cat([seen, alignment.person, alignment.source_person], 1)}
+        if flipped:
+            mirrored = mirrored_joints(people.openpose(part.identity, part.target), people.width)
+            drawn = draw_joints(mirrored, people.height, people.width).float() / 127.5 - 1
+            row["pose_flipped"] = autoencoder.encode(drawn.to(device))
+        if people.has_correspondence and people.has_masks:
+            row["cover"] = cover(people, part, row["target"].shape[-2:])
+        for name, value in row.items():
+            # Whole from the start: small results kept between large intermediate ones would leave the heap in shreds.
+            if name not in columns:
+                columns[name] = torch.empty((len(pairs), *value.shape[1:]), dtype=torch.float16)
+            columns[name][first:first + len(value)] = value
+    return columns
+
+
+def cover(people: People, pairs: Pairs, size: tuple[int, int]) -> Tensor:
+    """(n, 2, h, w): the share of each latent cell that is the target's person, and of those parts the source hides."""
+    visible = people.correspondence(pairs)[1]
+    person = F.adaptive_avg_pool2d(people.masks(pairs.identity, pairs.target), size)
+    return torch.cat([person, F.adaptive_avg_pool2d((visible == 1).float(), size)], 1)
+
+
+def mirrored_joints(joints: np.ndarray, width: int) -> np.ndarray:
+    """OpenPose-18 joints (n, 18, 3) of mirrored pictures of that width: left and right change names, too."""
+    mirrored = joints[:, list(OPENPOSE_FLIP)].copy()
+    mirrored[..., 0] = np.where(mirrored[..., 2] > 0, width - mirrored[..., 0], 0)
+    return mirrored
+
+
+class ColourShuffle:
+    """Permute the colour channels of latents of the linear encoder, and mirror them: z → A z + b, exact within the kept
+    components."""
+
+    def __init__(self, autoencoder: Autoencoder, device: torch.device):
+        if autoencoder.config.kind != "pca":
+            raise InputError(f"reposedm.colour_shuffle: latents of a {autoencoder.config.kind!r} autoencoder cannot be "
+                             "recoloured; set it to 0.")
+        matrices, offsets = [], []
+        for flip, order in itertools.product((False, True), itertools.permutations(range(3))):
+            def permute(patches: Tensor, order: tuple[int, ...] = order, flip: bool = flip) -> Tensor:
+                pixels = rearrange(patches, "... (c p q) -> ... c p q", c=3, p=PATCH)[..., order, :, :]
+                return (pixels.flip(-1) if flip else pixels).flatten(-3)
+
+            basis, scale = autoencoder.basis.cpu(), autoencoder.scale.cpu()
+            matrices.append((basis @ permute(basis).T) * scale / scale[:, None])
+            offsets.append(basis @ (permute(autoencoder.mean.cpu()) - autoencoder.mean.cpu()) / scale)
+        self.matrices, self.offsets = torch.stack(matrices).to(device), torch.stack(offsets).to(device)
+
+    def __call__(self, batch: dict[str, Tensor], choice: Tensor) -> dict[str, Tensor]:
+        """`batch` recoloured, each example by the permutation `choice` (B,), 0 being none, and mirrored as well where
+        it is 6 or more; poses keep their colours."""
+        matrix, offset, flip = self.matrices[choice], self.offsets[choice], (choice >= 6)[:, None, None, None]
+        changed = {name: torch.einsum("bij,bjhw->bihw", matrix, batch[name]) + offset[..., None, None]
+                   for name in ("target", "source", "aligned")}
+        if not flip.any():
+            return {**batch, **changed}
+        for name in ("target", "source", "aligned", "visibility", "cover"):
+            if name in batch:
+                value = changed.get(name, batch[name])
+                changed[name] = torch.where(flip, value.flip(-1), value)
+        changed["pose"] = torch.where(flip, batch["pose_flipped"], batch["pose"])
+        return {**batch, **changed}

@@ -1,0 +1,56 @@
+"""Export the example people that the workflows use: python training/synthetic/examples.py DATA workflows/examples
+
+They are test identities, which no network was trained on, and were picked before any result was seen. For each:
+NAME.png (source), NAME_mask.png (its clothes), NAME_target.png (the true picture in the target pose) and
+NAME_pose.json (the target POSE_KEYPOINT).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+if not __package__:   # run as a script: modules are found from the repository's root
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from reposedm_core.pose import Pose, coco_to_openpose, to_keypoints
+from training.data.people_set import People
+from training.synthetic.materials import LABELS
+
+EXAMPLES = {"blue_dress": (3350, 0, 5), "blue_shirt": (0, 3, 2), "lime_top": (3875, 0, 2),
+            "red_trousers": (650, 0, 2), "striped_shirt": (3375, 0, 3), "teal_trousers": (2125, 3, 0)}
+"""Name: identity (4,000 identities, 6 poses, seed 1, revision 2 of the generator), source and target picture."""
+
+CLOTHES = [LABELS.index(name) for name in ("top", "bottom", "dress")]
+MARGIN = 2
+"""Pixels around the clothes that the mask covers too: their edges are blended with what is behind them."""
+
+
+def export(data: People, folder: Path) -> None:
+    """Write every example's four files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (identity, source, target) in EXAMPLES.items():
+        if identity not in data.identities:
+            raise SystemExit(f"{data.root} has no test identity {identity}: make it with --identities 4000 --seed 1.")
+        for suffix, index in (("", source), ("_target", target)):
+            picture = data.read("pictures", np.array([identity]), np.array([index]))[0]
+            Image.fromarray(picture).save(folder / f"{name}{suffix}.png", optimize=True)
+        worn = data.read("garments", np.array([identity]), np.array([source]))[0]
+        clothes = Image.fromarray(np.isin(worn, CLOTHES).astype(np.uint8) * 255)
+        clothes.filter(ImageFilter.MaxFilter(2 * MARGIN + 1)).save(folder / f"{name}_mask.png", optimize=True)
+        joints = coco_to_openpose(data.joints(np.array([identity]), np.array([target])).clip(max=[1e9, 1e9, 1]))
+        pose = to_keypoints(Pose(joints.round(2), data.height, data.width))
+        (folder / f"{name}_pose.json").write_text(json.dumps(pose) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="folder of the synthetic set")
+    parser.add_argument("out", type=Path, help="folder to write to")
+    options = parser.parse_args()
+    export(People(options.data, "test"), options.out)

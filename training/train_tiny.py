@@ -1,0 +1,92 @@
+"""Every stage for a few steps, on the CPU: python training/train_tiny.py [--out FOLDER]
+
+Generates a few small people and trains on them what `train.py` can train: the full model, B1 and B2, and RePoseSD from
+a Stable Diffusion 2.1 of few channels and random weights. It shows that everything runs, and no more: the pictures of
+the results are noise. Running it again goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import string
+import sys
+import time
+from pathlib import Path
+
+if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+
+from training.synthetic import generate
+from training.train import CONFIGS, main
+
+SET = {"identities": 5, "poses": 3, "seed": 1, "height": 64, "width": 48, "correspondence": True,
+       "cell": 2}
+"""Of the five people one tests, one validates and three train."""
+DIM, WORDS = 32, 12
+"""Channels of the text encoder's states, and words of a caption."""
+
+
+def write_stable_diffusion(root: Path) -> None:
+    """A Stable Diffusion 2.1 as diffusers saves it, of few channels, random everywhere."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    letters = string.ascii_lowercase
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (root / "tokenizer").mkdir(parents=True, exist_ok=True)
+    (root / "tokenizer" / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
+    (root / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    torch.manual_seed(0)
+    networks = {
+        "unet": UNet2DConditionModel(
+            in_channels=4, out_channels=4, block_out_channels=(64, 128), layers_per_block=1, cross_attention_dim=DIM,
+            attention_head_dim=(1, 2), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), use_linear_projection=True),
+        "vae": AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(8, 8, 8, 8), layers_per_block=2, norm_num_groups=8, latent_channels=4),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(
+            vocab_size=len(words), hidden_size=DIM, intermediate_size=64, num_hidden_layers=2, num_attention_heads=1,
+            max_position_embeddings=WORDS, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
+            pad_token_id=len(words) - 1))}
+    for part, network in networks.items():
+        network.save_pretrained(root / part)
+    DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).save_pretrained(root / "scheduler")
+
+
+def runs(out: Path) -> list[list[str]]:
+    """Arguments of `train.py`, run by run."""
+    common = [str(CONFIGS / "tiny.yaml"), f"data={out / 'people'}"]
+    full = [*common, f"out={out / 'full'}"]
+    ablations = [[*common, f"out={out / name}", f"preset=mini-{name}", f"model.name=tiny-{name}", "stages=[reposedm]",
+                  f"parts={out / 'full'}", f"cache={out / 'full'}", f"name=reposedm-tiny-{name}"]
+                 for name in ("b1", "b2")]
+    reposesd = [str(CONFIGS / "reposesd.yaml"), f"data={out / 'people'}", f"out={out / 'reposesd'}", "device=cpu",
+                f"reposesd.start={out / 'stable-diffusion'}", "model.field.training=0", "reposesd.steps=4",
+                "reposesd.batch=2", "reposesd.accumulate=1", "reposesd.workers=0", "reposesd.bf16=false"]
+    return [full, *ablations, reposesd]
+
+
+def train_tiny(out: Path, *more: str) -> int:
+    """All of it in `out`; `more` are settings of every run. The exit code of the first run that fails, or 0."""
+    begun = time.monotonic()
+    generate.generate(out / "people", workers=1, **SET)
+    if not (out / "stable-diffusion" / "scheduler").is_dir():
+        write_stable_diffusion(out / "stable-diffusion")
+    for arguments in runs(out):
+        code = main([*arguments, *more])
+        if code:
+            return code
+    print(f"Every stage ran, in {time.monotonic() - begun:.0f} s.")
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="folder (default: runs/tiny)")
+    parser.add_argument("settings", nargs="*", help="key=value for every run, e.g. tracker=none")
+    options = parser.parse_args()
+    raise SystemExit(train_tiny(options.out, *options.settings))
