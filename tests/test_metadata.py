@@ -1,4 +1,4 @@
-"""What the repository promises about itself: dependencies, licence, import direction, layout, style."""
+"""What the repository promises about itself: dependencies, licence, packaging, style."""
 
 from __future__ import annotations
 
@@ -22,22 +22,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 def sources(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
-
-
-def imports(path: Path) -> list[tuple[int, str, ast.stmt]]:
-    """(level, module, statement) of every import in a file; level 0 is absolute."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found += [(0, alias.name, node) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            found.append((node.level, node.module or "", node))
-    return found
-
-
-def roots(path: Path) -> set[str]:
-    """The top-level names that a file imports absolutely."""
-    return {module.partition(".")[0] for level, module, _ in imports(path) if level == 0}
 
 
 def lines(path: Path) -> list[str]:
@@ -78,38 +62,6 @@ def test_registry_metadata():
 
 def test_only_core_is_packaged():
     assert distribution(PROJECT["project"]["name"]).read_text("top_level.txt").split() == ["reposedm_core"]
-
-
-@pytest.mark.parametrize("path", sources("reposedm_core"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_core_imports_neither_comfy_nor_its_users(path):
-    forbidden = {
-        "comfy",
-        "comfy_api",
-        "comfy_extras",
-        "folder_paths",
-        "server",
-        "nodes",
-        "training",
-        "workflows",
-    }
-    assert not roots(path) & (forbidden | {"reposedm_core"}), "core imports itself relatively, and no user of it"
-    depth = len(path.relative_to(ROOT / "reposedm_core").parts)
-    assert all(level <= depth for level, _, _ in imports(path)), "a relative import leaves the package"
-
-
-@pytest.mark.parametrize("path", sources("nodes"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_nodes_import_core_relatively_and_never_training(path):
-    assert not roots(path) & {"reposedm_core", "training", "tests", "workflows"}
-    depth = len(path.relative_to(ROOT).parts)
-    for level, module, _ in imports(path):
-        assert level <= depth
-        if level == depth:
-            assert module.partition(".")[0] == "reposedm_core", f"nodes use core only, not {module}"
-
-
-@pytest.mark.parametrize("path", sources("training"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_training_imports_core_and_never_nodes(path):
-    assert not roots(path) & {"comfy", "comfy_api", "folder_paths", "nodes", "tests", "workflows"}
 
 
 @pytest.mark.parametrize("folder", ["nodes", "reposedm_core", "workflows", "tests"])
