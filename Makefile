@@ -21,8 +21,9 @@ test: host  ## the whole test suite; ARGS= goes to pytest
 	@.ci/system-packages.sh video chromium
 	@$(PY) -m pytest $(ARGS)
 
-lint: host  ## ruff alone
+lint: host  ## ruff alone: its rules and its format
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
 
 bench: host  ## the costs as ratios, against their budgets; ARGS= goes to benchmarks/bench.py (--full, --readme)
 	@$(PY) benchmarks/bench.py $(ARGS)

@@ -93,8 +93,14 @@ def add(picture: Image.Image, layer: Image.Image, opacity: float = 1.0, glow: fl
     picture.paste(layer, (0, 0), layer)
 
 
-def scene(size: tuple[int, int], body: float, source: tuple[float, float], target: tuple[float, float],
-          pitch: float, width: float) -> Image.Image:
+def scene(
+    size: tuple[int, int],
+    body: float,
+    source: tuple[float, float],
+    target: tuple[float, float],
+    pitch: float,
+    width: float,
+) -> Image.Image:
     """Both poses and the map between them.
 
     Args:

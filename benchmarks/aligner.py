@@ -32,8 +32,15 @@ def cost(bench: Bench, name: str, pipeline: RePoseDMPipeline, counts: list[int])
         timings = bench.compare(f"aligner, {what}", sides)
     value, spread = timings.ratio(f"N = {total}", "step")
     warm = {side: timings.milliseconds()[side] for side in (f"N = {total}", "step")}
-    yield Row(ALIGNER, f"{what}: N = {total} iterations / one denoiser step", value, budget=("≤", 1.0), spread=spread,
-              milliseconds=warm, note=f"a step is one U-Net pass of 2 (w_c = {pipeline.config.guidance_scale:g})")
+    yield Row(
+        ALIGNER,
+        f"{what}: N = {total} iterations / one denoiser step",
+        value,
+        budget=("≤", 1.0),
+        spread=spread,
+        milliseconds=warm,
+        note=f"a step is one U-Net pass of 2 (w_c = {pipeline.config.guidance_scale:g})",
+    )
     for n in counts[1:]:
         value, spread = timings.ratio(f"N = {n}", "N = 1")
         yield Row(GROWTH, f"{what}: aligner, N = {n} / N = 1", value, spread=spread)
@@ -47,5 +54,11 @@ def calls(bench: Bench, pipeline: RePoseDMPipeline) -> Row:
     with counted([pipeline.aligner]) as seen:
         result = pipeline(SOURCE, POSE, callback=lambda *_: inside.append(len(seen)))
     late = len(seen) - inside[0]
-    return Row(ALIGNER, f"calls of the aligner a picture, {len(inside)} steps", float(len(seen)) / len(result.image),
-               unit="calls", budget=("≤", 1.0), note=f"{late} after the first step")
+    return Row(
+        ALIGNER,
+        f"calls of the aligner a picture, {len(inside)} steps",
+        float(len(seen)) / len(result.image),
+        unit="calls",
+        budget=("≤", 1.0),
+        note=f"{late} after the first step",
+    )

@@ -32,8 +32,16 @@ from tqdm import tqdm
 
 Section = Callable[[Bench], Iterator[Row]]
 
-SECTIONS: list[Section] = [operators.rows, aligner.rows, context.rows, guided.rows, denoising.rows, commands.rows,
-                           stages.rows, growth.rows]
+SECTIONS: list[Section] = [
+    operators.rows,
+    aligner.rows,
+    context.rows,
+    guided.rows,
+    denoising.rows,
+    commands.rows,
+    stages.rows,
+    growth.rows,
+]
 """What is measured, in this order; a new group of rows is one more function here."""
 
 
@@ -53,15 +61,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, help="of torch on the CPU (default: its own choice)")
-    parser.add_argument("--busy", action="store_true",
-                        help="the machine has other work: one thread, processor time instead of wall-clock time")
+    parser.add_argument(
+        "--busy",
+        action="store_true",
+        help="the machine has other work: one thread, processor time instead of wall-clock time",
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, few repeats: shows that it works, no more")
     parser.add_argument("--full", action="store_true", help="also make demo, make test, every N")
     parser.add_argument("--strict", action="store_true", help="exit code 1 where a budget is missed")
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "bench.json", help="JSON file to write")
     parser.add_argument("--markdown", action="store_true", help="print the README's table instead")
-    parser.add_argument("--readme", type=Path, nargs="?", const=ROOT / "README.md",
-                        help=f"also rewrite the table between {table.BEGIN} and {table.END} of this file")
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        nargs="?",
+        const=ROOT / "README.md",
+        help=f"also rewrite the table between {table.BEGIN} and {table.END} of this file",
+    )
     return parser.parse_args(argv)
 
 
@@ -79,9 +95,14 @@ def main(argv: list[str] | None = None, sections: list[Section] | None = None) -
     clock = time.process_time if arguments.busy else time.perf_counter
     effort = Effort(seconds=0.2, rounds=3, least=1, clock=clock) if arguments.quick else Effort(clock=clock)
     bench = Bench(device, arguments.quick, arguments.full, effort)
-    report = {"version": 1, "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-              "machine": machine(device), "clock": "processor" if arguments.busy else "wall", "quick": arguments.quick,
-              "full": arguments.full}
+    report = {
+        "version": 1,
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "machine": machine(device),
+        "clock": "processor" if arguments.busy else "wall",
+        "quick": arguments.quick,
+        "full": arguments.full,
+    }
     rows = measure(bench, SECTIONS if sections is None else sections)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     data = json.dumps(table.as_json(rows, report), indent=1, ensure_ascii=False, allow_nan=False)

@@ -22,8 +22,14 @@ def rows(bench: Bench) -> Iterator[Row]:
     """Both commands, after an installation that is not timed."""
     if not bench.full:
         for design, budget in ((DEMO, DEMO_BUDGET), (TEST, TEST_BUDGET)):
-            yield Row(design, f"{design.split(' after')[0]}", None, unit="s", budget=("≤", budget),
-                      note="not measured (--full)")
+            yield Row(
+                design,
+                f"{design.split(' after')[0]}",
+                None,
+                unit="s",
+                budget=("≤", budget),
+                note="not measured (--full)",
+            )
         return
     bench.say("make host")
     installed, _ = timed(["make", "-s", "host"])
@@ -52,8 +58,9 @@ def timed(command: list[str], out: Path | None = None) -> tuple[int, float]:
     if out is not None:
         environment["OUT"] = str(out)
     begun = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=2, stdin=subprocess.DEVNULL,
-                               start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=2, stdin=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         process.wait(LIMIT)
     except subprocess.TimeoutExpired:

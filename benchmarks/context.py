@@ -12,8 +12,9 @@ from timing import counted
 def rows(bench: Bench) -> Iterator[Row]:
     """Contexts that the average projection is given in a run, over those there are: one, and the null one with w_c."""
     pipeline = shipped(bench.device)
-    projections = [module for name, module in pipeline.denoiser.named_modules()
-                   if name.endswith(("attn2.to_k", "attn2.to_v"))]
+    projections = [
+        module for name, module in pipeline.denoiser.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))
+    ]
     for steps in (pipeline.config.steps, 4 * pipeline.config.steps):
         bench.say(f"projections of the context, {steps} steps")
         with counted(projections) as batches:
@@ -21,5 +22,11 @@ def rows(bench: Bench) -> Iterator[Row]:
         distinct = 1 if pipeline.config.guidance_scale == 1 else 2
         value = sum(batches) / (len(projections) * distinct)
         # None seen is no proof of thrift: somebody went past the layers.
-        yield Row(CONTEXT, f"times a context is projected, {steps} steps", value or float("nan"), unit="calls",
-                  budget=("≤", 1.0), note=f"{len(projections)} projections, {distinct} contexts")
+        yield Row(
+            CONTEXT,
+            f"times a context is projected, {steps} steps",
+            value or float("nan"),
+            unit="calls",
+            budget=("≤", 1.0),
+            note=f"{len(projections)} projections, {distinct} contexts",
+        )

@@ -20,14 +20,24 @@ def pixel_unet(device: torch.device, channels: tuple[int, ...] = CHANNELS) -> nn
     """
     from diffusers import UNet2DModel
 
-    last = len(channels) - 2      # 256 / 2⁴ = 16 cells
+    last = len(channels) - 2  # 256 / 2⁴ = 16 cells
     attends = [i == last for i in range(len(channels))]
     torch.manual_seed(0)
-    return UNet2DModel(
-        sample_size=256, in_channels=6, out_channels=6, block_out_channels=channels, layers_per_block=2,
-        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
-        attention_head_dim=64).eval().requires_grad_(False).to(device)
+    return (
+        UNet2DModel(
+            sample_size=256,
+            in_channels=6,
+            out_channels=6,
+            block_out_channels=channels,
+            layers_per_block=2,
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+            attention_head_dim=64,
+        )
+        .eval()
+        .requires_grad_(False)
+        .to(device)
+    )
 
 
 @torch.no_grad()
@@ -51,11 +61,21 @@ def rows(bench: Bench) -> Iterator[Row]:
     value, spread = timings.ratio("ours", "pixels")
     sizes = [sum(p.numel() for p in network.parameters()) / 1e6 for network in (unet, pipeline.denoiser)]
     work = [work_of(function) for function in (theirs, ours)]
-    yield Row(PASS, f"{PAPER} {height}×{width} / pixel-space U-Net {side}×{side}", value, budget=("≤", 0.1),
-              spread=spread, milliseconds=timings.milliseconds(),
-              note=f"{sizes[0]:.0f} M parameters in pixels, {sizes[1]:.0f} M here")
-    yield Row(PASS, "the same, floating-point operations", work[1] / work[0],
-              note=f"{work[0] / 1e9:.0f} and {work[1] / 1e9:.0f} GFLOP")
+    yield Row(
+        PASS,
+        f"{PAPER} {height}×{width} / pixel-space U-Net {side}×{side}",
+        value,
+        budget=("≤", 0.1),
+        spread=spread,
+        milliseconds=timings.milliseconds(),
+        note=f"{sizes[0]:.0f} M parameters in pixels, {sizes[1]:.0f} M here",
+    )
+    yield Row(
+        PASS,
+        "the same, floating-point operations",
+        work[1] / work[0],
+        note=f"{work[0] / 1e9:.0f} and {work[1] / 1e9:.0f} GFLOP",
+    )
 
 
 def work_of(function) -> int:

@@ -18,15 +18,23 @@ def rows(bench: Bench) -> Iterator[Row]:
     sizes = SIZES[:2] if bench.quick else SIZES
     names = [f"{h}×{w}" for h, w in sizes]
     for part in ("aligner", "denoiser pass", "decoding", "field's gradient"):
-        timings = bench.compare(f"{part} at {len(sizes)} sizes",
-                                {name: run_of(part, pipeline, *size) for name, size in zip(names, sizes, strict=True)})
+        timings = bench.compare(
+            f"{part} at {len(sizes)} sizes",
+            {name: run_of(part, pipeline, *size) for name, size in zip(names, sizes, strict=True)},
+        )
         for name in names[1:]:
             value, spread = timings.ratio(name, names[0])
-            yield Row(GROWTH, f"mini: {part}, {name} / {names[0]}", value, spread=spread,
-                      milliseconds={side: timings.milliseconds()[side] for side in (name, names[0])})
+            yield Row(
+                GROWTH,
+                f"mini: {part}, {name} / {names[0]}",
+                value,
+                spread=spread,
+                milliseconds={side: timings.milliseconds()[side] for side in (name, names[0])},
+            )
         pixels = math.prod(sizes[-1]) / math.prod(sizes[0])
-        yield Row(GROWTH, f"mini: {part}, exponent of the number of pixels", math.log(value) / math.log(pixels),
-                  unit="")
+        yield Row(
+            GROWTH, f"mini: {part}, exponent of the number of pixels", math.log(value) / math.log(pixels), unit=""
+        )
 
 
 def run_of(part: str, pipeline, height: int, width: int):
@@ -39,8 +47,7 @@ def run_of(part: str, pipeline, height: int, width: int):
         # Opening the step's cache for four sizes at once would mix them: the bare pass is timed.
         t, sigma = torch.full((1,), 500, device=pipeline.device), torch.ones(1, 1, 1, 1, device=pipeline.device)
         z, c = torch.randn_like(condition.pose), condition
-        return torch.no_grad()(
-            lambda: pipeline.denoiser(z, t, c.pose, c.tokens, c.aligned, c.visibility, sigma))
+        return torch.no_grad()(lambda: pipeline.denoiser(z, t, c.pose, c.tokens, c.aligned, c.visibility, sigma))
     latent = torch.randn_like(condition.pose)
     if part == "decoding":
         return torch.no_grad()(lambda: pipeline.decode(latent))

@@ -30,9 +30,15 @@ def step_row(bench: Bench, name: str, pipeline: RePoseDMPipeline) -> Row:
     with sampling_step(pipeline, random_condition(pipeline, *size)) as step, field.field.sampling():
         timings = bench.compare(f"guided step, {what}", {"guided": lambda: step(field), "unguided": step})
     value, spread = timings.ratio("guided", "unguided")
-    return Row(GUIDANCE, f"{what}: guided step / unguided step, own decoder", value, budget=("≤", 1.5), spread=spread,
-               milliseconds=timings.milliseconds(),
-               note=f"w_c = {pipeline.config.guidance_scale:g}, space {field.field.space}")
+    return Row(
+        GUIDANCE,
+        f"{what}: guided step / unguided step, own decoder",
+        value,
+        budget=("≤", 1.5),
+        spread=spread,
+        milliseconds=timings.milliseconds(),
+        note=f"w_c = {pipeline.config.guidance_scale:g}, space {field.field.space}",
+    )
 
 
 def run_row(bench: Bench, name: str, pipeline: RePoseDMPipeline) -> Row:
@@ -48,8 +54,15 @@ def run_row(bench: Bench, name: str, pipeline: RePoseDMPipeline) -> Row:
 
     timings = bench.compare(f"guided run, {what}", {"guided": lambda: run(field), "unguided": lambda: run(None)})
     value, spread = timings.ratio("guided", "unguided")
-    return Row(GUIDANCE, f"{what}: run of {steps} steps, default schedule of guided steps", value, budget=("≤", 1.25),
-               spread=spread, milliseconds=timings.milliseconds(), note=schedule(field.start, field.end))
+    return Row(
+        GUIDANCE,
+        f"{what}: run of {steps} steps, default schedule of guided steps",
+        value,
+        budget=("≤", 1.25),
+        spread=spread,
+        milliseconds=timings.milliseconds(),
+        note=schedule(field.start, field.end),
+    )
 
 
 def scheduled(name: str, pipeline: RePoseDMPipeline, step: Row) -> Row:
@@ -58,9 +71,13 @@ def scheduled(name: str, pipeline: RePoseDMPipeline, step: Row) -> Row:
     total = pipeline.schedule.timesteps
     levels = timestep_of(pipeline.schedule, simple_sigmas(pipeline.schedule, steps)[:-1])
     share = sum(in_window((total - 1 - int(t)) / total, field.start, field.end, total) for t in levels) / steps
-    return Row(GUIDANCE, f"{name}: run of {steps} steps, default schedule of guided steps",
-               1 + share * (step.value - 1), budget=("≤", 1.25),
-               note=f"{schedule(field.start, field.end)}; the step's ratio on {share:.0%} of the steps")
+    return Row(
+        GUIDANCE,
+        f"{name}: run of {steps} steps, default schedule of guided steps",
+        1 + share * (step.value - 1),
+        budget=("≤", 1.25),
+        note=f"{schedule(field.start, field.end)}; the step's ratio on {share:.0%} of the steps",
+    )
 
 
 def schedule(start: float, end: float) -> str:

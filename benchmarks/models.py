@@ -73,10 +73,17 @@ def paper(device: torch.device, small: bool) -> RePoseDMPipeline:
     config = PRESETS[PAPER]
     if small:
         vae = replace(config.autoencoder, widths=(32, 32, 64, 64))
-        config = replace(config, height=64, width=48, autoencoder=vae, estimator=EstimatorConfig(),
-                         aligner=replace(config.aligner, height=64, width=48),
-                         denoiser=replace(config.denoiser, block_channels=(64, 128), attention=(True, True), layers=1,
-                                          height=8, width=6))
+        config = replace(
+            config,
+            height=64,
+            width=48,
+            autoencoder=vae,
+            estimator=EstimatorConfig(),
+            aligner=replace(config.aligner, height=64, width=48),
+            denoiser=replace(
+                config.denoiser, block_channels=(64, 128), attention=(True, True), layers=1, height=8, width=6
+            ),
+        )
     return random_pipeline(config, device)
 
 
@@ -108,8 +115,12 @@ def guidance(pipeline: RePoseDMPipeline, height: int, width: int) -> FieldGuidan
     """The preset's own guidance: space, strength, schedule and limit, the strength 1 where the preset has it off."""
     native, settings = pipeline.config.network_size, pipeline.config.field
     target = pose_target(pipeline.field, [one_pose(POSE)], (height, width), native).map(lambda t: t.to(pipeline.device))
-    return FieldGuidance.configured(replace(settings, strength=settings.strength or 1.0), pipeline.field, target,
-                                    lambda z: fit_image(pipeline.decode(z), *native))
+    return FieldGuidance.configured(
+        replace(settings, strength=settings.strength or 1.0),
+        pipeline.field,
+        target,
+        lambda z: fit_image(pipeline.decode(z), *native),
+    )
 
 
 @dataclass

@@ -27,7 +27,7 @@ def correlation_loop(target: Tensor, source: Tensor, radius: int) -> Tensor:
     """Eq. 6 as it reads: for every offset, the source moved by it times the target, summed over the channels."""
     _, c, h, w = target.shape
     padded, side = F.pad(source, (radius,) * 4), 2 * radius + 1
-    planes = [(target * padded[:, :, dy:dy + h, dx:dx + w]).sum(1) for dy in range(side) for dx in range(side)]
+    planes = [(target * padded[:, :, dy : dy + h, dx : dx + w]).sum(1) for dy in range(side) for dx in range(side)]
     return F.relu(torch.stack(planes, 1) * c**-0.5)
 
 
@@ -39,8 +39,9 @@ def attention_loop(query: Tensor, key: Tensor, value: Tensor, size: tuple[int, i
     inside = F.pad(torch.ones(h, w, dtype=torch.bool, device=query.device), (reach,) * 4)
     offsets = [(slice(dy, dy + h), slice(dx, dx + w)) for dy in range(kernel) for dx in range(kernel)]
     grid = query.unflatten(2, size)
-    logits = [(grid * grids[0][:, :, y, x]).sum(-1).mul(d**-0.5).masked_fill(~inside[y, x], float("-inf"))
-              for y, x in offsets]
+    logits = [
+        (grid * grids[0][:, :, y, x]).sum(-1).mul(d**-0.5).masked_fill(~inside[y, x], float("-inf")) for y, x in offsets
+    ]
     weights = torch.stack(logits, -1).softmax(-1)
     out = torch.zeros_like(grid)
     for i, (y, x) in enumerate(offsets):
@@ -74,8 +75,14 @@ def rows(bench: Bench) -> Iterator[Row]:
             check(what, ours(), loop())
             timings = bench.compare(what, {"loop": loop, "ours": ours})
             value, spread = timings.ratio("loop", "ours")
-            yield Row(OPERATORS, f"{what}: faster than the loop", value, budget=("≥", 5.0), spread=spread,
-                      milliseconds=timings.milliseconds())
+            yield Row(
+                OPERATORS,
+                f"{what}: faster than the loop",
+                value,
+                budget=("≥", 5.0),
+                spread=spread,
+                milliseconds=timings.milliseconds(),
+            )
 
 
 def check(what: str, ours: Tensor, loop: Tensor) -> None:
@@ -90,8 +97,17 @@ def memory(bench: Bench, name: str, make: Callable, h: int, w: int, k: int) -> I
     bench.say(f"memory of {what}")
     small, large = (peak_bytes(make(bench, s * h, s * w, k)[0], bench.device) for s in (1, 2))
     windows = 4 * h * w * k * k * DIM * 4
-    yield Row(OPERATORS, f"{what}: peak memory, {2 * h}×{2 * w} / {h}×{w} cells", large / small,
-              budget=("≤", QUADRUPLED), note=f"O(h·w) is 4 ×, O((h·w)²) 16 ×; {small / 2**20:.2f} MiB and "
-              f"{large / 2**20:.2f} MiB")
-    yield Row(OPERATORS, f"{what}: peak memory / gathered windows, {2 * h}×{2 * w} cells", large / windows,
-              budget=("≤", 1.0), note="h·w·k²·D values would be 1 ×")
+    yield Row(
+        OPERATORS,
+        f"{what}: peak memory, {2 * h}×{2 * w} / {h}×{w} cells",
+        large / small,
+        budget=("≤", QUADRUPLED),
+        note=f"O(h·w) is 4 ×, O((h·w)²) 16 ×; {small / 2**20:.2f} MiB and {large / 2**20:.2f} MiB",
+    )
+    yield Row(
+        OPERATORS,
+        f"{what}: peak memory / gathered windows, {2 * h}×{2 * w} cells",
+        large / windows,
+        budget=("≤", 1.0),
+        note="h·w·k²·D values would be 1 ×",
+    )

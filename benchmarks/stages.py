@@ -25,22 +25,56 @@ def rows(bench: Bench) -> Iterator[Row]:
         people, out = Path(folder, "people"), Path(folder, "run")
         bench.say("people to train on")
         size = ["--height", "64", "--width", "48"] if bench.quick else ["--height", "128", "--width", "96"]
-        run("training/generate.py", "--out", str(people), "--workers", "1", "--correspondence", "--cell", "2",
-            *size, *(f"--{name}={value}" for name, value in SET.items()))
+        run(
+            "training/generate.py",
+            "--out",
+            str(people),
+            "--workers",
+            "1",
+            "--correspondence",
+            "--cell",
+            "2",
+            *size,
+            *(f"--{name}={value}" for name, value in SET.items()),
+        )
         bench.say("training")
         config = ROOT / "training" / "configs" / ("tiny.yaml" if bench.quick else "mini.yaml")
-        settings = [f"{stage}.{name}={value}" for stage, steps in STEPS.items() for name, value in {
-            "steps": 2 * (QUICK if bench.quick else steps), "log_every": QUICK if bench.quick else steps, "warmup": 0,
-            "validate_every": 0, "save_every": 1_000_000}.items()]
-        run("training/train.py", str(config), f"data={people}", f"out={out}", "tracker=none", "aligner.first_steps=0",
-            "reposedm.pairs=32", f"threads={torch.get_num_threads()}",
-            f"device={'cpu' if bench.device.type == 'cpu' else 'auto'}", *settings)
+        settings = [
+            f"{stage}.{name}={value}"
+            for stage, steps in STEPS.items()
+            for name, value in {
+                "steps": 2 * (QUICK if bench.quick else steps),
+                "log_every": QUICK if bench.quick else steps,
+                "warmup": 0,
+                "validate_every": 0,
+                "save_every": 1_000_000,
+            }.items()
+        ]
+        run(
+            "training/train.py",
+            str(config),
+            f"data={people}",
+            f"out={out}",
+            "tracker=none",
+            "aligner.first_steps=0",
+            "reposedm.pairs=32",
+            f"threads={torch.get_num_threads()}",
+            f"device={'cpu' if bench.device.type == 'cpu' else 'auto'}",
+            *settings,
+        )
         for stage in STEPS:
             entry = json.loads((out / f"{stage}.json").read_text())["history"][-1]
-            yield Row(TRAINING, f"{stage}: share of its time spent waiting for data", entry["waiting"], unit="",
-                      budget=("≤", 0.1), note="wall-clock time")
-            yield Row(TRAINING, f"{stage}: pictures a second", entry["pictures_per_second"], unit="/s",
-                      note="wall-clock time")
+            yield Row(
+                TRAINING,
+                f"{stage}: share of its time spent waiting for data",
+                entry["waiting"],
+                unit="",
+                budget=("≤", 0.1),
+                note="wall-clock time",
+            )
+            yield Row(
+                TRAINING, f"{stage}: pictures a second", entry["pictures_per_second"], unit="/s", note="wall-clock time"
+            )
 
 
 def run(script: str, *arguments: str) -> None:

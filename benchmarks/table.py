@@ -48,7 +48,7 @@ class Row:
 
 
 def evaluate(row: Row) -> str:
-    """"met", "MISSED", "not measured", or "–" for a row without a budget. A value that is not a number misses."""
+    """ "met", "MISSED", "not measured", or "–" for a row without a budget. A value that is not a number misses."""
     if row.value is None:
         return UNMEASURED
     if row.budget is None:
@@ -80,8 +80,14 @@ def cells(row: Row) -> list[str]:
     spread = "" if row.spread is None else f"{number(row.spread[0])} … {number(row.spread[1])}"
     budget = "" if row.budget is None else f"{row.budget[0]} {number(row.budget[1])}"
     sides = ", ".join(f"{side} {number(value)} ms" for side, value in row.milliseconds.items())
-    return [row.what, number(row.value, row.unit), spread, budget, evaluate(row),
-            "; ".join(filter(None, (sides, row.note)))]
+    return [
+        row.what,
+        number(row.value, row.unit),
+        spread,
+        budget,
+        evaluate(row),
+        "; ".join(filter(None, (sides, row.note))),
+    ]
 
 
 HEADINGS = ["what", "measured", "spread", "budget", "verdict", "medians, notes"]
@@ -90,9 +96,15 @@ HEADINGS = ["what", "measured", "spread", "budget", "verdict", "medians, notes"]
 def header(report: dict[str, Any]) -> str:
     """The machine, in one line."""
     m = report["machine"]
-    parts = [m["cpu"], f"{m['cores']} cores, {m['threads']} threads", f"{m['ram_gib']} GiB",
-             f"load {m['load']}", f"torch {m['torch']}",
-             m.get("gpu") or m["device"], report["date"]]
+    parts = [
+        m["cpu"],
+        f"{m['cores']} cores, {m['threads']} threads",
+        f"{m['ram_gib']} GiB",
+        f"load {m['load']}",
+        f"torch {m['torch']}",
+        m.get("gpu") or m["device"],
+        report["date"],
+    ]
     if report["clock"] == "processor":
         parts.append("processor time, not wall-clock time")
     return " · ".join(parts) + (" · QUICK: small sizes and few repeats, no verdict counts" if report["quick"] else "")
@@ -104,8 +116,16 @@ def verdict(rows: list[Row]) -> str:
     judged = sum(evaluate(row) in (MET, MISSED) for row in rows)
     rest = f", {unmeasured} rows not measured" if unmeasured else ""
     line = f"{judged - len(late)} of {judged} budgets met{rest}."
-    return "\n".join([line, *(f"{MISSED}: {row.design}: {row.what}: {number(row.value, row.unit)}, "
-                              f"budget {row.budget[0]} {number(row.budget[1])}" for row in late)])
+    return "\n".join(
+        [
+            line,
+            *(
+                f"{MISSED}: {row.design}: {row.what}: {number(row.value, row.unit)}, "
+                f"budget {row.budget[0]} {number(row.budget[1])}"
+                for row in late
+            ),
+        ]
+    )
 
 
 def as_text(rows: list[Row], report: dict[str, Any]) -> str:
@@ -114,8 +134,10 @@ def as_text(rows: list[Row], report: dict[str, Any]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
 
     def line_of(line: list[str]) -> str:
-        return "  " + "  ".join([line[0].ljust(widths[0]), *(line[i].rjust(widths[i]) for i in (1, 2, 3, 4)),
-                                 line[5]]).rstrip()
+        return (
+            "  "
+            + "  ".join([line[0].ljust(widths[0]), *(line[i].rjust(widths[i]) for i in (1, 2, 3, 4)), line[5]]).rstrip()
+        )
 
     out, design = [header(report), "", line_of(HEADINGS)], None
     for row in rows:
@@ -127,19 +149,26 @@ def as_text(rows: list[Row], report: dict[str, Any]) -> str:
 
 def as_markdown(rows: list[Row], report: dict[str, Any]) -> str:
     """The table for the README, the machine above it; what is missed is in bold."""
-    out = [header(report), "", "| budget of | what | measured | spread | budget | verdict |",
-           "|---|---|---|---|---|---|"]
+    out = [
+        header(report),
+        "",
+        "| budget of | what | measured | spread | budget | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
     design = None
     for row in rows:
         what, value, spread, budget, said, _ = (cell.replace("|", "\\|") for cell in cells(row))
-        out.append(f"| {row.design if row.design != design else ''} | {what} | {value} | {spread} | {budget} | "
-                   f"{f'**{said}**' if said == MISSED else said} |")
+        out.append(
+            f"| {row.design if row.design != design else ''} | {what} | {value} | {spread} | {budget} | "
+            f"{f'**{said}**' if said == MISSED else said} |"
+        )
         design = row.design
     return "\n".join([*out, "", verdict(rows).replace("\n", "\n\n")])
 
 
 def as_json(rows: list[Row], report: dict[str, Any]) -> dict[str, Any]:
     """Header, rows with their verdicts, and the number of budgets missed; plain JSON types, no NaN."""
+
     def plain(row: Row) -> dict[str, Any]:
         data = asdict(row)
         if data["value"] is not None and not math.isfinite(data["value"]):

@@ -105,8 +105,10 @@ def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
         function()
         synchronise(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with _quiet(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU],
-                                          profile_memory=True) as profile:
+    with (
+        _quiet(),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
+    ):
         kept = function()
     del kept
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -145,8 +147,14 @@ def counted(modules: list[nn.Module]) -> Iterator[list[int]]:
 def machine(device: torch.device) -> dict[str, object]:
     """What the numbers were measured on."""
     facts: dict[str, object] = {
-        "cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "ram_gib": _ram(),
-        "load": _load(), "torch": torch.__version__, "python": platform.python_version(), "device": str(device),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "ram_gib": _ram(),
+        "load": _load(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": str(device),
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
@@ -166,12 +174,12 @@ def _load() -> float | None:
     """Processes that ran or waited, on average over the last minute: above `cores` is a busy machine."""
     try:
         return round(os.getloadavg()[0], 1)
-    except (AttributeError, OSError):      # not everywhere
+    except (AttributeError, OSError):  # not everywhere
         return None
 
 
 def _ram() -> float | None:
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, ValueError, OSError):      # not everywhere
+    except (AttributeError, ValueError, OSError):  # not everywhere
         return None

@@ -23,12 +23,31 @@ from .sampler import RePoseDMKSampler
 WEB_DIRECTORY = "./nodes/web"
 """Where the help pages lie, as ComfyUI wants it: from the root of the pack."""
 
-NODES: list[type[io.ComfyNode]] = [checked(node) for node in (
-    RePoseDMLoader, PoseEstimatorLoader, LoadPose, SavePose, EstimatePose, DrawPose, PoseEditor,
-    SelectPerson, RetargetPose, EditPose, InterpolatePoses, PoseAccuracyNode, RecurrentPoseAlignerNode,
-    PoseInteractionFieldGuidance, RePoseDMKSampler, RePoseDMDecode, GarmentTransfer, RePoseSDLoader,
-    RePoseSDConditioning, RePoseDMExample,
-)]
+NODES: list[type[io.ComfyNode]] = [
+    checked(node)
+    for node in (
+        RePoseDMLoader,
+        PoseEstimatorLoader,
+        LoadPose,
+        SavePose,
+        EstimatePose,
+        DrawPose,
+        PoseEditor,
+        SelectPerson,
+        RetargetPose,
+        EditPose,
+        InterpolatePoses,
+        PoseAccuracyNode,
+        RecurrentPoseAlignerNode,
+        PoseInteractionFieldGuidance,
+        RePoseDMKSampler,
+        RePoseDMDecode,
+        GarmentTransfer,
+        RePoseSDLoader,
+        RePoseSDConditioning,
+        RePoseDMExample,
+    )
+]
 
 
 class RePoseDMExtension(ComfyExtension):

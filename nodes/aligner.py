@@ -37,10 +37,16 @@ MOST_SOURCES = 32
 def size_inputs() -> list:
     """The widgets of a result's size."""
     return [
-        io.Int.Input(side, default=0, min=0, max=4096, step=8,
-                     tooltip=f"{side.capitalize()} of the result in pixels, divisible by 8, or by 16 where the model's "
-                             "cells are that large; 0 is what the model was trained at, the only size at which it "
-                             "was measured.")
+        io.Int.Input(
+            side,
+            default=0,
+            min=0,
+            max=4096,
+            step=8,
+            tooltip=f"{side.capitalize()} of the result in pixels, divisible by 8, or by 16 where the model's "
+            "cells are that large; 0 is what the model was trained at, the only size at which it "
+            "was measured.",
+        )
         for side in ("width", "height")
     ]
 
@@ -53,59 +59,98 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
             display_name="Recurrent Pose Aligner",
             category="RePoseDM",
             description="Warps the person of the source picture step by step towards the target pose, and makes of it "
-                        "the conditioning for the sampler. Runs once a picture.",
+            "the conditioning for the sampler. Runs once a picture.",
             search_aliases=["pose transfer", "repose", "warp to pose", "align person", "optical flow"],
             inputs=[
                 AlignerSocket.Input("aligner", tooltip="From RePoseDM Loader."),
                 io.Vae.Input("vae", tooltip="The VAE of the same RePoseDM Loader."),
-                io.Image.Input("source", tooltip="A picture that shows one person, fitted to the size with its borders "
-                                                 "continued; what a batch means is for sources to say."),
-                PoseKeypoint.Input("pose", tooltip="The target pose; its first person counts. One frame serves all "
-                                                   "pictures, several frames with one picture give a result a frame."),
+                io.Image.Input(
+                    "source",
+                    tooltip="A picture that shows one person, fitted to the size with its borders "
+                    "continued; what a batch means is for sources to say.",
+                ),
+                PoseKeypoint.Input(
+                    "pose",
+                    tooltip="The target pose; its first person counts. One frame serves all "
+                    "pictures, several frames with one picture give a result a frame.",
+                ),
                 *size_inputs(),
-                io.Combo.Input("sources", options=[EACH, TOGETHER], default=EACH, optional=True,
-                               tooltip="What a batch of source pictures is: people of their own, a result each, or "
-                                       "several pictures of one person, whose seen parts are put together in every "
-                                       "result."),
-                PoseKeypoint.Input("source_pose", optional=True,
-                                   tooltip="Pose of the person in the source, in the source's own pixels, for models "
-                                           "whose aligner reads it (mini-256): a frame per picture, or one for all. "
-                                           "Without it the estimator finds it."),
-                EstimatorSocket.Input("pose_estimator", optional=True,
-                                      tooltip="Finds the source's pose where none is connected, in place of the "
-                                              "checkpoint's own estimator."),
+                io.Combo.Input(
+                    "sources",
+                    options=[EACH, TOGETHER],
+                    default=EACH,
+                    optional=True,
+                    tooltip="What a batch of source pictures is: people of their own, a result each, or "
+                    "several pictures of one person, whose seen parts are put together in every "
+                    "result.",
+                ),
+                PoseKeypoint.Input(
+                    "source_pose",
+                    optional=True,
+                    tooltip="Pose of the person in the source, in the source's own pixels, for models "
+                    "whose aligner reads it (mini-256): a frame per picture, or one for all. "
+                    "Without it the estimator finds it.",
+                ),
+                EstimatorSocket.Input(
+                    "pose_estimator",
+                    optional=True,
+                    tooltip="Finds the source's pose where none is connected, in place of the "
+                    "checkpoint's own estimator.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output("positive", tooltip="Pose and aligned person."),
                 io.Conditioning.Output("negative", tooltip="Neither: the null condition of classifier-free guidance."),
                 io.Latent.Output("latent", tooltip="Empty, of the right size."),
-                io.Image.Output("aligned", tooltip="The source as the aligner warped it, in front of the source's own "
-                                                   "background where the model finds the person; what it could not "
-                                                   "see is left for the sampler to invent."),
+                io.Image.Output(
+                    "aligned",
+                    tooltip="The source as the aligner warped it, in front of the source's own "
+                    "background where the model finds the person; what it could not "
+                    "see is left for the sampler to invent.",
+                ),
                 io.Mask.Output("visibility", tooltip="White where the source shows what the result will need."),
-                io.Image.Output("flow", tooltip="Where each pixel was fetched from: the hue is the direction (red from "
-                                                "the right, cyan from the left), the strength the distance, white is "
-                                                "from the same place. A picture for every source and pose."),
-                io.Mask.Output("person", tooltip="White where the person is in the target pose; black with a model "
-                                                 "whose aligner does not find the person."),
+                io.Image.Output(
+                    "flow",
+                    tooltip="Where each pixel was fetched from: the hue is the direction (red from "
+                    "the right, cyan from the left), the strength the distance, white is "
+                    "from the same place. A picture for every source and pose.",
+                ),
+                io.Mask.Output(
+                    "person",
+                    tooltip="White where the person is in the target pose; black with a model "
+                    "whose aligner does not find the person.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, aligner: LoadedAligner, vae: Any, source: Tensor, pose: Any, width: int, height: int,
-                sources: str = EACH, source_pose: Any = None,
-                pose_estimator: LoadedEstimator | None = None) -> io.NodeOutput:
+    def execute(
+        cls,
+        aligner: LoadedAligner,
+        vae: Any,
+        source: Tensor,
+        pose: Any,
+        width: int,
+        height: int,
+        sources: str = EACH,
+        source_pose: Any = None,
+        pose_estimator: LoadedEstimator | None = None,
+    ) -> io.NodeOutput:
         check_vae(vae, aligner)
         height, width = height or aligner.config.height, width or aligner.config.width
         check_size(height, width, vae.downscale_ratio)
         poses = target_poses(pose)
         together = len(source) if sources == TOGETHER else 1
         if together == 1 and len(source) != len(poses) and min(len(source), len(poses)) != 1:
-            raise InputError(f"pose: it has {len(poses)} frames and source {len(source)} pictures; give one pose for "
-                             "all, one picture for all, or as many of both.")
+            raise InputError(
+                f"pose: it has {len(poses)} frames and source {len(source)} pictures; give one pose for "
+                "all, one picture for all, or as many of both."
+            )
         if together > MOST_SOURCES:
-            raise InputError(f"source: {together} pictures of one person; choose {MOST_SOURCES} of them or fewer, "
-                             "those that show different sides.")
+            raise InputError(
+                f"source: {together} pictures of one person; choose {MOST_SOURCES} of them or fewer, "
+                "those that show different sides."
+            )
         reads = aligner.patcher.model.aligner.reads_pose
         own = poses_of(source_pose, source, "source_pose") if reads else None
         image = fitted(source, "source", height, width)
@@ -121,8 +166,13 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
             person = to_mask(unpack(found.reference)[0].person[:, 0])
         seen = comfy.utils.common_upscale(found.visibility, width, height, "bilinear", "disabled")
         return io.NodeOutput(
-            *conditionings(aligner, found.condition), latent, to_comfy(found.image), to_mask(seen[:, 0]),
-            to_mask(flow_colours(found.sampling, height, width)).movedim(1, -1), person)
+            *conditionings(aligner, found.condition),
+            latent,
+            to_comfy(found.image),
+            to_mask(seen[:, 0]),
+            to_mask(flow_colours(found.sampling, height, width)).movedim(1, -1),
+            person,
+        )
 
 
 @dataclass
@@ -153,8 +203,10 @@ def poses_of(data: Any, image: Tensor, name: str) -> list[Pose] | None:
     height, width = pictures[0].shape[1:3]
     poses = [pose.resized(height, width) for pose in read_poses(data, name, allow_nobody=True, picture=(height, width))]
     if len(poses) not in (1, len(pictures)):
-        raise InputError(f"{name}: it has {len(poses)} frames and there are {len(pictures)} pictures; give one frame "
-                         "for all, or a frame per picture.")
+        raise InputError(
+            f"{name}: it has {len(poses)} frames and there are {len(pictures)} pictures; give one frame "
+            "for all, or a frame per picture."
+        )
     return poses
 
 
@@ -193,8 +245,15 @@ def memory(config: AlignerConfig, height: int, width: int) -> float:
     return height * width * BYTES_A_PIXEL + 4 * cells**2 * (len(config.kernels) + 4)
 
 
-def align(aligner: LoadedAligner, vae: RePoseDMVAE, image: Tensor, skeleton: Tensor, sources: int = 1,
-          joints: tuple[Tensor, Tensor] | None = None, background: Tensor | None = None) -> Found:
+def align(
+    aligner: LoadedAligner,
+    vae: RePoseDMVAE,
+    image: Tensor,
+    skeleton: Tensor,
+    sources: int = 1,
+    joints: tuple[Tensor, Tensor] | None = None,
+    background: Tensor | None = None,
+) -> Found:
     """Align pictures to poses, a few at a time.
 
     Args:
@@ -216,7 +275,7 @@ def align(aligner: LoadedAligner, vae: RePoseDMVAE, image: Tensor, skeleton: Ten
     def part(values: Tensor, start: int) -> Tensor:
         """Those of results `start` and after, on the device."""
         count = min(step, batch - start)
-        chosen = values.expand(count, *values.shape[1:]) if len(values) == 1 else values[start:start + count]
+        chosen = values.expand(count, *values.shape[1:]) if len(values) == 1 else values[start : start + count]
         return chosen.to(device)
 
     def of_sources(values: Tensor, start: int) -> Tensor:
@@ -236,10 +295,23 @@ def align(aligner: LoadedAligner, vae: RePoseDMVAE, image: Tensor, skeleton: Ten
                 wanted = part(joints[1], start).repeat_interleave(sources, 0)
                 known = start_from(of_sources(joints[0], start), wanted, pictures, networks.aligner.config.shrink)
             behind = None if background is None else background.to(device)
-            condition, alignment, seen = make_condition(networks.aligner, networks.conditioner, encode, pictures, poses,
-                                                        vae.downscale_ratio, sources, known, behind)
-            values = [*(getattr(condition, field.name) for field in fields(Condition)), seen.image, seen.visibility,
-                      alignment.maps[-1]]
+            condition, alignment, seen = make_condition(
+                networks.aligner,
+                networks.conditioner,
+                encode,
+                pictures,
+                poses,
+                vae.downscale_ratio,
+                sources,
+                known,
+                behind,
+            )
+            values = [
+                *(getattr(condition, field.name) for field in fields(Condition)),
+                seen.image,
+                seen.visibility,
+                alignment.maps[-1],
+            ]
             if seen.reference is not None:
                 values.append(pack(seen.reference, pictures[::sources] if behind is None else behind))
             parts.append([value.to(keep) for value in values])

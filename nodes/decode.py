@@ -37,18 +37,24 @@ class RePoseDMDecode(io.ComfyNode):
             display_name="RePoseDM Decode",
             category="RePoseDM",
             description="Makes pictures of sampled latents. Where the model finds the person (mini-256), what the "
-                        "person hides neither before nor after stays the source's own pixels, and its reference "
-                        "decoder copies fine details from the source. With other models it is VAE Decode.",
+            "person hides neither before nor after stays the source's own pixels, and its reference "
+            "decoder copies fine details from the source. With other models it is VAE Decode.",
             search_aliases=["vae decode", "latent to image", "reference decoder", "paste back", "keep background"],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Latent.Input("latent", tooltip="From RePoseDM KSampler, or another sampler that began with the "
-                                                  "latent of Recurrent Pose Aligner, which carries what was seen of "
-                                                  "the source."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="From RePoseDM KSampler, or another sampler that began with the "
+                    "latent of Recurrent Pose Aligner, which carries what was seen of "
+                    "the source.",
+                ),
                 io.Vae.Input("vae", tooltip="The VAE of RePoseDM Loader."),
-                AlignerSocket.Input("aligner", optional=True,
-                                    tooltip="From the same RePoseDM Loader; its file holds the decoder. Without it the "
-                                            "VAE decodes alone."),
+                AlignerSocket.Input(
+                    "aligner",
+                    optional=True,
+                    tooltip="From the same RePoseDM Loader; its file holds the decoder. Without it the "
+                    "VAE decodes alone.",
+                ),
             ],
             outputs=[io.Image.Output("image", tooltip="The person in the new pose; the node says how it was decoded.")],
         )
@@ -86,8 +92,10 @@ def reference_of(latent: dict, aligner: LoadedAligner | None) -> tuple[Tensor | 
     """What was seen of each picture of a LATENT, as `pack` has it; or None, and why the VAE has to decode alone."""
     samples, packed = latent["samples"], latent.get(REFERENCE)
     if packed is None:
-        return None, ("the latent carries no reference; Recurrent Pose Aligner adds one with models whose aligner "
-                      "finds the person")
+        return None, (
+            "the latent carries no reference; Recurrent Pose Aligner adds one with models whose aligner "
+            "finds the person"
+        )
     if aligner is None:
         return None, "no aligner is connected, which holds the decoder that sees the source"
     if samples.is_nested or samples.ndim != 4:
@@ -95,12 +103,16 @@ def reference_of(latent: dict, aligner: LoadedAligner | None) -> tuple[Tensor | 
     stride = aligner.config.autoencoder.stride
     cells = samples.shape[-2] * stride, samples.shape[-1] * stride
     if tuple(packed.shape[-2:]) != cells:
-        return None, (f"the latent is of {cells[1]} × {cells[0]} pixels and the reference of {packed.shape[-1]} × "
-                      f"{packed.shape[-2]}; it was resized or turned")
+        return None, (
+            f"the latent is of {cells[1]} × {cells[0]} pixels and the reference of {packed.shape[-1]} × "
+            f"{packed.shape[-2]}; it was resized or turned"
+        )
     rows = rows_of(len(samples), len(packed), latent.get("batch_index"))
     if rows is None:
-        return None, (f"which of Recurrent Pose Aligner's {len(packed)} pictures these {len(samples)} are cannot be "
-                      "told; decode before latents are joined")
+        return None, (
+            f"which of Recurrent Pose Aligner's {len(packed)} pictures these {len(samples)} are cannot be "
+            "told; decode before latents are joined"
+        )
     return packed[rows], ""
 
 
@@ -115,7 +127,7 @@ def rows_of(count: int, known: int, numbers: list[int] | None) -> list[int] | No
     """
     if numbers is not None:
         different = len(set(numbers))
-        joined = different != count and not (different == 1 and count == known)      # one noise for all is a choice
+        joined = different != count and not (different == 1 and count == known)  # one noise for all is a choice
         if joined or (known > 1 and max(numbers) >= known):
             return None
     return poses_in_turn(known, count, numbers)
@@ -137,9 +149,9 @@ def paint(vae: RePoseDMVAE, aligner: LoadedAligner, samples: Tensor, packed: Ten
     pictures, device = [], patchers[-1].load_device
     for start in range(0, len(samples), AT_ONCE):
         management.throw_exception_if_processing_interrupted()
-        latent = samples[start:start + AT_ONCE].to(vae.device, vae.vae_dtype)
+        latent = samples[start : start + AT_ONCE].to(vae.device, vae.vae_dtype)
         picture = vae.first_stage_model.decode(latent).to(device)
-        reference, source = unpack(packed[start:start + AT_ONCE].to(device))
+        reference, source = unpack(packed[start : start + AT_ONCE].to(device))
         if decoder is not None:
             picture = decoder.model(picture, latent.to(device), reference)
         pictures.append(to_comfy(paste(picture, source, reference)))

@@ -18,23 +18,55 @@ from .host.sockets import PoseKeypoint
 
 WIDGET = "REPOSEDM_POSE_EDITOR"
 MAX_SIDE = 16384
-HELP = ("Drag a joint; with Ctrl, what hangs on it goes along. Drag a limb, or anything with Shift, to move the whole "
-        "person. Alt and the wheel, or + and -, scale. Right-click or Delete hides a joint or brings it back. Arrow "
-        "keys nudge.")
+HELP = (
+    "Drag a joint; with Ctrl, what hangs on it goes along. Drag a limb, or anything with Shift, to move the whole "
+    "person. Alt and the wheel, or + and -, scale. Right-click or Delete hides a joint or brings it back. Arrow "
+    "keys nudge."
+)
 
-STANDING = Pose(np.array([[
-    (48, 20, 1), (48, 32, 1), (38.5, 32.5, 1), (33, 48, 1), (29.5, 62.5, 1), (57.5, 32.5, 1), (63, 48, 1),
-    (66.5, 62.5, 1), (42, 64, 1), (41, 88, 1), (40, 111, 1), (54, 64, 1), (55, 88, 1), (56, 111, 1), (45.5, 17.5, 1),
-    (50.5, 17.5, 1), (42, 19, 1), (54, 19, 1),
-]]), height=128, width=96)
+STANDING = Pose(
+    np.array(
+        [
+            [
+                (48, 20, 1),
+                (48, 32, 1),
+                (38.5, 32.5, 1),
+                (33, 48, 1),
+                (29.5, 62.5, 1),
+                (57.5, 32.5, 1),
+                (63, 48, 1),
+                (66.5, 62.5, 1),
+                (42, 64, 1),
+                (41, 88, 1),
+                (40, 111, 1),
+                (54, 64, 1),
+                (55, 88, 1),
+                (56, 111, 1),
+                (45.5, 17.5, 1),
+                (50.5, 17.5, 1),
+                (42, 19, 1),
+                (54, 19, 1),
+            ]
+        ]
+    ),
+    height=128,
+    width=96,
+)
 """Somebody who faces the camera: what there is to drag where no pose comes in."""
 
 
 def _skeleton() -> dict[str, Any]:
     """What the widget knows about people, so that it has no copy of these tables."""
-    return {"names": sk.OPENPOSE18, "limbs": sk.OPENPOSE_LIMBS, "colours": sk.OPENPOSE_COLOURS,
-            "flip": sk.OPENPOSE_FLIP, "faceFlip": sk.FACE_FLIP, "footFlip": sk.FOOT_FLIP, "handLimbs": sk.HAND_LIMBS,
-            "standing": to_keypoints(STANDING)[0]}
+    return {
+        "names": sk.OPENPOSE18,
+        "limbs": sk.OPENPOSE_LIMBS,
+        "colours": sk.OPENPOSE_COLOURS,
+        "flip": sk.OPENPOSE_FLIP,
+        "faceFlip": sk.FACE_FLIP,
+        "footFlip": sk.FOOT_FLIP,
+        "handLimbs": sk.HAND_LIMBS,
+        "standing": to_keypoints(STANDING)[0],
+    }
 
 
 def _read(edit: str, size: tuple[int, int]) -> Pose | None:
@@ -60,31 +92,56 @@ class PoseEditor(io.ComfyNode):
             display_name="Pose Editor",
             category="RePoseDM/pose",
             description="Drag a skeleton by its joints over the picture. As long as nothing was dragged, the pose that "
-                        "comes in goes out; after that the edited pose does, until Reset. It is saved in the workflow.",
+            "comes in goes out; after that the edited pose does, until Reset. It is saved in the workflow.",
             search_aliases=["openpose editor", "edit pose", "drag joints", "skeleton editor", "pose maker"],
             # It can be run by itself, to bring picture and pose into the widget.
             is_output_node=True,
             inputs=[
-                io.Int.Input("width", default=768, min=8, max=MAX_SIDE, step=8,
-                             tooltip="Width of the canvas in pixels, if neither picture nor pose is connected."),
-                io.Int.Input("height", default=1024, min=8, max=MAX_SIDE, step=8,
-                             tooltip="Height of the canvas in pixels, if neither picture nor pose is connected."),
-                io.Image.Input("image", optional=True,
-                               tooltip="Picture behind the skeleton (the first of a batch). Its size is the canvas."),
-                PoseKeypoint.Input("pose", optional=True,
-                                   tooltip="Pose to start from. It is in the widget after the first run."),
+                io.Int.Input(
+                    "width",
+                    default=768,
+                    min=8,
+                    max=MAX_SIDE,
+                    step=8,
+                    tooltip="Width of the canvas in pixels, if neither picture nor pose is connected.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=1024,
+                    min=8,
+                    max=MAX_SIDE,
+                    step=8,
+                    tooltip="Height of the canvas in pixels, if neither picture nor pose is connected.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="Picture behind the skeleton (the first of a batch). Its size is the canvas.",
+                ),
+                PoseKeypoint.Input(
+                    "pose", optional=True, tooltip="Pose to start from. It is in the widget after the first run."
+                ),
                 # A text for everybody but the page: other clients send OpenPose JSON here, or nothing.
-                io.String.Input("edit", default="", optional=True, socketless=True,
-                                extra_dict={"widgetType": WIDGET, "skeleton": _skeleton()},
-                                tooltip=HELP),
+                io.String.Input(
+                    "edit",
+                    default="",
+                    optional=True,
+                    socketless=True,
+                    extra_dict={"widgetType": WIDGET, "skeleton": _skeleton()},
+                    tooltip=HELP,
+                ),
             ],
-            outputs=[PoseKeypoint.Output("pose", tooltip="The edited pose, or the one that came in, in pixels of the "
-                                                         "canvas.")],
+            outputs=[
+                PoseKeypoint.Output(
+                    "pose", tooltip="The edited pose, or the one that came in, in pixels of the canvas."
+                )
+            ],
         )
 
     @classmethod
-    def execute(cls, width: int, height: int, image: torch.Tensor | None = None, pose: Any = None,
-                edit: str = "") -> io.NodeOutput:
+    def execute(
+        cls, width: int, height: int, image: torch.Tensor | None = None, pose: Any = None, edit: str = ""
+    ) -> io.NodeOutput:
         picture = None if image is None else to_comfy(from_comfy(image[:1], "image"))
         size = None if picture is None else tuple(picture.shape[1:3])
         poses = [] if pose is None else read_poses(pose, "pose", allow_nobody=True, picture=size)
@@ -99,10 +156,12 @@ class PoseEditor(io.ComfyNode):
             poses = [frame.resized(*size) for frame in poses]
         first = _first(poses)
         edited = _read(edit, size)
-        shown = {"pose_editor_start": to_keypoints(first),
-                 "pose_editor_picture": [] if picture is None else ui.PreviewImage(picture).values}
+        shown = {
+            "pose_editor_start": to_keypoints(first),
+            "pose_editor_picture": [] if picture is None else ui.PreviewImage(picture).values,
+        }
         if nobody:
             shown["pose_editor_nobody"] = [True]
         if edited is not None:
-            poses = [replace(edited, guessed=first.guessed)]    # what was drawn on a guess is on that guess
+            poses = [replace(edited, guessed=first.guessed)]  # what was drawn on a guess is on that guess
         return io.NodeOutput(write_poses(poses), ui=shown)

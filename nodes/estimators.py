@@ -40,8 +40,11 @@ def estimator_names() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in folder_paths.get_folder_paths(folders.MODELS):
         files = [Path(file) for file in folder_paths.recursive_search(root, [".git"])[0]]
-        homes = {file.parent for file in files if file.name == "config.json" and file.parent.name
-                 and is_vitpose(Path(root) / file.parent)}
+        homes = {
+            file.parent
+            for file in files
+            if file.name == "config.json" and file.parent.name and is_vitpose(Path(root) / file.parent)
+        }
         for name in (*homes, *(file for file in files if file.suffix.lower() in SUFFIXES and file.parent not in homes)):
             found.setdefault(name.as_posix(), Path(root) / name)
     return dict(sorted(found.items()))
@@ -55,8 +58,10 @@ def estimator_path(name: str) -> Path:
     """
     names = estimator_names()
     if name not in names:
-        raise InputError(f"estimator: there is no {quoted(name)} in models/{folders.MODELS}; put the file, or a "
-                         "ViTPose's folder, there, press R to refresh, and choose it from the list.")
+        raise InputError(
+            f"estimator: there is no {quoted(name)} in models/{folders.MODELS}; put the file, or a "
+            "ViTPose's folder, there, press R to refresh, and choose it from the list."
+        )
     return names[name]
 
 
@@ -84,21 +89,40 @@ class PoseEstimatorLoader(io.ComfyNode):
             display_name="Pose Estimator Loader",
             category="RePoseDM/loaders",
             description="Loads a pose estimator by itself, for Estimate Pose and pose field guidance: that of a "
-                        "RePoseDM file, a HigherHRNet (the official files or mmpose's), or a ViTPose folder.",
+            "RePoseDM file, a HigherHRNet (the official files or mmpose's), or a ViTPose folder.",
             search_aliases=["HigherHRNet", "ViTPose", "mmpose", "pose detector", "load estimator", "keypoint model"],
             inputs=[
-                io.Combo.Input("estimator", options=names, default=SHIPPED.name if SHIPPED.name in names else None,
-                               tooltip="A file in models/reposedm (.safetensors or .pth), a folder there with a "
-                                       "ViTPose (config.json and model.safetensors), or what comes with the pack."),
-                io.Int.Input("width", default=0, min=0, max=4096, step=CELL,
-                             tooltip="Width at which a HigherHRNet sees pictures, which are fitted to it: less is "
-                                     "quicker and sees less. 0 is the width that it was trained at."),
-                io.Int.Input("height", default=0, min=0, max=4096, step=CELL,
-                             tooltip="Height at which a HigherHRNet sees pictures. 0 is the height that it was trained "
-                                     "at."),
-                io.Combo.Input("udp", options=list(UDP), default="auto",
-                               tooltip="Was the HigherHRNet trained with unbiased data processing? auto goes by the "
-                                       "file's name, as mmpose's say udp. Wrong, joints are up to a pixel off."),
+                io.Combo.Input(
+                    "estimator",
+                    options=names,
+                    default=SHIPPED.name if SHIPPED.name in names else None,
+                    tooltip="A file in models/reposedm (.safetensors or .pth), a folder there with a "
+                    "ViTPose (config.json and model.safetensors), or what comes with the pack.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=CELL,
+                    tooltip="Width at which a HigherHRNet sees pictures, which are fitted to it: less is "
+                    "quicker and sees less. 0 is the width that it was trained at.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=CELL,
+                    tooltip="Height at which a HigherHRNet sees pictures. 0 is the height that it was trained at.",
+                ),
+                io.Combo.Input(
+                    "udp",
+                    options=list(UDP),
+                    default="auto",
+                    tooltip="Was the HigherHRNet trained with unbiased data processing? auto goes by the "
+                    "file's name, as mmpose's say udp. Wrong, joints are up to a pixel off.",
+                ),
             ],
             outputs=[EstimatorSocket.Output("pose_estimator", tooltip="For Estimate Pose and pose field guidance.")],
         )
@@ -109,7 +133,7 @@ class PoseEstimatorLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, estimator: str | None = None, **others: object) -> int | str:
-        if estimator is None:   # another node supplies it
+        if estimator is None:  # another node supplies it
             return "linked"
         return folders.last_change(estimator_path(estimator))
 
@@ -119,8 +143,9 @@ class PoseEstimatorLoader(io.ComfyNode):
         size = height or loaded.height, width or loaded.width
         if size != (loaded.height, loaded.width):
             if loaded.fixed:
-                raise InputError(f"width, height: {estimator} sees pictures of {loaded.width} × {loaded.height} only; "
-                                 "set both to 0.")
+                raise InputError(
+                    f"width, height: {estimator} sees pictures of {loaded.width} × {loaded.height} only; set both to 0."
+                )
             check_size(*size, CELL)
             loaded.height, loaded.width = size
         return io.NodeOutput(loaded)
@@ -134,26 +159,39 @@ class EstimatePose(io.ComfyNode):
             display_name="Estimate Pose",
             category="RePoseDM/pose",
             description="Finds the poses of the people in each picture with RePoseDM's own estimator, a HigherHRNet or "
-                        "a ViTPose. The small one that comes with the pack was trained on synthetic people: on "
-                        "photographs the others, or a DWPose node, see better.",
+            "a ViTPose. The small one that comes with the pack was trained on synthetic people: on "
+            "photographs the others, or a DWPose node, see better.",
             search_aliases=["pose detection", "keypoints from image", "openpose", "HigherHRNet", "ViTPose"],
             inputs=[
                 EstimatorSocket.Input("pose_estimator", tooltip="From RePoseDM Loader or Pose Estimator Loader."),
                 io.Image.Input("image", tooltip="The pictures; a batch gives a frame a picture."),
-                io.Float.Input("threshold", default=0.1, min=0.1, max=1.0, step=0.01,
-                               tooltip="Joints that the estimator is less sure of than this are left out; below 0.1 "
-                                       "no node counts a joint."),
-                io.Int.Input("people", default=1, min=1, max=100, optional=True,
-                             tooltip="How many people to find in a picture at most, best first. Above 1 takes an "
-                                     "estimator that tells people apart: a HigherHRNet of the official kind. The "
-                                     "others see one person."),
+                io.Float.Input(
+                    "threshold",
+                    default=0.1,
+                    min=0.1,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Joints that the estimator is less sure of than this are left out; below 0.1 "
+                    "no node counts a joint.",
+                ),
+                io.Int.Input(
+                    "people",
+                    default=1,
+                    min=1,
+                    max=100,
+                    optional=True,
+                    tooltip="How many people to find in a picture at most, best first. Above 1 takes an "
+                    "estimator that tells people apart: a HigherHRNet of the official kind. The "
+                    "others see one person.",
+                ),
             ],
             outputs=[PoseKeypoint.Output("pose", tooltip="The poses, in pixels of the pictures.")],
         )
 
     @classmethod
-    def execute(cls, pose_estimator: LoadedEstimator, image: torch.Tensor, threshold: float,
-                people: int = 1) -> io.NodeOutput:
+    def execute(
+        cls, pose_estimator: LoadedEstimator, image: torch.Tensor, threshold: float, people: int = 1
+    ) -> io.NodeOutput:
         size, frames = (pose_estimator.height, pose_estimator.width), frames_of(image)
         step = max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
         network = pose_estimator.patcher.model
@@ -162,7 +200,7 @@ class EstimatePose(io.ComfyNode):
         poses: list[Pose] = []
         for start in range(0, len(frames), step):
             asked_to_stop()
-            seen = torch.cat([fitted(frame, "image", *size) for frame in frames[start:start + step]]).to(device)
+            seen = torch.cat([fitted(frame, "image", *size) for frame in frames[start : start + step]]).to(device)
             if people > 1 and pose_estimator.several:
                 found = predict_people(network, seen, threshold, max_people=people)
             else:

@@ -32,51 +32,90 @@ class GarmentTransfer(io.ComfyNode):
             display_name="Garment Transfer",
             category="RePoseDM",
             description="Puts the clothes that a person wears in one picture on the person of another, inside a mask "
-                        "and in that person's pose; around the mask not a pixel changes.",
+            "and in that person's pose; around the mask not a pixel changes.",
             search_aliases=["virtual try-on", "try on", "clothes", "dress", "appearance control", "inpaint garment"],
             inputs=[
                 io.Model.Input("model", tooltip="From RePoseDM Loader, or through Pose Interaction Field Guidance."),
                 io.Vae.Input("vae", tooltip="The VAE of the same RePoseDM Loader."),
                 AlignerSocket.Input("aligner", tooltip="From the same RePoseDM Loader."),
                 io.Image.Input("reference", tooltip="One picture of the person to dress."),
-                io.Image.Input("garment", tooltip="A picture of a person who wears the clothes; a batch gives a result "
-                                                  "a picture."),
-                io.Mask.Input("mask", tooltip="Where the clothes go, drawn on the reference: white is replaced. Open "
-                                              "the picture of Load Image in the mask editor to draw it. Masks of a "
-                                              "batch are taken in turn, a result each."),
+                io.Image.Input(
+                    "garment", tooltip="A picture of a person who wears the clothes; a batch gives a result a picture."
+                ),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="Where the clothes go, drawn on the reference: white is replaced. Open "
+                    "the picture of Load Image in the mask editor to draw it. Masks of a "
+                    "batch are taken in turn, a result each.",
+                ),
                 *sampling_inputs(),
-                io.Int.Input("feather", default=2, min=0, max=64,
-                             tooltip="Pixels inside the mask's edge over which the result fades into the reference; 0 "
-                                     "is a hard edge."),
+                io.Int.Input(
+                    "feather",
+                    default=2,
+                    min=0,
+                    max=64,
+                    tooltip="Pixels inside the mask's edge over which the result fades into the reference; 0 "
+                    "is a hard edge.",
+                ),
                 *size_inputs(),
-                PoseKeypoint.Input("pose", optional=True,
-                                   tooltip="Pose of the reference, in its own pixels; the first person counts. Without "
-                                           "it the estimator finds it."),
-                EstimatorSocket.Input("pose_estimator", optional=True,
-                                      tooltip="Finds the poses that are not connected, in place of the checkpoint's "
-                                              "own estimator."),
+                PoseKeypoint.Input(
+                    "pose",
+                    optional=True,
+                    tooltip="Pose of the reference, in its own pixels; the first person counts. Without "
+                    "it the estimator finds it.",
+                ),
+                EstimatorSocket.Input(
+                    "pose_estimator",
+                    optional=True,
+                    tooltip="Finds the poses that are not connected, in place of the checkpoint's own estimator.",
+                ),
                 field_input(),
-                PoseKeypoint.Input("garment_pose", optional=True,
-                                   tooltip="Pose of the person in the garment picture, in its own pixels, for models "
-                                           "whose aligner reads it (mini-256): a frame per picture, or one for all. "
-                                           "Without it the estimator finds it."),
+                PoseKeypoint.Input(
+                    "garment_pose",
+                    optional=True,
+                    tooltip="Pose of the person in the garment picture, in its own pixels, for models "
+                    "whose aligner reads it (mini-256): a frame per picture, or one for all. "
+                    "Without it the estimator finds it.",
+                ),
             ],
             outputs=[
                 io.Image.Output("image", tooltip="The reference person in the clothes of the garment picture."),
-                io.Image.Output("aligned", tooltip="The garment picture as the aligner warped it to the pose of the "
-                                                   "reference."),
-                io.Mask.Output("mask", tooltip="The share of the new picture in every pixel of the result: the mask, "
-                                               "fitted to the size and feathered."),
-                io.Latent.Output("latent", tooltip="What was sampled, for VAE Decode; around the mask it is the "
-                                                   "reference."),
+                io.Image.Output(
+                    "aligned", tooltip="The garment picture as the aligner warped it to the pose of the reference."
+                ),
+                io.Mask.Output(
+                    "mask",
+                    tooltip="The share of the new picture in every pixel of the result: the mask, "
+                    "fitted to the size and feathered.",
+                ),
+                io.Latent.Output(
+                    "latent", tooltip="What was sampled, for VAE Decode; around the mask it is the reference."
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, model: Any, vae: Any, aligner: LoadedAligner, reference: Tensor, garment: Tensor, mask: Tensor,
-                seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, feather: int, width: int,
-                height: int, pose: Any = None, pose_estimator: LoadedEstimator | None = None,
-                field_strength: float = AS_GUIDED, garment_pose: Any = None) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        aligner: LoadedAligner,
+        reference: Tensor,
+        garment: Tensor,
+        mask: Tensor,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        feather: int,
+        width: int,
+        height: int,
+        pose: Any = None,
+        pose_estimator: LoadedEstimator | None = None,
+        field_strength: float = AS_GUIDED,
+        garment_pose: Any = None,
+    ) -> io.NodeOutput:
         check_vae(vae, aligner)
         if not isinstance(model.model, RePoseDMModel):
             raise InputError("model: this is no RePoseDM; connect the model of RePoseDM Loader.")
@@ -84,7 +123,7 @@ class GarmentTransfer(io.ComfyNode):
         check_size(height, width, vae.downscale_ratio)
         person, image = from_comfy(reference, "reference"), fitted(garment, "garment", height, width)
         # Masks that are narrow are no colours; those beyond the last garment are not used.
-        cover = read_mask(mask[:, None] if mask.ndim == 3 else mask)[:len(image)]
+        cover = read_mask(mask[:, None] if mask.ndim == 3 else mask)[: len(image)]
         check_cover(person, cover)
         dressing = Dressing.fitted(person, cover, height, width, feather)
         estimator = pose_estimator or aligner.estimator
@@ -92,16 +131,27 @@ class GarmentTransfer(io.ComfyNode):
         if aligner.patcher.model.aligner.reads_pose:
             own = poses_of(garment_pose, garment, "garment_pose")
             joints = known_joints(image, own, estimator), joints_of([found_pose], height, width)
-        found = align(aligner, vae, image, condition_image(found_pose, height, width), joints=joints,
-                      background=dressing.person)
+        found = align(
+            aligner, vae, image, condition_image(found_pose, height, width), joints=joints, background=dressing.person
+        )
         kept = vae.encode(to_comfy(dressing.person))
-        dressed = inside_mask(with_field_strength(model, field_strength), kept,
-                              latent_mask(dressing.cover, vae.downscale_ratio))
-        latent = sample(dressed, *conditionings(aligner, found.condition),
-                        {"samples": torch.zeros_like(found.condition.pose)}, seed, steps, cfg, sampler_name, scheduler)
+        dressed = inside_mask(
+            with_field_strength(model, field_strength), kept, latent_mask(dressing.cover, vae.downscale_ratio)
+        )
+        latent = sample(
+            dressed,
+            *conditionings(aligner, found.condition),
+            {"samples": torch.zeros_like(found.condition.pose)},
+            seed,
+            steps,
+            cfg,
+            sampler_name,
+            scheduler,
+        )
         new = paint(vae, aligner, latent["samples"], found.reference).movedim(-1, 1)
-        return io.NodeOutput(to_mask(dressing.blend(new)).movedim(1, -1), to_comfy(found.image),
-                             to_mask(dressing.share[:, 0]), latent)
+        return io.NodeOutput(
+            to_mask(dressing.blend(new)).movedim(1, -1), to_comfy(found.image), to_mask(dressing.share[:, 0]), latent
+        )
 
 
 def pose_of(person: Tensor, pose: Any, estimator: LoadedEstimator) -> Pose:
@@ -111,8 +161,9 @@ def pose_of(person: Tensor, pose: Any, estimator: LoadedEstimator) -> Pose:
         device = load(estimator.patcher, pixels=native[0] * native[1])
         pose = find_pose(estimator.patcher.model, person, native, device)
         if not len(pose.joints):
-            raise InputError("reference: nobody was found in it; connect its pose, or a picture that shows one person "
-                             "whole.")
+            raise InputError(
+                "reference: nobody was found in it; connect its pose, or a picture that shows one person whole."
+            )
     size = person.shape[-2:]
     return one_pose(pose, picture=size).resized(*size)
 
@@ -123,6 +174,7 @@ def inside_mask(model: ModelPatcher, reference: Tensor, mask: Tensor) -> ModelPa
     ComfyUI's own noise mask also replaces the sample, by noise of its own that differs from sampler to sampler; so the
     result would not be that of `RePoseDMPipeline.dress`. Added last, it follows a guidance of the model.
     """
+
     def keep(args: dict) -> Tensor:
         x0 = args["denoised"]
         return keep_outside(x0, args["model"].process_latent_in(reference.to(x0)), mask.to(x0))

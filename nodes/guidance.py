@@ -44,56 +44,123 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
             display_name="Pose Interaction Field Guidance",
             category="RePoseDM",
             description="Pushes every sampling step towards the target pose, by the gradient of how far the pose in "
-                        "the picture is from it. Works on any picture model, not on RePoseDM alone, whose settings "
-                        "the defaults are: for others turn normalise on, with strength 0.2 and start_percent 0.15. "
-                        "Costs a decoding and its gradient a step.",
+            "the picture is from it. Works on any picture model, not on RePoseDM alone, whose settings "
+            "the defaults are: for others turn normalise on, with strength 0.2 and start_percent 0.15. "
+            "Costs a decoding and its gradient a step.",
             search_aliases=["gradient guidance", "pose guidance", "pose field", "pose control", "controlnet pose"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to guide: RePoseDM, or any other that makes pictures."),
                 io.Vae.Input("vae", tooltip="The VAE of that model."),
                 EstimatorSocket.Input("pose_estimator", tooltip="From RePoseDM Loader or Pose Estimator Loader."),
-                PoseKeypoint.Input("pose", tooltip="The pose to reach. One frame serves all pictures of a batch, or "
-                                                   "give a frame a picture."),
-                io.Float.Input("strength", default=DEFAULT.strength, min=0.0, max=100.0, step=0.05,
-                               tooltip="Weight of the gradient; with RePoseDM it is multiplied by w_c as in eq. 16. "
-                                       "The default does next to nothing on other models: turn normalise on there. "
-                                       "A step changes the latent by the limit at most; beyond that, more changes "
-                                       "little. 0 is exactly the unguided model."),
-                io.Float.Input("start_percent", default=DEFAULT.start, min=0.0, max=1.0, step=0.001,
-                               tooltip="Where in the sampling guidance begins; 0 is the first step, which knows little "
-                                       "of the pose yet."),
-                io.Float.Input("end_percent", default=DEFAULT.end, min=0.0, max=1.0, step=0.001,
-                               tooltip="Where in the sampling guidance ends; 1 is after the last step, in which too "
-                                       "much strength leaves traces. Sooner is quicker."),
-                io.Combo.Input("space", options=list(SPACES), default=DEFAULT.space,
-                               tooltip="What is compared: heatmaps of the joints with those of the pose, or (the "
-                                       "paper's) features of the picture with those of the drawn skeleton."),
-                io.Float.Input("limit", default=DEFAULT.limit, min=0.0, max=1.0, step=0.01,
-                               tooltip="How much of its own size a step may change the picture at most. More moves the "
-                                       "pose further and spoils the picture sooner; 0 is no bound."),
-                io.Boolean.Input("normalise", default=False, optional=True,
-                                 tooltip="Strength becomes the share of the distance to the pose that a step is to "
-                                         "remove (0.1 is a tenth, less where little noise is left): the same on every "
-                                         "model. Off, it weighs the bare gradient, whose size differs a "
-                                         "million times between models."),
-                io.Int.Input("every_nth_step", default=1, min=1, max=100, optional=True,
-                             tooltip="Guide only one of so many steps, counted from the first that is guided: 2 halves "
-                                     "the cost."),
-                io.Float.Input("mask_threshold", default=0.1, min=0.0, max=2.0, step=0.01, optional=True,
-                               tooltip="Compared is only where the heat maps of all joints add up to more than this "
-                                       "(W_h of eq. 11). More keeps to the joints, 0 takes in the whole picture."),
-                io.String.Input("joints", default="all", optional=True,
-                                tooltip="What is matched: all, or joints and groups parted by commas: head, body, "
-                                        "arms, legs, hands, feet, left, wrists, left knee; -head is all but the head."),
-                io.String.Input("people", default="0", optional=True,
-                                tooltip="Who of a frame is matched, counted from 0: 0 is the first, 0, 2 two of them, "
-                                        "all everybody. Estimators for one person see several badly."),
-                io.Combo.Input("decoder", options=list(DECODERS), default=DECODERS[0], optional=True,
-                               tooltip="What makes the picture that is judged: the model's VAE, or taesd, its tiny one "
-                                       "from models/vae_approx: many times quicker, less memory, a little coarser."),
-                io.Float.Input("decode_size", default=1.0, min=0.125, max=1.0, step=0.125, optional=True,
-                               tooltip="Size of that picture, as a share of the full one: 0.5 costs about a quarter. "
-                                       "Estimators see pictures of about 512 pixels, so that large ones lose nothing."),
+                PoseKeypoint.Input(
+                    "pose",
+                    tooltip="The pose to reach. One frame serves all pictures of a batch, or give a frame a picture.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=DEFAULT.strength,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="Weight of the gradient; with RePoseDM it is multiplied by w_c as in eq. 16. "
+                    "The default does next to nothing on other models: turn normalise on there. "
+                    "A step changes the latent by the limit at most; beyond that, more changes "
+                    "little. 0 is exactly the unguided model.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=DEFAULT.start,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where in the sampling guidance begins; 0 is the first step, which knows little "
+                    "of the pose yet.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=DEFAULT.end,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where in the sampling guidance ends; 1 is after the last step, in which too "
+                    "much strength leaves traces. Sooner is quicker.",
+                ),
+                io.Combo.Input(
+                    "space",
+                    options=list(SPACES),
+                    default=DEFAULT.space,
+                    tooltip="What is compared: heatmaps of the joints with those of the pose, or (the "
+                    "paper's) features of the picture with those of the drawn skeleton.",
+                ),
+                io.Float.Input(
+                    "limit",
+                    default=DEFAULT.limit,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much of its own size a step may change the picture at most. More moves the "
+                    "pose further and spoils the picture sooner; 0 is no bound.",
+                ),
+                io.Boolean.Input(
+                    "normalise",
+                    default=False,
+                    optional=True,
+                    tooltip="Strength becomes the share of the distance to the pose that a step is to "
+                    "remove (0.1 is a tenth, less where little noise is left): the same on every "
+                    "model. Off, it weighs the bare gradient, whose size differs a "
+                    "million times between models.",
+                ),
+                io.Int.Input(
+                    "every_nth_step",
+                    default=1,
+                    min=1,
+                    max=100,
+                    optional=True,
+                    tooltip="Guide only one of so many steps, counted from the first that is guided: 2 halves "
+                    "the cost.",
+                ),
+                io.Float.Input(
+                    "mask_threshold",
+                    default=0.1,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Compared is only where the heat maps of all joints add up to more than this "
+                    "(W_h of eq. 11). More keeps to the joints, 0 takes in the whole picture.",
+                ),
+                io.String.Input(
+                    "joints",
+                    default="all",
+                    optional=True,
+                    tooltip="What is matched: all, or joints and groups parted by commas: head, body, "
+                    "arms, legs, hands, feet, left, wrists, left knee; -head is all but the head.",
+                ),
+                io.String.Input(
+                    "people",
+                    default="0",
+                    optional=True,
+                    tooltip="Who of a frame is matched, counted from 0: 0 is the first, 0, 2 two of them, "
+                    "all everybody. Estimators for one person see several badly.",
+                ),
+                io.Combo.Input(
+                    "decoder",
+                    options=list(DECODERS),
+                    default=DECODERS[0],
+                    optional=True,
+                    tooltip="What makes the picture that is judged: the model's VAE, or taesd, its tiny one "
+                    "from models/vae_approx: many times quicker, less memory, a little coarser.",
+                ),
+                io.Float.Input(
+                    "decode_size",
+                    default=1.0,
+                    min=0.125,
+                    max=1.0,
+                    step=0.125,
+                    optional=True,
+                    tooltip="Size of that picture, as a share of the full one: 0.5 costs about a quarter. "
+                    "Estimators see pictures of about 512 pixels, so that large ones lose nothing.",
+                ),
             ],
             outputs=[io.Model.Output("model", tooltip="The same model, guided.")],
         )
@@ -102,23 +169,48 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
     def validate_inputs(cls, joints: str | None = None, people: str | None = None) -> bool | str:
         for read, text in ((chosen_joints, joints), (chosen_people, people)):
             try:
-                text is None or read(text)      # None: another node supplies it
+                text is None or read(text)  # None: another node supplies it
             except InputError as error:
-                return str(error).partition(": ")[2]   # ComfyUI puts the input's name in front itself
+                return str(error).partition(": ")[2]  # ComfyUI puts the input's name in front itself
         return True
 
     @classmethod
-    def execute(cls, model: Any, vae: Any, pose_estimator: LoadedEstimator, pose: Any, strength: float,
-                start_percent: float, end_percent: float, space: str, limit: float = DEFAULT.limit,
-                normalise: bool = False, every_nth_step: int = 1, mask_threshold: float = 0.1, joints: str = "all",
-                people: str = "0", decoder: str = DECODERS[0], decode_size: float = 1.0) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        pose_estimator: LoadedEstimator,
+        pose: Any,
+        strength: float,
+        start_percent: float,
+        end_percent: float,
+        space: str,
+        limit: float = DEFAULT.limit,
+        normalise: bool = False,
+        every_nth_step: int = 1,
+        mask_threshold: float = 0.1,
+        joints: str = "all",
+        people: str = "0",
+        decoder: str = DECODERS[0],
+        decode_size: float = 1.0,
+    ) -> io.NodeOutput:
         poses = target_poses(pose)
         if strength == 0 or start_percent >= end_percent:
             return io.NodeOutput(model)
-        return io.NodeOutput(guided(
-            model, vae, pose_estimator, poses, decoder, space, mask_threshold, joints,
-            Settings(strength, limit, normalise, every_nth_step, decode_size, chosen_people(people)),
-            (start_percent, end_percent)))
+        return io.NodeOutput(
+            guided(
+                model,
+                vae,
+                pose_estimator,
+                poses,
+                decoder,
+                space,
+                mask_threshold,
+                joints,
+                Settings(strength, limit, normalise, every_nth_step, decode_size, chosen_people(people)),
+                (start_percent, end_percent),
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -139,17 +231,27 @@ class FieldNetworks(nn.Module):
     def __init__(self, field: PoseInteractionField, vae: nn.Module):
         super().__init__()
         self.field, self.vae = field, vae
-        self.requires_grad_(False)      # or the graph would keep what only gradients of weights need
+        self.requires_grad_(False)  # or the graph would keep what only gradients of weights need
 
 
-def guided(model: Any, vae: Any, estimator: LoadedEstimator, poses: list[Pose], kind: str, space: str,
-           threshold: float, joints: str, settings: Settings, window: tuple[float, float]) -> Any:
+def guided(
+    model: Any,
+    vae: Any,
+    estimator: LoadedEstimator,
+    poses: list[Pose],
+    kind: str,
+    space: str,
+    threshold: float,
+    joints: str,
+    settings: Settings,
+    window: tuple[float, float],
+) -> Any:
     """A clone of `model` with the guidance behind all that is there already; its networks come with the model."""
     decoding = decoder(kind, vae, model)
     field = PoseInteractionField(own_copy(estimator.patcher), space, threshold, joints=chosen_joints(joints))
     networks = FieldNetworks(field, decoding.network)
     result = model.clone()
-    others = result.get_additional_models_with_key(FIELD)   # of a guidance before this one
+    others = result.get_additional_models_with_key(FIELD)  # of a guidance before this one
     result.set_additional_models(FIELD, [*others, differentiable(networks)])
     native = estimator.height, estimator.width
     result.set_model_sampler_post_cfg_function(guidance(networks, decoding, poses, native, settings, window))
@@ -192,8 +294,14 @@ def at_a_time(size: tuple[int, int], native: tuple[int, int], share: float) -> i
     return max(1, int(CHUNK_PIXELS // max(math.prod(size) * share**2, math.prod(native))))
 
 
-def guidance(networks: FieldNetworks, decoding: Decoder, poses: list[Pose], native: tuple[int, int],
-             settings: Settings, window: tuple[float, float]) -> Callable[[dict], Tensor]:
+def guidance(
+    networks: FieldNetworks,
+    decoding: Decoder,
+    poses: list[Pose],
+    native: tuple[int, int],
+    settings: Settings,
+    window: tuple[float, float],
+) -> Callable[[dict], Tensor]:
     """What ComfyUI calls after each step's classifier-free guidance: x̂₀ → x̂₀, guided in that part of the sampling."""
     targets: dict[tuple, PoseTarget] = {}
 
@@ -208,8 +316,10 @@ def guidance(networks: FieldNetworks, decoding: Decoder, poses: list[Pose], nati
         if args["denoised"].ndim != 5:
             return bent(args["denoised"], args, strength)
         if args["denoised"].shape[2] != 1:
-            raise InputError(f"latent: these are videos of {args['denoised'].shape[2]} frames; Pose Interaction Field "
-                             "Guidance is for pictures.")
+            raise InputError(
+                f"latent: these are videos of {args['denoised'].shape[2]} frames; Pose Interaction Field "
+                "Guidance is for pictures."
+            )
         return bent(args["denoised"][:, :, 0], args, strength)[:, :, None]
 
     def bent(x0: Tensor, args: dict, strength: float) -> Tensor:
@@ -217,9 +327,11 @@ def guidance(networks: FieldNetworks, decoding: Decoder, poses: list[Pose], nati
         places = args["model_options"].get("transformer_options", {}).get(BATCH_INDEX)
         turn = poses_in_turn(len(poses), len(x0), places)
         if turn is None:
-            raise InputError(f"pose: it has {len(poses)} frames and the latent {len(x0)} pictures; give one frame for "
-                             "all, or as many of both. RePoseDM KSampler finds the frames that belong to a part of a "
-                             "batch, other samplers do not.")
+            raise InputError(
+                f"pose: it has {len(poses)} frames and the latent {len(x0)} pictures; give one frame for "
+                "all, or as many of both. RePoseDM KSampler finds the frames that belong to a part of a "
+                "batch, other samplers do not."
+            )
         size = tuple(side * decoding.stride for side in x0.shape[-2:])
 
         def picture(latent: Tensor) -> Tensor:
@@ -227,8 +339,10 @@ def guidance(networks: FieldNetworks, decoding: Decoder, poses: list[Pose], nati
             decoded = decoding.decode(reduced(latent, settings.share))
             management.throw_exception_if_processing_interrupted()
             if not decoded.isfinite().all():
-                raise InputError("vae: the picture that it decodes in a guided step is not finite. Start ComfyUI with "
-                                 "--bf16-vae or --fp32-vae, or choose the decoder taesd.")
+                raise InputError(
+                    "vae: the picture that it decodes in a guided step is not finite. Start ComfyUI with "
+                    "--bf16-vae or --fp32-vae, or choose the decoder taesd."
+                )
             return fit_image(decoded, *native)
 
         weight = args["cond_scale"] if isinstance(host, RePoseDMModel) else 1.0
@@ -242,9 +356,15 @@ def guidance(networks: FieldNetworks, decoding: Decoder, poses: list[Pose], nati
                 targets[wanted] = found.map(lambda t: t.cpu())
             here = next(networks.field.estimator.parameters()).device
             target = targets[wanted].map(lambda t: t.to(here))
-            return FieldGuidance(networks.field, target, picture, strength, limit=settings.limit,
-                                 normalise=settings.normalise, chunk=at_a_time(size, native, settings.share)
-                                 )(x0, alpha_bar, weight)
+            return FieldGuidance(
+                networks.field,
+                target,
+                picture,
+                strength,
+                limit=settings.limit,
+                normalise=settings.normalise,
+                chunk=at_a_time(size, native, settings.share),
+            )(x0, alpha_bar, weight)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -252,7 +372,8 @@ def guidance(networks: FieldNetworks, decoding: Decoder, poses: list[Pose], nati
         # exception, and unloads its models.
         raise management.OOM_EXCEPTION(
             f"Pose Interaction Field Guidance ran out of memory at a picture of {size[1]} × {size[0]} pixels. Choose "
-            "the decoder taesd, lower decode_size, or make a smaller picture; the model alone needs less.")
+            "the decoder taesd, lower decode_size, or make a smaller picture; the model alone needs less."
+        )
 
     return guide
 

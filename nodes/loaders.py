@@ -20,8 +20,9 @@ from .host.reposedm_model import ConditioningNetworks, RePoseDMModel, RePoseDMVA
 from .host.sockets import AlignerSocket, EstimatorSocket, LoadedAligner, LoadedEstimator, PoseKeypoint
 
 
-def load_checkpoint(path: str | PathLike, plain: bool = False) -> tuple[ModelPatcher, RePoseDMVAE, LoadedAligner,
-                                                                        LoadedEstimator]:
+def load_checkpoint(
+    path: str | PathLike, plain: bool = False
+) -> tuple[ModelPatcher, RePoseDMVAE, LoadedAligner, LoadedEstimator]:
     """MODEL, VAE, REPOSEDM_ALIGNER and POSE_ESTIMATOR of a checkpoint; `plain` is `host.patchers.in_patcher`'s.
 
     Raises:
@@ -50,8 +51,9 @@ def load_patchers(path: str | PathLike, disable_dynamic: bool = False) -> list[M
     return patchers_of(*load_checkpoint(path, plain=disable_dynamic))
 
 
-def patchers_of(model: ModelPatcher, vae: RePoseDMVAE, aligner: LoadedAligner, estimator: LoadedEstimator
-                ) -> list[ModelPatcher]:
+def patchers_of(
+    model: ModelPatcher, vae: RePoseDMVAE, aligner: LoadedAligner, estimator: LoadedEstimator
+) -> list[ModelPatcher]:
     """All patchers of a checkpoint, in one order."""
     decoder = [] if aligner.decoder is None else [aligner.decoder]
     return [model, vae.patcher, aligner.patcher, estimator.patcher, *decoder]
@@ -66,17 +68,25 @@ class RePoseDMLoader(io.ComfyNode):
             display_name="RePoseDM Loader",
             category="RePoseDM/loaders",
             description="Loads a RePoseDM checkpoint: the diffusion model, its VAE, the recurrent pose aligner and the "
-                        "pose estimator. The small one that comes with the pack runs on a CPU.",
+            "pose estimator. The small one that comes with the pack runs on a CPU.",
             search_aliases=["pose transfer", "load reposedm", "person image", "checkpoint"],
-            inputs=[io.Combo.Input(
-                "checkpoint", options=names, default=SHIPPED.name if SHIPPED.name in names else None,
-                tooltip="A RePoseDM file in models/reposedm, or the one that comes with the pack (reposedm-mini).")],
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    options=names,
+                    default=SHIPPED.name if SHIPPED.name in names else None,
+                    tooltip="A RePoseDM file in models/reposedm, or the one that comes with the pack (reposedm-mini).",
+                )
+            ],
             outputs=[
                 io.Model.Output("model", tooltip="The diffusion model, for RePoseDM KSampler or any other sampler."),
-                io.Vae.Output("vae", tooltip="Its VAE (16 channels), for RePoseDM Decode, VAE Decode and the other "
-                                             "RePoseDM nodes."),
-                AlignerSocket.Output("aligner", tooltip="For Recurrent Pose Aligner, RePoseDM Decode and Garment "
-                                                        "Transfer."),
+                io.Vae.Output(
+                    "vae",
+                    tooltip="Its VAE (16 channels), for RePoseDM Decode, VAE Decode and the other RePoseDM nodes.",
+                ),
+                AlignerSocket.Output(
+                    "aligner", tooltip="For Recurrent Pose Aligner, RePoseDM Decode and Garment Transfer."
+                ),
                 EstimatorSocket.Output("pose_estimator", tooltip="For Estimate Pose and pose field guidance."),
             ],
         )
@@ -87,7 +97,7 @@ class RePoseDMLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str | None = None) -> int | str:
-        if checkpoint is None:   # another node supplies it
+        if checkpoint is None:  # another node supplies it
             return "linked"
         return folders.last_change(folders.checkpoint_path(checkpoint))
 
@@ -104,7 +114,7 @@ class RePoseDMExample(io.ComfyNode):
             display_name="RePoseDM Example",
             category="RePoseDM",
             description="A synthetic person the shipped model has never seen, a pose for them, and how they really "
-                        "look in it: to try the pack without a file of your own.",
+            "look in it: to try the pack without a file of your own.",
             search_aliases=["sample picture", "test person", "demo"],
             inputs=[io.Combo.Input("example", options=folders.example_names(), tooltip="Which person.")],
             outputs=[

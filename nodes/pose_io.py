@@ -33,20 +33,45 @@ class LoadPose(io.ComfyNode):
             display_name="Load Pose",
             category="RePoseDM/pose",
             description="Reads poses: a JSON file of the input folder, a folder with a file per frame, or pasted JSON "
-                        "text, as OpenPose, DWPose, SDPose, AlphaPose, mmpose and MediaPipe write them.",
-            search_aliases=["openpose", "keypoints", "load skeleton", "pose json", "POSE_KEYPOINT", "AlphaPose",
-                            "mmpose", "MediaPipe"],
+            "text, as OpenPose, DWPose, SDPose, AlphaPose, mmpose and MediaPipe write them.",
+            search_aliases=[
+                "openpose",
+                "keypoints",
+                "load skeleton",
+                "pose json",
+                "POSE_KEYPOINT",
+                "AlphaPose",
+                "mmpose",
+                "MediaPipe",
+            ],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Combo.Input("file", options=[NO_FILE, *folders.pose_files()], default=NO_FILE,
-                               tooltip="A JSON file in ComfyUI's input folder, or a folder there with a file per frame "
-                                       "(it ends in /). Press R after copying one there."),
-                io.String.Input("text", multiline=True, default="", placeholder="or paste OpenPose JSON here",
-                                tooltip="JSON of a pose. Used instead of the file when it is not empty."),
-                *(io.Int.Input(side, default=0, min=0, max=MAX_CANVAS, optional=True,
-                               tooltip=f"{side.capitalize()} in pixels of the picture that the pose was found in. 0 is "
-                                       "as the file says; where it does not say, it is guessed from where people are.")
-                  for side in ("width", "height")),
+                io.Combo.Input(
+                    "file",
+                    options=[NO_FILE, *folders.pose_files()],
+                    default=NO_FILE,
+                    tooltip="A JSON file in ComfyUI's input folder, or a folder there with a file per frame "
+                    "(it ends in /). Press R after copying one there.",
+                ),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="",
+                    placeholder="or paste OpenPose JSON here",
+                    tooltip="JSON of a pose. Used instead of the file when it is not empty.",
+                ),
+                *(
+                    io.Int.Input(
+                        side,
+                        default=0,
+                        min=0,
+                        max=MAX_CANVAS,
+                        optional=True,
+                        tooltip=f"{side.capitalize()} in pixels of the picture that the pose was found in. 0 is "
+                        "as the file says; where it does not say, it is guessed from where people are.",
+                    )
+                    for side in ("width", "height")
+                ),
             ],
             outputs=[PoseKeypoint.Output("pose", tooltip="The pose, in pixels of its canvas.")],
         )
@@ -58,7 +83,7 @@ class LoadPose(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, text: str | None = None, **others: object) -> str:
-        if file is None or text is None:   # another node supplies it
+        if file is None or text is None:  # another node supplies it
             return "linked"
         pasted = text.strip() or file == NO_FILE
         content = text.encode("utf-8", "surrogatepass") if pasted else folders.pose_state(file)
@@ -103,10 +128,13 @@ class SavePose(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 PoseKeypoint.Input("pose", tooltip="The poses; all frames go into one file."),
-                io.String.Input("filename_prefix", default="poses/pose",
-                                tooltip="Folder and beginning of the file's name below the output folder, as for Save "
-                                        "Image; a number follows. %year%, %month%, %day%, %hour%, %minute%, %second%, "
-                                        "%width% and %height% (of the canvas) are filled in."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="poses/pose",
+                    tooltip="Folder and beginning of the file's name below the output folder, as for Save "
+                    "Image; a number follows. %year%, %month%, %day%, %hour%, %minute%, %second%, "
+                    "%width% and %height% (of the canvas) are filled in.",
+                ),
             ],
             outputs=[PoseKeypoint.Output("pose", tooltip="The poses as they were saved, to go on with.")],
         )
@@ -121,8 +149,10 @@ class SavePose(io.ComfyNode):
         except OSError as error:
             with contextlib.suppress(OSError):
                 path.unlink()
-            raise InputError(f"filename_prefix: {shortened(path.name)} could not be written ({reason(error)}); "
-                             "choose another name, or make room on the disk.") from error
+            raise InputError(
+                f"filename_prefix: {shortened(path.name)} could not be written ({reason(error)}); "
+                "choose another name, or make room on the disk."
+            ) from error
         name = f"{subfolder}/{path.name}" if subfolder else path.name
         show_text(cls, name)
         file = {"filename": path.name, "subfolder": subfolder, "type": "output"}
@@ -137,32 +167,56 @@ class DrawPose(io.ComfyNode):
             display_name="Draw Pose",
             category="RePoseDM/pose",
             description="Draws poses as skeletons: OpenPose's for a ControlNet, hands and faces too, HumanSD's, "
-                        "or COCO's to look at.",
+            "or COCO's to look at.",
             search_aliases=["render skeleton", "openpose image", "pose preview", "HumanSD skeleton", "stick figure"],
             inputs=[
                 PoseKeypoint.Input("pose", tooltip="The poses; every frame gives a picture."),
-                io.Int.Input("width", default=0, min=0, max=16384,
-                             tooltip="Width of the pictures in pixels; 0 is the width of the pose's own canvas."),
-                io.Int.Input("height", default=0, min=0, max=16384,
-                             tooltip="Height of the pictures in pixels; 0 is the height of the pose's own canvas."),
-                io.Combo.Input("style", options=list(STYLES), default="openpose", optional=True,
-                               tooltip="openpose: as RePoseDM and RePoseSD learn it. controlnet: the same colours "
-                                       "in the thinner lines of ControlNet's preprocessors. humansd: what HumanSD's "
-                                       "weights were trained with. coco: the person's left green, the right orange."),
-                io.Float.Input("line_width", default=1.0, min=0.1, max=10.0, step=0.1, optional=True,
-                               tooltip="Makes lines and joints thinner or thicker; 1 is what the style's networks "
-                                       "were trained with."),
+                io.Int.Input(
+                    "width",
+                    default=0,
+                    min=0,
+                    max=16384,
+                    tooltip="Width of the pictures in pixels; 0 is the width of the pose's own canvas.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=0,
+                    min=0,
+                    max=16384,
+                    tooltip="Height of the pictures in pixels; 0 is the height of the pose's own canvas.",
+                ),
+                io.Combo.Input(
+                    "style",
+                    options=list(STYLES),
+                    default="openpose",
+                    optional=True,
+                    tooltip="openpose: as RePoseDM and RePoseSD learn it. controlnet: the same colours "
+                    "in the thinner lines of ControlNet's preprocessors. humansd: what HumanSD's "
+                    "weights were trained with. coco: the person's left green, the right orange.",
+                ),
+                io.Float.Input(
+                    "line_width",
+                    default=1.0,
+                    min=0.1,
+                    max=10.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="Makes lines and joints thinner or thicker; 1 is what the style's networks "
+                    "were trained with.",
+                ),
             ],
             outputs=[io.Image.Output("image", tooltip="Skeletons on black, one picture a frame.")],
         )
 
     @classmethod
-    def execute(cls, pose: Any, width: int, height: int, style: str = "openpose",
-                line_width: float = 1.0) -> io.NodeOutput:
+    def execute(
+        cls, pose: Any, width: int, height: int, style: str = "openpose", line_width: float = 1.0
+    ) -> io.NodeOutput:
         poses = read_poses(pose, "pose", allow_nobody=True)
         # A batch has one size: that of the first frame, where none is given.
         first = poses[0]
         told = (first.height, first.width) if len(first.joints) or not first.guessed else (NOBODY, NOBODY)
         size = height or told[0], width or told[1]
         return io.NodeOutput(
-            images("pose", len(poses), *size, lambda frame: draw_pose(poses[frame], *size, style, line_width)))
+            images("pose", len(poses), *size, lambda frame: draw_pose(poses[frame], *size, style, line_width))
+        )

@@ -40,18 +40,37 @@ UNREAD = ("attn_mask", "position_ids", "num_batches_tracked")
 """Weights that are none: the mask, which is infinite where it hides a word, is as little read as the numbers are."""
 
 OTHERS = (
-    ("another kind of diffusion model", "Load Checkpoint or Load Diffusion Model",
-     ("joint_blocks.0.x_block.attn.qkv.weight", "double_blocks.0.img_attn.qkv.weight", "blocks.0.self_attn.q.weight")),
-    ("a LoRA", "Load LoRA, behind this loader,",
-     ("lora_up.weight", "lora_down.weight", "lora.up.weight", "lora_A.weight", ".hada_w1_a", ".lokr_w1")),
-    ("a ControlNet", "Load ControlNet Model",
-     ("input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight")),
+    (
+        "another kind of diffusion model",
+        "Load Checkpoint or Load Diffusion Model",
+        (
+            "joint_blocks.0.x_block.attn.qkv.weight",
+            "double_blocks.0.img_attn.qkv.weight",
+            "blocks.0.self_attn.q.weight",
+        ),
+    ),
+    (
+        "a LoRA",
+        "Load LoRA, behind this loader,",
+        ("lora_up.weight", "lora_down.weight", "lora.up.weight", "lora_A.weight", ".hada_w1_a", ".lokr_w1"),
+    ),
+    (
+        "a ControlNet",
+        "Load ControlNet Model",
+        ("input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight"),
+    ),
     ("a VAE", "Load VAE", ("decoder.conv_in.weight", "taesd_decoder.1.weight")),
-    ("the U-Net of a folder of diffusers", "the whole folder, in models/diffusers,",
-     ("down_blocks.0.resnets.0.conv1.weight", "unet.conv_in.weight")),
+    (
+        "the U-Net of a folder of diffusers",
+        "the whole folder, in models/diffusers,",
+        ("down_blocks.0.resnets.0.conv1.weight", "unet.conv_in.weight"),
+    ),
     ("a text encoder", "Load CLIP", ("encoder.layers.0.mlp.fc1.weight", "transformer.resblocks.0.ln_1.weight")),
-    ("a pose estimator", "Pose Estimator Loader",
-     ("stage2.0.branches.0.0.conv1.weight", "keypoint_head.final_layers.0.weight", "patch_embed.proj.weight")),
+    (
+        "a pose estimator",
+        "Pose Estimator Loader",
+        ("stage2.0.branches.0.0.conv1.weight", "keypoint_head.final_layers.0.weight", "patch_embed.proj.weight"),
+    ),
 )
 """What else people choose: what it is, what to use for it, and how the name of one of its weights ends."""
 
@@ -64,14 +83,15 @@ def load_checkpoint(path: Path, plain: bool = False) -> tuple[ModelPatcher, comf
     """
     model, clip, vae = from_weights(read_weights(path), path.name, plain)
     model.cached_patcher_init = (load_model, (path,))
-    if getattr(vae, "patcher", None) is not None:   # a file of the U-Net alone has none
+    if getattr(vae, "patcher", None) is not None:  # a file of the U-Net alone has none
         vae.patcher.cached_patcher_init = (load_vae, (path,))
     setattr(vae, HABITS, OWN if has_header(path, KIND) else HUMANSD)
     return model, clip, vae
 
 
-def from_weights(state: dict[str, torch.Tensor], name: str, plain: bool = False
-                 ) -> tuple[ModelPatcher, comfy.sd.CLIP | None, comfy.sd.VAE]:
+def from_weights(
+    state: dict[str, torch.Tensor], name: str, plain: bool = False
+) -> tuple[ModelPatcher, comfy.sd.CLIP | None, comfy.sd.VAE]:
     """MODEL, CLIP and VAE of weights in LDM's layout with 8 input channels; takes the U-Net's out of `state`.
 
     Raises:
@@ -85,8 +105,13 @@ def from_weights(state: dict[str, torch.Tensor], name: str, plain: bool = False
     network.load_model_weights(state, UNET, **({"assign": True} if getattr(model, "is_dynamic", bool)() else {}))
     text = comfy.utils.state_dict_prefix_replace(state, {TEXT: ""}, filter_keys=True)
     with said_of(f"checkpoint: the text encoder of {name}"):
-        clip = comfy.sd.load_text_encoder_state_dicts(
-            [text], embedding_directory=folder_paths.get_folder_paths("embeddings")) if text else None
+        clip = (
+            comfy.sd.load_text_encoder_state_dicts(
+                [text], embedding_directory=folder_paths.get_folder_paths("embeddings")
+            )
+            if text
+            else None
+        )
     with said_of(f"checkpoint: the VAE of {name}"):
         return model, clip, build_vae(state)
 
@@ -104,12 +129,15 @@ def said_of(what: str) -> Iterator[None]:
 
 def check_sound(state: dict[str, torch.Tensor], name: str) -> None:
     """Raise an `InputError` that names a weight which is NaN, infinite or no floating number, of any of the parts."""
-    parts = {key: value for key, value in state.items() if key.startswith((UNET, VAE, TEXT))
-             and not key.endswith(UNREAD)}
+    parts = {
+        key: value for key, value in state.items() if key.startswith((UNET, VAE, TEXT)) and not key.endswith(UNREAD)
+    }
     whole = next((key for key in parts if key.startswith((VAE, TEXT)) and not parts[key].is_floating_point()), None)
     if whole:
-        raise InputError(f"checkpoint: {name} stores {quoted(whole)} as {parts[whole].dtype}, no floating number; it "
-                         "is damaged: download it again.")
+        raise InputError(
+            f"checkpoint: {name} stores {quoted(whole)} as {parts[whole].dtype}, no floating number; it "
+            "is damaged: download it again."
+        )
     check_finite(parts, f"checkpoint: {name}")
 
 
@@ -128,20 +156,26 @@ def build_model(state: dict[str, torch.Tensor], name: str) -> RePoseSDModel:
         config = comfy.supported_models.SD20(comfy.model_detection.detect_unet_config(state, UNET))
         parameters = comfy.utils.calculate_parameters(state, UNET)
         device, kinds = management.get_torch_device(), config.supported_inference_dtypes
-        dtype = management.unet_dtype(model_params=parameters, supported_dtypes=kinds,
-                                      weight_dtype=comfy.utils.weight_dtype(state, UNET))
+        dtype = management.unet_dtype(
+            model_params=parameters, supported_dtypes=kinds, weight_dtype=comfy.utils.weight_dtype(state, UNET)
+        )
         config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, kinds))
         kind = comfy.model_base.ModelType.V_PREDICTION if V_PREDICTION in state else comfy.model_base.ModelType.EPS
         network = RePoseSDModel(config, kind, management.unet_inital_load_device(parameters, dtype))
         own = network.diffusion_model.state_dict()
         problem = min((key for key in own if UNET + key not in state), default=None)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ArithmeticError) as error:
-        problem = reason(error)      # sizes that make no network
+        problem = reason(error)  # sizes that make no network
     if problem:
-        raise InputError(f"checkpoint: {name} lacks weights of its Stable Diffusion U-Net ({problem}); download it "
-                         "again.")
-    check_fit(network.diffusion_model, {key: state[UNET + key] for key in own}, f"checkpoint: {name}",
-              {key: UNET + key for key in own})
+        raise InputError(
+            f"checkpoint: {name} lacks weights of its Stable Diffusion U-Net ({problem}); download it again."
+        )
+    check_fit(
+        network.diffusion_model,
+        {key: state[UNET + key] for key in own},
+        f"checkpoint: {name}",
+        {key: UNET + key for key in own},
+    )
     return network
 
 
@@ -160,16 +194,17 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if path.is_dir():
         return read_folder(path)
     try:
-        if path.suffix.lower() in (".safetensors", ".sft"):      # the host has ways of its own to read them
+        if path.suffix.lower() in (".safetensors", ".sft"):  # the host has ways of its own to read them
             state = comfy.utils.load_torch_file(str(path), safe_load=True)
         else:
             state = read_pickle(path)
     except InputError as error:
         raise InputError(f"checkpoint: {error}") from error
     except UNREADABLE as error:
-        raise InputError(f"checkpoint: {path.name} is no readable weights file ({reason(error)}); download it again."
-                         ) from error
-    if "input_blocks.0.0.weight" in state:   # the U-Net alone
+        raise InputError(
+            f"checkpoint: {path.name} is no readable weights file ({reason(error)}); download it again."
+        ) from error
+    if "input_blocks.0.0.weight" in state:  # the U-Net alone
         return {UNET + key: value for key, value in state.items()}
     return state
 
@@ -178,22 +213,43 @@ def check_kind(state: dict[str, torch.Tensor], name: str) -> None:
     """Raise an `InputError` that names the right loader unless it has a U-Net of Stable Diffusion 2 with 8 inputs."""
     first = state.get(UNET + "input_blocks.0.0.weight")
     if first is None:
-        kinds = (f"checkpoint: {name} is no Stable Diffusion checkpoint but {kind}; use {loader} for it."
-                 for kind, loader, ends in OTHERS if any(key.endswith(ends) for key in state))
-        raise InputError(next(kinds, f"checkpoint: {name} is no Stable Diffusion checkpoint in LDM layout; RePoseSD "
-                              "Loader takes HumanSD-like files: Stable Diffusion 2.1 with 8 input channels."))
+        kinds = (
+            f"checkpoint: {name} is no Stable Diffusion checkpoint but {kind}; use {loader} for it."
+            for kind, loader, ends in OTHERS
+            if any(key.endswith(ends) for key in state)
+        )
+        raise InputError(
+            next(
+                kinds,
+                f"checkpoint: {name} is no Stable Diffusion checkpoint in LDM layout; RePoseSD "
+                "Loader takes HumanSD-like files: Stable Diffusion 2.1 with 8 input channels.",
+            )
+        )
     if first.ndim != 4:
-        raise InputError(f"checkpoint: the first convolution of {name} has shape {tuple(first.shape)}; the file is "
-                         "damaged: download it again.")
+        raise InputError(
+            f"checkpoint: the first convolution of {name} has shape {tuple(first.shape)}; the file is "
+            "damaged: download it again."
+        )
     if first.shape[1] != 8:
-        raise InputError(f"checkpoint: {name} has {first.shape[1]} input channels, RePoseSD has 8 (noise and pose "
-                         "latent); use Load Checkpoint (for a folder, Load Diffusers Model) instead.")
+        raise InputError(
+            f"checkpoint: {name} has {first.shape[1]} input channels, RePoseSD has 8 (noise and pose "
+            "latent); use Load Checkpoint (for a folder, Load Diffusers Model) instead."
+        )
     # Stable Diffusion 1 enters its transformers by convolutions, Stable Diffusion XL embeds the picture's size.
-    version = "1" if any(key.endswith(".proj_in.weight") and value.ndim == 4 for key, value in state.items()
-                         if key.startswith(UNET)) else "XL" if UNET + "label_emb.0.0.weight" in state else None
+    version = (
+        "1"
+        if any(
+            key.endswith(".proj_in.weight") and value.ndim == 4 for key, value in state.items() if key.startswith(UNET)
+        )
+        else "XL"
+        if UNET + "label_emb.0.0.weight" in state
+        else None
+    )
     if version:
-        raise InputError(f"checkpoint: {name} is Stable Diffusion {version} with 8 input channels, such as "
-                         "InstructPix2Pix, and RePoseSD is Stable Diffusion 2.1; use Load Checkpoint for this file.")
+        raise InputError(
+            f"checkpoint: {name} is Stable Diffusion {version} with 8 input channels, such as "
+            "InstructPix2Pix, and RePoseSD is Stable Diffusion 2.1; use Load Checkpoint for this file."
+        )
 
 
 def diffusers_folders() -> dict[str, Path]:
@@ -206,7 +262,7 @@ def diffusers_folders() -> dict[str, Path]:
             if depth and (path / MARK).is_file():
                 found.setdefault(f"{path.relative_to(root).as_posix()}/", path)
                 below.clear()
-            elif depth == DEPTH:   # links may go round in circles
+            elif depth == DEPTH:  # links may go round in circles
                 below.clear()
     return found
 
@@ -221,8 +277,10 @@ def weights_path(name: str) -> Path:
         return folders.checkpoint_path(name, *FOLDERS)
     path = diffusers_folders().get(name)
     if path is None:
-        raise InputError(f"checkpoint: there is no folder {quoted(name)} with unet/config.json in models/diffusers or "
-                         "models/reposedm; put it there, press R to refresh, and choose it from the list.")
+        raise InputError(
+            f"checkpoint: there is no folder {quoted(name)} with unet/config.json in models/diffusers or "
+            "models/reposedm; put it there, press R to refresh, and choose it from the list."
+        )
     return path
 
 
@@ -234,13 +292,17 @@ class RePoseSDLoader(io.ComfyNode):
             display_name="RePoseSD Loader",
             category="RePoseDM/loaders",
             description="Loads Stable Diffusion 2.1 with a pose input of four more channels, such as HumanSD. Stock "
-                        "ComfyUI takes such a file for an inpainting model and cannot run it.",
+            "ComfyUI takes such a file for an inpainting model and cannot run it.",
             search_aliases=["HumanSD", "load reposesd", "pose stable diffusion", "8 channels", "diffusers folder"],
-            inputs=[io.Combo.Input(
-                "checkpoint", options=[*folders.checkpoint_names(*FOLDERS), *sorted(diffusers_folders())],
-                tooltip="A checkpoint with 8 input channels: RePoseSD or HumanSD in models/checkpoints or "
-                        "models/reposedm, or a folder of diffusers (its name ends in a slash) in models/diffusers or "
-                        "models/reposedm. RePoseDM's own files belong into RePoseDM Loader.")],
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    options=[*folders.checkpoint_names(*FOLDERS), *sorted(diffusers_folders())],
+                    tooltip="A checkpoint with 8 input channels: RePoseSD or HumanSD in models/checkpoints or "
+                    "models/reposedm, or a folder of diffusers (its name ends in a slash) in models/diffusers or "
+                    "models/reposedm. RePoseDM's own files belong into RePoseDM Loader.",
+                )
+            ],
             outputs=[
                 io.Model.Output("model", tooltip="For KSampler. Without a pose in the conditioning it gets none."),
                 io.Clip.Output("clip", tooltip="Its text encoder, for CLIP Text Encode."),
@@ -254,7 +316,7 @@ class RePoseSDLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str | None = None) -> int | str:
-        if checkpoint is None:   # another node supplies it
+        if checkpoint is None:  # another node supplies it
             return "linked"
         return folders.last_change(weights_path(checkpoint), "*/*")
 

@@ -27,54 +27,111 @@ class RePoseSDConditioning(io.ComfyNode):
             display_name="RePoseSD Conditioning",
             category="RePoseDM",
             description="Draws the pose as RePoseSD or HumanSD has learned it, encodes the drawing with the VAE and "
-                        "adds it to the prompts. For a model of RePoseSD Loader; the sampler is any.",
+            "adds it to the prompts. For a model of RePoseSD Loader; the sampler is any.",
             search_aliases=["HumanSD", "pose conditioning", "skeleton latent", "text to image with pose"],
             inputs=[
                 io.Conditioning.Input("positive", tooltip="What the picture should show, from CLIP Text Encode."),
                 io.Conditioning.Input("negative", tooltip="What it should not show, from CLIP Text Encode."),
                 io.Vae.Input("vae", tooltip="The VAE of the same RePoseSD Loader."),
-                PoseKeypoint.Input("pose", tooltip="The pose; all people in it count. One frame serves all pictures, "
-                                                   "several frames give a picture each."),
-                io.Int.Input("width", default=512, min=64, max=4096, step=8,
-                             tooltip="Width of the picture in pixels; a connected latent overrules it. Stable "
-                                     "Diffusion 2.1 and HumanSD were trained at 512 × 512."),
-                io.Int.Input("height", default=512, min=64, max=4096, step=8,
-                             tooltip="Height of the picture in pixels; a connected latent overrules it."),
-                io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Factor on the pose's latent. 1 is what the model was trained with, 0 is "
-                                       "exactly no pose."),
-                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001,
-                               tooltip="Where in the sampling the pose begins to be told; 0 is the first step. The "
-                                       "text is told throughout."),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001,
-                               tooltip="Where in the sampling the pose ceases to be told; 1 is after the last step. "
-                                       "Sooner lets the model finish the details by the text alone."),
-                io.Combo.Input("style", options=list(STYLES), default=AUTO,
-                               tooltip="How the skeleton is drawn. auto: as the model behind the VAE learned it, "
-                                       "openpose without hands and face for a RePoseSD trained with this pack, "
-                                       "humansd for all others."),
-                io.Combo.Input("negative_pose", options=list(NEGATIVES), default=AUTO,
-                               tooltip="What the negative prompt is told of the pose. none: the null condition of "
-                                       "eq. 16, so that cfg strengthens text and pose; same: the pose too, as HumanSD "
-                                       "does, so that cfg strengthens the text alone. auto: none for a RePoseSD "
-                                       "trained with this pack, which learned to do without, same for all others."),
-                io.Latent.Input("latent", optional=True,
-                                tooltip="Gives the size and the number of pictures in place of width and height: an "
-                                        "empty latent with a batch, or an encoded picture to start from."),
+                PoseKeypoint.Input(
+                    "pose",
+                    tooltip="The pose; all people in it count. One frame serves all pictures, "
+                    "several frames give a picture each.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=512,
+                    min=64,
+                    max=4096,
+                    step=8,
+                    tooltip="Width of the picture in pixels; a connected latent overrules it. Stable "
+                    "Diffusion 2.1 and HumanSD were trained at 512 × 512.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=512,
+                    min=64,
+                    max=4096,
+                    step=8,
+                    tooltip="Height of the picture in pixels; a connected latent overrules it.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Factor on the pose's latent. 1 is what the model was trained with, 0 is exactly no pose.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where in the sampling the pose begins to be told; 0 is the first step. The "
+                    "text is told throughout.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where in the sampling the pose ceases to be told; 1 is after the last step. "
+                    "Sooner lets the model finish the details by the text alone.",
+                ),
+                io.Combo.Input(
+                    "style",
+                    options=list(STYLES),
+                    default=AUTO,
+                    tooltip="How the skeleton is drawn. auto: as the model behind the VAE learned it, "
+                    "openpose without hands and face for a RePoseSD trained with this pack, "
+                    "humansd for all others.",
+                ),
+                io.Combo.Input(
+                    "negative_pose",
+                    options=list(NEGATIVES),
+                    default=AUTO,
+                    tooltip="What the negative prompt is told of the pose. none: the null condition of "
+                    "eq. 16, so that cfg strengthens text and pose; same: the pose too, as HumanSD "
+                    "does, so that cfg strengthens the text alone. auto: none for a RePoseSD "
+                    "trained with this pack, which learned to do without, same for all others.",
+                ),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="Gives the size and the number of pictures in place of width and height: an "
+                    "empty latent with a batch, or an encoded picture to start from.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output("positive", tooltip="The positive prompt, and the pose."),
                 io.Conditioning.Output("negative", tooltip="The negative prompt, and the pose if it is told."),
-                io.Latent.Output("latent", tooltip="The latent that came in, or an empty one of the right size with a "
-                                                   "picture a frame."),
+                io.Latent.Output(
+                    "latent",
+                    tooltip="The latent that came in, or an empty one of the right size with a picture a frame.",
+                ),
                 io.Image.Output("skeleton", tooltip="The drawing that the model is told, a picture a frame."),
             ],
         )
 
     @classmethod
-    def execute(cls, positive: list, negative: list, vae: Any, pose: Any, width: int, height: int, strength: float,
-                start_percent: float, end_percent: float, style: str, negative_pose: str,
-                latent: dict | None = None) -> io.NodeOutput:
+    def execute(
+        cls,
+        positive: list,
+        negative: list,
+        vae: Any,
+        pose: Any,
+        width: int,
+        height: int,
+        strength: float,
+        start_percent: float,
+        end_percent: float,
+        style: str,
+        negative_pose: str,
+        latent: dict | None = None,
+    ) -> io.NodeOutput:
         poses = parse_keypoints(pose, "pose")
         check_vae(vae)
         stride = vae.spacial_compression_encode()
@@ -86,8 +143,11 @@ class RePoseSDConditioning(io.ComfyNode):
             style, poses = habits.style, [Pose(frame.joints, frame.height, frame.width) for frame in poses]
         skeleton = draw(poses, height, width, style)
         if latent is None:
-            latent = {"samples": torch.zeros((len(poses), 4, height // stride, width // stride),
-                                             device=management.intermediate_device())}
+            latent = {
+                "samples": torch.zeros(
+                    (len(poses), 4, height // stride, width // stride), device=management.intermediate_device()
+                )
+            }
         if strength > 0 and start_percent < end_percent:
             told = strength * vae.encode(skeleton)
             positive = with_pose(positive, told, start_percent, end_percent)
@@ -98,8 +158,7 @@ class RePoseSDConditioning(io.ComfyNode):
 
 def draw(poses: list[Pose], height: int, width: int, style: str) -> torch.Tensor:
     """IMAGE (frames, height, width, 3) of the poses, each fitted with its canvas."""
-    return images("pose", len(poses), height, width,
-                  lambda frame: draw_pose(poses[frame], height, width, style=style))
+    return images("pose", len(poses), height, width, lambda frame: draw_pose(poses[frame], height, width, style=style))
 
 
 def with_pose(conditioning: list, latent: torch.Tensor, start: float, end: float) -> list:
@@ -116,8 +175,9 @@ def with_pose(conditioning: list, latent: torch.Tensor, start: float, end: float
             out.append([tokens, told])
         else:
             spans = ((first, begin, extra), (begin, cease, told), (cease, last, extra))
-            out += [[tokens, {**what, "start_percent": low, "end_percent": high}]
-                    for low, high, what in spans if low < high]
+            out += [
+                [tokens, {**what, "start_percent": low, "end_percent": high}] for low, high, what in spans if low < high
+            ]
     return out
 
 
@@ -126,19 +186,25 @@ def check_vae(vae: Any) -> None:
     if getattr(vae, "first_stage_model", None) is None:
         raise InputError("vae: the loaded file holds no VAE; load Stable Diffusion's with Load VAE and connect that.")
     if vae.latent_dim != 2 or vae.latent_channels != 4:
-        raise InputError(f"vae: its latents have {vae.latent_channels} channels in {vae.latent_dim} dimensions, those "
-                         "of Stable Diffusion 4 in 2; connect the VAE of RePoseSD Loader.")
+        raise InputError(
+            f"vae: its latents have {vae.latent_channels} channels in {vae.latent_dim} dimensions, those "
+            "of Stable Diffusion 4 in 2; connect the VAE of RePoseSD Loader."
+        )
 
 
 def size_of(latent: dict, stride: int, frames: int) -> tuple[int, int]:
     """Height and width in pixels of a LATENT's pictures; an `InputError` if `frames` do not fit their number."""
     samples = latent["samples"]
     if samples.ndim != 4:
-        raise InputError(f"latent: it has shape {tuple(samples.shape)}; expected (pictures, channels, height, width), "
-                         "as Empty Latent Image makes it.")
+        raise InputError(
+            f"latent: it has shape {tuple(samples.shape)}; expected (pictures, channels, height, width), "
+            "as Empty Latent Image makes it."
+        )
     if frames not in (1, len(samples)):
-        raise InputError(f"latent: it has {len(samples)} pictures and the pose {frames} frames; give one frame for "
-                         "all, or as many of both.")
+        raise InputError(
+            f"latent: it has {len(samples)} pictures and the pose {frames} frames; give one frame for "
+            "all, or as many of both."
+        )
     # Empty latents say for which stride they are, and the sampler makes them anew for the model's.
     stride = latent.get("downscale_ratio_spacial") or stride
     return samples.shape[-2] * stride, samples.shape[-1] * stride

@@ -31,27 +31,54 @@ def sampling_inputs() -> list:
     """The widgets that every node which samples has."""
     preset = PRESETS["mini"]
     return [
-        io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
-                     tooltip="The noise to start from: the same seed gives the same picture."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**64 - 1,
+            control_after_generate=True,
+            tooltip="The noise to start from: the same seed gives the same picture.",
+        ),
         io.Int.Input("steps", default=preset.steps, min=1, max=1000, tooltip="Denoising steps. RePoseDM needs few."),
-        io.Float.Input("cfg", display_name="w_c", default=preset.guidance_scale, min=0.0, max=30.0, step=0.05,
-                       tooltip="Classifier-free guidance, w_c of the paper's eq. 16: how strongly pose and person are "
-                               "followed. 1 is off and twice as fast."),
-        io.Combo.Input("sampler_name", options=[*comfy.samplers.SAMPLER_NAMES, LEARNED], default="ddim",
-                       tooltip="The sampling algorithm. ddim gives the pictures of the Python pipeline; the last of "
-                               "the list is the paper's, which draws noise in every step with the variance that the "
-                               "model learned."),
-        io.Combo.Input("scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="simple",
-                       tooltip="How the steps are spread over the noise levels. simple is the pipeline's."),
+        io.Float.Input(
+            "cfg",
+            display_name="w_c",
+            default=preset.guidance_scale,
+            min=0.0,
+            max=30.0,
+            step=0.05,
+            tooltip="Classifier-free guidance, w_c of the paper's eq. 16: how strongly pose and person are "
+            "followed. 1 is off and twice as fast.",
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=[*comfy.samplers.SAMPLER_NAMES, LEARNED],
+            default="ddim",
+            tooltip="The sampling algorithm. ddim gives the pictures of the Python pipeline; the last of "
+            "the list is the paper's, which draws noise in every step with the variance that the "
+            "model learned.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.SCHEDULER_NAMES,
+            default="simple",
+            tooltip="How the steps are spread over the noise levels. simple is the pipeline's.",
+        ),
     ]
 
 
 def field_input() -> io.Float.Input:
     """The widget `field_strength`."""
     return io.Float.Input(
-        "field_strength", default=AS_GUIDED, min=AS_GUIDED, max=100.0, step=0.05, optional=True,
+        "field_strength",
+        default=AS_GUIDED,
+        min=AS_GUIDED,
+        max=100.0,
+        step=0.05,
+        optional=True,
         tooltip="Strength of the pose field guidance of the model, in place of what Pose Interaction Field Guidance "
-                "says: 0 is off, -1 leaves it as it is there.")
+        "says: 0 is off, -1 leaves it as it is there.",
+    )
 
 
 class RePoseDMKSampler(io.ComfyNode):
@@ -62,7 +89,7 @@ class RePoseDMKSampler(io.ComfyNode):
             display_name="RePoseDM KSampler",
             category="RePoseDM",
             description="Samples the person in the new pose. It is ComfyUI's own sampling with the settings that were "
-                        "measured best for RePoseDM as defaults; any other sampler node works, too.",
+            "measured best for RePoseDM as defaults; any other sampler node works, too.",
             search_aliases=["sampler", "denoise", "pose transfer", "ancestral", "learned variance"],
             inputs=[
                 io.Model.Input("model", tooltip="From RePoseDM Loader, or through Pose Interaction Field Guidance."),
@@ -70,20 +97,42 @@ class RePoseDMKSampler(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="From Recurrent Pose Aligner."),
                 io.Latent.Input("latent", tooltip="From Recurrent Pose Aligner, or an encoded picture to start from."),
                 *sampling_inputs(),
-                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="1 starts from noise alone, less keeps so much of the latent that came in."),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="1 starts from noise alone, less keeps so much of the latent that came in.",
+                ),
                 field_input(),
             ],
-            outputs=[io.Latent.Output("latent", tooltip="For RePoseDM Decode or VAE Decode, with the VAE of RePoseDM "
-                                                         "Loader.")],
+            outputs=[
+                io.Latent.Output(
+                    "latent", tooltip="For RePoseDM Decode or VAE Decode, with the VAE of RePoseDM Loader."
+                )
+            ],
         )
 
     @classmethod
-    def execute(cls, model: Any, positive: list, negative: list, latent: dict, seed: int, steps: int, cfg: float,
-                sampler_name: str, scheduler: str, denoise: float, field_strength: float = AS_GUIDED) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        positive: list,
+        negative: list,
+        latent: dict,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        denoise: float,
+        field_strength: float = AS_GUIDED,
+    ) -> io.NodeOutput:
         model = with_field_strength(model, field_strength)
-        return io.NodeOutput(sample(model, positive, negative, latent, seed, steps, cfg, sampler_name, scheduler,
-                                    denoise))
+        return io.NodeOutput(
+            sample(model, positive, negative, latent, seed, steps, cfg, sampler_name, scheduler, denoise)
+        )
 
 
 def with_field_strength(model: ModelPatcher, strength: float) -> ModelPatcher:
@@ -91,25 +140,39 @@ def with_field_strength(model: ModelPatcher, strength: float) -> ModelPatcher:
     if strength == AS_GUIDED:
         return model
     if strength < 0:
-        raise InputError(f"field_strength = {strength:g}: must be 0 (off) or more, or -1 for what Pose Interaction "
-                         "Field Guidance says.")
+        raise InputError(
+            f"field_strength = {strength:g}: must be 0 (off) or more, or -1 for what Pose Interaction "
+            "Field Guidance says."
+        )
     if strength > 0 and not model.get_additional_models_with_key(FIELD):
-        raise InputError("field_strength: this model is not guided; put Pose Interaction Field Guidance of a strength "
-                         "above 0 before it, or leave -1.")
+        raise InputError(
+            "field_strength: this model is not guided; put Pose Interaction Field Guidance of a strength "
+            "above 0 before it, or leave -1."
+        )
     model = model.clone()
     model.model_options["transformer_options"][FIELD_STRENGTH] = strength
     return model
 
 
-def sample(model: ModelPatcher, positive: list, negative: list, latent: dict, seed: int, steps: int, cfg: float,
-           sampler_name: str, scheduler: str, denoise: float = 1.0) -> dict:
+def sample(
+    model: ModelPatcher,
+    positive: list,
+    negative: list,
+    latent: dict,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    denoise: float = 1.0,
+) -> dict:
     """The LATENT that ComfyUI's sampling, or the ancestral sampler within it, makes of `latent`."""
     if latent["samples"].is_nested:
         raise InputError("latent: it is of a video with sound; connect the latent output of Recurrent Pose Aligner.")
     # As stock KSampler does; empty latents say for which stride they are, and are made anew for the model's.
     latent = latent.copy()
     strides = [latent.pop(key, None) for key in ("downscale_ratio_spacial", "downscale_ratio_temporal")]
-    strides = strides[:1] if strides[1] is None else strides       # older hosts have one
+    strides = strides[:1] if strides[1] is None else strides  # older hosts have one
     start = comfy.sample.fix_empty_latent_channels(model, latent["samples"], *strides)
     index = latent.get("batch_index")
     noise = comfy.sample.prepare_noise(start, seed, index)
@@ -117,20 +180,28 @@ def sample(model: ModelPatcher, positive: list, negative: list, latent: dict, se
     if index is not None and model.get_additional_models_with_key(FIELD):
         model = model.clone()
         model.model_options["transformer_options"][BATCH_INDEX] = list(index)
-    options = {"noise_mask": latent.get("noise_mask"), "callback": latent_preview.prepare_callback(model, steps),
-               "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED, "seed": seed}
+    options = {
+        "noise_mask": latent.get("noise_mask"),
+        "callback": latent_preview.prepare_callback(model, steps),
+        "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED,
+        "seed": seed,
+    }
     plain = "ddim" if sampler_name == LEARNED else sampler_name
     sigmas = comfy.samplers.KSampler(model, steps, model.load_device, plain, scheduler, denoise).sigmas
     if not sigmas.isfinite().all():
-        raise InputError(f"scheduler: {scheduler} gives noise levels that are no numbers at steps = {steps}; choose "
-                         "more steps, or another scheduler.")
+        raise InputError(
+            f"scheduler: {scheduler} gives noise levels that are no numbers at steps = {steps}; choose "
+            "more steps, or another scheduler."
+        )
     if sampler_name == LEARNED:
         check_learned_variance(model)
-        samples = comfy.sample.sample_custom(model, noise, cfg, comfy.samplers.KSAMPLER(learned_ancestral), sigmas,
-                                             positive, negative, start, **options)
+        samples = comfy.sample.sample_custom(
+            model, noise, cfg, comfy.samplers.KSAMPLER(learned_ancestral), sigmas, positive, negative, start, **options
+        )
     else:
-        samples = comfy.sample.sample(model, noise, steps, cfg, sampler_name, scheduler, positive, negative, start,
-                                      denoise=denoise, **options)
+        samples = comfy.sample.sample(
+            model, noise, steps, cfg, sampler_name, scheduler, positive, negative, start, denoise=denoise, **options
+        )
     latent["samples"] = samples
     return latent
 
@@ -158,8 +229,10 @@ def check_learned_variance(model: ModelPatcher) -> None:
     if not isinstance(network, HostDenoiser):
         raise InputError(f"sampler_name: {LEARNED} is for RePoseDM models; choose another for this one.")
     if not network.denoiser.config.learned_variance:
-        raise InputError(f"sampler_name: this RePoseDM model was trained without a variance, which {LEARNED} needs; "
-                         "choose another, such as ddim.")
+        raise InputError(
+            f"sampler_name: this RePoseDM model was trained without a variance, which {LEARNED} needs; "
+            "choose another, such as ddim."
+        )
 
 
 class StepVariance:
@@ -177,13 +250,21 @@ class StepVariance:
         """The logits since the last call, those of several conditionings averaged."""
         logits, self.logits = self.logits, []
         if not logits or any(part.shape != like.shape for part in logits):
-            raise InputError(f"positive: {LEARNED} works with conditionings for the whole picture; remove areas and "
-                             "ranges of steps from it, or choose another sampler_name.")
+            raise InputError(
+                f"positive: {LEARNED} works with conditionings for the whole picture; remove areas and "
+                "ranges of steps from it, or choose another sampler_name."
+            )
         return torch.stack(logits).mean(0) if len(logits) > 1 else logits[0]
 
 
-def learned_ancestral(model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, extra_args: dict | None = None,
-                      callback: Callable[[dict], None] | None = None, disable: bool | None = None) -> Tensor:
+def learned_ancestral(
+    model: Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict | None = None,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
+) -> Tensor:
     """`sample_ancestral` in the form of ComfyUI's samplers; its noise follows that which the run began with."""
     extra_args = dict(extra_args or {})
     step = StepVariance()
@@ -196,9 +277,9 @@ def learned_ancestral(model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, e
         return Denoised(x0, step.take(value))
 
     def report(index: int, steps: int, x0: Tensor) -> None:
-        if callback is not None:      # previews look at ŷ_0
+        if callback is not None:  # previews look at ŷ_0
             callback({"i": index, "x": x0, "denoised": x0, "sigma": sigmas[index], "sigma_hat": sigmas[index]})
 
     generator = torch.Generator().manual_seed(extra_args.get("seed") or 0)
-    torch.randn(x.shape, generator=generator)     # the host drew this from the same seed
+    torch.randn(x.shape, generator=generator)  # the host drew this from the same seed
     return sample_ancestral(guess, x, sigmas, report, generator)

@@ -1,7 +1,7 @@
 """RePoseDM: recurrent pose alignment and pose-field gradient guidance for pose-guided person images.
 
-    from reposedm_core import RePoseDMPipeline
-    RePoseDMPipeline.from_pretrained()("person.png", "pose.json", seed=1).to_pil().save("result.png")
+from reposedm_core import RePoseDMPipeline
+RePoseDMPipeline.from_pretrained()("person.png", "pose.json", seed=1).to_pil().save("result.png")
 """
 
 from .config import ModelConfig
@@ -10,5 +10,14 @@ from .pipeline import PoseTransferResult, RePoseDMPipeline, load_networks
 from .pose import Pose, draw_pose, parse_keypoints
 from .presets import PRESETS
 
-__all__ = ["PRESETS", "InputError", "ModelConfig", "Pose", "PoseTransferResult", "RePoseDMPipeline", "draw_pose",
-           "load_networks", "parse_keypoints"]
+__all__ = [
+    "PRESETS",
+    "InputError",
+    "ModelConfig",
+    "Pose",
+    "PoseTransferResult",
+    "RePoseDMPipeline",
+    "draw_pose",
+    "load_networks",
+    "parse_keypoints",
+]

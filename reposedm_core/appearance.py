@@ -107,7 +107,7 @@ class Dressing:
         Raises:
             InputError: the mask is too small to be left at this size, or a negative feather.
         """
-        if cover.shape[-2:] != person.shape[-2:]:     # bilinear, as ComfyUI's own nodes do
+        if cover.shape[-2:] != person.shape[-2:]:  # bilinear, as ComfyUI's own nodes do
             cover = F.interpolate(cover, size=person.shape[-2:], mode="bilinear", align_corners=False)
         person, cover = fit_image(person, height, width), fit_image(cover, height, width, border="constant")
         if not cover.any():

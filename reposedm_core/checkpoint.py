@@ -20,20 +20,48 @@ from .errors import InputError, quoted, shortened
 from .files import reason, replacing
 from .fitting import is_plain, load_into
 
-__all__ = ["KEY", "UNREADABLE", "has_header", "load_into", "load_parts", "read_header", "read_weights", "save_model",
-           "save_weights"]
+__all__ = [
+    "KEY",
+    "UNREADABLE",
+    "has_header",
+    "load_into",
+    "load_parts",
+    "read_header",
+    "read_weights",
+    "save_model",
+    "save_weights",
+]
 
 KEY = "reposedm"
 """Metadata key under which the header lies."""
-UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, LookupError, ArithmeticError, AssertionError, AttributeError,
-              TypeError, MemoryError, struct.error, zipfile.BadZipFile, UnpicklingError, SafetensorError)
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
+    UnpicklingError,
+    SafetensorError,
+)
 """What torch's and safetensors' readers raise on bytes that are no weights, or were once."""
 UNPACKED = 20
 """How many times its own size a zipped file may hold: torch packs nothing, and real weights give little."""
 
 
-def save_model(path: str | os.PathLike, modules: dict[str, nn.Module], config: dict[str, Any],
-               card: dict[str, Any] | None = None, dtype: torch.dtype = torch.float16) -> None:
+def save_model(
+    path: str | os.PathLike,
+    modules: dict[str, nn.Module],
+    config: dict[str, Any],
+    card: dict[str, Any] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
     """Write `modules` into one safetensors file, keys prefixed by their names, atomically.
 
     Args:
@@ -50,12 +78,14 @@ def save_model(path: str | os.PathLike, modules: dict[str, nn.Module], config: d
     for name, module in modules.items():
         for key, value in module.state_dict().items():
             state[f"{name}.{key}"] = value
-    save_weights(path, state, {"kind": "reposedm", "parts": sorted(modules), "config": config, "card": card or {}},
-                 dtype)
+    save_weights(
+        path, state, {"kind": "reposedm", "parts": sorted(modules), "config": config, "card": card or {}}, dtype
+    )
 
 
-def save_weights(path: str | os.PathLike, state: Mapping[str, torch.Tensor], header: dict[str, Any],
-                 dtype: torch.dtype) -> None:
+def save_weights(
+    path: str | os.PathLike, state: Mapping[str, torch.Tensor], header: dict[str, Any], dtype: torch.dtype
+) -> None:
     """Write weights under their own names and a JSON header into one safetensors file, atomically; see `save_model`."""
     own = {}
     for key, value in state.items():
@@ -68,7 +98,7 @@ def save_weights(path: str | os.PathLike, state: Mapping[str, torch.Tensor], hea
             raise OSError(reason(error)) from error
         umask = os.umask(0)
         os.umask(umask)
-        fresh.chmod(0o666 & ~umask)      # safetensors writes files that only their owner may read
+        fresh.chmod(0o666 & ~umask)  # safetensors writes files that only their owner may read
 
 
 def read_header(path: str | os.PathLike, kind: str = "reposedm") -> dict[str, Any]:
@@ -85,11 +115,15 @@ def read_header(path: str | os.PathLike, kind: str = "reposedm") -> dict[str, An
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise InputError(f"Checkpoint {name}: not a readable safetensors file ({reason(error)}). "
-                         "Download it again, or export it with training/train.py.") from error
+        raise InputError(
+            f"Checkpoint {name}: not a readable safetensors file ({reason(error)}). "
+            "Download it again, or export it with training/train.py."
+        ) from error
     if KEY not in metadata:
-        raise InputError(f"Checkpoint {name} is not a RePoseDM model: it carries no RePoseDM header. "
-                         "Stable Diffusion and HumanSD files go into RePoseSD Loader or Load Checkpoint.")
+        raise InputError(
+            f"Checkpoint {name} is not a RePoseDM model: it carries no RePoseDM header. "
+            "Stable Diffusion and HumanSD files go into RePoseSD Loader or Load Checkpoint."
+        )
     try:
         header = json.loads(metadata[KEY])
         if not isinstance(header, dict):
@@ -102,11 +136,15 @@ def read_header(path: str | os.PathLike, kind: str = "reposedm") -> dict[str, An
         if not (isinstance(parts, list) and all(isinstance(part, str) for part in parts)):
             raise ValueError(f"its parts are {quoted(parts)}, which is no list of names")
     except (ValueError, RecursionError) as error:
-        raise InputError(f"Checkpoint {name}: its RePoseDM header is damaged ({reason(error)}). Download it again, or "
-                         "export it with training/train.py.") from None
+        raise InputError(
+            f"Checkpoint {name}: its RePoseDM header is damaged ({reason(error)}). Download it again, or "
+            "export it with training/train.py."
+        ) from None
     if found != kind:
-        raise InputError(f"Checkpoint {name} is of kind {quoted(found)}, expected {kind!r}: RePoseDM's files go into "
-                         "RePoseDM Loader, RePoseSD's into RePoseSD Loader.")
+        raise InputError(
+            f"Checkpoint {name} is of kind {quoted(found)}, expected {kind!r}: RePoseDM's files go into "
+            "RePoseDM Loader, RePoseSD's into RePoseSD Loader."
+        )
     return header
 
 
@@ -119,8 +157,9 @@ def has_header(path: str | os.PathLike) -> bool:
         return False
 
 
-def load_parts(path: str | os.PathLike, only: Collection[str] | None = None
-               ) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+def load_parts(
+    path: str | os.PathLike, only: Collection[str] | None = None
+) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
     """Weights of each part in float32, keyed by part then by key, and the header; `only`: of these parts alone.
 
     Raises:
@@ -135,8 +174,9 @@ def load_parts(path: str | os.PathLike, only: Collection[str] | None = None
                 if only is None or name in only:
                     parts.setdefault(name, {})[rest] = _in_float32(file.get_tensor(key))
     except UNREADABLE as error:
-        raise InputError(f"Checkpoint {shortened(Path(path).name)}: its weights cannot be read ({reason(error)}). "
-                         "Download it again.") from error
+        raise InputError(
+            f"Checkpoint {shortened(Path(path).name)}: its weights cannot be read ({reason(error)}). Download it again."
+        ) from error
     return parts, header
 
 
@@ -165,19 +205,26 @@ def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             _check_zip(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise InputError(f"Weights {name}: not a readable weights file ({reason(error)}). Download it again; a file "
-                         "that holds more than weights must be converted to safetensors first.") from error
+        raise InputError(
+            f"Weights {name}: not a readable weights file ({reason(error)}). Download it again; a file "
+            "that holds more than weights must be converted to safetensors first."
+        ) from error
     if isinstance(state, dict):
         inner = state.get("state_dict") or (next(iter(state.values())) if len(state) == 1 else None)
         state = inner if isinstance(inner, dict) else state
-    tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)
-               } if isinstance(state, dict) else {}
+    tensors = (
+        {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+        if isinstance(state, dict)
+        else {}
+    )
     if not tensors:
         raise InputError(f"Weights {name}: it holds no named weights; choose another file.")
     for key, value in tensors.items():
         if not is_plain(value):
-            raise InputError(f"Weights {name}: {shortened(key)} is no plain tensor ({value.dtype}, {value.layout}, on "
-                             f"{value.device}); choose a file whose weights are whole and not packed.")
+            raise InputError(
+                f"Weights {name}: {shortened(key)} is no plain tensor ({value.dtype}, {value.layout}, on "
+                f"{value.device}); choose a file whose weights are whole and not packed."
+            )
     return tensors
 
 
@@ -187,5 +234,6 @@ def _check_zip(path: Path) -> None:
         with zipfile.ZipFile(path) as file:
             unpacked = sum(entry.file_size for entry in file.infolist())
         if unpacked > UNPACKED * path.stat().st_size:
-            raise ValueError(f"it would unpack to {unpacked / 2**20:.0f} MiB, {unpacked // path.stat().st_size} times "
-                             "its size")
+            raise ValueError(
+                f"it would unpack to {unpacked / 2**20:.0f} MiB, {unpacked // path.stat().st_size} times its size"
+            )

@@ -14,9 +14,16 @@ from .errors import InputError, quoted
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_tensor(value: Tensor, name: str, shape: str, sizes: dict[str, int] | None = None, *,
-                 multiples: Mapping[str, int] | None = None, like: Tensor | None = None,
-                 finite: bool = False) -> dict[str, int]:
+def check_tensor(
+    value: Tensor,
+    name: str,
+    shape: str,
+    sizes: dict[str, int] | None = None,
+    *,
+    multiples: Mapping[str, int] | None = None,
+    like: Tensor | None = None,
+    finite: bool = False,
+) -> dict[str, int]:
     """Raise an `InputError` that names the argument and its shape unless `value` is as described.
 
     Args:
@@ -36,8 +43,10 @@ def check_tensor(value: Tensor, name: str, shape: str, sizes: dict[str, int] | N
     axes = shape.split()
     here = f"{name} has shape {tuple(value.shape)}"
     if value.layout != torch.strided:
-        raise InputError(f"{here} and layout {str(value.layout).removeprefix('torch.')}; expected a dense tensor: give "
-                         "its .to_dense().")
+        raise InputError(
+            f"{here} and layout {str(value.layout).removeprefix('torch.')}; expected a dense tensor: give "
+            "its .to_dense()."
+        )
     if value.ndim != len(axes):
         raise InputError(f"{here}; expected {len(axes)} axes, ({_spelt(shape)}).")
     for axis, size in zip(axes, value.shape, strict=True):
@@ -45,18 +54,27 @@ def check_tensor(value: Tensor, name: str, shape: str, sizes: dict[str, int] | N
             raise InputError(f"{here}: axis {axis} of ({_spelt(shape)}) is empty; give one element or more.")
         wanted = int(axis) if axis.isdigit() else sizes.setdefault(axis, size)
         if size != wanted:
-            raise InputError(f"{here}; expected ({_spelt(shape)}) with {axis} = {wanted}."
-                             if not axis.isdigit() else f"{here}; expected ({_spelt(shape)}).")
+            raise InputError(
+                f"{here}; expected ({_spelt(shape)}) with {axis} = {wanted}."
+                if not axis.isdigit()
+                else f"{here}; expected ({_spelt(shape)})."
+            )
         factor = (multiples or {}).get(axis, 1)
         if size % factor:
-            raise InputError(f"{here}: {axis} = {size} must be divisible by {factor}; crop, pad or resize it to "
-                             f"{max(factor, round(size / factor) * factor)}.")
+            raise InputError(
+                f"{here}: {axis} = {size} must be divisible by {factor}; crop, pad or resize it to "
+                f"{max(factor, round(size / factor) * factor)}."
+            )
     if value.dtype not in FLOATS:
-        raise InputError(f"{here} and dtype {value.dtype}; expected one of "
-                         f"{', '.join(str(kind).removeprefix('torch.') for kind in FLOATS)}.")
+        raise InputError(
+            f"{here} and dtype {value.dtype}; expected one of "
+            f"{', '.join(str(kind).removeprefix('torch.') for kind in FLOATS)}."
+        )
     if like is not None and (value.dtype, value.device) != (like.dtype, like.device):
-        raise InputError(f"{here}, dtype {value.dtype} on {value.device}; expected {like.dtype} on {like.device}: "
-                         "convert it with .to().")
+        raise InputError(
+            f"{here}, dtype {value.dtype} on {value.device}; expected {like.dtype} on {like.device}: "
+            "convert it with .to()."
+        )
     if finite and not value.is_meta and not torch.isfinite(value).all():
         count = int((~torch.isfinite(value)).sum())
         raise InputError(f"{here} and {count} values that are not finite (NaN or infinity); mend them first.")
@@ -76,8 +94,9 @@ def check_precision(value: Tensor, name: str, layer: nn.Module, weight: Tensor) 
     """
     strict = not value.is_meta and keeps_precision(layer, value)
     if strict and value.dtype != weight.dtype:
-        raise InputError(f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; the network's weights are "
-                         f"{weight.dtype}.")
+        raise InputError(
+            f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; the network's weights are {weight.dtype}."
+        )
     return strict
 
 

@@ -28,8 +28,10 @@ def condition_image(pose: Pose, height: int, width: int) -> Tensor:
     """
     x, y, score = pose.joints[:1].reshape(-1, 3).T
     if not ((score > 0) & (x >= 0) & (y >= 0) & (x <= pose.width) & (y <= pose.height)).any():
-        raise InputError(f"pose: no joint of its first person lies inside its canvas of {pose.width} × {pose.height} "
-                         "pixels; move the pose into it, or give the canvas that it was made for.")
+        raise InputError(
+            f"pose: no joint of its first person lies inside its canvas of {pose.width} × {pose.height} "
+            "pixels; move the pose into it, or give the canvas that it was made for."
+        )
     return draw_joints(pose.resized(height, width).joints[:1], height, width).float() / 127.5 - 1
 
 
@@ -44,8 +46,9 @@ def source_joints(poses: list[Pose]) -> Tensor:
     return torch.cat([first_joints(pose) for pose in poses])
 
 
-def pose_target(field: PoseInteractionField, poses: list[Pose], size: tuple[int, int],
-                native: tuple[int, int]) -> PoseTarget:
+def pose_target(
+    field: PoseInteractionField, poses: list[Pose], size: tuple[int, int], native: tuple[int, int]
+) -> PoseTarget:
     """What the field compares pictures with: the first person of each pose.
 
     Args:
@@ -74,10 +77,17 @@ def find_pose(estimator: PoseEstimator, picture: Tensor, native: tuple[int, int]
 
 
 @torch.no_grad()
-def make_condition(aligner: RecurrentPoseAligner | nn.Module, conditioner: Conditioner,
-                   encode: Callable[[Tensor], Tensor], image: Tensor, skeleton: Tensor, stride: int,
-                   sources: int = 1, start: Start | None = None,
-                   background: Tensor | None = None) -> tuple[Condition, Alignment, Seen]:
+def make_condition(
+    aligner: RecurrentPoseAligner | nn.Module,
+    conditioner: Conditioner,
+    encode: Callable[[Tensor], Tensor],
+    image: Tensor,
+    skeleton: Tensor,
+    stride: int,
+    sources: int = 1,
+    start: Start | None = None,
+    background: Tensor | None = None,
+) -> tuple[Condition, Alignment, Seen]:
     """Align pictures to poses and make the condition.
 
     Several sources of one person become one aligned picture (`alignment.multi_source.combine`), and the tokens are made
@@ -119,8 +129,7 @@ def make_condition(aligner: RecurrentPoseAligner | nn.Module, conditioner: Condi
         visibility, aligned = seen.latent_visibility(stride), None
     # The person on what the sources show behind him; B1 does not know where that is, nor must its result.
     if alignment.person is not None and conditioner.config.reads_aligned:
-        seen.reference = make_reference(image, skeleton, alignment, seen.image, seen.visibility, sources,
-                                        background)
+        seen.reference = make_reference(image, skeleton, alignment, seen.image, seen.visibility, sources, background)
         seen.image = on_plate(seen.reference)
         aligned = None
     if aligned is None:

@@ -14,8 +14,18 @@ from typing import Any, get_args, get_origin, get_type_hints
 from .errors import InputError, quoted
 from .ranges import check_counts, check_known, check_multiples, check_ranges, wrong
 
-__all__ = ["AlignerConfig", "AutoencoderConfig", "DecoderConfig", "DenoiserConfig", "EstimatorConfig",
-           "FieldConfig", "ModelConfig", "ScheduleConfig", "from_dict", "to_dict"]
+__all__ = [
+    "AlignerConfig",
+    "AutoencoderConfig",
+    "DecoderConfig",
+    "DenoiserConfig",
+    "EstimatorConfig",
+    "FieldConfig",
+    "ModelConfig",
+    "ScheduleConfig",
+    "from_dict",
+    "to_dict",
+]
 
 PREDICTIONS = ("epsilon", "v_prediction")
 WIDE, LATENT, PIXELS = 16384, 4096, 16384
@@ -51,16 +61,21 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         check_known(self, kind=("pca", "kl"))
         check_counts(self, widths=(3, 3) if self.kind == "pca" else (1, 8))
-        check_ranges(self, channels=(1, LATENT), stride=(1, 128), widths=(1, WIDE), whitening=(0, 2),
-                     scaling=(1e-6, 1e6))
+        check_ranges(
+            self, channels=(1, LATENT), stride=(1, 128), widths=(1, WIDE), whitening=(0, 2), scaling=(1e-6, 1e6)
+        )
         if self.kind == "pca":
             check_multiples(self, stride=STRIDE)
             check_ranges(self, channels=(1, 3 * STRIDE**2))
         else:
             stages = len(self.widths)
             if self.stride != 2 ** (stages - 1):
-                raise wrong(self, "stride", f"{stages} widths {self.widths} halve the picture {stages - 1} times, "
-                            f"which is a stride of {2 ** (stages - 1)}")
+                raise wrong(
+                    self,
+                    "stride",
+                    f"{stages} widths {self.widths} halve the picture {stages - 1} times, "
+                    f"which is a stride of {2 ** (stages - 1)}",
+                )
             # Group norm: 32 groups as in the public weights; fewer only where a small network has fewer channels.
             check_multiples(self, widths=min(32, *self.widths))
 
@@ -108,14 +123,26 @@ class AlignerConfig:
         check_known(self, kind=("recurrent", "matching"), encoder=("picture", "latent"), warp=("image", "latent"))
         check_counts(self, kernels=(1, 64))
         check_ranges(self, shrink=(1, 16))
-        check_ranges(self, kernels=(0, 1023), radius=(1, 64), first_radius=(0, 64), blocks=(1, 64), channels=(1, WIDE),
-                     latent_channels=(1, LATENT), dim=(1, WIDE), heads=(1, WIDE), height=(1, PIXELS), width=(1, PIXELS))
+        check_ranges(
+            self,
+            kernels=(0, 1023),
+            radius=(1, 64),
+            first_radius=(0, 64),
+            blocks=(1, 64),
+            channels=(1, WIDE),
+            latent_channels=(1, LATENT),
+            dim=(1, WIDE),
+            heads=(1, WIDE),
+            height=(1, PIXELS),
+            width=(1, PIXELS),
+        )
         if any(kernel and kernel % 2 == 0 for kernel in self.kernels):
             raise wrong(self, "kernels", "window sides must be odd, or 0 for the whole grid")
         # 8 are the groups of the normalisation in the encoder of pictures.
         own = self.encoder == "picture"
-        check_multiples(self, height=STRIDE, width=STRIDE, channels=8 if own else 1,
-                        dim=math.lcm(8 if own else 1, self.heads))
+        check_multiples(
+            self, height=STRIDE, width=STRIDE, channels=8 if own else 1, dim=math.lcm(8 if own else 1, self.heads)
+        )
 
 
 @dataclass(frozen=True)
@@ -156,9 +183,17 @@ class DenoiserConfig:
     def __post_init__(self) -> None:
         check_known(self, texture=("aligned", "source", "text"))
         check_counts(self, block_channels=(1, 8))
-        check_ranges(self, latent_channels=(1, LATENT), block_channels=(1, WIDE), layers=(1, 16), heads_dim=(1, WIDE),
-                     context_dim=(1, WIDE), height=(0, PIXELS // STRIDE), width=(0, PIXELS // STRIDE),
-                     norm_groups=(1, WIDE))
+        check_ranges(
+            self,
+            latent_channels=(1, LATENT),
+            block_channels=(1, WIDE),
+            layers=(1, 16),
+            heads_dim=(1, WIDE),
+            context_dim=(1, WIDE),
+            height=(0, PIXELS // STRIDE),
+            width=(0, PIXELS // STRIDE),
+            norm_groups=(1, WIDE),
+        )
         if len(self.attention) != len(self.block_channels):
             raise wrong(self, "attention", f"give it and block_channels = {self.block_channels} one value a resolution")
         for name in ("heads_dim", "norm_groups"):
@@ -262,9 +297,19 @@ class EstimatorConfig:
         check_counts(self, channels=(2, 4))
         if len(self.modules) != len(self.channels) - 1:
             raise wrong(self, "modules", f"give one number for each of channels = {self.channels} but the first")
-        check_ranges(self, joints=(1, 512), stem=(1, 4096), bottleneck=(1, 4096), bottlenecks=(1, 64),
-                     channels=(1, 4096), modules=(1, 64), blocks=(1, 64), deconv_channels=(1, 4096),
-                     deconv_blocks=(0, 64), sigma=(0.01, 1000))
+        check_ranges(
+            self,
+            joints=(1, 512),
+            stem=(1, 4096),
+            bottleneck=(1, 4096),
+            bottlenecks=(1, 64),
+            channels=(1, 4096),
+            modules=(1, 64),
+            blocks=(1, 64),
+            deconv_channels=(1, 4096),
+            deconv_blocks=(0, 64),
+            sigma=(0.01, 1000),
+        )
         check_known(self, normalise=("imagenet", "none"))
 
 
@@ -319,8 +364,13 @@ class ModelConfig:
     field: FieldConfig = field(default_factory=FieldConfig)
 
     def __post_init__(self) -> None:
-        check_ranges(self, height=(STRIDE, PIXELS), width=(STRIDE, PIXELS), steps=(1, self.schedule.timesteps),
-                     guidance_scale=(-1000, 1000))
+        check_ranges(
+            self,
+            height=(STRIDE, PIXELS),
+            width=(STRIDE, PIXELS),
+            steps=(1, self.schedule.timesteps),
+            guidance_scale=(-1000, 1000),
+        )
         check_multiples(self, height=self.autoencoder.stride, width=self.autoencoder.stride)
 
     def check_together(self) -> None:
@@ -334,7 +384,7 @@ class ModelConfig:
         if self.decoder.kind == "reference" and self.decoder.latent_channels != own:
             raise wrong(self.decoder, "latent_channels", f"the autoencoder has {own} channels")
         if self.decoder.kind == "reference" and self.aligner.kind != "matching":
-            raise wrong(self.decoder, "kind", "it needs an aligner of kind \"matching\", which finds masks")
+            raise wrong(self.decoder, "kind", 'it needs an aligner of kind "matching", which finds masks')
         if self.decoder.kind == "reference" and not self.denoiser.reads_aligned:
             raise wrong(self.decoder, "kind", "its denoiser reads the source as it is, and no aligned picture is made")
         if self.aligner.encoder == "latent" and self.aligner.latent_channels != own:

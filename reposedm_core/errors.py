@@ -28,7 +28,7 @@ def quoted(value: object, most: int = QUOTED) -> str:
     """`value` of any type as Python writes it, for a message: never longer than `most`, however large it is."""
     try:
         text = _repr.repr(value)
-    except ValueError:      # a number of more digits than Python writes
+    except ValueError:  # a number of more digits than Python writes
         text = f"a {type(value).__name__}"
     return shortened(text, most)
 
@@ -41,5 +41,5 @@ def shortened(text: object, most: int = QUOTED) -> str:
     text = str(text)
     if len(text) > most:
         tail = most // 3
-        text = f"{text[:most - tail - 1]}…{text[-tail:]}"
+        text = f"{text[: most - tail - 1]}…{text[-tail:]}"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -36,7 +36,7 @@ def read_json(path: Path, where: str, remedy: str = "download it again") -> dict
 def reason(error: BaseException) -> str:
     """What an error says, in one line and not too long; its name where it says nothing."""
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror      # without the path, which the message has
+        return error.strerror  # without the path, which the message has
     lines = str(error).strip().splitlines()
     return shortened(lines[0] if lines else type(error).__name__, 300)
 
@@ -57,7 +57,7 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
         yield fresh
         os.replace(fresh, path)
     except BaseException as error:
-        with contextlib.suppress(OSError):      # what is wrong with the place may hinder clearing up, too
+        with contextlib.suppress(OSError):  # what is wrong with the place may hinder clearing up, too
             fresh.unlink()
         if isinstance(error, OSError):
             raise unwritable(path, error) from error
@@ -73,16 +73,19 @@ def make_folder(path: Path, setting: str) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{setting}: the folder {shortened(path, 300)} cannot be made ({reason(error)}); choose "
-                         "another place.") from error
+        raise InputError(
+            f"{setting}: the folder {shortened(path, 300)} cannot be made ({reason(error)}); choose another place."
+        ) from error
 
 
 def unwritable(path: Path, error: OSError) -> InputError:
     """The error that says why `path` could not be written, and whether an earlier file is there."""
     try:
         before = path.is_file()
-    except OSError:      # a name that no file can have
+    except OSError:  # a name that no file can have
         before = False
     kept = "the one of before is intact" if before else "there is none of before"
-    return InputError(f"{shortened(path, 300)} could not be written ({reason(error)}); {kept}. Make room, or choose "
-                      "another place, and run the same command again.")
+    return InputError(
+        f"{shortened(path, 300)} could not be written ({reason(error)}); {kept}. Make room, or choose "
+        "another place, and run the same command again."
+    )

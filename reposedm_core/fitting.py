@@ -13,8 +13,9 @@ from .errors import InputError, shortened
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def check_fit(network: nn.Module, state: Mapping[str, Tensor], what: str, names: Mapping[str, str] | None = None
-              ) -> None:
+def check_fit(
+    network: nn.Module, state: Mapping[str, Tensor], what: str, names: Mapping[str, str] | None = None
+) -> None:
     """Raise an `InputError` unless `state` has exactly the network's weights, in their shapes; looks at no number.
 
     Args:
@@ -28,18 +29,30 @@ def check_fit(network: nn.Module, state: Mapping[str, Tensor], what: str, names:
         return [shortened(names.get(key, key)) + note(key) for key in sorted(keys)]
 
     both = [key for key in own if key in state]
-    other = said([key for key in both if state[key].shape != own[key].shape],
-                 lambda key: f": file {tuple(state[key].shape)}, network {tuple(own[key].shape)}")
+    other = said(
+        [key for key in both if state[key].shape != own[key].shape],
+        lambda key: f": file {tuple(state[key].shape)}, network {tuple(own[key].shape)}",
+    )
     # Whole numbers in place of floating ones would be taken as they are: bits of weights read as counts.
-    kinds = said([key for key in both if own[key].is_floating_point() and not state[key].is_floating_point()],
-                 lambda key: f": {str(state[key].dtype).removeprefix('torch.')}")
-    problems = [f"{label}: {', '.join(keys[:5])}" + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-                for label, keys in (("missing", said([key for key in own if key not in state])),
-                                    ("unexpected", said([key for key in state if key not in own])),
-                                    ("of another shape", other), ("not stored as floating numbers", kinds)) if keys]
+    kinds = said(
+        [key for key in both if own[key].is_floating_point() and not state[key].is_floating_point()],
+        lambda key: f": {str(state[key].dtype).removeprefix('torch.')}",
+    )
+    problems = [
+        f"{label}: {', '.join(keys[:5])}" + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+        for label, keys in (
+            ("missing", said([key for key in own if key not in state])),
+            ("unexpected", said([key for key in state if key not in own])),
+            ("of another shape", other),
+            ("not stored as floating numbers", kinds),
+        )
+        if keys
+    ]
     if problems:
-        raise InputError(f"{what} does not fit its network; {'; '.join(problems)}. Download it again, or choose a file "
-                         "of that network.")
+        raise InputError(
+            f"{what} does not fit its network; {'; '.join(problems)}. Download it again, or choose a file "
+            "of that network."
+        )
 
 
 def check_finite(state: Mapping[str, Tensor], what: str, names: Mapping[str, str] | None = None) -> None:
@@ -48,16 +61,19 @@ def check_finite(state: Mapping[str, Tensor], what: str, names: Mapping[str, str
         if not value.is_floating_point() or not value.numel():
             continue
         try:
-            ends = torch.stack(torch.aminmax(value))      # both are NaN where one number is; no memory, and the fastest
-        except RuntimeError:      # of types as small as a byte there is no such operation
+            ends = torch.stack(torch.aminmax(value))  # both are NaN where one number is; no memory, and the fastest
+        except RuntimeError:  # of types as small as a byte there is no such operation
             ends = torch.stack(torch.aminmax(value.float()))
         if not ends.float().isfinite().all():
-            raise InputError(f"{what}: {shortened((names or {}).get(key, key))} holds NaN or infinity, so that the "
-                             "network would give nothing; the file is damaged: download it again, or export it anew.")
+            raise InputError(
+                f"{what}: {shortened((names or {}).get(key, key))} holds NaN or infinity, so that the "
+                "network would give nothing; the file is damaged: download it again, or export it anew."
+            )
 
 
-def load_into(module: nn.Module, state: Mapping[str, Tensor], what: str, names: Mapping[str, str] | None = None
-              ) -> None:
+def load_into(
+    module: nn.Module, state: Mapping[str, Tensor], what: str, names: Mapping[str, str] | None = None
+) -> None:
     """Strict `load_state_dict` of weights that `check_fit` and `check_finite` find sound; arguments as there."""
     check_fit(module, state, what, names)
     check_finite(state, what, names)
@@ -71,8 +87,9 @@ def is_plain(value: Tensor) -> bool:
     return value.nbytes <= max(value.untyped_storage().nbytes(), 2**20)
 
 
-def filled(build: Callable[[], Network], state: Mapping[str, Tensor], what: str, names: Mapping[str, str] | None = None
-           ) -> Network:
+def filled(
+    build: Callable[[], Network], state: Mapping[str, Tensor], what: str, names: Mapping[str, str] | None = None
+) -> Network:
     """The network of `build` with these weights, on the CPU in eval mode, without gradients.
 
     It is made on `meta` first and costs no memory until the weights are known to fit; no random numbers are drawn.

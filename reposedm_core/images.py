@@ -40,8 +40,10 @@ def to_image(source: ImageLike, name: str = "source", *, channels_last: bool = F
     if image.dtype in COLOURS:
         image = image.float() / COLOURS[image.dtype]
     elif not image.is_floating_point():
-        raise InputError(f"{name}: a picture of dtype {str(image.dtype).removeprefix('torch.')}; convert it to uint8 "
-                         "in 0..255 or to float32 in 0..1.")
+        raise InputError(
+            f"{name}: a picture of dtype {str(image.dtype).removeprefix('torch.')}; convert it to uint8 "
+            "in 0..255 or to float32 in 0..1."
+        )
     shape = tuple(image.shape)
     if image.ndim == 3:
         image = image[None]
@@ -52,8 +54,9 @@ def to_image(source: ImageLike, name: str = "source", *, channels_last: bool = F
     image = image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image[:, :3]
     low, high = _range(image, f"{name}: the picture has")
     if low < -OVERSHOOT or high > 1 + OVERSHOOT:
-        raise InputError(f"{name}: a picture of floats from {low:g} to {high:g}; bring them to 0..1, or give uint8 in "
-                         "0..255.")
+        raise InputError(
+            f"{name}: a picture of floats from {low:g} to {high:g}; bring them to 0..1, or give uint8 in 0..255."
+        )
     return image.float().clamp(0, 1).mul_(2).sub_(1)
 
 
@@ -81,7 +84,7 @@ def to_mask(mask: ImageLike, name: str = "mask") -> Tensor:
     value = _tensor(_read(mask, "L", name), name)
     value = value.float() / COLOURS.get(value.dtype, 1)
     here = f"{name} has shape {tuple(value.shape)}"
-    if value.ndim == 2 or (value.ndim == 3 and (value.shape[-1] not in (3, 4) or len(value) == 1)):   # no colours
+    if value.ndim == 2 or (value.ndim == 3 and (value.shape[-1] not in (3, 4) or len(value) == 1)):  # no colours
         value = value.reshape(-1, 1, *value.shape[-2:])
     if value.ndim != 4 or value.shape[1] != 1 or min(value.shape) < 1:
         raise InputError(f"{here}; expected (height, width), or (masks, height, width).")
@@ -111,14 +114,17 @@ def _tensor(value: np.ndarray | Tensor, name: str) -> Tensor:
     try:
         tensor = torch.tensor(value) if isinstance(value, np.ndarray) else torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name}: a {type(value).__name__} that holds no picture ({error}); give a PIL picture, the "
-                         "path of one, or an array or tensor of numbers.") from error
+        raise InputError(
+            f"{name}: a {type(value).__name__} that holds no picture ({error}); give a PIL picture, the "
+            "path of one, or an array or tensor of numbers."
+        ) from error
     if tensor.is_meta or tensor.layout != torch.strided:
         kind = "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
         raise InputError(f"{name}: a {kind} tensor holds no picture; give a dense one with its values.")
     if tensor.is_complex():
-        raise InputError(f"{name} has dtype {tensor.dtype}: complex numbers are no picture; give uint8 in "
-                         "0..255 or float32 in 0..1.")
+        raise InputError(
+            f"{name} has dtype {tensor.dtype}: complex numbers are no picture; give uint8 in 0..255 or float32 in 0..1."
+        )
     return tensor
 
 
@@ -176,8 +182,10 @@ def to_pil(picture: Tensor) -> Image.Image:
 def check_size(height: int, width: int, stride: int) -> None:
     """Raise an `InputError` that proposes the nearest size unless both sides are divisible by `stride`."""
     if height < stride or width < stride or height % stride or width % stride:
-        raise InputError(f"width × height = {width} × {height}: both must be divisible by {stride}; "
-                         f"the nearest is {round_to(width, stride)} × {round_to(height, stride)}.")
+        raise InputError(
+            f"width × height = {width} × {height}: both must be divisible by {stride}; "
+            f"the nearest is {round_to(width, stride)} × {round_to(height, stride)}."
+        )
 
 
 def round_to(size: int, stride: int) -> int:

@@ -26,8 +26,12 @@ from .fitting import filled
 SHIPPED = Path(__file__).parent / "weights" / "reposedm-mini.safetensors"
 """The weights that come with the package."""
 
-NETWORKS: dict[str, Callable[[Any], nn.Module]] = {"autoencoder": build_autoencoder, "estimator": HigherHRNet,
-                                                   "aligner": build_aligner, "denoiser": Denoiser}
+NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
+    "autoencoder": build_autoencoder,
+    "estimator": HigherHRNet,
+    "aligner": build_aligner,
+    "denoiser": Denoiser,
+}
 """The parts of every RePoseDM by name: each is built from the field of that name in a `ModelConfig`."""
 PARTS: dict[str, Callable[[Any], nn.Module]] = {**NETWORKS, "decoder": ReferenceDecoder}
 """The same, and the part that not every one has."""
@@ -43,12 +47,17 @@ class NoAlignment(nn.Module):
 
     reads_pose = False
 
-    def forward(self, source: Tensor, pose_image: Tensor, iterations: int | None = None,
-                encode: Callable[[Tensor], Tensor] | None = None) -> Alignment:
+    def forward(
+        self,
+        source: Tensor,
+        pose_image: Tensor,
+        iterations: int | None = None,
+        encode: Callable[[Tensor], Tensor] | None = None,
+    ) -> Alignment:
         """As `RecurrentPoseAligner.forward`: the identity map and `source` itself, (B, 3, H, W) in [-1, 1]."""
         batch, _, height, width = source.shape
         here = identity_map(height // 4, width // 4, source.device, source.dtype).expand(batch, -1, -1, -1)
-        certain = source.new_full((batch, 1, height // 4, width // 4), 30.0)     # its sigmoid is 1 in any precision
+        certain = source.new_full((batch, 1, height // 4, width // 4), 30.0)  # its sigmoid is 1 in any precision
         return Alignment([here], [certain], source, None if encode is None else encode(source))
 
     latent_visibility = staticmethod(RecurrentPoseAligner.latent_visibility)
@@ -74,8 +83,10 @@ def needs_aligner(config: ModelConfig) -> bool:
 def check_parts(config: ModelConfig, aligner: bool) -> None:
     """Raise an `InputError` unless the four networks, or those but the aligner, make a RePoseDM."""
     if config.denoiser.texture == "text":
-        raise InputError(f"{config.name} is conditioned on text, not on a source picture: use "
-                         "diffusion.reposesd.load_reposesd, or RePoseSD Loader in ComfyUI.")
+        raise InputError(
+            f"{config.name} is conditioned on text, not on a source picture: use "
+            "diffusion.reposesd.load_reposesd, or RePoseSD Loader in ComfyUI."
+        )
     config.check_together()
     if not aligner and needs_aligner(config):
         raise InputError(f"{config.name} needs an aligner: its denoiser reads the aligned picture.")
@@ -88,8 +99,10 @@ def build_networks(config: ModelConfig, aligner: bool = True) -> Networks:
         InputError: `config` is a text-conditioned model, contradicts itself, or needs the aligner.
     """
     check_parts(config, aligner)
-    networks = {part: PARTS[part](getattr(config, part)) if aligner or part != "aligner" else NoAlignment()
-                for part in parts_of(config)}
+    networks = {
+        part: PARTS[part](getattr(config, part)) if aligner or part != "aligner" else NoAlignment()
+        for part in parts_of(config)
+    }
     for network in networks.values():
         network.eval().requires_grad_(False)
     return Networks(config, **networks)
@@ -109,12 +122,20 @@ def load_networks(path: str | os.PathLike) -> Networks:
     needed = set(parts_of(config)) - (set() if needs_aligner(config) else {"aligner"})
     missing = sorted(needed - set(parts))
     if missing:
-        raise InputError(f"Checkpoint {name} holds only {', '.join(sorted(parts))}; a whole RePoseDM model also has "
-                         f"{', '.join(missing)}. Export it with training/train.py.")
+        raise InputError(
+            f"Checkpoint {name} holds only {', '.join(sorted(parts))}; a whole RePoseDM model also has "
+            f"{', '.join(missing)}. Export it with training/train.py."
+        )
     check_parts(config, "aligner" in parts)
-    return Networks(config, **{
-        part: filled(partial(PARTS[part], getattr(config, part)), parts[part], f"{name}: {part}")
-        if part in parts else NoAlignment().eval() for part in parts_of(config)})
+    return Networks(
+        config,
+        **{
+            part: filled(partial(PARTS[part], getattr(config, part)), parts[part], f"{name}: {part}")
+            if part in parts
+            else NoAlignment().eval()
+            for part in parts_of(config)
+        },
+    )
 
 
 class InPrecision(nn.Module):

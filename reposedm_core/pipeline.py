@@ -27,8 +27,21 @@ from .networks import NETWORKS, SHIPPED, InPrecision, Networks, load_networks
 from .pose import Pose, one_pose
 from .reference import paste
 
-__all__ = ["NETWORKS", "SHIPPED", "ImageLike", "Networks", "PoseTransferResult", "RePoseDMPipeline", "check_size",
-           "condition_image", "fit_image", "load_networks", "one_pose", "pose_target", "to_image"]
+__all__ = [
+    "NETWORKS",
+    "SHIPPED",
+    "ImageLike",
+    "Networks",
+    "PoseTransferResult",
+    "RePoseDMPipeline",
+    "check_size",
+    "condition_image",
+    "fit_image",
+    "load_networks",
+    "one_pose",
+    "pose_target",
+    "to_image",
+]
 
 
 @dataclass
@@ -73,8 +86,12 @@ class RePoseDMPipeline:
         self.field = PoseInteractionField(self.estimator, self.config.field.space, mask=self.config.field.mask)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike | None = None, device: str | torch.device = "cpu",
-                        dtype: torch.dtype = torch.float32) -> RePoseDMPipeline:
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> RePoseDMPipeline:
         """Load a checkpoint exported by training/train.py; without a path, the shipped `mini` weights."""
         return cls(load_networks(path or SHIPPED), device, dtype)
 
@@ -97,14 +114,29 @@ class RePoseDMPipeline:
             decoded = self.decoder(decoded, latents, seen.reference)
         return paste(decoded, source, seen.reference)
 
-    def align(self, source: ImageLike, pose: Any, height: int | None = None, width: int | None = None,
-              name: str = "source", source_pose: Any = None) -> tuple[Condition, Alignment, Tensor, Tensor]:
+    def align(
+        self,
+        source: ImageLike,
+        pose: Any,
+        height: int | None = None,
+        width: int | None = None,
+        name: str = "source",
+        source_pose: Any = None,
+    ) -> tuple[Condition, Alignment, Tensor, Tensor]:
         """Condition for the denoiser, the alignment, and source and skeleton as (B, 3, H, W) in [-1, 1]."""
         return self._align(source, pose, height, width, name, source_pose=source_pose)[:4]
 
-    def _align(self, source: ImageLike, pose: Any, height: int | None, width: int | None, name: str = "source",
-               more_sources: Sequence[ImageLike] = (), source_pose: Any = None, background: Tensor | None = None,
-               ) -> tuple[Condition, Alignment, Tensor, Tensor, Seen]:
+    def _align(
+        self,
+        source: ImageLike,
+        pose: Any,
+        height: int | None,
+        width: int | None,
+        name: str = "source",
+        more_sources: Sequence[ImageLike] = (),
+        source_pose: Any = None,
+        background: Tensor | None = None,
+    ) -> tuple[Condition, Alignment, Tensor, Tensor, Seen]:
         """As `align`, and what is seen; with `more_sources` of one result, the rest of all S pictures."""
         height, width = self._size(height, width)
         further = [to_image(more, "more_sources") for more in _listed(more_sources)]
@@ -115,12 +147,16 @@ class RePoseDMPipeline:
         start = None
         if self.aligner.reads_pose:
             poses = []
-            if source_pose is not None:      # of the first picture alone
+            if source_pose is not None:  # of the first picture alone
                 own = given.shape[-2:]
                 poses = [one_pose(source_pose, f"{name}_pose", own).resized(*own).resized(height, width)]
-            poses += [self.find(picture[None]) for picture in image[len(poses):]]
-            start = start_from(source_joints(poses), first_joints(pose.resized(height, width), len(image)), image,
-                               self.aligner.config.shrink)
+            poses += [self.find(picture[None]) for picture in image[len(poses) :]]
+            start = start_from(
+                source_joints(poses),
+                first_joints(pose.resized(height, width), len(image)),
+                image,
+                self.aligner.config.shrink,
+            )
         condition, alignment, seen = self._condition(image, skeleton, len(image) if further else 1, start, background)
         return condition, alignment, image, skeleton, seen
 
@@ -136,17 +172,45 @@ class RePoseDMPipeline:
         """Condition for the denoiser and the alignment, of source and skeleton (B, 3, H, W) in [-1, 1]."""
         return self._condition(image, skeleton)[:2]
 
-    def _condition(self, image: Tensor, skeleton: Tensor, sources: int = 1, start: Start | None = None,
-                   background: Tensor | None = None) -> tuple[Condition, Alignment, Seen]:
-        return make_condition(self.aligner, self.denoiser, self.encode, image, skeleton, self.autoencoder.stride,
-                              sources, start, background)
+    def _condition(
+        self,
+        image: Tensor,
+        skeleton: Tensor,
+        sources: int = 1,
+        start: Start | None = None,
+        background: Tensor | None = None,
+    ) -> tuple[Condition, Alignment, Seen]:
+        return make_condition(
+            self.aligner,
+            self.denoiser,
+            self.encode,
+            image,
+            skeleton,
+            self.autoencoder.stride,
+            sources,
+            start,
+            background,
+        )
 
-    def __call__(self, source: ImageLike, pose: Any, seed: int = 0, steps: int | None = None,
-                 guidance_scale: float | None = None, field_strength: float | None = None,
-                 field_start: float | None = None, field_end: float | None = None, field_space: str | None = None,
-                 sampler: str = "ddim", height: int | None = None, width: int | None = None,
-                 callback: Callable[[int, int, Tensor], None] | None = None, *,
-                 more_sources: Sequence[ImageLike] = (), source_pose: Any = None) -> PoseTransferResult:
+    def __call__(
+        self,
+        source: ImageLike,
+        pose: Any,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        field_strength: float | None = None,
+        field_start: float | None = None,
+        field_end: float | None = None,
+        field_space: str | None = None,
+        sampler: str = "ddim",
+        height: int | None = None,
+        width: int | None = None,
+        callback: Callable[[int, int, Tensor], None] | None = None,
+        *,
+        more_sources: Sequence[ImageLike] = (),
+        source_pose: Any = None,
+    ) -> PoseTransferResult:
         """Put the person of `source` into `pose`.
 
         Args:
@@ -173,21 +237,41 @@ class RePoseDMPipeline:
         """
         sampled = _sampler(sampler)
         pose = one_pose(pose)
-        condition, alignment, image, skeleton, seen = self._align(source, pose, height, width,
-                                                                  more_sources=more_sources,
-                                                                  source_pose=source_pose)
+        condition, alignment, image, skeleton, seen = self._align(
+            source, pose, height, width, more_sources=more_sources, source_pose=source_pose
+        )
         field = self._guidance(pose, image.shape[-2:], field_strength, field_start, field_end, field_space)
         model = self._model(condition, guidance_scale, field)
         latent = self._sample(sampled, model, condition, seed, steps, callback)
-        result = self.picture(latent, seen, image[::len(image) // len(latent)])
-        return PoseTransferResult(shown(result), shown(seen.image), shown(image), shown(skeleton[:len(result)]),
-                                  seen.visibility, latent, alignment)
+        result = self.picture(latent, seen, image[:: len(image) // len(latent)])
+        return PoseTransferResult(
+            shown(result),
+            shown(seen.image),
+            shown(image),
+            shown(skeleton[: len(result)]),
+            seen.visibility,
+            latent,
+            alignment,
+        )
 
-    def dress(self, reference: ImageLike, garment: ImageLike, mask: ImageLike, pose: Any = None, seed: int = 0,
-              steps: int | None = None, guidance_scale: float | None = None, field_strength: float | None = None,
-              feather: int = 2, sampler: str = "ddim", height: int | None = None, width: int | None = None,
-              callback: Callable[[int, int, Tensor], None] | None = None, *,
-              garment_pose: Any = None) -> AppearanceResult:
+    def dress(
+        self,
+        reference: ImageLike,
+        garment: ImageLike,
+        mask: ImageLike,
+        pose: Any = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        field_strength: float | None = None,
+        feather: int = 2,
+        sampler: str = "ddim",
+        height: int | None = None,
+        width: int | None = None,
+        callback: Callable[[int, int, Tensor], None] | None = None,
+        *,
+        garment_pose: Any = None,
+    ) -> AppearanceResult:
         """Appearance control (Fig. 4): the clothes of `garment` on the person of `reference`, inside `mask`.
 
         The garment picture is aligned to the reference's pose and sampled there. Outside of the mask every estimate
@@ -211,23 +295,35 @@ class RePoseDMPipeline:
         if pose is None:
             pose = self.estimate(shown(person))
             if not len(pose.joints):
-                raise InputError("reference: nobody was found in it; give its pose, or a picture that shows one person "
-                                 "whole.")
+                raise InputError(
+                    "reference: nobody was found in it; give its pose, or a picture that shows one person whole."
+                )
         size = person.shape[-2:]
         pose = one_pose(pose, picture=size).resized(*size)
         size = self._size(height, width)
         dressing = Dressing.fitted(person.to(self.device), cover.to(self.device), *size, feather)
-        condition, alignment, image, skeleton, seen = self._align(garment, pose, *size, "garment",
-                                                                  source_pose=garment_pose, background=dressing.person)
+        condition, alignment, image, skeleton, seen = self._align(
+            garment, pose, *size, "garment", source_pose=garment_pose, background=dressing.person
+        )
         field = self._guidance(pose, size, field_strength)
         with torch.no_grad():
             kept = self.encode(dressing.person)
-        model = KeepOutside(self._model(condition, guidance_scale, field), kept,
-                            latent_mask(dressing.cover, self.autoencoder.stride))
+        model = KeepOutside(
+            self._model(condition, guidance_scale, field), kept, latent_mask(dressing.cover, self.autoencoder.stride)
+        )
         latent = self._sample(sampled, model, condition, seed, steps, callback)
         result = dressing.blend(shown(self.picture(latent, seen, dressing.person)))
-        return AppearanceResult(result, shown(dressing.person).expand_as(result), shown(image), shown(seen.image),
-                                shown(skeleton), dressing.cover, seen.visibility, latent, alignment)
+        return AppearanceResult(
+            result,
+            shown(dressing.person).expand_as(result),
+            shown(image),
+            shown(seen.image),
+            shown(skeleton),
+            dressing.cover,
+            seen.visibility,
+            latent,
+            alignment,
+        )
 
     @torch.no_grad()
     def estimate(self, image: ImageLike) -> Pose:
@@ -241,8 +337,15 @@ class RePoseDMPipeline:
         """As `estimate`, of a picture (1, 3, H, W) in [-1, 1]."""
         return find_pose(self.estimator, picture, self.config.network_size, self.device)
 
-    def _guidance(self, pose: Pose, size: tuple[int, int], strength: float | None, start: float | None = None,
-                  end: float | None = None, space: str | None = None) -> FieldGuidance | None:
+    def _guidance(
+        self,
+        pose: Pose,
+        size: tuple[int, int],
+        strength: float | None,
+        start: float | None = None,
+        end: float | None = None,
+        space: str | None = None,
+    ) -> FieldGuidance | None:
         """Gradient guidance towards `pose` for pictures of `size`; what is None is the preset's."""
         given = {"strength": strength, "start": start, "end": end, "space": space}
         config = replace(self.config.field, **{name: value for name, value in given.items() if value is not None})
@@ -261,8 +364,15 @@ class RePoseDMPipeline:
         scale = self.config.guidance_scale if scale is None else scale
         return GuidedDenoiser(self.denoiser, self.schedule, condition, scale, field)
 
-    def _sample(self, sampled: Callable[..., Tensor], model: Model, condition: Condition, seed: int,
-                steps: int | None, callback: Callable[[int, int, Tensor], None] | None) -> Tensor:
+    def _sample(
+        self,
+        sampled: Callable[..., Tensor],
+        model: Model,
+        condition: Condition,
+        seed: int,
+        steps: int | None,
+        callback: Callable[[int, int, Tensor], None] | None,
+    ) -> Tensor:
         """The latent (B, C, h, w) of a run; all its noise comes from `seed`, drawn on the CPU on any device."""
         sigmas = simple_sigmas(self.schedule, self.config.steps if steps is None else whole(steps, "steps", 1))
         generator = torch.Generator().manual_seed(whole(seed, "seed", -(2**63), 2**64 - 1))

@@ -62,13 +62,17 @@ def variant(config: ModelConfig, name: str) -> ModelConfig:
     if name not in VARIANTS:
         raise InputError(f"variant = {quoted(name)}: known are {', '.join(VARIANTS)}.")
     if config.denoiser.texture == "text":
-        raise InputError(f"variant = {quoted(name)}: {config.name} is conditioned on text and has no alignment to "
-                         "leave out.")
+        raise InputError(
+            f"variant = {quoted(name)}: {config.name} is conditioned on text and has no alignment to leave out."
+        )
     texture = "source" if name == "b1" else "aligned"
-    return replace(config, name=f"{config.name}-{name}",
-                   denoiser=replace(config.denoiser, texture=texture, channel_condition=False),
-                   decoder=DecoderConfig(),
-                   field=replace(config.field, strength=0.0, training=0.0))
+    return replace(
+        config,
+        name=f"{config.name}-{name}",
+        denoiser=replace(config.denoiser, texture=texture, channel_condition=False),
+        decoder=DecoderConfig(),
+        field=replace(config.field, strength=0.0, training=0.0),
+    )
 
 
 def _paper(name: str, height: int, width: int, block_channels: tuple[int, ...], heads_dim: int) -> ModelConfig:
@@ -78,19 +82,47 @@ def _paper(name: str, height: int, width: int, block_channels: tuple[int, ...], 
     U-Net of 181 M parameters at 256×256, such as PIDM's, and a tenth to a fourteenth of its time (`make bench`).
     """
     return ModelConfig(
-        name, height, width, steps=100, guidance_scale=2.0, autoencoder=STABLE_DIFFUSION_VAE,
-        aligner=AlignerConfig(kernels=(0, 9, 5, 3, 3, 3), first_radius=8, blocks=1, encoder="latent", latent_channels=4,
-                              height=height, width=width),
-        denoiser=DenoiserConfig(latent_channels=4, block_channels=block_channels,
-                                attention=(True,) * len(block_channels), layers=2, heads_dim=heads_dim, context_dim=256,
-                                channel_condition=False, height=height // 8, width=width // 8, norm_groups=32),
-        schedule=ScheduleConfig(prediction="epsilon"), estimator=ESTIMATORS["w48"],
-        field=replace(PAPER_FIELD, estimate="noise"))
+        name,
+        height,
+        width,
+        steps=100,
+        guidance_scale=2.0,
+        autoencoder=STABLE_DIFFUSION_VAE,
+        aligner=AlignerConfig(
+            kernels=(0, 9, 5, 3, 3, 3),
+            first_radius=8,
+            blocks=1,
+            encoder="latent",
+            latent_channels=4,
+            height=height,
+            width=width,
+        ),
+        denoiser=DenoiserConfig(
+            latent_channels=4,
+            block_channels=block_channels,
+            attention=(True,) * len(block_channels),
+            layers=2,
+            heads_dim=heads_dim,
+            context_dim=256,
+            channel_condition=False,
+            height=height // 8,
+            width=width // 8,
+            norm_groups=32,
+        ),
+        schedule=ScheduleConfig(prediction="epsilon"),
+        estimator=ESTIMATORS["w48"],
+        field=replace(PAPER_FIELD, estimate="noise"),
+    )
 
 
-MINI_256 = ModelConfig("mini-256", 256, 192, autoencoder=AutoencoderConfig(stride=16),
-                       aligner=AlignerConfig(kind="matching", kernels=(0, 9), shrink=2),
-                       decoder=DecoderConfig("reference"))
+MINI_256 = ModelConfig(
+    "mini-256",
+    256,
+    192,
+    autoencoder=AutoencoderConfig(stride=16),
+    aligner=AlignerConfig(kind="matching", kernels=(0, 9), shrink=2),
+    decoder=DecoderConfig("reference"),
+)
 """`mini` at 256×192 (**ours**): all networks but the decoder work at half that size."""
 
 _MODELS = (
@@ -104,13 +136,31 @@ _MODELS = (
 PRESETS: dict[str, ModelConfig] = {
     **{config.name: config for model in _MODELS for config in (model, *(variant(model, name) for name in VARIANTS))},
     "sd21": ModelConfig(
-        "sd21", 512, 512, steps=50, guidance_scale=7.5, autoencoder=STABLE_DIFFUSION_VAE,
-        denoiser=DenoiserConfig(latent_channels=4, block_channels=(320, 640, 1280, 1280),
-                                attention=(True, True, True, False), layers=2, heads_dim=64, context_dim=1024,
-                                texture="text", channel_condition=False, learned_variance=False, height=0, width=0,
-                                norm_groups=32),
-        schedule=ScheduleConfig(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
-                                prediction="epsilon"),
-        estimator=ESTIMATORS["w48"], field=PAPER_FIELD),
+        "sd21",
+        512,
+        512,
+        steps=50,
+        guidance_scale=7.5,
+        autoencoder=STABLE_DIFFUSION_VAE,
+        denoiser=DenoiserConfig(
+            latent_channels=4,
+            block_channels=(320, 640, 1280, 1280),
+            attention=(True, True, True, False),
+            layers=2,
+            heads_dim=64,
+            context_dim=1024,
+            texture="text",
+            channel_condition=False,
+            learned_variance=False,
+            height=0,
+            width=0,
+            norm_groups=32,
+        ),
+        schedule=ScheduleConfig(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction="epsilon"
+        ),
+        estimator=ESTIMATORS["w48"],
+        field=PAPER_FIELD,
+    ),
 }
 """Every named model and, as NAME-b1 and NAME-b2, its ablations; `sd21` is RePoseSD (eq. 17)."""

@@ -28,8 +28,9 @@ def check_counts(config: Any, **counts: tuple[int, int]) -> None:
     """Raise an `InputError` unless each tuple has as many values as it may have, both ends included."""
     for name, (least, most) in counts.items():
         if not least <= len(getattr(config, name)) <= most:
-            raise wrong(config, name, f"must be {least} values" if least == most else f"must be {least} to {most} "
-                        "values")
+            raise wrong(
+                config, name, f"must be {least} values" if least == most else f"must be {least} to {most} values"
+            )
 
 
 def check_known(config: Any, **known: tuple[str, ...]) -> None:

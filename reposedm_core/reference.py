@@ -42,15 +42,26 @@ def make_plate(source: Tensor, person: Tensor) -> tuple[Tensor, Tensor]:
     small_hidden = F.adaptive_max_pool2d(hidden, size)
     pictures = ((small + 1) * 127.5).clamp(0, 255).round().byte().movedim(1, -1).cpu().numpy()
     holes = (small_hidden[:, 0] > 0).byte().cpu().numpy()
-    filled = np.stack([cv2.inpaint(np.ascontiguousarray(picture), hole, 3, cv2.INPAINT_NS)
-                       for picture, hole in zip(pictures, holes, strict=True)])
+    filled = np.stack(
+        [
+            cv2.inpaint(np.ascontiguousarray(picture), hole, 3, cv2.INPAINT_NS)
+            for picture, hole in zip(pictures, holes, strict=True)
+        ]
+    )
     fill = torch.from_numpy(filled).to(source).movedim(-1, 1) / 127.5 - 1
     fill = F.interpolate(fill, (height, width), mode="bilinear", align_corners=False) if factor < 1 else fill
     return torch.where(hidden > 0, fill, source), hidden
 
 
-def make_reference(source: Tensor, skeleton: Tensor, alignment: Alignment, warped: Tensor, visibility: Tensor,
-                   sources: int = 1, background: Tensor | None = None) -> Reference:
+def make_reference(
+    source: Tensor,
+    skeleton: Tensor,
+    alignment: Alignment,
+    warped: Tensor,
+    visibility: Tensor,
+    sources: int = 1,
+    background: Tensor | None = None,
+) -> Reference:
     """What the decoder sees of B results, each of S sources, of which the first gives the background.
 
     Args:

@@ -64,9 +64,13 @@ def cost(config: ModelConfig, part: str) -> Cost | None:
     return _cost(replace(ModelConfig(), height=config.height, width=config.width, **used), part)
 
 
-USED = {"denoiser": ("denoiser", "autoencoder"), "aligner": ("aligner", "autoencoder"),
-        "encodings": ("aligner", "autoencoder"), "decode": ("autoencoder", "decoder"),
-        "estimator": ("estimator", "autoencoder")}
+USED = {
+    "denoiser": ("denoiser", "autoencoder"),
+    "aligner": ("aligner", "autoencoder"),
+    "encodings": ("aligner", "autoencoder"),
+    "decode": ("autoencoder", "decoder"),
+    "estimator": ("estimator", "autoencoder"),
+}
 """Which configurations the cost of a part depends on."""
 
 
@@ -87,8 +91,10 @@ def _cost(config: ModelConfig, part: str) -> Cost:
         return measure(lambda: NETWORKS[part](config.estimator), lambda n: n(seen))
     if part in ("aligner", "encodings"):
         calls = []
-        own = measure(lambda: NETWORKS["aligner"](config.aligner),
-                      lambda n: n(picture, picture, encode=lambda _: calls.append(1) or latent))
+        own = measure(
+            lambda: NETWORKS["aligner"](config.aligner),
+            lambda n: n(picture, picture, encode=lambda _: calls.append(1) or latent),
+        )
         if part == "aligner":
             return own
         once = measure(lambda: build_autoencoder(config.autoencoder), lambda n: n.encode(picture))
@@ -106,8 +112,23 @@ def _cost(config: ModelConfig, part: str) -> Cost:
     return measure(lambda: NETWORKS[part](config.denoiser), run)
 
 
-COLUMNS = ("preset", "picture", "latent", "texture", "U-Net channels", "N", "denoiser, M", "aligner, M",
-           "autoencoder, M", "estimator, M", "denoiser pass", "aligner", "its encodings", "decode", "estimator")
+COLUMNS = (
+    "preset",
+    "picture",
+    "latent",
+    "texture",
+    "U-Net channels",
+    "N",
+    "denoiser, M",
+    "aligner, M",
+    "autoencoder, M",
+    "estimator, M",
+    "denoiser pass",
+    "aligner",
+    "its encodings",
+    "decode",
+    "estimator",
+)
 NOTE = """\
 Pictures and latents are width × height (× channels); M: million parameters; the last five columns are GFLOPs for one
 picture, a multiplication and an addition counting as two. A step with classifier-free guidance takes two passes of the
@@ -122,12 +143,16 @@ def row(config: ModelConfig) -> list[str]:
     coder = config.autoencoder
     texture = config.denoiser.texture + (" + channels" if config.denoiser.channel_condition else "")
     parameters = [costs[part] for part in ("denoiser", "aligner", "decode", "estimator")]
-    return [config.name, f"{config.width} × {config.height}",
-            f"{config.width // coder.stride} × {config.height // coder.stride} × {coder.channels}", texture,
-            ", ".join(map(str, config.denoiser.block_channels)),
-            str(len(config.aligner.kernels)) if costs["aligner"] else "–",
-            *(f"{c.parameters / 1e6:.1f}" if c else "–" for c in parameters),
-            *(f"{c.flops / 1e9:.1f}" if c else "–" for c in costs.values())]
+    return [
+        config.name,
+        f"{config.width} × {config.height}",
+        f"{config.width // coder.stride} × {config.height // coder.stride} × {coder.channels}",
+        texture,
+        ", ".join(map(str, config.denoiser.block_channels)),
+        str(len(config.aligner.kernels)) if costs["aligner"] else "–",
+        *(f"{c.parameters / 1e6:.1f}" if c else "–" for c in parameters),
+        *(f"{c.flops / 1e9:.1f}" if c else "–" for c in costs.values()),
+    ]
 
 
 def differences(config: ModelConfig, other: ModelConfig) -> str:
@@ -146,10 +171,14 @@ def table() -> str:
     """The Markdown table of all presets, what its columns mean, and what the ablations change."""
     rows = [COLUMNS, ["---"] * 6 + ["---:"] * (len(COLUMNS) - 6), *(row(config) for config in PRESETS.values())]
     lines = ["| " + " | ".join(cells) + " |" for cells in rows]
-    changes = [f"- `{name}`: {differences(PRESETS[name.rsplit('-', 1)[0]], config)}."
-               for name, config in PRESETS.items() if name.endswith(("-b1", "-b2"))]
-    return "\n".join([*lines, "", NOTE, "", "The ablations of Table 2 differ from the model of the same name in", "",
-                      *changes])
+    changes = [
+        f"- `{name}`: {differences(PRESETS[name.rsplit('-', 1)[0]], config)}."
+        for name, config in PRESETS.items()
+        if name.endswith(("-b1", "-b2"))
+    ]
+    return "\n".join(
+        [*lines, "", NOTE, "", "The ablations of Table 2 differ from the model of the same name in", "", *changes]
+    )
 
 
 if __name__ == "__main__":

@@ -45,18 +45,24 @@ def comfy():
 def second_config() -> ModelConfig:
     """The second generation at 64×48, of few channels: networks at half the size, a decoder that sees the source."""
     return ModelConfig(
-        name="tiny-256", height=64, width=48, steps=2,
+        name="tiny-256",
+        height=64,
+        width=48,
+        steps=2,
         autoencoder=AutoencoderConfig(stride=16, widths=(8, 8, 16)),
         estimator=EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1, deconv_channels=8),
-        aligner=AlignerConfig(kind="matching", kernels=(0, 3), blocks=1, channels=8, dim=16, heads=2, height=32,
-                              width=24, shrink=2),
+        aligner=AlignerConfig(
+            kind="matching", kernels=(0, 3), blocks=1, channels=8, dim=16, heads=2, height=32, width=24, shrink=2
+        ),
         denoiser=DenoiserConfig(block_channels=(16, 32), heads_dim=16, context_dim=16, height=4, width=3),
-        decoder=DecoderConfig("reference", (8, 16, 16)))
+        decoder=DecoderConfig("reference", (8, 16, 16)),
+    )
 
 
 @pytest.fixture
 def shaken():
     """config → its networks with random weights everywhere, so that every input has an influence."""
+
     def build(config: ModelConfig, aligner: bool = True) -> Networks:
         generator = torch.Generator().manual_seed(0)
         with torch.random.fork_rng():

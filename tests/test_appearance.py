@@ -73,15 +73,17 @@ def test_a_seed_gives_one_picture_and_another_seed_another(pipeline, pose, torso
 def test_a_mask_of_everything_is_pose_transfer(pipeline, pose):
     everything = torch.ones(pose.height, pose.width)
     plain = pipeline(GARMENT, pose, seed=3, steps=2)
-    torch.testing.assert_close(pipeline.dress(REFERENCE, GARMENT, everything, pose, seed=3, steps=2).image, plain.image,
-                               rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        pipeline.dress(REFERENCE, GARMENT, everything, pose, seed=3, steps=2).image, plain.image, rtol=0, atol=1e-5
+    )
 
 
 def test_without_a_pose_the_estimator_finds_it(pipeline, pose, torso):
     """The same garment in nearly the same place."""
     found = pipeline.dress(REFERENCE, GARMENT, torso, seed=1)
-    assert (found.pose_image - pipeline.dress(REFERENCE, GARMENT, torso, pose, seed=1, steps=1).pose_image
-            ).abs().mean() < 0.1
+    assert (
+        found.pose_image - pipeline.dress(REFERENCE, GARMENT, torso, pose, seed=1, steps=1).pose_image
+    ).abs().mean() < 0.1
     assert torch.equal(found.image[0, :, ~torso], found.reference[0, :, ~torso])
 
 
@@ -132,8 +134,10 @@ def test_field_guidance_and_every_sampler_work_inside_a_mask(pipeline, pose, tor
     small = {"pose": pose, "steps": 2, "height": 64, "width": 48}
     plain = pipeline.dress(REFERENCE, GARMENT, torso, field_strength=0.0, **small)
     outside = plain.mask[0, 0] == 0
-    on, off = (pipeline.dress(REFERENCE, GARMENT, torso, field_strength=strength, **{**small, "steps": 4}).image
-               for strength in (2.0, 0.0))
+    on, off = (
+        pipeline.dress(REFERENCE, GARMENT, torso, field_strength=strength, **{**small, "steps": 4}).image
+        for strength in (2.0, 0.0)
+    )
     assert not torch.equal(on, off) and torch.equal(on[0, :, outside], plain.reference[0, :, outside])
     for sampler in SAMPLERS:
         image = pipeline.dress(REFERENCE, GARMENT, torso, sampler=sampler, **small).image
@@ -169,6 +173,7 @@ def test_outside_the_sample_is_the_reference_noised_to_every_level():
 
 def test_what_the_model_prepares_for_its_sampling_is_prepared_inside_a_mask_too():
     """The context's keys and values, which GuidedDenoiser keeps from step to step."""
+
     class Prepared:
         ready = False
 
@@ -221,12 +226,15 @@ def test_feather_lies_inside_and_the_pictures_border_is_no_edge():
     assert torch.equal(inside(mask / 2, 0), mask / 2)
 
 
-@pytest.mark.parametrize(("mask", "message"), [
-    (torch.zeros(128, 96), "mask is empty"),
-    (torch.full((128, 96), 2.0), "from 2 to 2"),
-    (torch.full((128, 96), float("nan")), "values that are not numbers"),
-    (torch.ones(128, 96, 3), r"expected \(height, width\)"),
-])
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.zeros(128, 96), "mask is empty"),
+        (torch.full((128, 96), 2.0), "from 2 to 2"),
+        (torch.full((128, 96), float("nan")), "values that are not numbers"),
+        (torch.ones(128, 96, 3), r"expected \(height, width\)"),
+    ],
+)
 def test_masks_that_cannot_be_used(pipeline, pose, mask, message):
     with pytest.raises(InputError, match=message):
         pipeline.dress(REFERENCE, GARMENT, mask, pose)
@@ -234,7 +242,7 @@ def test_masks_that_cannot_be_used(pipeline, pose, mask, message):
 
 def test_a_reference_in_which_the_estimator_finds_nobody(torso):
     networks = load_networks(SHIPPED)
-    for weight in networks.estimator.parameters():      # an estimator that sees nothing anywhere
+    for weight in networks.estimator.parameters():  # an estimator that sees nothing anywhere
         weight.zero_()
     with pytest.raises(InputError, match="reference: nobody was found"):
         RePoseDMPipeline(networks).dress(REFERENCE, GARMENT, torso)

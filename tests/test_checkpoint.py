@@ -57,17 +57,20 @@ def test_configuration_survives_json_and_refuses_unknown_keys():
         from_dict(ModelConfig, data)
 
 
-@pytest.mark.parametrize(("data", "message"), [
-    ({"denoiser": 5}, r"model\.denoiser = 5: expected an object of the keys .*block_channels"),
-    ({"height": "big"}, r"model\.height = 'big': expected int, not str"),
-    ({"height": 128.0}, r"model\.height = 128\.0: expected int, not float"),
-    ({"steps": True}, r"model\.steps = True: expected int, not bool"),
-    ({"guidance_scale": "1"}, r"model\.guidance_scale = '1': expected float, not str"),
-    ({"estimator": {"udp": 1}}, r"model\.estimator\.udp = 1: expected bool, not int"),
-    ({"aligner": {"kernels": 3}}, r"model\.aligner\.kernels = 3: expected a list of int"),
-    ({"aligner": {"kernels": [0, None]}}, r"model\.aligner\.kernels\[1\] = None: expected int, not NoneType"),
-    ([], r"model = \[\]: expected an object"),
-])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"denoiser": 5}, r"model\.denoiser = 5: expected an object of the keys .*block_channels"),
+        ({"height": "big"}, r"model\.height = 'big': expected int, not str"),
+        ({"height": 128.0}, r"model\.height = 128\.0: expected int, not float"),
+        ({"steps": True}, r"model\.steps = True: expected int, not bool"),
+        ({"guidance_scale": "1"}, r"model\.guidance_scale = '1': expected float, not str"),
+        ({"estimator": {"udp": 1}}, r"model\.estimator\.udp = 1: expected bool, not int"),
+        ({"aligner": {"kernels": 3}}, r"model\.aligner\.kernels = 3: expected a list of int"),
+        ({"aligner": {"kernels": [0, None]}}, r"model\.aligner\.kernels\[1\] = None: expected int, not NoneType"),
+        ([], r"model = \[\]: expected an object"),
+    ],
+)
 def test_configuration_refuses_values_of_another_type(data, message):
     with pytest.raises(InputError, match=message):
         from_dict(ModelConfig, data, "model")

@@ -22,7 +22,7 @@ def networks():
         torch.manual_seed(0)
         for name in ("mini", "mini-b1"):
             built = build_networks(PRESETS[name], aligner=name == "mini")
-            if name == "mini":      # its last layers start at zero: everything would stay where it is
+            if name == "mini":  # its last layers start at zero: everything would stay where it is
                 for weight in built.aligner.parameters():
                     weight.add_(0.02 * torch.randn_like(weight))
             found[name] = built
@@ -31,8 +31,15 @@ def networks():
 
 def condition(networks, image, sources=1):
     skeleton = torch.linspace(-1, 1, len(image) // sources)[:, None, None, None].expand(-1, 3, *SIZE)
-    return make_condition(networks.aligner, networks.denoiser, networks.autoencoder.encode, image,
-                          skeleton.repeat_interleave(sources, 0).contiguous(), 8, sources)
+    return make_condition(
+        networks.aligner,
+        networks.denoiser,
+        networks.autoencoder.encode,
+        image,
+        skeleton.repeat_interleave(sources, 0).contiguous(),
+        8,
+        sources,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +55,9 @@ def test_two_sources_make_one_result_a_pose(networks, pictures, name):
     assert not torch.equal(told.tokens[0], told.tokens[1])
     denoiser = networks[name].denoiser
     z = torch.zeros_like(told.pose)
-    out = denoiser(z, torch.full((2,), 500), told.pose, told.tokens, told.aligned, told.visibility,
-                   torch.full((2, 1, 1, 1), 0.5))[0]
+    out = denoiser(
+        z, torch.full((2,), 500), told.pose, told.tokens, told.aligned, told.visibility, torch.full((2, 1, 1, 1), 0.5)
+    )[0]
     assert out.shape == z.shape and out.isfinite().all()
 
 

@@ -43,7 +43,7 @@ def damaged() -> list[tuple[tuple[str, ...], Any]]:
         one = value[0] if isinstance(value, tuple) else value
         if isinstance(one, bool) or path[-1] in FREE:
             continue
-        bad = ["nonsense"] if isinstance(one, str) else [-10**9, 10**9]
+        bad = ["nonsense"] if isinstance(one, str) else [-(10**9), 10**9]
         if isinstance(one, float):
             bad = [-1e9, 1e9, math.nan, math.inf]
         found += [(path, (item, *value[1:]) if isinstance(value, tuple) else item) for item in bad]
@@ -59,13 +59,19 @@ def test_what_no_network_has_is_refused_by_name(path, value):
     assert len(str(refused.value)) < 400
 
 
-@pytest.mark.parametrize(("path", "value", "words"), [
-    (("steps",), 1001, "must be 1 to 1000"), (("height",), 60, "divisible by 8"),
-    (("autoencoder", "stride"), 12, "divisible by 8"), (("autoencoder", "channels"), 193, "must be 1 to 192"),
-    (("autoencoder", "kind"), "kl", "halve the picture 2 times"),
-    (("schedule", "beta_end"), 1e-5, "must rise"), (("denoiser", "width"), 0, "both above 0, or both 0"),
-    (("aligner", "heads"), 7, "must be divisible by 56"),
-])
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("steps",), 1001, "must be 1 to 1000"),
+        (("height",), 60, "divisible by 8"),
+        (("autoencoder", "stride"), 12, "divisible by 8"),
+        (("autoencoder", "channels"), 193, "must be 1 to 192"),
+        (("autoencoder", "kind"), "kl", "halve the picture 2 times"),
+        (("schedule", "beta_end"), 1e-5, "must rise"),
+        (("denoiser", "width"), 0, "both above 0, or both 0"),
+        (("aligner", "heads"), 7, "must be divisible by 56"),
+    ],
+)
 def test_what_contradicts_the_rest_is_refused(path, value, words):
     with pytest.raises(InputError, match=words):
         from_dict(ModelConfig, changed(path, value))

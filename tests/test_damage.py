@@ -39,8 +39,9 @@ def model(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         networks = build_networks(small(PRESETS["mini"]))
-    save_model(path, {part: getattr(networks, part) for part in NETWORKS}, to_dict(networks.config),
-               dtype=torch.float32)
+    save_model(
+        path, {part: getattr(networks, part) for part in NETWORKS}, to_dict(networks.config), dtype=torch.float32
+    )
     return path
 
 
@@ -64,13 +65,39 @@ def rewritten(path: Path, target: Path, header=lambda header: json.dumps(header)
 
 # -- headers
 
-HEADERS = [lambda _: DEEP, lambda _: '{"a":' * 100_000, lambda _: "", lambda _: "3", lambda _: "null", lambda _: "[]",
-           lambda _: "{}", *(lambda header, change=change: json.dumps({**header, **change}) for change in (
-               {"parts": "estimator"}, {"parts": [1, 2]}, {"parts": None}, {"parts": {"estimator": 1}}, {"config": [1]},
-               {"config": None}, {"kind": ["x" * 10**6]}, {"kind": None}, {"card": [1]}))]
-CONFIGS = [{"x" * 10**5: 1}, {"denoiser": 7}, {"denoiser": {"layers": 10**9}}, {"aligner": {"heads": 0}},
-           {"estimator": {"channels": [10**9, 1]}}, {"height": 10**9}, {"autoencoder": {"widths": []}},
-           {"schedule": {"timesteps": 10**9}}]
+HEADERS = [
+    lambda _: DEEP,
+    lambda _: '{"a":' * 100_000,
+    lambda _: "",
+    lambda _: "3",
+    lambda _: "null",
+    lambda _: "[]",
+    lambda _: "{}",
+    *(
+        lambda header, change=change: json.dumps({**header, **change})
+        for change in (
+            {"parts": "estimator"},
+            {"parts": [1, 2]},
+            {"parts": None},
+            {"parts": {"estimator": 1}},
+            {"config": [1]},
+            {"config": None},
+            {"kind": ["x" * 10**6]},
+            {"kind": None},
+            {"card": [1]},
+        )
+    ),
+]
+CONFIGS = [
+    {"x" * 10**5: 1},
+    {"denoiser": 7},
+    {"denoiser": {"layers": 10**9}},
+    {"aligner": {"heads": 0}},
+    {"estimator": {"channels": [10**9, 1]}},
+    {"height": 10**9},
+    {"autoencoder": {"widths": []}},
+    {"schedule": {"timesteps": 10**9}},
+]
 
 
 @pytest.mark.parametrize("header", HEADERS)
@@ -96,16 +123,24 @@ def test_a_configuration_beyond_all_networks_is_refused(model, tmp_path, load, c
         load(path)
 
 
-@pytest.mark.parametrize(("part", "sizes"), [
-    ("denoiser", {"block_channels": [16384] * 4, "attention": [True] * 4, "heads_dim": 64, "norm_groups": 32}),
-    ("aligner", {"dim": 16384, "heads": 2, "height": 8192, "width": 8192}),
-    ("estimator", {"channels": [4096, 4096, 4096], "modules": [2, 2], "blocks": 8}),
-    ("autoencoder", {"widths": [16384, 16384, 16384]}),
-])
+@pytest.mark.parametrize(
+    ("part", "sizes"),
+    [
+        ("denoiser", {"block_channels": [16384] * 4, "attention": [True] * 4, "heads_dim": 64, "norm_groups": 32}),
+        ("aligner", {"dim": 16384, "heads": 2, "height": 8192, "width": 8192}),
+        ("estimator", {"channels": [4096, 4096, 4096], "modules": [2, 2], "blocks": 8}),
+        ("autoencoder", {"widths": [16384, 16384, 16384]}),
+    ],
+)
 def test_a_network_larger_than_its_file_takes_no_memory(model, tmp_path, part, sizes, cheap):
     """Of hundreds of gigabytes, within the ranges of every single number."""
-    path = rewritten(model, tmp_path / "model.safetensors", lambda header: json.dumps(
-        {**header, "config": {**header["config"], part: {**header["config"][part], **sizes}}}))
+    path = rewritten(
+        model,
+        tmp_path / "model.safetensors",
+        lambda header: json.dumps(
+            {**header, "config": {**header["config"], part: {**header["config"][part], **sizes}}}
+        ),
+    )
     with pytest.raises(InputError, match=rf"model\.safetensors: {part} does not fit its network; .*of another shape"):
         load_networks(path)
 
@@ -119,21 +154,37 @@ def test_a_reposesd_that_holds_nothing_is_refused_before_it_is_built(tmp_path, c
 
 # -- weights
 
+
 def relabelled(kind: torch.dtype):
     """The bytes of floating numbers, or what is not 0 of them, under the name of another type."""
     return lambda value: value.bool() if kind == torch.bool else value.half().view(kind)
 
 
-WRONG = {"NaN": lambda value: value * torch.nan, "one NaN": lambda value: value.flatten().index_fill(
-             0, torch.tensor(value.numel() - 1), torch.nan).view(value.shape),
-         "infinity": lambda value: value + torch.inf, "half infinity": lambda value: value.half() - torch.inf,
-         "I16": relabelled(torch.int16), "U16": relabelled(torch.uint16), "BOOL": relabelled(torch.bool)}
+WRONG = {
+    "NaN": lambda value: value * torch.nan,
+    "one NaN": lambda value: (
+        value.flatten().index_fill(0, torch.tensor(value.numel() - 1), torch.nan).view(value.shape)
+    ),
+    "infinity": lambda value: value + torch.inf,
+    "half infinity": lambda value: value.half() - torch.inf,
+    "I16": relabelled(torch.int16),
+    "U16": relabelled(torch.uint16),
+    "BOOL": relabelled(torch.bool),
+}
 
 
 @pytest.mark.parametrize("damage", WRONG)
-@pytest.mark.parametrize("key", ["autoencoder.basis", "autoencoder.decoder.0.bias", "aligner.position",
-                                 "denoiser.unet.conv_in.weight", "estimator.final_layers.1.weight",
-                                 "estimator.trunk.bn1.running_var"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "autoencoder.basis",
+        "autoencoder.decoder.0.bias",
+        "aligner.position",
+        "denoiser.unet.conv_in.weight",
+        "estimator.final_layers.1.weight",
+        "estimator.trunk.bn1.running_var",
+    ],
+)
 def test_wrong_weights_are_refused_by_name(model, tmp_path, key, damage):
     value = WRONG[damage](load_file(model)[key])
     path = rewritten(model, tmp_path / "model.safetensors", **{key: value})
@@ -167,10 +218,21 @@ def test_wrong_weights_of_a_vitpose_are_refused_by_name(tmp_path, damage):
         load_estimator(tmp_path / "vitpose")
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("num_hidden_layers", 10**9), ("hidden_size", 10**9), ("hidden_size", 0), ("image_size", [10**9, 64]),
-    ("image_size", "large"), ("patch_size", [0, 16]), ("num_attention_heads", -1), ("num_experts", 10**9),
-    ("num_channels", 2.5), ("mlp_ratio", 10**9)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_hidden_layers", 10**9),
+        ("hidden_size", 10**9),
+        ("hidden_size", 0),
+        ("image_size", [10**9, 64]),
+        ("image_size", "large"),
+        ("patch_size", [0, 16]),
+        ("num_attention_heads", -1),
+        ("num_experts", 10**9),
+        ("num_channels", 2.5),
+        ("mlp_ratio", 10**9),
+    ],
+)
 def test_numbers_of_a_vitpose_that_none_has_are_refused(tmp_path, name, value, cheap):
     save_tiny(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -190,8 +252,9 @@ def test_a_vitpose_larger_than_its_files_takes_no_memory(tmp_path, cheap):
         load_vitpose(tmp_path)
 
 
-@pytest.mark.parametrize("seen", [{"image_std": [0, 0, 0]}, {"image_mean": "grey"}, {"image_std": [0.2, None, 0.2]},
-                                  {"image_mean": [0.5]}])
+@pytest.mark.parametrize(
+    "seen", [{"image_std": [0, 0, 0]}, {"image_mean": "grey"}, {"image_std": [0.2, None, 0.2]}, {"image_mean": [0.5]}]
+)
 def test_a_vitpose_whose_pictures_cannot_be_normalised_is_refused(tmp_path, seen):
     save_tiny(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(seen))
@@ -200,6 +263,7 @@ def test_a_vitpose_whose_pictures_cannot_be_normalised_is_refused(tmp_path, seen
 
 
 # -- pickles
+
 
 def zipped(path: Path, size: int = 2 * 10**8) -> None:
     """A file of torch's format whose weights are packed: a thousand times its size when they are unpacked."""
@@ -218,7 +282,7 @@ def torn(path: Path) -> None:
     torch.save({"weight": torch.zeros(1000)}, path)
     content = bytearray(path.read_bytes())
     at = content.index(b"ctorch._utils")
-    content[at:at + 30] = bytes(30)
+    content[at : at + 30] = bytes(30)
     path.write_bytes(content)
 
 
@@ -230,22 +294,32 @@ class Large:
 
 
 NOTHING = {
-    "a list": lambda path: torch.save([torch.zeros(2)], path), "a number": lambda path: torch.save(3, path),
-    "a tensor": lambda path: torch.save(torch.zeros(3), path), "none": lambda path: torch.save(None, path),
+    "a list": lambda path: torch.save([torch.zeros(2)], path),
+    "a number": lambda path: torch.save(3, path),
+    "a tensor": lambda path: torch.save(torch.zeros(3), path),
+    "none": lambda path: torch.save(None, path),
     "integer keys": lambda path: torch.save({1: torch.zeros(2), 2: torch.zeros(2)}, path),
     "a list of weights": lambda path: torch.save({"state_dict": [torch.zeros(2)]}, path),
     "an old pickle": lambda path: path.write_bytes(pickle.dumps([1, 2])),
     "a petabyte": lambda path: path.write_bytes(pickle.dumps(Large(), protocol=2)),
-    "a torn pickle": torn, "no bytes": lambda path: path.write_bytes(b""), "a bomb": zipped,
+    "a torn pickle": torn,
+    "no bytes": lambda path: path.write_bytes(b""),
+    "a bomb": zipped,
     "another zip": lambda path: zipfile.ZipFile(path, "w").writestr("readme", "hello"),
-    "half a file": lambda path: (torch.save({"a": torch.zeros(1000)}, path),
-                                 path.write_bytes(path.read_bytes()[:1500])),
+    "half a file": lambda path: (
+        torch.save({"a": torch.zeros(1000)}, path),
+        path.write_bytes(path.read_bytes()[:1500]),
+    ),
     "a sparse tensor": lambda path: torch.save({"a": torch.zeros(3, 3).to_sparse(), "b": torch.zeros(1)}, path),
     "a tensor without numbers": lambda path: torch.save({"a": torch.zeros(3, device="meta")}, path),
     "one number a million times": lambda path: torch.save({"a": torch.zeros(1).expand(2**22)}, path),
 }
-LOADERS = {"weights": read_weights, "estimator": load_estimator, "U-Net": load_reposesd,
-           "autoencoder": lambda path: load_autoencoder(path, PRESETS["sd21"].autoencoder)}
+LOADERS = {
+    "weights": read_weights,
+    "estimator": load_estimator,
+    "U-Net": load_reposesd,
+    "autoencoder": lambda path: load_autoencoder(path, PRESETS["sd21"].autoencoder),
+}
 
 
 @pytest.mark.parametrize("kind", NOTHING)

@@ -25,16 +25,39 @@ class Silent:
         raise RuntimeError
 
 
-@pytest.mark.parametrize("value", ["x" * 10**6, deep(), list(range(10**5)), {"a" * 10**5: ["b"] * 10**5}, 10**6000,
-                                   b"z" * 10**6, "\ud800" * 500, Silent(), torch.zeros(10**4), float("nan"), None],
-                         ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 10**6,
+        deep(),
+        list(range(10**5)),
+        {"a" * 10**5: ["b"] * 10**5},
+        10**6000,
+        b"z" * 10**6,
+        "\ud800" * 500,
+        Silent(),
+        torch.zeros(10**4),
+        float("nan"),
+        None,
+    ],
+    ids=lambda value: type(value).__name__,
+)
 def test_quotations_are_short_and_can_be_encoded(value):
     assert len(quoted(value)) <= QUOTED and quoted(value).encode()
     assert len(quoted(value, 20)) <= 20
 
 
-@pytest.mark.parametrize(("value", "text"), [("mini", "'mini'"), (3, "3"), (["a", 1], "['a', 1]"), (None, "None"),
-                                             ({"b": (1.5,)}, "{'b': (1.5,)}"), ("\ud800", "'\\ud800'")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("mini", "'mini'"),
+        (3, "3"),
+        (["a", 1], "['a', 1]"),
+        (None, "None"),
+        ({"b": (1.5,)}, "{'b': (1.5,)}"),
+        ("\ud800", "'\\ud800'"),
+    ],
+)
 def test_what_is_short_is_quoted_whole(value, text):
     assert quoted(value) == text
 
@@ -52,10 +75,17 @@ def test_messages_keep_their_remedy():
     assert str(InputError("\ud800")).encode() and str(InputError()) == ""
 
 
-@pytest.mark.parametrize("call", [
-    lambda text: chosen_people(text), lambda text: chosen_joints(text), lambda text: variant(None, text),
-    lambda text: chosen_people("9" * 10_000), lambda text: chosen_people("0-" + "9" * 10_000),
-    lambda text: config_of({f"stage{'9' * 5000}.0.weight": torch.zeros(1), text: torch.zeros(1)}, name=text)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda text: chosen_people(text),
+        lambda text: chosen_joints(text),
+        lambda text: variant(None, text),
+        lambda text: chosen_people("9" * 10_000),
+        lambda text: chosen_people("0-" + "9" * 10_000),
+        lambda text: config_of({f"stage{'9' * 5000}.0.weight": torch.zeros(1), text: torch.zeros(1)}, name=text),
+    ],
+)
 def test_long_names_come_back_short(call):
     with pytest.raises(InputError) as error:
         call("a" * 10_000)

@@ -18,7 +18,8 @@ from training.train import main
 WRITERS = {
     "weights": lambda path: save_weights(path, {"a": torch.zeros(2)}, {"kind": "x"}, torch.float16),
     "model": lambda path: save_model(path, {"part": torch.nn.Linear(2, 2)}, {}),
-    "state": lambda path: save_atomically({"step": 1}, path), "shared": lambda path: save_atomically({}, path, True),
+    "state": lambda path: save_atomically({"step": 1}, path),
+    "shared": lambda path: save_atomically({}, path, True),
     "text": lambda path: write_whole(path, "text"),
 }
 
@@ -38,14 +39,24 @@ def file_as_folder(root: Path) -> Path:
     return root / "a file" / "new" / "model.npy"
 
 
-PLACES = {"a folder of that name": folder_in_the_way, "a folder of the temporary name": part_in_the_way,
-          "a file instead of the folder": file_as_folder, "a long name": lambda root: root / f"{'n' * 300}.npy",
-          "no place for files": lambda root: Path("/proc/self/new/model.npy")}
+PLACES = {
+    "a folder of that name": folder_in_the_way,
+    "a folder of the temporary name": part_in_the_way,
+    "a file instead of the folder": file_as_folder,
+    "a long name": lambda root: root / f"{'n' * 300}.npy",
+    "no place for files": lambda root: Path("/proc/self/new/model.npy"),
+}
 
 
-@pytest.mark.parametrize(("writer", "place"), [
-    (writer, place) for writer in WRITERS for place in PLACES
-    if (writer, place) != ("shared", "a folder of the temporary name")])     # each has a temporary name of its own
+@pytest.mark.parametrize(
+    ("writer", "place"),
+    [
+        (writer, place)
+        for writer in WRITERS
+        for place in PLACES
+        if (writer, place) != ("shared", "a folder of the temporary name")
+    ],
+)  # each has a temporary name of its own
 def test_what_cannot_be_written_is_said(tmp_path, writer, place):
     path = PLACES[place](tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -85,9 +96,23 @@ def test_training_into_a_place_that_cannot_be_is_refused(tmp_path, monkeypatch, 
     assert error.startswith("error: out: the folder ") and "cannot be made" in error and "another place" in error
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[" * 100_000, b'{"a":' * 100_000, b"[]", b"3", b"null", b"\xff\xfe",
-                                  b'{"a": NaN', b"9" * 5000, "\ud800".encode("utf-8", "surrogatepass")],
-                         ids=lambda text: str(text[:12]))
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"[]",
+        b"3",
+        b"null",
+        b"\xff\xfe",
+        b'{"a": NaN',
+        b"9" * 5000,
+        "\ud800".encode("utf-8", "surrogatepass"),
+    ],
+    ids=lambda text: str(text[:12]),
+)
 def test_settings_that_are_none_are_refused(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text)
     with pytest.raises(InputError, match=r"^the thing cannot be read \(.+\); mend it\.$") as refused:
@@ -104,6 +129,6 @@ def test_settings_that_are_read(tmp_path):
 
 def test_a_file_of_settings_without_end_is_not_read(tmp_path):
     with open(tmp_path / "config.json", "wb") as file:
-        file.truncate(2**40)      # takes no room on the disk
+        file.truncate(2**40)  # takes no room on the disk
     with pytest.raises(InputError, match="more than 64 MiB"):
         read_json(tmp_path / "config.json", "it")

@@ -14,24 +14,27 @@ from reposedm_core.images import in_turn, to_image, to_mask, to_rgb
 PICTURES = Path(__file__).parent / "fixtures" / "pictures"
 
 
-@pytest.mark.parametrize(("picture", "message"), [
-    (torch.full((8, 8, 3), 200), "dtype int64; convert it to uint8"),
-    (np.full((8, 8, 3), 60000, np.int32), "dtype int32; convert it to uint8"),
-    (torch.ones(8, 8, 3, dtype=torch.bool), "dtype bool"),
-    (torch.zeros(8, 8, 3, dtype=torch.complex64), "dtype torch.complex64.* float32 in 0..1"),
-    (torch.full((8, 8, 3), 200.0), "floats from 200 to 200; bring them to 0..1"),
-    (torch.linspace(-1, 1, 192).view(8, 8, 3), "floats from -1 to 1; bring them to 0..1"),
-    (torch.full((8, 8, 3), float("inf")), r"values that are not numbers \(NaN or infinite\)"),
-    (torch.full((8, 8, 3), float("nan")), r"values that are not numbers \(NaN or infinite\)"),
-    (torch.zeros(2, 8, 8, 2), r"shape \(2, 8, 8, 2\); expected"),
-    (torch.zeros(8, 8, 3, device="meta"), "a meta tensor holds no picture"),
-    (torch.zeros(8, 8, 3).to_sparse(), "a sparse_coo tensor holds no picture"),
-    (Image.new("La", (8, 8)), "cannot read the picture of mode La .*Give a PNG or JPEG"),
-    (Image.fromarray(np.full((8, 8), 70000, np.int32)), "whole numbers from 70000 to 70000; save it with 8 or 16"),
-    (Image.fromarray(np.full((8, 8), 255.0, np.float32)), "floats from 255 to 255; bring them to 0..1"),
-    (None, "a NoneType that holds no picture"),
-    (np.array([object()]), "ndarray that holds no picture"),
-])
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (torch.full((8, 8, 3), 200), "dtype int64; convert it to uint8"),
+        (np.full((8, 8, 3), 60000, np.int32), "dtype int32; convert it to uint8"),
+        (torch.ones(8, 8, 3, dtype=torch.bool), "dtype bool"),
+        (torch.zeros(8, 8, 3, dtype=torch.complex64), "dtype torch.complex64.* float32 in 0..1"),
+        (torch.full((8, 8, 3), 200.0), "floats from 200 to 200; bring them to 0..1"),
+        (torch.linspace(-1, 1, 192).view(8, 8, 3), "floats from -1 to 1; bring them to 0..1"),
+        (torch.full((8, 8, 3), float("inf")), r"values that are not numbers \(NaN or infinite\)"),
+        (torch.full((8, 8, 3), float("nan")), r"values that are not numbers \(NaN or infinite\)"),
+        (torch.zeros(2, 8, 8, 2), r"shape \(2, 8, 8, 2\); expected"),
+        (torch.zeros(8, 8, 3, device="meta"), "a meta tensor holds no picture"),
+        (torch.zeros(8, 8, 3).to_sparse(), "a sparse_coo tensor holds no picture"),
+        (Image.new("La", (8, 8)), "cannot read the picture of mode La .*Give a PNG or JPEG"),
+        (Image.fromarray(np.full((8, 8), 70000, np.int32)), "whole numbers from 70000 to 70000; save it with 8 or 16"),
+        (Image.fromarray(np.full((8, 8), 255.0, np.float32)), "floats from 255 to 255; bring them to 0..1"),
+        (None, "a NoneType that holds no picture"),
+        (np.array([object()]), "ndarray that holds no picture"),
+    ],
+)
 def test_pictures_of_another_type_or_range_are_refused(picture, message):
     with pytest.raises(InputError, match="garment.*" + message):
         to_image(picture, "garment")
@@ -59,11 +62,13 @@ def grey(size=(6, 5)):
 def deep_pictures():
     """The ramp as PIL pictures of every kind with more than 8 bits, and the largest error of their grey levels."""
     whole = (grey() * 65535).round()
-    return {"16 bits": (Image.fromarray(whole.astype(np.uint16)), 1 / 65535),
-            "16 bits, big-endian": (Image.frombytes("I;16B", (5, 6), whole.astype(">u2").tobytes()), 1 / 65535),
-            "32 bits that hold 16": (Image.fromarray(whole.astype(np.int32)), 1 / 65535),
-            "32 bits that hold 8": (Image.fromarray((grey() * 255).round().astype(np.int32)), 1 / 255),
-            "floats": (Image.fromarray(grey().astype(np.float32)), 1e-6)}
+    return {
+        "16 bits": (Image.fromarray(whole.astype(np.uint16)), 1 / 65535),
+        "16 bits, big-endian": (Image.frombytes("I;16B", (5, 6), whole.astype(">u2").tobytes()), 1 / 65535),
+        "32 bits that hold 16": (Image.fromarray(whole.astype(np.int32)), 1 / 65535),
+        "32 bits that hold 8": (Image.fromarray((grey() * 255).round().astype(np.int32)), 1 / 255),
+        "floats": (Image.fromarray(grey().astype(np.float32)), 1e-6),
+    }
 
 
 @pytest.mark.parametrize("kind", deep_pictures())
@@ -113,8 +118,9 @@ def test_arrays_of_whole_numbers(dtype):
     assert np.abs(to_mask(array[..., 0])[0, 0].numpy() - grey()).max() < 1 / 255
 
 
-@pytest.mark.parametrize(("rows", "columns"), [
-    (3, 50), (4, 50), (50, 3), (50, 4), (3, 3), (4, 4), (1, 3), (3, 1), (1, 1)])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(3, 50), (4, 50), (50, 3), (50, 4), (3, 3), (4, 4), (1, 3), (3, 1), (1, 1)]
+)
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_few_rows_or_columns_are_no_channels(rows, columns, channels):
     picture = torch.rand(2, rows, columns, channels, generator=torch.Generator().manual_seed(0))
@@ -122,7 +128,7 @@ def test_few_rows_or_columns_are_no_channels(rows, columns, channels):
     assert found.shape == (2, 3, rows, columns)
     expected = picture[..., :3] * 2 - 1 if channels > 1 else picture.expand(-1, -1, -1, 3) * 2 - 1
     assert torch.allclose(found.movedim(1, -1), expected, atol=1e-6)
-    if channels > 1:      # of what can be read both ways, this is the one that is meant
+    if channels > 1:  # of what can be read both ways, this is the one that is meant
         assert torch.equal(to_image(picture), found)
     if columns == 50:
         assert torch.allclose(to_image(expected.movedim(-1, 1) / 2 + 0.5), found, atol=1e-6)
@@ -148,10 +154,15 @@ def test_masks():
     several = torch.rand(3, 2, 5)
     for masks in (several, several[:, None], several.numpy()):
         assert torch.equal(to_mask(masks), several[:, None])
-    for wrong, message in ((half.to(torch.complex64), "dtype torch.complex64"), (None, "NoneType"),
-                           (200 * half, "from 0 to 200; expected 0"), (2 * half - 1, "from -1 to 1; expected 0"),
-                           (half / 0, r"shape \(2, 2\) and values that are not numbers"),
-                           (torch.ones(5, 4, 3), r"shape \(5, 4, 3\); expected"), (torch.ones(4), "expected")):
+    for wrong, message in (
+        (half.to(torch.complex64), "dtype torch.complex64"),
+        (None, "NoneType"),
+        (200 * half, "from 0 to 200; expected 0"),
+        (2 * half - 1, "from -1 to 1; expected 0"),
+        (half / 0, r"shape \(2, 2\) and values that are not numbers"),
+        (torch.ones(5, 4, 3), r"shape \(5, 4, 3\); expected"),
+        (torch.ones(4), "expected"),
+    ):
         with pytest.raises(InputError, match="cover.*" + message):
             to_mask(wrong, "cover")
 

@@ -90,8 +90,9 @@ def test_templates_have_one_folder():
         assert not (ROOT / name).exists(), f"ComfyUI would serve templates from {name}/ too"
 
 
-def test_ruff_is_content():
+@pytest.mark.parametrize("command", [("check",), ("format", "--check")], ids=" ".join)
+def test_ruff_is_content(command):
     done = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout

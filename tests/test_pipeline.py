@@ -25,9 +25,26 @@ def pipeline():
 @pytest.fixture(scope="module")
 def pose():
     """A standing person on a canvas of another size than the model's."""
-    points = {0: (96, 50), 1: (96, 75), 2: (80, 75), 3: (72, 105), 4: (70, 130), 5: (112, 75), 6: (120, 105),
-              7: (122, 130), 8: (86, 135), 9: (84, 175), 10: (84, 215), 11: (106, 135), 12: (108, 175), 13: (108, 215),
-              14: (92, 46), 15: (100, 46), 16: (86, 48), 17: (106, 48)}
+    points = {
+        0: (96, 50),
+        1: (96, 75),
+        2: (80, 75),
+        3: (72, 105),
+        4: (70, 130),
+        5: (112, 75),
+        6: (120, 105),
+        7: (122, 130),
+        8: (86, 135),
+        9: (84, 175),
+        10: (84, 215),
+        11: (106, 135),
+        12: (108, 175),
+        13: (108, 215),
+        14: (92, 46),
+        15: (100, 46),
+        16: (86, 48),
+        17: (106, 48),
+    }
     joints = np.array([[(*points[i], 1.0) for i in range(18)]], dtype=np.float32)
     return Pose(joints, 256, 192)
 
@@ -79,7 +96,7 @@ def test_only_the_first_of_several_people_counts(pipeline, picture, pose):
 def test_a_batch_of_sources_is_aligned_each_for_itself(pipeline, picture, pose):
     pictures = torch.cat([to_image(picture), to_image(picture).flip(-1)]) / 2 + 0.5
     both = pipeline(pictures, pose, steps=1)
-    single = [pipeline(pictures[i:i + 1], pose, steps=1).aligned for i in range(2)]
+    single = [pipeline(pictures[i : i + 1], pose, steps=1).aligned for i in range(2)]
     assert both.image.shape == (2, 3, 128, 96)
     torch.testing.assert_close(both.aligned, torch.cat(single), rtol=0, atol=1e-4)
 
@@ -199,23 +216,26 @@ def test_a_turned_photograph_is_turned_back(tmp_path):
     upright = Image.new("RGB", (20, 30), (255, 0, 0))
     upright.paste((0, 0, 255), (0, 15, 20, 30))
     exif = Image.Exif()
-    exif[0x0112] = 6      # the camera was turned: rotate by 90 degrees to see it upright
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees to see it upright
     upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
     assert torch.equal(to_image(tmp_path / "turned.png"), to_image(upright))
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"height": 100}, "divisible by 8"),
-    ({"sampler": "none"}, "known are ddim, ancestral"),
-    ({"steps": 2000}, "1 to 1000"),
-    ({"steps": 2.5}, r"steps = 2\.5: must be a whole number"),
-    ({"height": 0}, "height = 0: must be 1 or more"),
-    ({"width": 96.0}, r"width = 96\.0: must be a whole number"),
-    ({"seed": 1.5}, r"seed = 1\.5: must be a whole number"),
-    ({"seed": 2**70}, "seed = .*at most"),
-    ({"field_space": "x", "field_strength": 0.0}, "space = 'x': known are heatmaps"),
-    ({"field_start": 0.6, "field_end": 0.4}, r"field_start = 0\.6 is after field_end = 0\.4"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"height": 100}, "divisible by 8"),
+        ({"sampler": "none"}, "known are ddim, ancestral"),
+        ({"steps": 2000}, "1 to 1000"),
+        ({"steps": 2.5}, r"steps = 2\.5: must be a whole number"),
+        ({"height": 0}, "height = 0: must be 1 or more"),
+        ({"width": 96.0}, r"width = 96\.0: must be a whole number"),
+        ({"seed": 1.5}, r"seed = 1\.5: must be a whole number"),
+        ({"seed": 2**70}, "seed = .*at most"),
+        ({"field_space": "x", "field_strength": 0.0}, "space = 'x': known are heatmaps"),
+        ({"field_start": 0.6, "field_end": 0.4}, r"field_start = 0\.6 is after field_end = 0\.4"),
+    ],
+)
 def test_arguments_out_of_range(pipeline, picture, pose, arguments, message):
     with pytest.raises(InputError, match=message):
         pipeline(picture, pose, **arguments)

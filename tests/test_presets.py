@@ -25,15 +25,39 @@ def small(config: ModelConfig, height: int = 32, width: int = 16) -> ModelConfig
     """`config` with the same options and few channels, for small pictures."""
     levels, coder, estimator = len(config.denoiser.block_channels), config.autoencoder, config.estimator
     return replace(
-        config, height=height, width=width, steps=2,
+        config,
+        height=height,
+        width=width,
+        steps=2,
         autoencoder=replace(coder, widths=(8,) * len(coder.widths)),
-        aligner=replace(config.aligner, channels=8, dim=16, heads=2, height=height // config.aligner.shrink,
-                        width=width // config.aligner.shrink),
-        denoiser=replace(config.denoiser, block_channels=(16,) * levels, heads_dim=8, context_dim=16, norm_groups=8,
-                         height=min(config.denoiser.height, height // 8), width=min(config.denoiser.width, width // 8)),
+        aligner=replace(
+            config.aligner,
+            channels=8,
+            dim=16,
+            heads=2,
+            height=height // config.aligner.shrink,
+            width=width // config.aligner.shrink,
+        ),
+        denoiser=replace(
+            config.denoiser,
+            block_channels=(16,) * levels,
+            heads_dim=8,
+            context_dim=16,
+            norm_groups=8,
+            height=min(config.denoiser.height, height // 8),
+            width=min(config.denoiser.width, width // 8),
+        ),
         decoder=replace(config.decoder, widths=(8, 8, 8)),
-        estimator=replace(estimator, stem=8, bottleneck=4, channels=(8,) * len(estimator.channels), deconv_channels=8,
-                          modules=(1,) * len(estimator.modules), blocks=1))
+        estimator=replace(
+            estimator,
+            stem=8,
+            bottleneck=4,
+            channels=(8,) * len(estimator.channels),
+            deconv_channels=8,
+            modules=(1,) * len(estimator.modules),
+            blocks=1,
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +123,10 @@ def test_a_small_copy_runs_from_its_checkpoint(name, pose, tmp_path, shaken):
     assert not torch.equal(changed, made.latent), "the source has a say"
     assert not torch.equal(pipeline(SOURCE, pose.resized(16, 16).resized(32, 16), seed=1).latent, made.latent)
     # An untrained estimator sees nobody, and the paper's mask W_h is then empty: ours also looks where the target is.
-    guided, free = (pipeline(SOURCE, pose, seed=1, field_strength=strength, field_start=0.0, field_space="heatmaps")
-                    for strength in (50.0, 0.0))
+    guided, free = (
+        pipeline(SOURCE, pose, seed=1, field_strength=strength, field_start=0.0, field_space="heatmaps")
+        for strength in (50.0, 0.0)
+    )
     assert guided.image.isfinite().all() and not torch.equal(guided.latent, free.latent)
     dressed = pipeline.dress(SOURCE, 1 - SOURCE, torch.ones(32, 16).tril(), pose, seed=1, height=32, width=16)
     assert torch.equal(dressed.image[..., 0, 5:], dressed.reference[..., 0, 5:])

@@ -23,7 +23,7 @@ def ground(height, width, batch=1):
 def block(height, width, top, bottom, left, right):
     """A mask (1, 1, H, W) of a rectangle whose sides are shares of the picture's."""
     mask = torch.zeros(1, 1, height, width)
-    mask[..., round(top * height):round(bottom * height), round(left * width):round(right * width)] = 1
+    mask[..., round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = 1
     return mask
 
 
@@ -32,7 +32,7 @@ def grown_by_hand(mask, pixels):
     on = np.argwhere(mask.numpy() > 0)
     out = torch.zeros_like(mask)
     for y, x in on:
-        out[max(0, y - pixels):y + pixels + 1, max(0, x - pixels):x + pixels + 1] = 1
+        out[max(0, y - pixels) : y + pixels + 1, max(0, x - pixels) : x + pixels + 1] = 1
     return out
 
 
@@ -49,7 +49,7 @@ def test_the_plate_is_the_source_to_the_bit_outside_the_grown_mask_and_like_what
     scene = ground(height, width)
     person = 0.8 * block(height, width, 0.25, 0.75, 0.4, 0.6)
     source = torch.where(person > 0, torch.tensor(1.0), scene)
-    person[..., :4, :4] = SURE - 0.01      # not sure enough to be somebody
+    person[..., :4, :4] = SURE - 0.01  # not sure enough to be somebody
     plate, hidden = make_plate(source, person)
     expected = grown_by_hand((person[0, 0] > SURE).float(), max(1, round(MARGIN * height)))
     assert torch.equal(hidden[0, 0], expected) and not hidden[..., :4, :4].any()
@@ -61,11 +61,12 @@ def test_the_plate_is_the_source_to_the_bit_outside_the_grown_mask_and_like_what
 
 def test_every_plate_of_a_batch_is_its_own():
     source = ground(64, 48, batch=3)
-    person = torch.cat([block(64, 48, 0.2, 0.6, 0.2, 0.5), block(64, 48, 0.5, 0.9, 0.4, 0.7),
-                        torch.zeros(1, 1, 64, 48)])
+    person = torch.cat(
+        [block(64, 48, 0.2, 0.6, 0.2, 0.5), block(64, 48, 0.5, 0.9, 0.4, 0.7), torch.zeros(1, 1, 64, 48)]
+    )
     together = make_plate(source, person)
     for i in range(3):
-        alone = make_plate(source[i:i + 1], person[i:i + 1])
+        alone = make_plate(source[i : i + 1], person[i : i + 1])
         assert all(torch.equal(one[0], many[i]) for one, many in zip(alone, together, strict=True))
     assert torch.equal(together[0][2], source[2]), "nobody: nothing is filled in"
 
@@ -137,7 +138,7 @@ def test_pasting_takes_one_source_for_all_and_any_range():
     ref = reference(batch=2, hidden=block(64, 48, 0.2, 0.5, 0.2, 0.4), person=torch.zeros(1, 1, 64, 48))
     pictures, source = torch.rand(2, 3, 64, 48), torch.rand(1, 3, 64, 48)
     both = paste(pictures, source, ref)
-    assert all(torch.equal(both[i:i + 1], paste(pictures[i:i + 1], source, ref[i:i + 1])) for i in range(2))
+    assert all(torch.equal(both[i : i + 1], paste(pictures[i : i + 1], source, ref[i : i + 1])) for i in range(2))
     torch.testing.assert_close(paste(pictures * 2 - 1, source * 2 - 1, ref), both * 2 - 1)
 
 

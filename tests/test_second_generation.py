@@ -131,12 +131,14 @@ def test_a_batch_of_sources_is_aligned_each_for_itself(pipeline):
     both = pipeline(torch.cat([SOURCE, OTHER]), POSE, seed=1)
     assert both.image.shape == (2, 3, 64, 48)
     for i, picture in enumerate((SOURCE, OTHER)):
-        torch.testing.assert_close(both.aligned[i:i + 1], pipeline(picture, POSE).aligned, rtol=0, atol=1e-4)
+        torch.testing.assert_close(both.aligned[i : i + 1], pipeline(picture, POSE).aligned, rtol=0, atol=1e-4)
 
 
 def test_other_sizes_field_and_half_precision(networks, pipeline):
-    plain, guided = (pipeline(SOURCE, POSE, seed=1, height=96, width=64, field_strength=strength, field_start=0.0)
-                     for strength in (0.0, 50.0))
+    plain, guided = (
+        pipeline(SOURCE, POSE, seed=1, height=96, width=64, field_strength=strength, field_start=0.0)
+        for strength in (0.0, 50.0)
+    )
     assert plain.image.shape == (1, 3, 96, 64) and not torch.equal(plain.latent, guided.latent)
     with pytest.raises(InputError, match="both must be divisible by 16; the nearest is 48 × 64"):
         pipeline(SOURCE, POSE, height=72)
@@ -223,11 +225,17 @@ def test_b2_is_pasted_on_the_source(second_config, shaken):
     assert torch.equal(result.image, result.source)
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"aligner": AlignerConfig()}, r"DecoderConfig\.kind = 'reference': it needs an aligner of kind \"matching\""),
-    ({"decoder": DecoderConfig("reference", (8, 16), 4)}, r"DecoderConfig\.latent_channels = 4: the .* has 16"),
-    ({"denoiser": DenoiserConfig(texture="source", channel_condition=False)}, "'reference': its denoiser reads the so"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"aligner": AlignerConfig()}, r"DecoderConfig\.kind = 'reference': it needs an aligner of kind \"matching\""),
+        ({"decoder": DecoderConfig("reference", (8, 16), 4)}, r"DecoderConfig\.latent_channels = 4: the .* has 16"),
+        (
+            {"denoiser": DenoiserConfig(texture="source", channel_condition=False)},
+            "'reference': its denoiser reads the so",
+        ),
+    ],
+)
 def test_parts_that_do_not_fit_are_named(second_config, changes, words):
     with pytest.raises(InputError, match=words):
         build_networks(replace(second_config, **changes))

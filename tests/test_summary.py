@@ -19,8 +19,14 @@ README = (ROOT / "reposedm_core" / "README.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def printed():
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "reposedm_core.summary"], cwd=ROOT, text=True,
-                          capture_output=True, check=True, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "reposedm_core.summary"],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=True,
+        encoding="utf-8",
+    )
     return done.stdout.strip()
 
 
@@ -30,16 +36,19 @@ def test_readme_shows_what_the_command_prints(printed):
 
 
 def test_every_preset_has_a_full_row(printed):
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines()
-            if line.startswith("| ")][2:]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if line.startswith("| ")
+    ][2:]
     assert [cells[0] for cells in rows] == list(PRESETS)
     assert all(len(cells) == len(COLUMNS) and all(cells) for cells in rows)
 
 
 def test_costs_are_the_ones_counted_by_hand():
     layers = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(5 * 4 * 6, 7))
-    found = measure(lambda: nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.Flatten(),
-                                          nn.Linear(5 * 4 * 6, 7)), lambda n: n(torch.empty(1, 3, 4, 6)))
+    found = measure(
+        lambda: nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(5 * 4 * 6, 7)),
+        lambda n: n(torch.empty(1, 3, 4, 6)),
+    )
     assert found.parameters == sum(p.numel() for p in layers.parameters())
     assert found.flops == 2 * (4 * 6 * 5 * 3 * 9 + 5 * 4 * 6 * 7)
 
@@ -49,8 +58,12 @@ def test_parameters_are_those_of_the_shipped_weights():
     from reposedm_core.pipeline import SHIPPED
 
     networks = load_networks(SHIPPED)
-    for part, network in (("denoiser", "denoiser"), ("aligner", "aligner"), ("decode", "autoencoder"),
-                          ("estimator", "estimator")):
+    for part, network in (
+        ("denoiser", "denoiser"),
+        ("aligner", "aligner"),
+        ("decode", "autoencoder"),
+        ("estimator", "estimator"),
+    ):
         own = sum(p.numel() for p in getattr(networks, network).parameters())
         assert cost(networks.config, part).parameters == own
 
@@ -78,11 +91,19 @@ def test_a_pass_at_256x176_costs_a_tenth_of_a_pixel_space_unet():
 
     channels = tuple(128 * m for m in (1, 1, 2, 2, 4, 6))
     attends = [256 >> level in (32, 16, 8) for level in range(len(channels))]
-    pixels = measure(lambda: UNet2DModel(
-        sample_size=256, in_channels=6, out_channels=6, layers_per_block=2, block_out_channels=channels,
-        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
-        attention_head_dim=64), lambda n: n(torch.empty(1, 6, 256, 256), torch.zeros(1)))
+    pixels = measure(
+        lambda: UNet2DModel(
+            sample_size=256,
+            in_channels=6,
+            out_channels=6,
+            layers_per_block=2,
+            block_out_channels=channels,
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+            attention_head_dim=64,
+        ),
+        lambda n: n(torch.empty(1, 6, 256, 256), torch.zeros(1)),
+    )
     assert 175e6 < pixels.parameters < 190e6
     assert cost(PRESETS["deepfashion-256x176"], "denoiser").flops <= pixels.flops / 10
 
@@ -97,8 +118,11 @@ def test_files_that_the_readme_names_exist():
 
 
 def test_the_file_map_is_complete():
-    modules = {str(path.relative_to(ROOT / "reposedm_core")) for path in (ROOT / "reposedm_core").rglob("*.py")
-               if path.name != "__init__.py"}
+    modules = {
+        str(path.relative_to(ROOT / "reposedm_core"))
+        for path in (ROOT / "reposedm_core").rglob("*.py")
+        if path.name != "__init__.py"
+    }
     assert not sorted(name for name in modules if f"`{name}`" not in README)
 
 

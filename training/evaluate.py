@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
+if __package__ in (None, ""):  # run as a script: modules are found from the repository's root, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -107,9 +107,11 @@ class Options:
     def check(self) -> None:
         """InputError for a number out of range."""
         if min(self.pairs, self.kid_pairs) < 0 or min(self.batch, self.shown, self.page) < 1:
-            raise InputError(f"pairs = {self.pairs}, kid_pairs = {self.kid_pairs}, batch = {self.batch}, shown = "
-                             f"{self.shown}, page = {self.page}: all must be at least 1; pairs may be 0, for all, and "
-                             "kid_pairs, for the same.")
+            raise InputError(
+                f"pairs = {self.pairs}, kid_pairs = {self.kid_pairs}, batch = {self.batch}, shown = "
+                f"{self.shown}, page = {self.page}: all must be at least 1; pairs may be 0, for all, and "
+                "kid_pairs, for the same."
+            )
         if self.source_pose not in SOURCE_POSES:
             raise InputError(f"source_pose = {self.source_pose!r}: known are {', '.join(SOURCE_POSES)}.")
         if self.real not in REAL:
@@ -131,21 +133,36 @@ def evaluate(options: Options, out: str | Path) -> dict:
     options.check()
     people = People(options.data, options.split)
     pairs = people.fixed_pairs(options.pairs) if options.pairs else people.pairs(np.arange(len(people)))
-    contenders = {name: open_contender(path, people, name, options.field_strength, options.steps,
-                                       options.guidance_scale, options.device, options.warm_start, options.source_pose)
-                  for name, path in options.weights.items()}
+    contenders = {
+        name: open_contender(
+            path,
+            people,
+            name,
+            options.field_strength,
+            options.steps,
+            options.guidance_scale,
+            options.device,
+            options.warm_start,
+            options.source_pose,
+        )
+        for name, path in options.weights.items()
+    }
     generated = [row for contender in contenders.values() for row in contender.kinds]
     rows = [COPY, SKELETON, WARP, PLATE, UPPER, TRUTH, *SHOWN, *generated, *options.pictures]
     if len(set(rows)) < len(rows):
         raise InputError(f"Two rows of the table have one name ({', '.join(rows)}): name them apart.")
     judge = open_judge(options, contenders)
-    finder = None if contenders or options.source_pose != "estimated" else RePoseDMPipeline.from_pretrained(
-        device=options.device)
+    finder = (
+        None
+        if contenders or options.source_pose != "estimated"
+        else RePoseDMPipeline.from_pretrained(device=options.device)
+    )
     make_folder(Path(out), "out")
     given = list(contenders.values())
     posed = options.source_pose, finder
-    measured = compare(people, pairs, given, judge, options.seeds, options.batch, options.pictures,
-                       options.save_pictures, *posed)
+    measured = compare(
+        people, pairs, given, judge, options.seeds, options.batch, options.pictures, options.save_pictures, *posed
+    )
     collected = real = kid_real = None
     if options.real != "none":
         more = more_pairs(people, pairs, options.kid_pairs)
@@ -157,15 +174,26 @@ def evaluate(options: Options, out: str | Path) -> dict:
     if processes()[0] > 0:
         return {}
     found = summarise_rows(measured, collected, real, kid_real, options.real == "targets")
-    results = {"protocol": describe(options, people, pairs, contenders, judge),
-               "rows": found,
-               "differences": summarise({f"{row} − {base}": difference(measured.values(row), measured.values(base))
-                                         for row in [*generated, *options.pictures] for base in (COPY, WARP, PLATE)
-                                         if base in measured.rows}, pairs.identity),
-               "maps": summarise(measured.maps, pairs.identity)}
+    results = {
+        "protocol": describe(options, people, pairs, contenders, judge),
+        "rows": found,
+        "differences": summarise(
+            {
+                f"{row} − {base}": difference(measured.values(row), measured.values(base))
+                for row in [*generated, *options.pictures]
+                for base in (COPY, WARP, PLATE)
+                if base in measured.rows
+            },
+            pairs.identity,
+        ),
+        "maps": summarise(measured.maps, pairs.identity),
+    }
     if real is not None:
-        results["protocol"] |= {"real_pictures": len(real.features), "kid_pairs": len(collected.pairs),
-                                "kid_real_pictures": len(kid_real.features)}
+        results["protocol"] |= {
+            "real_pictures": len(real.features),
+            "kid_pairs": len(collected.pairs),
+            "kid_real_pictures": len(kid_real.features),
+        }
     results["protocol"]["notes"] = notes(results["protocol"], results)
     best = list(given[0].kinds)[-1:] if given else list(options.pictures)
     show(results, measured, [*best, *(row for row in (SKELETON, COPY) if row in found)][0], Path(out), options)
@@ -176,16 +204,35 @@ def describe(options: Options, people: People, pairs: Pairs, contenders: dict[st
     """What results.json says of how the rows were made and measured."""
     return {
         "title": ", ".join([*(path.name for path in options.weights.values()), *options.pictures]) or people.name,
-        "data": people.name, "split": options.split, "pairs": len(pairs), "identities": len(np.unique(pairs.identity)),
-        "width": people.width, "height": people.height, "seeds": options.seeds, "folders": list(options.pictures),
-        "checkpoints": {name: {"weights": path.name, "preset": contender.pipe.config.name,
-                               "steps": contender.steps, "guidance_scale": contender.scale, "start": contender.start,
-                               "reads_pose": contender.pipe.aligner.reads_pose,
-                               "field_strengths": [kind.strength for kind in contender.kinds.values()]}
-                        for (name, path), contender in zip(options.weights.items(), contenders.values(), strict=True)},
-        "source_pose": options.source_pose, "judge": judge.detector.name, "own_judge": options.judge is None,
-        "several_people": judge.detector.several, "perceptual_network": NETWORK, "real": options.real,
-        "real_pictures": 0, "extractor": None if judge.extractor is None else judge.extractor.name}
+        "data": people.name,
+        "split": options.split,
+        "pairs": len(pairs),
+        "identities": len(np.unique(pairs.identity)),
+        "width": people.width,
+        "height": people.height,
+        "seeds": options.seeds,
+        "folders": list(options.pictures),
+        "checkpoints": {
+            name: {
+                "weights": path.name,
+                "preset": contender.pipe.config.name,
+                "steps": contender.steps,
+                "guidance_scale": contender.scale,
+                "start": contender.start,
+                "reads_pose": contender.pipe.aligner.reads_pose,
+                "field_strengths": [kind.strength for kind in contender.kinds.values()],
+            }
+            for (name, path), contender in zip(options.weights.items(), contenders.values(), strict=True)
+        },
+        "source_pose": options.source_pose,
+        "judge": judge.detector.name,
+        "own_judge": options.judge is None,
+        "several_people": judge.detector.several,
+        "perceptual_network": NETWORK,
+        "real": options.real,
+        "real_pictures": 0,
+        "extractor": None if judge.extractor is None else judge.extractor.name,
+    }
 
 
 def show(results: dict, measured: Comparison, best: str, out: Path, options: Options) -> None:
@@ -196,12 +243,22 @@ def show(results: dict, measured: Comparison, best: str, out: Path, options: Opt
         figure = out / "recurrence.png"
         draw_recurrence(results["maps"], list(options.weights), figure)
     aligned = PLATE if PLATE in measured.rows else WARP
-    columns = {"source": "source", "pose": "pose", "plate": "plate", "skeleton map": SKELETON, "aligned": aligned,
-               "visibility": "visibility", "person": "person", "result": best, "target": TRUTH}
+    columns = {
+        "source": "source",
+        "pose": "pose",
+        "plate": "plate",
+        "skeleton map": SKELETON,
+        "aligned": aligned,
+        "visibility": "visibility",
+        "person": "person",
+        "result": best,
+        "target": TRUTH,
+    }
     shown = range(min(options.shown, len(measured.pairs)))
-    sheet = comparison_sheet({label: measured.shown(row, shown) for label, row in columns.items()
-                              if row in measured.pictures},
-                             captions(measured.values(best), measured.pairs[:len(shown)]))
+    sheet = comparison_sheet(
+        {label: measured.shown(row, shown) for label, row in columns.items() if row in measured.pictures},
+        captions(measured.values(best), measured.pairs[: len(shown)]),
+    )
     sheet.save(out / "sheet.jpg", quality=90)
     write_page(results, measured, best, out / "results.html", options.page, figure)
 
@@ -223,41 +280,86 @@ def open_judge(options: Options, contenders: dict[str, Contender]) -> Judge:
 def parse(arguments: list[str] | None = None) -> tuple[Options, Path]:
     """The options of the command line, and the folder for the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, help="checkpoint exported by training/train.py (without it and "
-                        "--pictures: the rows that need none)")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="checkpoint exported by training/train.py (without it and --pictures: the rows that need none)",
+    )
     parser.add_argument("--name", default=OURS, help="of its rows (default: %(default)s)")
-    parser.add_argument("--also", type=named, action="append", default=[], metavar="NAME=FILE",
-                        help="one more checkpoint in the table, e.g. B1=runs/b1/reposedm-mini-b1.safetensors")
-    parser.add_argument("--pictures", type=named, action="append", default=[], metavar="NAME=FOLDER",
-                        help="pictures that any model made, named as --save-pictures names them")
+    parser.add_argument(
+        "--also",
+        type=named,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="one more checkpoint in the table, e.g. B1=runs/b1/reposedm-mini-b1.safetensors",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=named,
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="pictures that any model made, named as --save-pictures names them",
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of a people set")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--pairs", type=int, default=128, help="0 is all (default: %(default)s)")
     parser.add_argument("--steps", type=int, help="DDIM steps (default: the checkpoint's)")
     parser.add_argument("--guidance-scale", type=float, help="w_c of eq. 16 (default: the checkpoint's)")
-    parser.add_argument("--field-strength", type=float,
-                        help="of the rows with gradient guidance (default: the checkpoint's; 0: no such rows)")
-    parser.add_argument("--warm-start", type=float, default=1.0, metavar="SHARE",
-                        help="start from the aligned latent, noised to this share of the schedule (default: noise)")
-    parser.add_argument("--source-pose", default="estimated", choices=SOURCE_POSES, help="what an aligner that reads "
-                        "the source's pose is given: the pose that its checkpoint's estimator finds, as in use, the "
-                        "set's true one, or none (default: %(default)s)")
+    parser.add_argument(
+        "--field-strength",
+        type=float,
+        help="of the rows with gradient guidance (default: the checkpoint's; 0: no such rows)",
+    )
+    parser.add_argument(
+        "--warm-start",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="start from the aligned latent, noised to this share of the schedule (default: noise)",
+    )
+    parser.add_argument(
+        "--source-pose",
+        default="estimated",
+        choices=SOURCE_POSES,
+        help="what an aligner that reads "
+        "the source's pose is given: the pose that its checkpoint's estimator finds, as in use, the "
+        "set's true one, or none (default: %(default)s)",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--judge", type=Path, help="another pose estimator that finds the joints in the results: "
-                        "estimator.safetensors of a training run, or public HigherHRNet weights (.pth), which find "
-                        "several people. By default the first checkpoint's own estimator judges. Field guidance "
-                        "follows that very network's gradient, which flatters the joint columns of the guided rows: "
-                        "give another judge where those count")
+    parser.add_argument(
+        "--judge",
+        type=Path,
+        help="another pose estimator that finds the joints in the results: "
+        "estimator.safetensors of a training run, or public HigherHRNet weights (.pth), which find "
+        "several people. By default the first checkpoint's own estimator judges. Field guidance "
+        "follows that very network's gradient, which flatters the joint columns of the guided rows: "
+        "give another judge where those count",
+    )
     parser.add_argument("--judge-udp", action="store_true", help="the public weights were trained with UDP")
-    parser.add_argument("--real", default="targets", choices=REAL,
-                        help="real set of FID and KID (default: %(default)s; train is the published protocol)")
-    parser.add_argument("--kid-pairs", type=int, default=1000, help="pairs that KID, and nothing else, is measured on, "
-                        "with those of --pairs (default: %(default)s; 0: the same pairs)")
-    parser.add_argument("--extractor", default="auto", choices=("auto", *EXTRACTORS),
-                        help="of FID's and KID's features")
-    parser.add_argument("--backbones", type=Path, help="folder of torchvision's AlexNet and Inception-v3 weights "
-                        "(default: torch.hub's cache)")
+    parser.add_argument(
+        "--real",
+        default="targets",
+        choices=REAL,
+        help="real set of FID and KID (default: %(default)s; train is the published protocol)",
+    )
+    parser.add_argument(
+        "--kid-pairs",
+        type=int,
+        default=1000,
+        help="pairs that KID, and nothing else, is measured on, "
+        "with those of --pairs (default: %(default)s; 0: the same pairs)",
+    )
+    parser.add_argument(
+        "--extractor", default="auto", choices=("auto", *EXTRACTORS), help="of FID's and KID's features"
+    )
+    parser.add_argument(
+        "--backbones",
+        type=Path,
+        help="folder of torchvision's AlexNet and Inception-v3 weights (default: torch.hub's cache)",
+    )
     parser.add_argument("--lpips", action="store_true", help="stop where AlexNet's weights for LPIPS are missing")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=16)
@@ -284,8 +386,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if processes()[0] == 0:
         print((out / "results.md").read_text(encoding="utf-8"))
-        print(f"Wrote results.json, results.md, results.html and sheet.jpg to {out} in "
-              f"{time.monotonic() - began:.0f} s")
+        print(
+            f"Wrote results.json, results.md, results.html and sheet.jpg to {out} in {time.monotonic() - began:.0f} s"
+        )
     return 0
 
 

@@ -17,7 +17,7 @@ import json
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
+if __package__ in (None, ""):  # run as a script: modules are found from the repository's root, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -57,17 +57,31 @@ def read_batch(folder: Path, numbers: range, size: tuple[int, int]) -> Tensor:
             with Image.open(path) as picture:
                 pictures.append(np.array(to_rgb(picture)))
         except OSError as error:
-            raise InputError(f"{path} cannot be read ({error}): the folder must hold one PNG for each picture of the "
-                             "set, 00000.png and so on in its order.") from None
+            raise InputError(
+                f"{path} cannot be read ({error}): the folder must hold one PNG for each picture of the "
+                "set, 00000.png and so on in its order."
+            ) from None
         if pictures[-1].shape[:2] != size:
-            raise InputError(f"{path} is {pictures[-1].shape[1]}×{pictures[-1].shape[0]}, the set has {size[1]}×"
-                             f"{size[0]}: resize the pictures to the set's size.")
+            raise InputError(
+                f"{path} is {pictures[-1].shape[1]}×{pictures[-1].shape[0]}, the set has {size[1]}×"
+                f"{size[0]}: resize the pictures to the set's size."
+            )
     return to_unit(np.stack(pictures))
 
 
-def evaluate(data: Path, pictures: dict[str, Path], out: Path, split: str = "test", count: int = 0,
-             judge: Path | None = None, judge_udp: bool = False, extractor: str = "auto",
-             backbones: Path | None = None, device: str = "cpu", batch: int = 8) -> dict:
+def evaluate(
+    data: Path,
+    pictures: dict[str, Path],
+    out: Path,
+    split: str = "test",
+    count: int = 0,
+    judge: Path | None = None,
+    judge_udp: bool = False,
+    extractor: str = "auto",
+    backbones: Path | None = None,
+    device: str = "cpu",
+    batch: int = 8,
+) -> dict:
     """Measure folders of pictures and the set's own pictures.
 
     Args:
@@ -84,10 +98,12 @@ def evaluate(data: Path, pictures: dict[str, Path], out: Path, split: str = "tes
         InputError: no such set or folder, pictures of another size than the set's, or missing weights.
     """
     if not pictures or count < 0 or batch < 1:
-        raise InputError(f"count = {count}, batch = {batch}, {len(pictures)} folders: give a folder or more with "
-                         "--pictures, a count from 0 (all) and a batch from 1.")
+        raise InputError(
+            f"count = {count}, batch = {batch}, {len(pictures)} folders: give a folder or more with "
+            "--pictures, a count from 0 (all) and a batch from 1."
+        )
     captioned = Captioned(data, split)
-    make_folder(out, "out")      # before the work, not after it
+    make_folder(out, "out")  # before the work, not after it
     detector = load_detector(judge or SHIPPED, device, judge_udp)
     features = open_extractor(extractor, backbones).to(device)
     total = min(count or len(captioned), len(captioned))
@@ -96,8 +112,9 @@ def evaluate(data: Path, pictures: dict[str, Path], out: Path, split: str = "tes
     for first in tqdm(list(range(0, total, batch))[rank::world], desc="measuring", unit="batch", disable=rank > 0):
         numbers = range(first, min(first + batch, total))
         examples = [captioned[number] for number in numbers]
-        rows = {name: read_batch(folder, numbers, (captioned.height, captioned.width))
-                for name, folder in pictures.items()}
+        rows = {
+            name: read_batch(folder, numbers, (captioned.height, captioned.width)) for name, folder in pictures.items()
+        }
         rows[TRUTH] = torch.stack([example.picture for example in examples])
         found = {row: (detector(images.to(device)), features(images.to(device)).cpu()) for row, images in rows.items()}
         parts.append((first, [example.joints for example in examples], found))
@@ -105,10 +122,16 @@ def evaluate(data: Path, pictures: dict[str, Path], out: Path, split: str = "tes
     if rank:
         return {}
     truth = [joints for _, batch_joints, _ in parts for joints in batch_joints]
-    found = {row: (detector.sure([people for part in parts for people in part[2][row][0]]),
-                   torch.cat([part[2][row][1] for part in parts])) for row in [*pictures, TRUTH]}
-    cells = summarise({row: {"pce": people_count_errors(one, truth)} for row, (one, _) in found.items()},
-                      np.arange(total))
+    found = {
+        row: (
+            detector.sure([people for part in parts for people in part[2][row][0]]),
+            torch.cat([part[2][row][1] for part in parts]),
+        )
+        for row in [*pictures, TRUTH]
+    }
+    cells = summarise(
+        {row: {"pce": people_count_errors(one, truth)} for row, (one, _) in found.items()}, np.arange(total)
+    )
     for row, (one, fake) in found.items():
         values = people_measures(one, truth)
         if row != TRUTH:
@@ -116,11 +139,23 @@ def evaluate(data: Path, pictures: dict[str, Path], out: Path, split: str = "tes
         cells[row].update({name: as_cell(value) for name, value in values.items()})
         if row != TRUTH:
             cells[row]["kid"] = as_cell(*kid(found[TRUTH][1].numpy(), fake.numpy()) or (None,))
-    results = {"protocol": {"data": captioned.name, "split": split, "pictures": total, "width": captioned.width,
-                            "height": captioned.height, "judge": detector.name, "extractor": features.name,
-                            "notes": [finder(detector.name, detector.several), PEOPLE,
-                                      distribution_note(features.name, "the set's own pictures", total)]},
-               "rows": cells}
+    results = {
+        "protocol": {
+            "data": captioned.name,
+            "split": split,
+            "pictures": total,
+            "width": captioned.width,
+            "height": captioned.height,
+            "judge": detector.name,
+            "extractor": features.name,
+            "notes": [
+                finder(detector.name, detector.several),
+                PEOPLE,
+                distribution_note(features.name, "the set's own pictures", total),
+            ],
+        },
+        "rows": cells,
+    }
     write(results, out)
     return results
 
@@ -129,8 +164,11 @@ def write(results: dict, out: Path) -> None:
     """Write results.json and results.md into the folder `out`."""
     p = results["protocol"]
     table = markdown_table(results["rows"], list(COLUMNS), "pictures", extractor=p["extractor"])
-    text = [f"# {p['pictures']} pictures of {p['data']}, split {p['split']!r}, {p['width']}×{p['height']}", table,
-            "\n".join(f"- {note}" for note in p["notes"])]
+    text = [
+        f"# {p['pictures']} pictures of {p['data']}, split {p['split']!r}, {p['width']}×{p['height']}",
+        table,
+        "\n".join(f"- {note}" for note in p["notes"]),
+    ]
     (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (out / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
@@ -142,8 +180,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--count", type=int, default=0, help="the first pictures of the split (default: all)")
-    parser.add_argument("--judge", type=Path, help="public HigherHRNet weights (.pth), which find several people, or "
-                        "estimator.safetensors of a training run (default: the shipped estimator)")
+    parser.add_argument(
+        "--judge",
+        type=Path,
+        help="public HigherHRNet weights (.pth), which find several people, or "
+        "estimator.safetensors of a training run (default: the shipped estimator)",
+    )
     parser.add_argument("--judge-udp", action="store_true", help="the public weights were trained with UDP")
     parser.add_argument("--extractor", default="auto", choices=("auto", *EXTRACTORS))
     parser.add_argument("--backbones", type=Path, help="folder of torchvision's Inception-v3 weights")

@@ -17,7 +17,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-if not __package__:   # run as a script: modules are found from the repository's root
+if not __package__:  # run as a script: modules are found from the repository's root
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -33,9 +33,17 @@ from training.preparation.plan import Plan, Shares, Skip
 from training.preparation.reading import Reading
 
 
-def prepare(name: str, root: str | Path, out: str | Path, size: tuple[int, int] | None = None, workers: int = 1,
-            estimator: str | None = None, openpose_weights: str = "", least_joints: int = 6,
-            shares: Shares | None = None) -> dict:
+def prepare(
+    name: str,
+    root: str | Path,
+    out: str | Path,
+    size: tuple[int, int] | None = None,
+    workers: int = 1,
+    estimator: str | None = None,
+    openpose_weights: str = "",
+    least_joints: int = 6,
+    shares: Shares | None = None,
+) -> dict:
     """Make the set, or finish it; returns the report.
 
     Args:
@@ -60,22 +68,34 @@ def prepare(name: str, root: str | Path, out: str | Path, size: tuple[int, int] 
     if min(shares.val, shares.test) < 0 or shares.val + shares.test >= 1:
         raise InputError(f"val = {shares.val}, test = {shares.test}: shares from 0, together below 1.")
     claim(out)
-    if isinstance(adapter, CaptionedAdapter):      # another form on disk
+    if isinstance(adapter, CaptionedAdapter):  # another form on disk
         return prepare_captions(adapter, root, out, size or adapter.size, workers, shares)
     size = size or adapter.size
     plan = adapter.plan(root, shares, out)
     estimator = estimator or ("none" if plan.annotated else adapter.estimator)
     reading = Reading(size, adapter.resize, estimator, openpose_weights, least_joints)
     if not plan.items:
-        raise InputError(f"{root}: no picture of {adapter.title} found there ({_counted(plan.skipped) or 'nothing'}); "
-                         "training/data/README.md shows the folders that are expected.")
+        raise InputError(
+            f"{root}: no picture of {adapter.title} found there ({_counted(plan.skipped) or 'nothing'}); "
+            "training/data/README.md shows the folders that are expected."
+        )
     check_order(plan)
     if estimator != "none" and any(item.openpose is None for item in plan.items):
-        load_estimator(estimator, openpose_weights)      # wrong weights are told before anything is written
-    description = {"name": adapter.title, "licence": adapter.licence, "resize": adapter.resize,
-                   "source": {"adapter": name, "root": root.name, "estimator": estimator,
-                              "least_joints": least_joints, "val": shares.val, "test": shares.test},
-                   "plan": fingerprint(plan)}
+        load_estimator(estimator, openpose_weights)  # wrong weights are told before anything is written
+    description = {
+        "name": adapter.title,
+        "licence": adapter.licence,
+        "resize": adapter.resize,
+        "source": {
+            "adapter": name,
+            "root": root.name,
+            "estimator": estimator,
+            "least_joints": least_joints,
+            "val": shares.val,
+            "test": shares.test,
+        },
+        "plan": fingerprint(plan),
+    }
     skipped = list(plan.skipped)
     with PeopleWriter(out, plan, description, size) as writer:
         missing = np.flatnonzero(~writer.done)
@@ -125,9 +145,13 @@ def summary(name: str, plan: Plan, done: np.ndarray, skipped: list[Skip]) -> dic
         for split in SPLITS:
             splits[split]["official pairs"] = official[split]
         splits["lists"] = {"official pairs": len(plan.pairs)}
-    return {"adapter": name, "written": int((done > 0).sum()), "splits": splits,
-            "skipped": dict(Counter(skip.reason for skip in skipped).most_common()),
-            "skipped_files": [skip._asdict() for skip in skipped]}
+    return {
+        "adapter": name,
+        "written": int((done > 0).sum()),
+        "splits": splits,
+        "skipped": dict(Counter(skip.reason for skip in skipped).most_common()),
+        "skipped_files": [skip._asdict() for skip in skipped],
+    }
 
 
 def table(report: dict) -> str:
@@ -138,8 +162,9 @@ def table(report: dict) -> str:
     lines.append(f"{len(report['skipped_files'])} left out" + (":" if report["skipped"] else ""))
     for reason, count in report["skipped"].items():
         first = next(skip for skip in report["skipped_files"] if skip["reason"] == reason)
-        lines.append(f"  {count:7} {reason:24} such as {first['name']}" + (f" ({first['detail']})" if first["detail"]
-                                                                          else ""))
+        lines.append(
+            f"  {count:7} {reason:24} such as {first['name']}" + (f" ({first['detail']})" if first["detail"] else "")
+        )
     return "\n".join(lines)
 
 
@@ -164,17 +189,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the set, new or begun")
     parser.add_argument("--size", type=_size, help="HEIGHTxWIDTH of the pictures; the set's usual one by default")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes; changes no byte")
-    parser.add_argument("--estimator", help="for pictures without annotation: ours, openpose, none, or a file with "
-                                            "HigherHRNet weights")
+    parser.add_argument(
+        "--estimator", help="for pictures without annotation: ours, openpose, none, or a file with HigherHRNet weights"
+    )
     parser.add_argument("--openpose-weights", default="", help="folder with OpenPose's body_pose_model.pth")
-    parser.add_argument("--least-joints", type=int, default=6,
-                        help="leave out pictures in which the estimator finds fewer of 17 joints")
+    parser.add_argument(
+        "--least-joints", type=int, default=6, help="leave out pictures in which the estimator finds fewer of 17 joints"
+    )
     parser.add_argument("--val", type=float, default=Shares.val, help="share of the people held out to validate")
     parser.add_argument("--test", type=float, default=Shares.test, help="to test, where the set has no test split")
     options = parser.parse_args(arguments)
     try:
-        report = prepare(options.name, options.root, options.out, options.size, options.workers, options.estimator,
-                         options.openpose_weights, options.least_joints, Shares(options.val, options.test))
+        report = prepare(
+            options.name,
+            options.root,
+            options.out,
+            options.size,
+            options.workers,
+            options.estimator,
+            options.openpose_weights,
+            options.least_joints,
+            Shares(options.val, options.test),
+        )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

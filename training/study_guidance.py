@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
+if __package__ in (None, ""):  # run as a script: modules are found from the repository's root, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from reposedm_core.errors import InputError

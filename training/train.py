@@ -12,12 +12,12 @@ import errno
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
+if __package__ in (None, ""):  # run as a script: modules are found from the repository's root, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training.engine.signals import Interrupted, Interrupts, Stopped
 
-if __name__ == "__main__":      # before all that takes seconds to import
+if __name__ == "__main__":  # before all that takes seconds to import
     Interrupts().__enter__()
 
 from reposedm_core.errors import InputError
@@ -32,24 +32,28 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", nargs="?", default=str(CONFIGS / "mini.yaml"),
-                        help="YAML file (default: configs/mini.yaml)")
+    parser.add_argument(
+        "config", nargs="?", default=str(CONFIGS / "mini.yaml"), help="YAML file (default: configs/mini.yaml)"
+    )
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. data=FOLDER out=FOLDER reposedm.steps=20000")
     options = parser.parse_args(arguments)
-    if "=" in options.config:      # only overrides were given
+    if "=" in options.config:  # only overrides were given
         options.overrides.insert(0, options.config)
         options.config = str(CONFIGS / "mini.yaml")
     try:
-        with Interrupts(at_once=True):      # in a stage's steps the loop has its own
+        with Interrupts(at_once=True):  # in a stage's steps the loop has its own
             run(load_settings(options.config, options.overrides))
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:      # of a sheet, a log or a tracker's file
+    except OSError as error:  # of a sheet, a log or a tracker's file
         if error.errno not in FULL:
             raise
-        print(f"error: the disk is full ({error.strerror}); the last checkpoint is kept. Make room and run the same "
-              "command again.", file=sys.stderr)
+        print(
+            f"error: the disk is full ({error.strerror}); the last checkpoint is kept. Make room and run the same "
+            "command again.",
+            file=sys.stderr,
+        )
         return 2
     except (Stopped, Interrupted) as stopped:
         print(stopped, flush=True)

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-if __package__ in (None, ""):   # run as a script: modules are found from the repository's root, not from this folder
+if __package__ in (None, ""):  # run as a script: modules are found from the repository's root, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
@@ -22,8 +22,7 @@ import torch
 from training.synthetic import generate
 from training.train import CONFIGS, main
 
-SET = {"identities": 5, "poses": 3, "seed": 1, "height": 64, "width": 48, "correspondence": True,
-       "cell": 2}
+SET = {"identities": 5, "poses": 3, "seed": 1, "height": 64, "width": 48, "correspondence": True, "cell": 2}
 """Of the five people one tests, one validates and three train."""
 DIM, WORDS = 32, 12
 """Channels of the text encoder's states, and words of a caption."""
@@ -42,16 +41,38 @@ def write_stable_diffusion(root: Path) -> None:
     torch.manual_seed(0)
     networks = {
         "unet": UNet2DConditionModel(
-            in_channels=4, out_channels=4, block_out_channels=(64, 128), layers_per_block=1, cross_attention_dim=DIM,
-            attention_head_dim=(1, 2), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), use_linear_projection=True),
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(64, 128),
+            layers_per_block=1,
+            cross_attention_dim=DIM,
+            attention_head_dim=(1, 2),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            use_linear_projection=True,
+        ),
         "vae": AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(8, 8, 8, 8), layers_per_block=2, norm_num_groups=8, latent_channels=4),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(
-            vocab_size=len(words), hidden_size=DIM, intermediate_size=64, num_hidden_layers=2, num_attention_heads=1,
-            max_position_embeddings=WORDS, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
-            pad_token_id=len(words) - 1))}
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=2,
+            norm_num_groups=8,
+            latent_channels=4,
+        ),
+        "text_encoder": CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(words),
+                hidden_size=DIM,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=1,
+                max_position_embeddings=WORDS,
+                bos_token_id=len(words) - 2,
+                eos_token_id=len(words) - 1,
+                pad_token_id=len(words) - 1,
+            )
+        ),
+    }
     for part, network in networks.items():
         network.save_pretrained(root / part)
     DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).save_pretrained(root / "scheduler")
@@ -61,12 +82,32 @@ def runs(out: Path) -> list[list[str]]:
     """Arguments of `train.py`, run by run."""
     common = [str(CONFIGS / "tiny.yaml"), f"data={out / 'people'}"]
     full = [*common, f"out={out / 'full'}"]
-    ablations = [[*common, f"out={out / name}", f"preset=mini-{name}", f"model.name=tiny-{name}", "stages=[reposedm]",
-                  f"parts={out / 'full'}", f"cache={out / 'full'}", f"name=reposedm-tiny-{name}"]
-                 for name in ("b1", "b2")]
-    reposesd = [str(CONFIGS / "reposesd.yaml"), f"data={out / 'people'}", f"out={out / 'reposesd'}", "device=cpu",
-                f"reposesd.start={out / 'stable-diffusion'}", "model.field.training=0", "reposesd.steps=4",
-                "reposesd.batch=2", "reposesd.accumulate=1", "reposesd.workers=0", "reposesd.bf16=false"]
+    ablations = [
+        [
+            *common,
+            f"out={out / name}",
+            f"preset=mini-{name}",
+            f"model.name=tiny-{name}",
+            "stages=[reposedm]",
+            f"parts={out / 'full'}",
+            f"cache={out / 'full'}",
+            f"name=reposedm-tiny-{name}",
+        ]
+        for name in ("b1", "b2")
+    ]
+    reposesd = [
+        str(CONFIGS / "reposesd.yaml"),
+        f"data={out / 'people'}",
+        f"out={out / 'reposesd'}",
+        "device=cpu",
+        f"reposesd.start={out / 'stable-diffusion'}",
+        "model.field.training=0",
+        "reposesd.steps=4",
+        "reposesd.batch=2",
+        "reposesd.accumulate=1",
+        "reposesd.workers=0",
+        "reposesd.bf16=false",
+    ]
     return [full, *ablations, reposesd]
 
 

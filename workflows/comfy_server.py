@@ -99,8 +99,9 @@ class ComfyServer:
         input, output, models, user: its folders, all temporary; `models` starts empty.
     """
 
-    def __init__(self, arguments: Sequence[str] = ("--cpu",), ready_timeout: float = 600.0,
-                 comfyui: Path | None = None) -> None:
+    def __init__(
+        self, arguments: Sequence[str] = ("--cpu",), ready_timeout: float = 600.0, comfyui: Path | None = None
+    ) -> None:
         self.arguments = tuple(arguments)
         self.comfyui = comfyui
         self.ready_timeout = ready_timeout

@@ -146,7 +146,7 @@ class Outcome:
 def run(comfy: ComfyServer, prompt: Prompt, label: str) -> Outcome:
     """Queue a graph and show the sampler's steps as they are done."""
     steps = prompt[find(prompt, "RePoseDMKSampler")]["inputs"]["steps"]
-    times: list[tuple[int, float]] = []      # the host drops messages that come too fast: steps done, and when
+    times: list[tuple[int, float]] = []  # the host drops messages that come too fast: steps done, and when
     started = time.monotonic()
     with tqdm(total=steps, desc=label, unit="step") as bar:
 
@@ -237,15 +237,24 @@ def renew_thumbnails(comfy: ComfyServer) -> None:
 def shown(comfy: ComfyServer, prompt: Prompt) -> dict[str, Image.Image]:
     """Run a graph; what its nodes show, by their title and the number in the batch."""
     editor = find(prompt, "RePoseDMPoseEditor")
-    if editor is not None:      # it shows its pose in the page alone
-        prompt = {**prompt, "drawn": {"class_type": "RePoseDMDrawPose", "inputs": {
-            "pose": [editor, 0], "width": 0, "height": 0}}, "show": {"class_type": "PreviewImage", "inputs": {
-                "images": ["drawn", 0]}, "_meta": {"title": "Drawn pose"}}}
+    if editor is not None:  # it shows its pose in the page alone
+        prompt = {
+            **prompt,
+            "drawn": {"class_type": "RePoseDMDrawPose", "inputs": {"pose": [editor, 0], "width": 0, "height": 0}},
+            "show": {
+                "class_type": "PreviewImage",
+                "inputs": {"images": ["drawn", 0]},
+                "_meta": {"title": "Drawn pose"},
+            },
+        }
     prompt_id = comfy.queue(prompt)
     comfy.wait(prompt_id)
-    return {f"{node['_meta']['title']} {number}": Image.open(io.BytesIO(png)).convert("RGB")
-            for key, node in prompt.items() if node["class_type"] in ("PreviewImage", "SaveImage", "MaskPreview")
-            for number, png in enumerate(comfy.images(prompt_id, key))}
+    return {
+        f"{node['_meta']['title']} {number}": Image.open(io.BytesIO(png)).convert("RGB")
+        for key, node in prompt.items()
+        if node["class_type"] in ("PreviewImage", "SaveImage", "MaskPreview")
+        for number, png in enumerate(comfy.images(prompt_id, key))
+    }
 
 
 def main() -> int:

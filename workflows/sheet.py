@@ -11,8 +11,9 @@ PAPER, INK, FAINT = (250, 249, 246), (30, 30, 34), (110, 108, 104)
 MARGIN, GAP = 20, 12
 
 
-def fitted(picture: Image.Image, width: int, height: int,
-           ground: tuple[int, int, int] = (200, 200, 200)) -> Image.Image:
+def fitted(
+    picture: Image.Image, width: int, height: int, ground: tuple[int, int, int] = (200, 200, 200)
+) -> Image.Image:
     """The picture enlarged or reduced (Lanczos) into width×height, aspect kept, on a plain ground (grey)."""
     scale = min(width / picture.width, height / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

@@ -70,12 +70,18 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
     check_match(vae, model, latent_format)
     if kind == "taesd":
         network = load_tiny(latent_format)
-        return Decoder(network, lambda latent: network.decode(latent.to(torch.float32)), stride,
-                       lambda shape: TINY_BYTES * shape[0] * math.prod(shape[-2:]) * stride**2)
+        return Decoder(
+            network,
+            lambda latent: network.decode(latent.to(torch.float32)),
+            stride,
+            lambda shape: TINY_BYTES * shape[0] * math.prod(shape[-2:]) * stride**2,
+        )
     if getattr(vae.patcher, "is_dynamic", bool)() and vae.patcher.cached_patcher_init is None:
-        raise InputError("vae: ComfyUI streams the weights of this VAE and cannot read them a second time, which the "
-                         "guidance needs. Load it from a file with Load VAE, choose the decoder taesd, or start "
-                         "ComfyUI with --disable-dynamic-vram.")
+        raise InputError(
+            "vae: ComfyUI streams the weights of this VAE and cannot read them a second time, which the "
+            "guidance needs. Load it from a file with Load VAE, choose the decoder taesd, or start "
+            "ComfyUI with --disable-dynamic-vram."
+        )
     network = own_copy(vae.patcher)
     for name in ENCODERS:
         if isinstance(getattr(network, name, None), nn.Module):
@@ -99,18 +105,21 @@ def check_match(vae: Any, model: Any, latent_format: Any) -> None:
     """Raise an `InputError` where the latents of `vae` are seen not to be those of the model."""
     own = [isinstance(vae, RePoseDMVAE), isinstance(model.model, RePoseDMModel)]
     if own[0] != own[1]:
-        raise InputError("vae: this is RePoseDM's and the guided model another one; connect the VAE of that model." if
-                         own[0] else "vae: the guided model is RePoseDM and this is no VAE of it; connect the vae of "
-                         "RePoseDM Loader.")
+        raise InputError(
+            "vae: this is RePoseDM's and the guided model another one; connect the VAE of that model."
+            if own[0]
+            else "vae: the guided model is RePoseDM and this is no VAE of it; connect the vae of RePoseDM Loader."
+        )
     wanted = [latent_format.latent_channels, latent_format.latent_dimensions, latent_format.spacial_downscale_ratio]
     given = [vae.latent_channels, vae.latent_dim, vae.spacial_compression_decode()]
     # The host tells other strides than these have of Stable Cascade's prior and of some tiny VAEs.
     if isinstance(latent_format, SC_Prior) or isinstance(vae.first_stage_model, TAESD):
         given[2] = wanted[2]
     if given != wanted:
-        raise InputError("vae: it is of another model: its latents have {} channels in {} dimensions and {} pixels a "
-                         "cell, those of the guided model {} in {} and {}; connect the VAE of that model.".format(
-                             *given, *wanted))
+        raise InputError(
+            "vae: it is of another model: its latents have {} channels in {} dimensions and {} pixels a "
+            "cell, those of the guided model {} in {} and {}; connect the VAE of that model.".format(*given, *wanted)
+        )
 
 
 def load_tiny(latent_format: Any) -> TAESD:
@@ -120,17 +129,20 @@ def load_tiny(latent_format: Any) -> TAESD:
         raise InputError("decoder: for the latents of this model there is no tiny decoder; choose vae.")
     file = next((file for file in folder_paths.get_filename_list(TINY) if file.startswith(name)), None)
     if file is None:
-        raise InputError(f"decoder: there is no {name} in models/{TINY}; put {name}.safetensors there (it comes from "
-                         "github.com/madebyollin/taesd), or choose vae.")
+        raise InputError(
+            f"decoder: there is no {name} in models/{TINY}; put {name}.safetensors there (it comes from "
+            "github.com/madebyollin/taesd), or choose vae."
+        )
     try:
         # Weights made in inference mode would let no gradient through.
         with torch.inference_mode(False):
             network = TAESD(None, folder_paths.get_full_path_or_raise(TINY, file), latent_format.latent_channels)
-    except Exception as error:     # whatever the host's readers raise on a torn or foreign file
+    except Exception as error:  # whatever the host's readers raise on a torn or foreign file
         logging.debug("tiny decoder %s", file, exc_info=error)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"decoder: {file} is no tiny decoder for this model ({reason}); download it again, or choose "
-                         "vae.") from error
+        raise InputError(
+            f"decoder: {file} is no tiny decoder for this model ({reason}); download it again, or choose vae."
+        ) from error
     return network.eval().requires_grad_(False)
 
 
@@ -144,7 +156,7 @@ def reduced(latent: Tensor, share: float) -> Tensor:
 
 def out_of_memory(error: BaseException) -> bool:
     """Did a device, or main memory, run short?"""
-    known = getattr(management, "is_oom", None)      # older hosts have none
+    known = getattr(management, "is_oom", None)  # older hosts have none
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (known is not None and known(error)):
         return True
     told = str(error).lower()

@@ -44,19 +44,23 @@ def checkpoint_path(name: str, *folders: str) -> Path:
         if name in folder_paths.get_filename_list(folder):
             path = folder_paths.get_full_path(folder, name)
             if path is None:
-                raise InputError(f"checkpoint: {quoted(name)} is a link to a file that is gone; put it back, or "
-                                 "choose another of the list.")
+                raise InputError(
+                    f"checkpoint: {quoted(name)} is a link to a file that is gone; put it back, or "
+                    "choose another of the list."
+                )
             return Path(path)
     places = " or ".join(f"models/{folder}" for folder in folders or (MODELS,))
-    raise InputError(f"checkpoint: there is no file {quoted(name)} in {places}; put it there, press R to refresh, and "
-                     "choose it from the list.")
+    raise InputError(
+        f"checkpoint: there is no file {quoted(name)} in {places}; put it there, press R to refresh, and "
+        "choose it from the list."
+    )
 
 
 def last_change(path: Path, pattern: str = "*") -> int:
     """When a file, or one of those of a folder that fit the pattern, last changed; 0 for what is gone."""
     times = [0]
     for file in (path, *(path.glob(pattern) if path.is_dir() else ())):
-        with contextlib.suppress(OSError):      # deleted just now, or a link to nothing: who reads it says so
+        with contextlib.suppress(OSError):  # deleted just now, or a link to nothing: who reads it says so
             times.append(file.stat().st_mtime_ns)
     return max(times)
 
@@ -68,7 +72,7 @@ def pose_files() -> list[str]:
     """
     root, found, seen = folder_paths.get_input_directory(), [], set()
     for folder, inner, files in os.walk(root, followlinks=True):
-        if os.path.realpath(folder) in seen:     # a link to a folder that this one lies in would never end
+        if os.path.realpath(folder) in seen:  # a link to a folder that this one lies in would never end
             inner.clear()
             continue
         seen.add(os.path.realpath(folder))
@@ -87,8 +91,10 @@ def pose_path(name: str) -> Path:
         InputError: there is none of that name, or the name leads out of the folder.
     """
     if name not in pose_files():
-        raise InputError(f"file: there is no pose file {quoted(name)} in ComfyUI's input folder; copy the JSON file "
-                         "there and choose it from the list, or paste its text.")
+        raise InputError(
+            f"file: there is no pose file {quoted(name)} in ComfyUI's input folder; copy the JSON file "
+            "there and choose it from the list, or paste its text."
+        )
     return Path(folder_paths.get_input_directory()) / name
 
 
@@ -120,8 +126,9 @@ def output_path(prefix: str, ending: str, width: int, height: int) -> tuple[Path
         else:
             raise ValueError("it is no name below the output folder")
     except (OSError, ValueError) as error:
-        raise InputError(f"filename_prefix: no file can be called {quoted(prefix)} ({reason(error)}); use a name "
-                         "such as poses/pose.") from error
+        raise InputError(
+            f"filename_prefix: no file can be called {quoted(prefix)} ({reason(error)}); use a name such as poses/pose."
+        ) from error
     return Path(folder) / f"{name}_{counter:05}_{ending}", Path(subfolder).as_posix().removeprefix(".")
 
 
@@ -140,4 +147,4 @@ def problem(resolve: Callable[..., Path], name: str | None, *folders: str) -> bo
     try:
         return name is None or bool(resolve(name, *folders))
     except InputError as error:
-        return str(error).partition(": ")[2]   # ComfyUI puts the input's name in front itself
+        return str(error).partition(": ")[2]  # ComfyUI puts the input's name in front itself

@@ -45,13 +45,15 @@ def check(item: io.Input, value: Any, chosen: bool) -> None:
     if isinstance(item, (io.String.Input, io.Combo.Input)) and not isinstance(value, str):
         raise InputError(f"{name} = {quoted(value)}: must be a text, not a {type(value).__name__}.")
     if isinstance(item, io.Combo.Input) and chosen and value not in item.options:
-        raise InputError(f"{name} = {quoted(value)}: must be one of "
-                         f"{shortened(', '.join(map(str, item.options)), 400)}.")
+        raise InputError(
+            f"{name} = {quoted(value)}: must be one of {shortened(', '.join(map(str, item.options)), 400)}."
+        )
     if isinstance(item, io.Int.Input):
         try:
             operator.index(value)
         except TypeError:
-            raise InputError(f"{name} = {quoted(value)}: must be a whole number, not a {type(value).__name__}."
-                             ) from None
+            raise InputError(
+                f"{name} = {quoted(value)}: must be a whole number, not a {type(value).__name__}."
+            ) from None
     if isinstance(item, io.Float.Input) and not (isinstance(value, numbers.Real) and math.isfinite(value)):
         raise InputError(f"{name} = {quoted(value)}: must be a finite number.")

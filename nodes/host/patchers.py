@@ -22,8 +22,10 @@ def host_layers(network: nn.Module) -> nn.Module:
     They compute the same; in addition the host can leave their weights in main memory, and an interruption takes
     effect between two layers.
     """
-    classes = {kind: getattr(comfy.ops.disable_weight_init, kind.__name__)
-               for kind in (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)}
+    classes = {
+        kind: getattr(comfy.ops.disable_weight_init, kind.__name__)
+        for kind in (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
+    }
     for layer in network.modules():
         if type(layer) in classes:
             layer.__class__ = classes[type(layer)]
@@ -45,19 +47,26 @@ class WholePatcher(ModelPatcher):
     weights that the host streams through one buffer are gone when the way back comes to them.
     """
 
-    def partially_load(self, device_to: torch.device, extra_memory: float = 0, force_patch_weights: bool = False
-                       ) -> float:
+    def partially_load(
+        self, device_to: torch.device, extra_memory: float = 0, force_patch_weights: bool = False
+    ) -> float:
         """See the host's `ModelPatcher.partially_load`; `extra_memory` bounds nothing."""
         return super().partially_load(device_to, 1e32, force_patch_weights)
 
-    def partially_unload(self, device_to: torch.device, memory_to_free: float = 0, force_patch_weights: bool = False
-                         ) -> float:
+    def partially_unload(
+        self, device_to: torch.device, memory_to_free: float = 0, force_patch_weights: bool = False
+    ) -> float:
         """Frees nothing, upon which the host takes the whole network off the device."""
         return 0
 
 
-def in_patcher(network: nn.Module, plain: bool = False, load_device: torch.device | None = None,
-               offload_device: torch.device | None = None, whole: bool = False) -> ModelPatcher:
+def in_patcher(
+    network: nn.Module,
+    plain: bool = False,
+    load_device: torch.device | None = None,
+    offload_device: torch.device | None = None,
+    whole: bool = False,
+) -> ModelPatcher:
     """A patcher, so that ComfyUI decides when the network is on the device.
 
     Args:
@@ -76,7 +85,7 @@ def in_patcher(network: nn.Module, plain: bool = False, load_device: torch.devic
 def own_copy(patcher: ModelPatcher) -> nn.Module:
     """The network of a patcher again, with weights that gradients can pass through and that nobody else moves."""
     with torch.inference_mode(False):
-        if getattr(patcher, "is_dynamic", bool)():   # its weights are not tensors of their own: read them again
+        if getattr(patcher, "is_dynamic", bool)():  # its weights are not tensors of their own: read them again
             return patcher.clone(disable_dynamic=True).model
         # The network itself may be on the device just now; the copy comes there when the host brings it.
         return copy.deepcopy(patcher.model).to(patcher.offload_device)

@@ -40,8 +40,10 @@ def images(name: str, count: int, height: int, width: int, draw: Callable[[int],
     try:
         pictures = torch.empty((count, height, width, 3), device=management.intermediate_device())
     except RuntimeError as error:
-        raise InputError(f"{name}: there is no memory for {count} pictures of {width} × {height}; give fewer frames, "
-                         "or a smaller width and height.") from error
+        raise InputError(
+            f"{name}: there is no memory for {count} pictures of {width} × {height}; give fewer frames, "
+            "or a smaller width and height."
+        ) from error
     for number in range(count):
         asked_to_stop()
         pictures[number] = draw(number).movedim(0, -1)
@@ -62,8 +64,9 @@ def target_poses(data: Any) -> list[Pose]:
     poses = parse_keypoints(data, "pose")
     empty = [str(number) for number, pose in enumerate(poses) if not len(pose.joints)]
     if empty:
-        raise InputError(f"pose: nobody is in frame {', '.join(empty)} (counted from 0); leave out such frames "
-                         "(Select Person does).")
+        raise InputError(
+            f"pose: nobody is in frame {', '.join(empty)} (counted from 0); leave out such frames (Select Person does)."
+        )
     return poses
 
 

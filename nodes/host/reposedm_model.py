@@ -78,8 +78,12 @@ class RePoseDMHostConfig(comfy.supported_models_base.BASE):
         # ComfyUI calls Stable Diffusion's schedule "linear" and the linear one "sqrt_linear".
         names = {"linear": "sqrt_linear", "scaled_linear": "linear"}
         schedule = config.schedule
-        self.sampling_settings = {"beta_schedule": names[schedule.beta_schedule], "timesteps": schedule.timesteps,
-                                  "linear_start": schedule.beta_start, "linear_end": schedule.beta_end}
+        self.sampling_settings = {
+            "beta_schedule": names[schedule.beta_schedule],
+            "timesteps": schedule.timesteps,
+            "linear_start": schedule.beta_start,
+            "linear_end": schedule.beta_end,
+        }
 
 
 class HostDenoiser(nn.Module):
@@ -91,8 +95,17 @@ class HostDenoiser(nn.Module):
         super().__init__()
         self.denoiser, self.schedule = host_layers(denoiser), schedule
 
-    def forward(self, z: Tensor, timesteps: Tensor, context: Tensor, pose: Tensor, aligned: Tensor,
-                visibility: Tensor, transformer_options: dict[str, Any] | None = None, **host: Any) -> Tensor:
+    def forward(
+        self,
+        z: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        pose: Tensor,
+        aligned: Tensor,
+        visibility: Tensor,
+        transformer_options: dict[str, Any] | None = None,
+        **host: Any,
+    ) -> Tensor:
         """v or ε at y_t = z (B, C, h, w); `host` are options for ComfyUI's own networks."""
         sigma = self.schedule.roots(timesteps.long(), z)[1]
         prediction, variance = self.denoiser(z, timesteps, pose, context, aligned, visibility, sigma)
@@ -119,19 +132,27 @@ class RePoseDMModel(comfy.model_base.BaseModel):
         for field, key in EXTRAS.items():
             value = kwargs.get(key)
             if value is None:
-                raise InputError("positive / negative: this conditioning has no pose; connect the conditioning outputs "
-                                 "of Recurrent Pose Aligner, text prompts do not steer RePoseDM.")
+                raise InputError(
+                    "positive / negative: this conditioning has no pose; connect the conditioning outputs "
+                    "of Recurrent Pose Aligner, text prompts do not steer RePoseDM."
+                )
             if value.shape[-2:] != noise.shape[-2:]:
                 stride = self.latent_format.spacial_downscale_ratio
-                raise InputError(f"latent: it is for {_size(noise, stride)} pixels and the conditioning for "
-                                 f"{_size(value, stride)}; connect the latent output of Recurrent Pose Aligner.")
+                raise InputError(
+                    f"latent: it is for {_size(noise, stride)} pixels and the conditioning for "
+                    f"{_size(value, stride)}; connect the latent output of Recurrent Pose Aligner."
+                )
             if value.shape[1] != noise.shape[1] and field != "visibility":
-                raise InputError(f"positive / negative: it is for latents of {value.shape[1]} channels, and this model "
-                                 f"has {noise.shape[1]}; take all from the same RePoseDM Loader.")
+                raise InputError(
+                    f"positive / negative: it is for latents of {value.shape[1]} channels, and this model "
+                    f"has {noise.shape[1]}; take all from the same RePoseDM Loader."
+                )
             if poses_in_turn(len(value), len(noise)) is None:
-                raise InputError(f"latent: it has {len(noise)} pictures and positive / negative {len(value)} poses; "
-                                 "give as many of both, or one pose for all. RePoseDM KSampler finds the poses that "
-                                 "belong to a part of a batch, other samplers do not.")
+                raise InputError(
+                    f"latent: it has {len(noise)} pictures and positive / negative {len(value)} poses; "
+                    "give as many of both, or one pose for all. RePoseDM KSampler finds the poses that "
+                    "belong to a part of a batch, other samplers do not."
+                )
             conds[field] = comfy.conds.CONDNoiseShape(value.to(kwargs["device"]))
         return conds
 
@@ -139,12 +160,16 @@ class RePoseDMModel(comfy.model_base.BaseModel):
         """Raise an `InputError` unless noise of this shape is what the network was trained with."""
         channels, shape = self.latent_format.latent_channels, tuple(noise.shape)
         if noise.ndim != 4:
-            raise InputError(f"latent: it has shape {shape}, such as videos have; RePoseDM takes (pictures, "
-                             f"{channels}, height, width). Connect the latent output of Recurrent Pose Aligner.")
+            raise InputError(
+                f"latent: it has shape {shape}, such as videos have; RePoseDM takes (pictures, "
+                f"{channels}, height, width). Connect the latent output of Recurrent Pose Aligner."
+            )
         if noise.shape[1] != channels:
-            raise InputError(f"latent: it has {noise.shape[1]} channels and RePoseDM {channels}: it is of another one. "
-                             "Connect the latent output of Recurrent Pose Aligner, or encode the picture with the VAE "
-                             "of RePoseDM Loader.")
+            raise InputError(
+                f"latent: it has {noise.shape[1]} channels and RePoseDM {channels}: it is of another one. "
+                "Connect the latent output of Recurrent Pose Aligner, or encode the picture with the VAE "
+                "of RePoseDM Loader."
+            )
 
 
 def keep_keys(patcher: ModelPatcher) -> ModelPatcher:
@@ -176,7 +201,7 @@ class RePoseDMVAE(comfy.sd.VAE):
         self.first_stage_model = autoencoder
         self.downscale_ratio = self.upscale_ratio = autoencoder.stride
         self.latent_channels = autoencoder.channels
-        if isinstance(autoencoder, Autoencoder):      # of Stable Diffusion's the host's own counts are true
+        if isinstance(autoencoder, Autoencoder):  # of Stable Diffusion's the host's own counts are true
             # Eight times the decoder's channels at 4 times the size of the latent, and four pictures of the full size.
             cell = 128 * autoencoder.config.widths[0] + 12 * autoencoder.stride**2
             self.memory_used_encode = lambda shape, dtype: 32 * shape[2] * shape[3] * dtype.itemsize
@@ -195,15 +220,20 @@ class RePoseDMVAE(comfy.sd.VAE):
 def check_vae(vae: Any, aligner: LoadedAligner) -> None:
     """Raise an `InputError` unless this is the VAE of a RePoseDM, and of one whose latents the aligner's model has."""
     if not isinstance(vae, RePoseDMVAE):
-        raise InputError("vae: this is no VAE of RePoseDM; connect the VAE of the RePoseDM Loader that the aligner "
-                         "comes from.")
+        raise InputError(
+            "vae: this is no VAE of RePoseDM; connect the VAE of the RePoseDM Loader that the aligner comes from."
+        )
     own, wanted = (vae.latent_channels, vae.downscale_ratio), aligner.config.autoencoder
     if own[0] != wanted.channels:
-        raise InputError(f"vae: its latents have {own[0]} channels, the aligner wants {wanted.channels}; connect the "
-                         "VAE of the same RePoseDM Loader.")
+        raise InputError(
+            f"vae: its latents have {own[0]} channels, the aligner wants {wanted.channels}; connect the "
+            "VAE of the same RePoseDM Loader."
+        )
     if own[1] != wanted.stride:
-        raise InputError(f"vae: its cells are {own[1]} pixels wide, the aligner wants {wanted.stride}; connect the VAE "
-                         "of the same RePoseDM Loader.")
+        raise InputError(
+            f"vae: its cells are {own[1]} pixels wide, the aligner wants {wanted.stride}; connect the VAE "
+            "of the same RePoseDM Loader."
+        )
 
 
 @contextmanager

@@ -47,8 +47,10 @@ class RePoseSDModel(comfy.model_base.BaseModel):
         if latent is None:
             return torch.zeros_like(noise, device=kwargs["device"])
         if len(latent) not in (1, len(noise)):
-            raise InputError(f"latent: it has {len(noise)} pictures and the pose {len(latent)} frames; give one frame "
-                             "for all, or as many of both.")
+            raise InputError(
+                f"latent: it has {len(noise)} pictures and the pose {len(latent)} frames; give one frame "
+                "for all, or as many of both."
+            )
         latent = comfy.utils.common_upscale(latent, noise.shape[-1], noise.shape[-2], "bilinear", "center")
         return self.process_latent_in(comfy.utils.repeat_to_batch_size(latent, len(noise))).to(kwargs["device"])
 
@@ -60,8 +62,9 @@ class EightChannels:
         """See the host's `ModelPatcher.add_patches`."""
         return _whole(super().add_patches(_narrowed(patches), strength_patch, strength_model))
 
-    def add_hook_patches(self, hook: Any, patches: dict, strength_patch: float = 1.0, strength_model: float = 1.0
-                         ) -> list:
+    def add_hook_patches(
+        self, hook: Any, patches: dict, strength_patch: float = 1.0, strength_model: float = 1.0
+    ) -> list:
         """See the host's `ModelPatcher.add_hook_patches`."""
         return _whole(super().add_hook_patches(hook, _narrowed(patches), strength_patch, strength_model))
 
@@ -75,8 +78,9 @@ def with_narrow_patches(patcher: ModelPatcher) -> ModelPatcher:
 
 def _narrowed(patches: dict) -> dict:
     # The host takes (key, (axis, start, length)) for a patch of a part of a weight.
-    return {(FIRST, (1, 0, 4)) if key == FIRST and _inputs(patch) == 4 else key: patch
-            for key, patch in patches.items()}
+    return {
+        (FIRST, (1, 0, 4)) if key == FIRST and _inputs(patch) == 4 else key: patch for key, patch in patches.items()
+    }
 
 
 def _whole(keys: list) -> list:

@@ -8,8 +8,7 @@ from .recurrent import Alignment, RecurrentPoseAligner
 from .warp import _identity
 from .windows import dense_mask, window_mask
 
-__all__ = ["Alignment", "MatchingPoseAligner", "RecurrentPoseAligner", "Start", "build_aligner", "forget",
-           "start_from"]
+__all__ = ["Alignment", "MatchingPoseAligner", "RecurrentPoseAligner", "Start", "build_aligner", "forget", "start_from"]
 
 
 def build_aligner(config: AlignerConfig, operations=nn) -> RecurrentPoseAligner | MatchingPoseAligner:

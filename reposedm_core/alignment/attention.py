@@ -32,12 +32,14 @@ def neighbourhood_attention(query: Tensor, key: Tensor, value: Tensor, size: tup
     check_tensor(value, "value", "B heads N d", sizes, like=query)
     height, width = size
     if height * width != sizes["N"]:
-        raise InputError(f"query has shape {tuple(query.shape)}; expected {height} × {width} = {height * width} tokens "
-                         f"for size = {tuple(size)}.")
+        raise InputError(
+            f"query has shape {tuple(query.shape)}; expected {height} × {width} = {height * width} tokens "
+            f"for size = {tuple(size)}."
+        )
     check_kernel(kernel, "kernel")
     if kernel == 0 or (kernel >= 2 * height - 1 and kernel >= 2 * width - 1):
         return F.scaled_dot_product_attention(query, key, value)
-    if height * width <= 8 * kernel * kernel:      # a small grid: masked dense attention is no more than O(h·w·k²)
+    if height * width <= 8 * kernel * kernel:  # a small grid: masked dense attention is no more than O(h·w·k²)
         return F.scaled_dot_product_attention(query, key, value, dense_mask(height, width, kernel, query.device))
     strips = Strips(sizes["B"], height, width, kernel // 2)
     heads = sizes["heads"]
@@ -48,8 +50,12 @@ def neighbourhood_attention(query: Tensor, key: Tensor, value: Tensor, size: tup
     def split(rows: Tensor) -> Tensor:
         return rearrange(rows, "s n (a d) -> s a n d", a=heads)
 
-    attended = F.scaled_dot_product_attention(split(strips.queries(grid(query))), split(strips.keys(grid(key))),
-                                              split(strips.keys(grid(value))), window_mask(strips, query.device))
+    attended = F.scaled_dot_product_attention(
+        split(strips.queries(grid(query))),
+        split(strips.keys(grid(key))),
+        split(strips.keys(grid(value))),
+        window_mask(strips, query.device),
+    )
     joined = strips.join(rearrange(attended, "s a n d -> s n (a d)"))
     return rearrange(joined, "b h w (a d) -> b a (h w) d", a=heads)
 
@@ -70,14 +76,16 @@ class NeighbourhoodAttention(nn.Module):
         self.query = operations.Linear(dim, dim)
         self.key_value = operations.Linear(dim, 2 * dim)
         self.out = operations.Linear(dim, dim)
-        self.feed_forward = nn.Sequential(operations.LayerNorm(dim), operations.Linear(dim, 2 * dim), nn.GELU(),
-                                          operations.Linear(2 * dim, dim))
+        self.feed_forward = nn.Sequential(
+            operations.LayerNorm(dim), operations.Linear(dim, 2 * dim), nn.GELU(), operations.Linear(2 * dim, dim)
+        )
 
     def forward(self, tokens: Tensor, source: Tensor, size: tuple[int, int]) -> Tensor:
         """tokens, source (B, h·w, D), size (h, w) → (B, h·w, D)."""
         key, value = self.key_value(self.norm_source(source)).chunk(2, -1)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-                   for t in (self.query(self.norm(tokens)), key, value))
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.query(self.norm(tokens)), key, value)
+        )
         attended = neighbourhood_attention(q, k, v, size, self.kernel)
         tokens = tokens + self.out(attended.transpose(1, 2).flatten(2))
         return tokens + self.feed_forward(tokens)

@@ -32,14 +32,15 @@ def local_correlation(target: Tensor, source: Tensor, radius: int) -> Tensor:
     b, c, h, w = target.shape
     strips, side = Strips(b, h, w, radius), 2 * radius + 1
     query = strips.queries(target.movedim(1, -1) * c**-0.5)
-    products = torch.bmm(query, strips.keys(source.movedim(1, -1)).transpose(1, 2))     # strips, T, k·span
+    products = torch.bmm(query, strips.keys(source.movedim(1, -1)).transpose(1, 2))  # strips, T, k·span
     # Cell x of a strip wants columns x … x + 2R of each of its k rows: one step of x also moves on by one column.
     # The strides skip the strips between two tiles, too.
     cell = side * strips.span
     row = strips.strip * cell
     windows = products.as_strided(
         (b, h, strips.tiles, strips.strip, side, side),
-        (strips.tiles * strips.rows * row, row, strips.rows * row, cell + 1, strips.span, 1))
+        (strips.tiles * strips.rows * row, row, strips.rows * row, cell + 1, strips.span, 1),
+    )
     return windows.reshape(b, h, -1, side * side)[:, :, :w].relu_().movedim(-1, 1)
 
 

@@ -44,8 +44,12 @@ class Encoder(nn.Module):
 
     def __init__(self, channels: int, dim: int, operations=nn, inputs: int = 3):
         super().__init__()
-        self.stem = nn.Sequential(nn.PixelUnshuffle(2), operations.Conv2d(4 * inputs, 32, 3, padding=1), nn.SiLU(),
-                                  operations.Conv2d(32, channels, 4, stride=2, padding=1))
+        self.stem = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            operations.Conv2d(4 * inputs, 32, 3, padding=1),
+            nn.SiLU(),
+            operations.Conv2d(32, channels, 4, stride=2, padding=1),
+        )
         self.quarter = nn.Sequential(NormResidual(channels, operations), NormResidual(channels, operations))
         self.down = operations.Conv2d(channels, dim, 4, stride=2, padding=1)
         self.eighth = nn.Sequential(NormResidual(dim, operations), NormResidual(dim, operations))
@@ -53,7 +57,7 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         unshuffle, *stem = self.stem
         x = unshuffle(image)
-        if x.device.type == "cpu":      # tokens, pooling and convolutions of a small picture are faster that way there
+        if x.device.type == "cpu":  # tokens, pooling and convolutions of a small picture are faster that way there
             x = x.contiguous(memory_format=torch.channels_last)
         for layer in stem:
             x = layer(x)

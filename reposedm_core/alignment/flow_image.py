@@ -29,13 +29,14 @@ def flow_colours(sampling: Tensor, height: int, width: int, longest: float | Non
     check_tensor(sampling, "sampling", "B 2 h w", finite=True)
     here = identity_map(height, width, sampling.device, sampling.dtype)
     # A normalised coordinate runs over 2 for the whole side.
-    x, y = ((resize_map(sampling, height, width) - here) * sampling.new_tensor([width / 2, height / 2])[:, None, None]
-            ).unbind(1)
+    x, y = (
+        (resize_map(sampling, height, width) - here) * sampling.new_tensor([width / 2, height / 2])[:, None, None]
+    ).unbind(1)
     distance = torch.hypot(x, y)
     if longest is None:
         longest = max(1.0, float(distance.max()))
     saturation = (distance / longest).clamp(max=1)[:, None]
-    hue = torch.atan2(y, x) * (3 / torch.pi)      # -3 to 3, a sixth of the wheel each
+    hue = torch.atan2(y, x) * (3 / torch.pi)  # -3 to 3, a sixth of the wheel each
     sixth = torch.stack([hue, hue - 2, hue - 4], 1) % 6
-    pure = ((sixth - 3).abs() - 1).clamp(0, 1)     # red, green and blue of a pure hue
+    pure = ((sixth - 3).abs() - 1).clamp(0, 1)  # red, green and blue of a pure hue
     return 1 - saturation * (1 - pure)

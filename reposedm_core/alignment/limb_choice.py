@@ -54,10 +54,19 @@ class LimbChoice(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         with torch.no_grad():
-            self.read.bias[1:2 + limbs] = FIRST
+            self.read.bias[1 : 2 + limbs] = FIRST
 
-    def forward(self, matched: Tensor, logits: Tensor, features: Tensor, previous: Tensor, limbs: Tensor, near: Tensor,
-                pictures: Tensor, skeleton: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self,
+        matched: Tensor,
+        logits: Tensor,
+        features: Tensor,
+        previous: Tensor,
+        limbs: Tensor,
+        near: Tensor,
+        pictures: Tensor,
+        skeleton: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All at 1/2 of the picture but features, at 1/4, and the pictures.
 
         Args:
@@ -74,9 +83,15 @@ class LimbChoice(nn.Module):
         small = F.avg_pool2d(pictures, 2)
         height = matched.new_tensor([w / (2 * h), 0.5])[:, None, None]
         agree = 1 / (1 + ((limbs - matched[:, None]) * (height / NEAR)).square().sum(2))
-        parts = (self.features(features).repeat_interleave(2, -2).repeat_interleave(2, -1),
-                 F.pixel_unshuffle(skeleton, 2), sample(small, matched), sample(small, previous), near,
-                 agree * (near > 0), logits)
+        parts = (
+            self.features(features).repeat_interleave(2, -2).repeat_interleave(2, -1),
+            F.pixel_unshuffle(skeleton, 2),
+            sample(small, matched),
+            sample(small, previous),
+            near,
+            agree * (near > 0),
+            logits,
+        )
         x = self.first(_joined(*(t.to(dtype) for t in parts)))
         for second, third in zip(self.second, self.third, strict=True):
             x = x + third(F.silu(second(F.silu(x))))
@@ -85,5 +100,5 @@ class LimbChoice(nn.Module):
         candidates = torch.cat([matched[:, None], previous[:, None], limbs], 1)
         absent = torch.cat([near.new_zeros(len(near), 2, h, w), torch.where(near > 0, 0.0, -1e4)], 1)
         log = (out[:, :count] + absent).log_softmax(1)
-        found = (candidates * log.exp()[:, :, None]).sum(1) + 0.05 * out[:, count:count + 2]
-        return found, logits + out[:, count + 2:], candidates, log
+        found = (candidates * log.exp()[:, :, None]).sum(1) + 0.05 * out[:, count : count + 2]
+        return found, logits + out[:, count + 2 :], candidates, log

@@ -25,6 +25,7 @@ class MapFormer(nn.Module):
 
     def __init__(self, channels: int | None, dim: int, heads: int, kernel: int, blocks: int, operations=nn):
         super().__init__()
+
         def attention() -> nn.ModuleList:
             return nn.ModuleList(NeighbourhoodAttention(dim, heads, kernel, operations) for _ in range(blocks))
 
@@ -36,8 +37,9 @@ class MapFormer(nn.Module):
         else:
             self.norm_source, self.norm_pose = operations.LayerNorm(dim), operations.LayerNorm(dim)
 
-    def forward(self, pose: tuple[Tensor, ...], source: tuple[Tensor, ...],
-                position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, pose: tuple[Tensor, ...], source: tuple[Tensor, ...], position: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Features of pose and source, finest first and 1/8 last, and position (1, D, h, w).
 
         Returns:
@@ -100,8 +102,9 @@ class PoseMappingAggregator(nn.Module):
         nn.init.zeros_(self.read.weight)
         nn.init.zeros_(self.read.bias)
 
-    def forward(self, target: Tensor, source: Tensor, sampling: Tensor,
-                visibility: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, target: Tensor, source: Tensor, sampling: Tensor, visibility: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Features F'_T, F'_S (B, d, h, w), φⁿ and its visibility logit → (φ to compose on, ΔF, visibility logit)."""
         if self.radius is None:
             coarse = F.avg_pool2d(source, self.pool) if self.pool > 1 else source

@@ -14,8 +14,9 @@ FINER = 2
 """How many times finer than the cells the read-out is."""
 
 
-def biased_match(query: Tensor, key: Tensor, sharpness: Tensor, start: Tensor, precision: Tensor,
-                 aspect: float) -> tuple[Tensor, Tensor]:
+def biased_match(
+    query: Tensor, key: Tensor, sharpness: Tensor, start: Tensor, precision: Tensor, aspect: float
+) -> tuple[Tensor, Tensor]:
     """Match every target cell with every source cell, near the place that is already known first.
 
     logits(x, y) = s·⟨q(x), k(y)⟩ - ½ p(x) |y - φ(x)|², with q and k of unit length and distances in picture heights.
@@ -32,11 +33,11 @@ def biased_match(query: Tensor, key: Tensor, sharpness: Tensor, start: Tensor, p
     q, k = (F.normalize(t.movedim(1, -1).flatten(1, 2), dim=-1) for t in (query, key))
     logits = torch.bmm(q * sharpness.to(q.dtype), k.transpose(1, 2))
     with torch.autocast("cpu" if query.is_meta else query.device.type, enabled=False):
-        grid = identity_map(*key.shape[-2:], device=key.device, dtype=start.dtype)[0].flatten(1)       # 2, h'·w'
-        height = start.new_tensor([aspect / 2, 0.5])[:, None]                         # heights in a unit of a map
+        grid = identity_map(*key.shape[-2:], device=key.device, dtype=start.dtype)[0].flatten(1)  # 2, h'·w'
+        height = start.new_tensor([aspect / 2, 0.5])[:, None]  # heights in a unit of a map
         place, there, weight = start.flatten(2) * height, grid * height, precision.flatten(2).to(start.dtype)
         # The square is multiplied out: |φ|² is the same for all y, so a softmax does not see it.
-        terms = torch.cat([place * weight, -0.5 * weight], 1).transpose(1, 2)                        # B, h·w, 3
+        terms = torch.cat([place * weight, -0.5 * weight], 1).transpose(1, 2)  # B, h·w, 3
         near = torch.matmul(terms, torch.cat([there, there.square().sum(0, keepdim=True)]))
         log = (logits.to(start.dtype) + near).log_softmax(-1)
         return log, (log.exp() @ grid.T).transpose(1, 2).reshape(b, 2, h, w)
@@ -71,7 +72,7 @@ class BiasedMatch(nn.Module):
         super().__init__()
         self.query, self.key = operations.Conv2d(channels, channels, 1), operations.Conv2d(channels, channels, 1)
         self.sharpness = nn.Parameter(torch.tensor(10.0))
-        self.log_sigma = nn.Parameter(torch.tensor(0.0625).log())      # 8 pixels of 128
+        self.log_sigma = nn.Parameter(torch.tensor(0.0625).log())  # 8 pixels of 128
         self.trust = operations.Conv2d(channels, 1, 1)
         self.first = operations.Conv2d(2 * channels + 5, widths[0], 3, padding=1)
         self.second = operations.Conv2d(widths[0], widths[1], 3, padding=1)
@@ -80,13 +81,14 @@ class BiasedMatch(nn.Module):
         for layer in (self.trust, self.read, self.detail):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-        line = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])      # bilinear: shares of the three along an axis
+        line = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])  # bilinear: shares of the three along an axis
         share = torch.einsum("ai,bj->ijab", line, line).reshape(-1).clamp(min=0.01)
         with torch.no_grad():
-            self.detail.bias[:len(share)] = share.log()
+            self.detail.bias[: len(share)] = share.log()
 
-    def forward(self, target: Tensor, source: Tensor, start: Tensor, known: Tensor, logits: Tensor,
-                aspect: float) -> tuple[Tensor, ...]:
+    def forward(
+        self, target: Tensor, source: Tensor, start: Tensor, known: Tensor, logits: Tensor, aspect: float
+    ) -> tuple[Tensor, ...]:
         """Features F'_T (B, d, h, w) and F'_S (B, d, h', w'), φⁿ, where it is to be trusted (B, 1, h, w) in 0..1, and
         visibility and person logits so far (B, 2, h, w).
 
@@ -105,9 +107,9 @@ class BiasedMatch(nn.Module):
         x = _joined(x, F.max_pool2d(x, 3, stride=1, padding=1))
         out = self.read(x).float()
         offset, logits = 0.1 * out[:, :2].to(start.dtype), logits + out[:, 2:]
-        sampling = compose(matched, offset)                                                             # eq. 7-8
+        sampling = compose(matched, offset)  # eq. 7-8
         detail = self.detail(x).float()
-        weights, residual = detail[:, :NEIGHBOURS * FINER**2], detail[:, NEIGHBOURS * FINER**2:]
+        weights, residual = detail[:, : NEIGHBOURS * FINER**2], detail[:, NEIGHBOURS * FINER**2 :]
         residual = F.pixel_shuffle(residual, FINER)
         upper = finer(torch.cat([sampling - grid, logits.to(start.dtype)], 1), weights)
         fine_grid = identity_map(*upper.shape[-2:], device=start.device, dtype=start.dtype)

@@ -50,10 +50,23 @@ class Start:
 
     def check(self, batch: int, height: int, width: int) -> None:
         """Raise an `InputError` unless it is of so many pictures of this size, as the networks see them."""
-        sizes = {"B": batch, "H": height, "W": width, "h": height // CELL, "w": width // CELL, "L": len(LIMBS),
-                 "f": FINER * (height // CELL), "g": FINER * (width // CELL)}
-        for name, shape in (("skeleton", "B 3 H W"), ("map", "B 2 h w"), ("share", "B 1 h w"), ("limbs", "B L 2 f g"),
-                            ("near", "B L f g")):
+        sizes = {
+            "B": batch,
+            "H": height,
+            "W": width,
+            "h": height // CELL,
+            "w": width // CELL,
+            "L": len(LIMBS),
+            "f": FINER * (height // CELL),
+            "g": FINER * (width // CELL),
+        }
+        for name, shape in (
+            ("skeleton", "B 3 H W"),
+            ("map", "B 2 h w"),
+            ("share", "B 1 h w"),
+            ("limbs", "B L 2 f g"),
+            ("near", "B L f g"),
+        ):
             check_tensor(getattr(self, name), f"start.{name}", shape, sizes)
 
 
@@ -72,11 +85,17 @@ def start_from(source_joints: Tensor | None, target_joints: Tensor | None, like:
     identity = identity_map(*cells, like.device, torch.float32).expand(batch, -1, -1, -1)
     if source_joints is None or target_joints is None:
         limbs = identity_map(*finer, like.device, torch.float32)[:, None].expand(batch, len(LIMBS), -1, -1, -1)
-        return Start(like.new_full((batch, 3, height, width), -1), identity, identity.new_zeros(batch, 1, *cells),
-                     limbs, identity.new_zeros(batch, len(LIMBS), *finer))
+        return Start(
+            like.new_full((batch, 3, height, width), -1),
+            identity,
+            identity.new_zeros(batch, 1, *cells),
+            limbs,
+            identity.new_zeros(batch, len(LIMBS), *finer),
+        )
     unit = like.new_tensor([1 / shrink, 1 / shrink, 1], dtype=torch.float32)
-    source_joints, target_joints = (joints.to(like.device, torch.float32) * unit
-                                    for joints in (source_joints, target_joints))
+    source_joints, target_joints = (
+        joints.to(like.device, torch.float32) * unit for joints in (source_joints, target_joints)
+    )
     poses = source_joints, target_joints, (height, width), (height, width)
     start, share = skeleton_map(*poses, cells)
     drawn = draw_joints(np.asarray(source_joints.cpu()), height, width).to(like) / 127.5 - 1
@@ -119,14 +138,21 @@ class MatchingPoseAligner(nn.Module):
         later = len(config.kernels) - 1
         self.mapformers = nn.ModuleList(
             MapFormer(channels, dim, config.heads, kernel, blocks, operations)
-            for kernel, blocks in zip(config.kernels, [config.blocks] + [1] * later, strict=True))
+            for kernel, blocks in zip(config.kernels, [config.blocks] + [1] * later, strict=True)
+        )
         self.matches = nn.ModuleList(BiasedMatch(channels, (64, 64), operations) for _ in config.kernels)
         self.choices = nn.ModuleList(LimbChoice(128, channels, operations) for _ in config.kernels)
         self.source_person = operations.Conv2d(2 * channels, 4, 3, padding=1)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, source: Tensor, pose_image: Tensor, iterations: int | None = None, encode: Encode | None = None,
-                start: Start | None = None) -> Alignment:
+    def forward(
+        self,
+        source: Tensor,
+        pose_image: Tensor,
+        iterations: int | None = None,
+        encode: Encode | None = None,
+        start: Start | None = None,
+    ) -> Alignment:
         """Align `source` to the skeleton drawn in `pose_image`.
 
         Args:
@@ -155,16 +181,23 @@ class MatchingPoseAligner(nn.Module):
         passes: list[Pass] = []
         person = None
         for n in range(count):
-            seen = self.encode_source(warp(pictures, sampling)) if n else first      # eq. 9
-            found, pose, merged = self.iterate(n, pose, seen, keys, sampling, known, logits, start, pictures,
-                                               small_pose)
+            seen = self.encode_source(warp(pictures, sampling)) if n else first  # eq. 9
+            found, pose, merged = self.iterate(
+                n, pose, seen, keys, sampling, known, logits, start, pictures, small_pose
+            )
             if keys is None:
                 keys, person = merged, self.source_mask(first, merged)
             sampling, logits, known = found.fine, found.logits, torch.ones_like(known)
             passes.append(found)
         image = warp(source, passes[-1].fine)
-        return Alignment([p.fine for p in passes], [p.fine_logits[:, :1] for p in passes], image,
-                         None if encode is None else encode(image), passes[-1].fine_logits[:, 1:], person)
+        return Alignment(
+            [p.fine for p in passes],
+            [p.fine_logits[:, :1] for p in passes],
+            image,
+            None if encode is None else encode(image),
+            passes[-1].fine_logits[:, 1:],
+            person,
+        )
 
     def encode_source(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Features of source and skeleton (B, 6, H, W) at 1/4 and 1/8."""
@@ -178,9 +211,19 @@ class MatchingPoseAligner(nn.Module):
         """Logits (B, 1, H/2, W/2): does the source show the person here?"""
         return F.pixel_shuffle(self.source_person(torch.cat([first[0], keys], 1)), 2).float()
 
-    def iterate(self, n: int, pose: tuple[Tensor, ...], seen: tuple[Tensor, ...], keys: Tensor | None, sampling: Tensor,
-                known: Tensor, logits: Tensor | None, start: Start, pictures: Tensor,
-                pose_image: Tensor) -> tuple[Pass, tuple[Tensor, ...], Tensor]:
+    def iterate(
+        self,
+        n: int,
+        pose: tuple[Tensor, ...],
+        seen: tuple[Tensor, ...],
+        keys: Tensor | None,
+        sampling: Tensor,
+        known: Tensor,
+        logits: Tensor | None,
+        start: Start,
+        pictures: Tensor,
+        pose_image: Tensor,
+    ) -> tuple[Pass, tuple[Tensor, ...], Tensor]:
         """Iteration n of 0 … N-1.
 
         Args:
@@ -198,9 +241,11 @@ class MatchingPoseAligner(nn.Module):
         if logits is None:
             logits = sampling.new_zeros(len(sampling), 2, *before.shape[-2:])
         _, logits, matched, fine_logits, match, features = self.matches[n](
-            target, merged if keys is None else keys, before, known, logits, width / height)
-        fine, fine_logits, *choice = self.choices[n](matched, fine_logits, features, sampling, start.limbs, start.near,
-                                                     pictures, pose_image)
+            target, merged if keys is None else keys, before, known, logits, width / height
+        )
+        fine, fine_logits, *choice = self.choices[n](
+            matched, fine_logits, features, sampling, start.limbs, start.near, pictures, pose_image
+        )
         return Pass(fine, fine_logits, logits, match, target, *choice), (pose[0], coarse), merged
 
     def refine(self, n: int, source: Tensor, pose_image: Tensor, start: Start, sampling: Tensor) -> Pass:
@@ -211,8 +256,9 @@ class MatchingPoseAligner(nn.Module):
         found, pose, keys = self.iterate(0, pose, first, None, begin, start.share, None, start, pictures, pose_image)
         sampling = resize_map(sampling, *begin.shape[-2:])
         seen = self.encode_source(warp(pictures, sampling))
-        return self.iterate(n, pose, seen, keys, sampling, torch.ones_like(start.share), found.logits, start, pictures,
-                            pose_image)[0]
+        return self.iterate(
+            n, pose, seen, keys, sampling, torch.ones_like(start.share), found.logits, start, pictures, pose_image
+        )[0]
 
     def _position(self, height: int, width: int) -> Tensor:
         if self.position.shape[-2:] == (height, width):
@@ -224,4 +270,3 @@ class MatchingPoseAligner(nn.Module):
         """See `RecurrentPoseAligner.latent_visibility`."""
         height, width = alignment.image.shape[-2:]
         return F.adaptive_avg_pool2d(alignment.visibility[-1].sigmoid(), (height // stride, width // stride))
-

@@ -82,14 +82,17 @@ class RecurrentPoseAligner(nn.Module):
         later = len(config.kernels) - 1
         self.mapformers = nn.ModuleList(
             MapFormer(fine, dim, config.heads, kernel, blocks, operations)
-            for kernel, blocks in zip(config.kernels, [config.blocks] + [1] * later, strict=True))
+            for kernel, blocks in zip(config.kernels, [config.blocks] + [1] * later, strict=True)
+        )
         self.aggregators = nn.ModuleList(
-            aggregator(radius) for radius in [config.first_radius or None] + [config.radius] * later)
+            aggregator(radius) for radius in [config.first_radius or None] + [config.radius] * later
+        )
         # Channels innermost in memory, as the features are on a CPU: each convolution would copy its weights so first.
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, source: Tensor, pose_image: Tensor, iterations: int | None = None,
-                encode: Encode | None = None) -> Alignment:
+    def forward(
+        self, source: Tensor, pose_image: Tensor, iterations: int | None = None, encode: Encode | None = None
+    ) -> Alignment:
         """Align `source` to the skeleton drawn in `pose_image`.
 
         Args:
@@ -108,8 +111,10 @@ class RecurrentPoseAligner(nn.Module):
             raise InputError(f"iterations = {count}; this network has 1 to {len(self.mapformers)}.")
         latent = self.config.encoder == "latent"
         if latent and encode is None:
-            raise InputError("encode is missing: this aligner's features come from the autoencoder's latents "
-                             "(AlignerConfig.encoder = \"latent\"); give the autoencoder's encode.")
+            raise InputError(
+                "encode is missing: this aligner's features come from the autoencoder's latents "
+                '(AlignerConfig.encoder = "latent"); give the autoencoder\'s encode.'
+            )
         rewarp = self.config.warp == "image"
 
         def read(picture: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -122,20 +127,21 @@ class RecurrentPoseAligner(nn.Module):
         pose = self.pose_encoder(self._latent(encode, pose_image) if latent else pose_image)
         seen = unwarped = read(source)
         h, w = seen[0].shape[-2:]
-        wide = torch.promote_types(source.dtype, torch.float32)      # half precision is too coarse for positions
+        wide = torch.promote_types(source.dtype, torch.float32)  # half precision is too coarse for positions
         sampling = identity_map(h, w, device=source.device, dtype=wide).expand(sizes["B"], -1, -1, -1)
         visibility = source.new_zeros(sizes["B"], 1, h, w)
         maps, logits = [], []
-        for n, (mapformer, aggregator) in enumerate(zip(self.mapformers[:count], self.aggregators[:count],
-                                                        strict=True)):
-            if n:      # eq. 9: the features of the warped picture, or (an option) the warped features
+        for n, (mapformer, aggregator) in enumerate(
+            zip(self.mapformers[:count], self.aggregators[:count], strict=True)
+        ):
+            if n:  # eq. 9: the features of the warped picture, or (an option) the warped features
                 seen = read(warp(source, sampling)) if rewarp else tuple(warp(f, sampling) for f in unwarped)
-            target, matched, coarse = mapformer(pose, features(seen), position)                     # eq. 5
-            base, offset, visibility = aggregator(target, matched, sampling, visibility)            # eq. 6
-            sampling = compose(base, offset)                                                         # eq. 7-8
+            target, matched, coarse = mapformer(pose, features(seen), position)  # eq. 5
+            base, offset, visibility = aggregator(target, matched, sampling, visibility)  # eq. 6
+            sampling = compose(base, offset)  # eq. 7-8
             maps.append(sampling)
             logits.append(visibility)
-            if not latent:      # the paper keeps F_T; our own encoder's is carried on attended (**ours**)
+            if not latent:  # the paper keeps F_T; our own encoder's is carried on attended (**ours**)
                 pose = (pose[0], coarse)
         image = warp(source, sampling)
         return Alignment(maps, logits, image, None if encode is None else self._latent(encode, image))
@@ -172,14 +178,23 @@ def check_config(config: AlignerConfig) -> None:
     for name, known in (("encoder", ("picture", "latent")), ("warp", ("image", "latent"))):
         if getattr(config, name) not in known:
             raise InputError(f"AlignerConfig.{name} = {getattr(config, name)!r}: known are {', '.join(known)}.")
-    least = {"radius": 1, "first_radius": 0, "blocks": 1, "channels": 1, "latent_channels": 1, "dim": 1, "heads": 1,
-             "height": 1, "width": 1}
+    least = {
+        "radius": 1,
+        "first_radius": 0,
+        "blocks": 1,
+        "channels": 1,
+        "latent_channels": 1,
+        "dim": 1,
+        "heads": 1,
+        "height": 1,
+        "width": 1,
+    }
     for name, minimum in least.items():
         if getattr(config, name) < minimum:
             raise InputError(f"AlignerConfig.{name} = {getattr(config, name)}: expected {minimum} or more.")
     multiples = {"dim": config.heads, "height": STRIDE, "width": STRIDE}
     if config.encoder == "picture":
-        multiples["channels"] = 8          # groups of the encoder's normalisation
+        multiples["channels"] = 8  # groups of the encoder's normalisation
         multiples["dim"] = math.lcm(8, config.heads)
     for name, factor in multiples.items():
         if getattr(config, name) % factor:

@@ -15,10 +15,49 @@ from torch import Tensor
 from ..checks import check_tensor
 from .warp import identity_map
 
-LIMBS = ((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0),
-         (2, 8), (5, 11), (8, 11), (2, 5), (0, 14), (0, 15))
+LIMBS = (
+    (1, 2),
+    (1, 5),
+    (2, 3),
+    (3, 4),
+    (5, 6),
+    (6, 7),
+    (1, 8),
+    (8, 9),
+    (9, 10),
+    (1, 11),
+    (11, 12),
+    (12, 13),
+    (1, 0),
+    (2, 8),
+    (5, 11),
+    (8, 11),
+    (2, 5),
+    (0, 14),
+    (0, 15),
+)
 """Pairs of OpenPose-18 joints: what is drawn, less the ears, and the four sides of the torso."""
-RADII = (.35, .35, .35, .30, .35, .30, .50, .50, .40, .50, .50, .40, .60, .50, .50, .50, .50, .50, .50)
+RADII = (
+    0.35,
+    0.35,
+    0.35,
+    0.30,
+    0.35,
+    0.30,
+    0.50,
+    0.50,
+    0.40,
+    0.50,
+    0.50,
+    0.40,
+    0.60,
+    0.50,
+    0.50,
+    0.50,
+    0.50,
+    0.50,
+    0.50,
+)
 """How far each limb reaches to its sides, in `REACH` torso lengths."""
 REACH = 0.35
 FLOOR = 0.02
@@ -43,8 +82,9 @@ def torso_length(joints: Tensor) -> Tensor:
     return torch.where(whole, torch.maximum(length, 0.5 * box), box).clamp(min=1e-3)
 
 
-def skeleton_map(source: Tensor, target: Tensor, source_size: tuple[int, int], target_size: tuple[int, int],
-                 cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def skeleton_map(
+    source: Tensor, target: Tensor, source_size: tuple[int, int], target_size: tuple[int, int], cells: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """The map that the skeletons give.
 
     Args:
@@ -69,8 +109,9 @@ def skeleton_map(source: Tensor, target: Tensor, source_size: tuple[int, int], t
     return place / total, 1 - FLOOR / total
 
 
-def limb_maps(source: Tensor, target: Tensor, source_size: tuple[int, int], target_size: tuple[int, int],
-              cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def limb_maps(
+    source: Tensor, target: Tensor, source_size: tuple[int, int], target_size: tuple[int, int], cells: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """What each limb alone would say; arguments and errors are those of `skeleton_map`.
 
     Returns:
@@ -85,8 +126,9 @@ def limb_maps(source: Tensor, target: Tensor, source_size: tuple[int, int], targ
     return torch.stack(maps, 1), torch.cat(near, 1)
 
 
-def _limbs(source: Tensor, target: Tensor, source_size: tuple[int, int], target_size: tuple[int, int],
-           cells: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _limbs(
+    source: Tensor, target: Tensor, source_size: tuple[int, int], target_size: tuple[int, int], cells: tuple[int, int]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Of every limb: its map (B, 2, h, w), the squared distance in radii (B, 1, h, w), is it known (B, 1, 1, 1)."""
     sizes = check_tensor(source, "source joints", "B 18 3")
     check_tensor(target, "target joints", "B 18 3", sizes, like=source)
@@ -95,14 +137,15 @@ def _limbs(source: Tensor, target: Tensor, source_size: tuple[int, int], target_
     half = source.new_tensor([width / 2, height / 2])
     source_half = source.new_tensor([source_width / 2, source_height / 2])
     identity = identity_map(h, w, source.device, source.dtype)
-    cell = ((identity + 1) * half[:, None, None]).flatten(2).transpose(1, 2)                  # 1, h·w, 2 in pixels
+    cell = ((identity + 1) * half[:, None, None]).flatten(2).transpose(1, 2)  # 1, h·w, 2 in pixels
     source_torso, target_torso = (torso_length(joints)[:, None, None] for joints in (source, target))
     scale = source_torso / target_torso
     for (a, b), radius in zip(LIMBS, RADII, strict=True):
         known = ((source[:, [a, b], 2] > 0) & (target[:, [a, b], 2] > 0)).all(1)[:, None, None, None]
         start, end, from_start, from_end = (joints[:, None, n, :2] for joints in (target, source) for n in (a, b))
-        long, from_long = ((q - p).norm(dim=-1, keepdim=True).clamp(min=SHORT)
-                           for p, q in ((start, end), (from_start, from_end)))
+        long, from_long = (
+            (q - p).norm(dim=-1, keepdim=True).clamp(min=SHORT) for p, q in ((start, end), (from_start, from_end))
+        )
         # Seen end on in one of the pictures, the limb is taken to point where it does in the other.
         along = _direction(end - start, _direction(from_end - from_start, source.new_tensor([0.0, 1.0])))
         from_along = _direction(from_end - from_start, along)
@@ -110,8 +153,7 @@ def _limbs(source: Tensor, target: Tensor, source_size: tuple[int, int], target_
         u = ((cell - start) * along).sum(-1, keepdim=True)
         v = ((cell - start) * across).sum(-1, keepdim=True)
         inside = torch.minimum(u.clamp(min=0), long)
-        shown = (from_start + (inside / long * from_long + (u - inside) * scale) * from_along
-                 + v * scale * from_across)
+        shown = from_start + (inside / long * from_long + (u - inside) * scale) * from_along + v * scale * from_across
         distance = ((u - inside).square() + v.square()) / (radius * REACH * target_torso).square().clamp(min=1e-6)
         yield *(t.transpose(1, 2).unflatten(2, (h, w)) for t in (shown / source_half - 1, distance)), known
 

@@ -17,7 +17,7 @@ from ..checks import check_tensor
 
 @lru_cache(maxsize=32)
 def _identity(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):      # what is remembered must also serve a training step
+    with torch.inference_mode(False):  # what is remembered must also serve a training step
         # In float64 on the CPU first: not every accelerator has it.
         y = (torch.arange(height, dtype=torch.float64) + 0.5) * (2 / height) - 1
         x = (torch.arange(width, dtype=torch.float64) + 0.5) * (2 / width) - 1
@@ -36,8 +36,7 @@ def resize_map(sampling: Tensor, height: int, width: int) -> Tensor:
     if (h, w) == (height, width):
         return sampling
     like = sampling.device, sampling.dtype
-    shift = F.interpolate(sampling - _identity(h, w, *like), size=(height, width), mode="bilinear",
-                          align_corners=False)
+    shift = F.interpolate(sampling - _identity(h, w, *like), size=(height, width), mode="bilinear", align_corners=False)
     return _identity(height, width, *like) + shift
 
 
@@ -47,8 +46,9 @@ def sample(values: Tensor, sampling: Tensor) -> Tensor:
     The map may be of a wider dtype than the values, which keep theirs: half precision is too coarse for positions.
     """
     wide = torch.promote_types(values.dtype, sampling.dtype)
-    sampled = F.grid_sample(values.to(wide), sampling.to(wide).movedim(1, -1), mode="bilinear", padding_mode="border",
-                            align_corners=False)
+    sampled = F.grid_sample(
+        values.to(wide), sampling.to(wide).movedim(1, -1), mode="bilinear", padding_mode="border", align_corners=False
+    )
     return sampled.to(values.dtype)
 
 

@@ -57,7 +57,7 @@ class Strips:
         """(B, h, w, C) → (count, T, C)."""
         extra = self.tiles * self.strip - self.width
         grid = F.pad(grid, (0, 0, 0, extra, 0, 2 * self.reach)).unflatten(2, (self.tiles, self.strip))
-        return grid.transpose(1, 2).reshape(-1, self.strip, grid.shape[-1])[:self.count]
+        return grid.transpose(1, 2).reshape(-1, self.strip, grid.shape[-1])[: self.count]
 
     def keys(self, grid: Tensor) -> Tensor:
         """(B, h, w, C) → (count, k·(T + k - 1), C), zero outside the grid; a view of one padded copy."""
@@ -71,8 +71,8 @@ class Strips:
     def join(self, strips: Tensor) -> Tensor:
         """(count, T, C) → (B, h, w, C): the inverse of `queries`."""
         strips = F.pad(strips, (0, 0, 0, 0, 0, 2 * self.reach)).unflatten(0, (self.batch, self.tiles, self.rows))
-        grid = strips[:, :, :self.height].transpose(1, 2).flatten(2, 3)
-        return grid[:, :, :self.width]
+        grid = strips[:, :, : self.height].transpose(1, 2).flatten(2, 3)
+        return grid[:, :, : self.width]
 
 
 @lru_cache(maxsize=32)
@@ -81,7 +81,7 @@ def window_mask(strips: Strips, device: torch.device) -> Tensor:
 
     Queries outside the grid keep their window, so that no row of a softmax is empty.
     """
-    with torch.inference_mode(False):     # what is remembered must also serve a training step
+    with torch.inference_mode(False):  # what is remembered must also serve a training step
         height, width, reach = strips.height, strips.width, strips.reach
         key_y = torch.arange(height)[:, None] - reach + torch.arange(2 * reach + 1)
         row = F.pad((key_y >= 0) & (key_y < height), (0, 0, 0, 2 * reach), value=True)
@@ -89,9 +89,9 @@ def window_mask(strips: Strips, device: torch.device) -> Tensor:
         x = start + torch.arange(strips.strip)[:, None]
         key_x = start - reach + torch.arange(strips.span)
         column = ((x - key_x).abs() <= reach) & (((key_x >= 0) & (key_x < width)) | (x >= width))
-        mask = row[None, :, None, :, None] & column[:, None, :, None, :]          # tiles, rows, T, k, span
+        mask = row[None, :, None, :, None] & column[:, None, :, None, :]  # tiles, rows, T, k, span
         mask = mask.flatten(3).expand(strips.batch, -1, -1, -1, -1).flatten(0, 2)
-        return mask[:strips.count, None].to(device)
+        return mask[: strips.count, None].to(device)
 
 
 @lru_cache(maxsize=32)

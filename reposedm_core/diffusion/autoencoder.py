@@ -71,11 +71,19 @@ class Autoencoder(nn.Module):
         self.register_buffer("scale", torch.ones(config.channels))
         half, quarter, eighth = config.widths
         self.decoder = nn.Sequential(
-            operations.Conv2d(config.channels, eighth, 3, padding=1), ResidualBlock(eighth, operations),
+            operations.Conv2d(config.channels, eighth, 3, padding=1),
             ResidualBlock(eighth, operations),
-            operations.Conv2d(eighth, quarter * 4, 1), nn.PixelShuffle(2), ResidualBlock(quarter, operations),
-            operations.Conv2d(quarter, half * 4, 1), nn.PixelShuffle(2), ResidualBlock(half, operations),
-            nn.SiLU(), operations.Conv2d(half, 12 * self.shrink**2, 3, padding=1), nn.PixelShuffle(2 * self.shrink))
+            ResidualBlock(eighth, operations),
+            operations.Conv2d(eighth, quarter * 4, 1),
+            nn.PixelShuffle(2),
+            ResidualBlock(quarter, operations),
+            operations.Conv2d(quarter, half * 4, 1),
+            nn.PixelShuffle(2),
+            ResidualBlock(half, operations),
+            nn.SiLU(),
+            operations.Conv2d(half, 12 * self.shrink**2, 3, padding=1),
+            nn.PixelShuffle(2 * self.shrink),
+        )
         # The field's gradient passes here in every guided step: on a CPU it takes a fifth less this way.
         self.decoder.to(memory_format=torch.channels_last)
 
@@ -123,7 +131,7 @@ class Autoencoder(nn.Module):
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
         values, vectors = values.flip(0), vectors.flip(1)
         basis = vectors[:, : self.channels].T
-        basis = basis * basis.sum(1, keepdim=True).sign()          # eigenvectors have no sign of their own
+        basis = basis * basis.sum(1, keepdim=True).sign()  # eigenvectors have no sign of their own
         std = values[: self.channels].clamp(min=1e-12).sqrt()
         scale = std**self.config.whitening
         scale = scale * (std / scale).square().mean().sqrt()
@@ -142,15 +150,20 @@ class KLAutoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
-        with torch.device("cpu"):      # see `fitting.filled`
+        with torch.device("cpu"):  # see `fitting.filled`
             from diffusers import AutoencoderKL
 
         stages = len(config.widths)
         self.config, self.stride, self.channels = config, config.stride, config.channels
         self.vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * stages, up_block_types=("UpDecoderBlock2D",) * stages,
-            block_out_channels=config.widths, layers_per_block=2, latent_channels=config.channels,
-            norm_num_groups=min(32, *config.widths), scaling_factor=config.scaling)
+            down_block_types=("DownEncoderBlock2D",) * stages,
+            up_block_types=("UpDecoderBlock2D",) * stages,
+            block_out_channels=config.widths,
+            layers_per_block=2,
+            latent_channels=config.channels,
+            norm_num_groups=min(32, *config.widths),
+            scaling_factor=config.scaling,
+        )
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1].
@@ -202,16 +215,20 @@ def kl_weights(state: Mapping[str, Tensor], config: AutoencoderConfig) -> dict[s
 
     prefixes = [prefix for prefix in ("first_stage_model.", "vae.", "") if prefix + "decoder.conv_in.weight" in state]
     if not prefixes:
-        raise InputError("autoencoder: no Stable Diffusion VAE among these weights (no decoder.conv_in.weight); choose "
-                         "a VAE file or a whole Stable Diffusion checkpoint.")
+        raise InputError(
+            "autoencoder: no Stable Diffusion VAE among these weights (no decoder.conv_in.weight); choose "
+            "a VAE file or a whole Stable Diffusion checkpoint."
+        )
     prefix = prefixes[0]
     own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not any(key.startswith("encoder.down_blocks.") for key in own):
         stages = len(config.widths)
         # The converter squeezes 1×1 convolutions of the attention, in a dictionary of its own.
-        own = converted(convert_ldm_vae_checkpoint,
-                        {f"first_stage_model.{key}": value for key, value in own.items()},
-                        {"down_block_types": ("",) * stages, "up_block_types": ("",) * stages})
+        own = converted(
+            convert_ldm_vae_checkpoint,
+            {f"first_stage_model.{key}": value for key, value in own.items()},
+            {"down_block_types": ("",) * stages, "up_block_types": ("",) * stages},
+        )
     renamed = {}
     for key, value in own.items():
         for old, new in OLD_ATTENTION.items():
@@ -228,5 +245,6 @@ def load_autoencoder(path: str | os.PathLike, config: AutoencoderConfig) -> KLAu
     Raises:
         InputError: unreadable, no VAE in it, or one of other sizes.
     """
-    return filled(lambda: KLAutoencoder(config), kl_weights(read_weights(path), config),
-                  f"{os.path.basename(path)}: autoencoder")
+    return filled(
+        lambda: KLAutoencoder(config), kl_weights(read_weights(path), config), f"{os.path.basename(path)}: autoencoder"
+    )

@@ -55,7 +55,7 @@ class ContextCache:
         self.unet, self.users, self.capacity = unet, 0, 0
         self.entries: list[_Entry] = []
         self.weights: dict[tuple, Tensor] = {}
-        self.passes: dict[int, _Pass] = {}      # by thread
+        self.passes: dict[int, _Pass] = {}  # by thread
         self._undo: list[Callable[[], None]] = []
 
     def open(self) -> None:
@@ -63,7 +63,7 @@ class ContextCache:
         self._undo = [self.unet.register_forward_pre_hook(lambda *_: self.begin()).remove]
         for layer in self.layers:
             processor = layer.processor
-            layer._modules.pop("processor", None)      # where it has weights of its own it is a submodule
+            layer._modules.pop("processor", None)  # where it has weights of its own it is a submodule
             layer.processor = CachedProcessor(processor, self)
             self._undo.append(lambda layer=layer, processor=processor: setattr(layer, "processor", processor))
 
@@ -94,7 +94,7 @@ class ContextCache:
         found = next((e for e in self.entries if e.autocast == autocast and _equal(e.context, context)), None)
         if found is None:
             found = _Entry(context.detach().clone(), autocast)
-            self.entries = [*self.entries, found][-self.capacity:]
+            self.entries = [*self.entries, found][-self.capacity :]
         self.passes[threading.get_ident()] = _Pass(context, version, found)
         return found
 
@@ -105,7 +105,7 @@ class ContextCache:
             projection: "to_k" or "to_v" of a cross-attention.
             context: the context as the attention received it; given: what it hands its projection, the same or normed.
         """
-        if torch.is_grad_enabled():      # somebody may want the gradient through it
+        if torch.is_grad_enabled():  # somebody may want the gradient through it
             return projection(given)
         made = self.entry(context).made
         if projection not in made:
@@ -193,8 +193,11 @@ def cached_context(network: nn.Module, capacity: int = 4) -> Iterator[list[Conte
     from diffusers import UNet2DConditionModel
 
     with ExitStack() as stack:
-        yield [stack.enter_context(_shared(module, capacity)) for module in network.modules()
-               if isinstance(module, UNet2DConditionModel)]
+        yield [
+            stack.enter_context(_shared(module, capacity))
+            for module in network.modules()
+            if isinstance(module, UNet2DConditionModel)
+        ]
 
 
 def sampling_of(model: Any) -> AbstractContextManager:

@@ -17,22 +17,29 @@ from .autoencoder import ResidualBlock
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
+
 def build_unet(config: DenoiserConfig, inputs: int, outputs: int, **options: Any) -> UNet2DConditionModel:
     """Diffusers' U-Net in the sizes of `config`; `options` are further ones of its class."""
-    with torch.device("cpu"):      # see `fitting.filled`
+    with torch.device("cpu"):  # see `fitting.filled`
         from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        in_channels=inputs, out_channels=outputs, block_out_channels=config.block_channels,
-        layers_per_block=config.layers, cross_attention_dim=config.context_dim,
-        attention_head_dim=tuple(n // config.heads_dim for n in config.block_channels),   # diffusers: heads
+        in_channels=inputs,
+        out_channels=outputs,
+        block_out_channels=config.block_channels,
+        layers_per_block=config.layers,
+        cross_attention_dim=config.context_dim,
+        attention_head_dim=tuple(n // config.heads_dim for n in config.block_channels),  # diffusers: heads
         down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention),
         up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)),
-        norm_num_groups=config.norm_groups, **options)
+        norm_num_groups=config.norm_groups,
+        **options,
+    )
 
 
-def check_inputs(unet: UNet2DConditionModel, config: DenoiserConfig, z: Tensor, t: Tensor, pose_latent: Tensor,
-                 tokens: Tensor) -> tuple[dict[str, int], Tensor | None]:
+def check_inputs(
+    unet: UNet2DConditionModel, config: DenoiserConfig, z: Tensor, t: Tensor, pose_latent: Tensor, tokens: Tensor
+) -> tuple[dict[str, int], Tensor | None]:
     """Raise an `InputError` unless the arguments belong together and to the network; no value is looked at.
 
     Returns:
@@ -43,8 +50,10 @@ def check_inputs(unet: UNet2DConditionModel, config: DenoiserConfig, z: Tensor, 
     check_tensor(pose_latent, "pose_latent", "B C h w", sizes, like=like)
     check_tensor(tokens, "tokens", "B N D", {"B": len(z), "D": config.context_dim}, like=like)
     if not isinstance(t, Tensor) or t.shape != (len(z),):
-        raise InputError(f"t is {quoted(tuple(t.shape) if isinstance(t, Tensor) else t)}; expected a tensor of shape "
-                         f"({len(z)},), one timestep a picture.")
+        raise InputError(
+            f"t is {quoted(tuple(t.shape) if isinstance(t, Tensor) else t)}; expected a tensor of shape "
+            f"({len(z)},), one timestep a picture."
+        )
     return sizes, like
 
 
@@ -57,8 +66,11 @@ class TextureEncoder(nn.Module):
 
     def __init__(self, channels: int, dim: int, height: int, width: int, operations=nn):
         super().__init__()
-        self.body = nn.Sequential(operations.Conv2d(channels, dim, 3, padding=1), ResidualBlock(dim, operations),
-                                  ResidualBlock(dim, operations))
+        self.body = nn.Sequential(
+            operations.Conv2d(channels, dim, 3, padding=1),
+            ResidualBlock(dim, operations),
+            ResidualBlock(dim, operations),
+        )
         self.position = nn.Parameter(0.02 * torch.randn(1, dim, height, width)) if height else None
         self.norm = operations.LayerNorm(dim)
 
@@ -88,8 +100,10 @@ class Conditioner(nn.Module):
     def __init__(self, config: DenoiserConfig, operations=nn):
         super().__init__()
         if config.texture == "text":
-            raise InputError("denoiser.texture = 'text': a text-conditioned U-Net is RePoseSD's "
-                             "(diffusion/reposesd.py); a Denoiser reads pictures, aligned or source.")
+            raise InputError(
+                "denoiser.texture = 'text': a text-conditioned U-Net is RePoseSD's "
+                "(diffusion/reposesd.py); a Denoiser reads pictures, aligned or source."
+            )
         self.config = config
         dim = config.context_dim
         self.texture = TextureEncoder(config.latent_channels + 1, dim, config.height, config.width, operations)
@@ -106,8 +120,9 @@ class Conditioner(nn.Module):
         sizes = check_tensor(latent, "latent", "B C h w", {"C": self.config.latent_channels})
         check_tensor(visibility, "visibility", "B 1 h w", sizes)
         if drop is not None and (drop.dtype != torch.bool or drop.shape != (len(latent),)):
-            raise InputError(f"drop has shape {tuple(drop.shape)} and dtype {drop.dtype}; expected ({len(latent)},) "
-                             "bool.")
+            raise InputError(
+                f"drop has shape {tuple(drop.shape)} and dtype {drop.dtype}; expected ({len(latent)},) bool."
+            )
         tokens = self.texture(torch.cat([latent, visibility], 1))
         if drop is not None:
             tokens = torch.where(drop[:, None, None], self.null_token.to(tokens.dtype), tokens)
@@ -132,15 +147,26 @@ class Denoiser(Conditioner):
         c = config.latent_channels
         aligned = c + 1 if config.channel_condition else 0
         self.position = nn.Parameter(torch.zeros(1, c, config.height, config.width)) if config.height else None
-        self.unet = build_unet(config, 2 * c + aligned + (c if config.height else 0),
-                               2 * c if config.learned_variance else c,
-                               sample_size=(config.height, config.width) if config.height else None)
+        self.unet = build_unet(
+            config,
+            2 * c + aligned + (c if config.height else 0),
+            2 * c if config.learned_variance else c,
+            sample_size=(config.height, config.width) if config.height else None,
+        )
         nn.init.zeros_(self.unet.conv_out.weight)
         nn.init.zeros_(self.unet.conv_out.bias)
         self.gate = operations.Conv2d(2 * c + 1, c, 3, padding=1) if aligned and config.residual else None
 
-    def forward(self, z: Tensor, t: Tensor, pose_latent: Tensor, tokens: Tensor, aligned: Tensor,
-                visibility: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor,
+        pose_latent: Tensor,
+        tokens: Tensor,
+        aligned: Tensor,
+        visibility: Tensor,
+        sigma: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:
         """Prediction and variance logits, each (B, C, h, w); the logits are None without `learned_variance`.
 
         Args:

@@ -57,7 +57,11 @@ def guide_epsilon(
 
 
 def guide_x0(
-    x0: torch.Tensor, gradient: torch.Tensor, alpha_bar: torch.Tensor | float, weight: float = 1.0, limit: float = 0.0,
+    x0: torch.Tensor,
+    gradient: torch.Tensor,
+    alpha_bar: torch.Tensor | float,
+    weight: float = 1.0,
+    limit: float = 0.0,
     distance: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """eq. 15 written on the clean estimate: x̂₀ − w σ √(1 − ᾱ_t) ∇G with σ = √((1 − ᾱ_t) / ᾱ_t).

@@ -33,8 +33,14 @@ class Condition:
     visibility: Tensor
 
     @staticmethod
-    def of(denoiser: Conditioner, pose: Tensor, source: Tensor, aligned: Tensor, visibility: Tensor,
-           drop: Tensor | None = None) -> Condition:
+    def of(
+        denoiser: Conditioner,
+        pose: Tensor,
+        source: Tensor,
+        aligned: Tensor,
+        visibility: Tensor,
+        drop: Tensor | None = None,
+    ) -> Condition:
         """Condition from latents (B, C, h, w); B1 reads the unaligned source. `drop`: see `Conditioner.context`."""
         texture = aligned
         if denoiser.config.texture == "source":
@@ -44,8 +50,12 @@ class Condition:
     @staticmethod
     def null(denoiser: Conditioner, like: Condition) -> Condition:
         """The joint null condition P, I_S = ∅: null tokens and zeros."""
-        return Condition(torch.zeros_like(like.pose), denoiser.null_context(*like.tokens.shape[:2]).to(like.tokens),
-                         torch.zeros_like(like.aligned), torch.zeros_like(like.visibility))
+        return Condition(
+            torch.zeros_like(like.pose),
+            denoiser.null_context(*like.tokens.shape[:2]).to(like.tokens),
+            torch.zeros_like(like.aligned),
+            torch.zeros_like(like.visibility),
+        )
 
 
 @dataclass
@@ -86,8 +96,9 @@ class FieldGuidance:
             raise InputError(f"field limit = {self.limit}: must be a share of the estimate, or 0 for no bound.")
 
     @classmethod
-    def configured(cls, config: FieldConfig, field: PoseInteractionField, target: PoseTarget,
-                   decode: Callable[[Tensor], Tensor]) -> FieldGuidance:
+    def configured(
+        cls, config: FieldConfig, field: PoseInteractionField, target: PoseTarget, decode: Callable[[Tensor], Tensor]
+    ) -> FieldGuidance:
         """Guidance with the sampling defaults of a model's `FieldConfig`, whose space must be the field's."""
         if field.space != config.space:
             raise InputError(f"field: it compares {field.space} and the configuration says {config.space!r}.")
@@ -107,8 +118,9 @@ class FieldGuidance:
         if self.strength == 0 or weight == 0:
             return x0
         gradient, distance = self.field.gradient(x0, self.decode, self.target, self.chunk)
-        return guide_x0(x0, gradient, alpha_bar, self.strength * weight, self.limit,
-                        distance if self.normalise else None)
+        return guide_x0(
+            x0, gradient, alpha_bar, self.strength * weight, self.limit, distance if self.normalise else None
+        )
 
 
 def in_window(fraction: float, start: float, end: float, timesteps: int) -> bool:
@@ -128,8 +140,14 @@ class GuidedModel(ABC):
     the condition's tensors written to, at any time.
     """
 
-    def __init__(self, denoiser: nn.Module, schedule: DiffusionSchedule, condition: Any, scale: float = 1.0,
-                 field: FieldGuidance | None = None):
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        schedule: DiffusionSchedule,
+        condition: Any,
+        scale: float = 1.0,
+        field: FieldGuidance | None = None,
+    ):
         """
         Args:
             condition: a dataclass of tensors, for one picture or one each; `pose`, E(P), is one of them.
@@ -204,8 +222,9 @@ class GuidedModel(ABC):
 
 def _repeated(value: Tensor, count: int) -> Tensor:
     if len(value) not in (1, count):
-        raise InputError(f"condition: it is for {len(value)} pictures, and x has {count}; give one for all or one a "
-                         "picture.")
+        raise InputError(
+            f"condition: it is for {len(value)} pictures, and x has {count}; give one for all or one a picture."
+        )
     return value.expand(count, *value.shape[1:]) if len(value) == 1 else value
 
 

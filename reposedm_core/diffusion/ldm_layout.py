@@ -15,25 +15,59 @@ from torch import Tensor
 from ..config import AutoencoderConfig, DenoiserConfig
 from ..errors import InputError, shortened
 
-PREFIXES = {"denoiser": "model.diffusion_model.", "autoencoder": "first_stage_model.",
-            "text": "cond_stage_model.model."}
+PREFIXES = {
+    "denoiser": "model.diffusion_model.",
+    "autoencoder": "first_stage_model.",
+    "text": "cond_stage_model.model.",
+}
 """What stands before the keys of each network in a checkpoint; the text encoder is OpenCLIP's."""
 
-RESNET = {"norm1.": "in_layers.0.", "conv1.": "in_layers.2.", "time_emb_proj.": "emb_layers.1.",
-          "norm2.": "out_layers.0.", "conv2.": "out_layers.3.", "conv_shortcut.": "skip_connection."}
-UNET = {"time_embedding.linear_1.": "time_embed.0.", "time_embedding.linear_2.": "time_embed.2.",
-        "conv_in.": "input_blocks.0.0.", "conv_norm_out.": "out.0.", "conv_out.": "out.2.",
-        "mid_block.resnets.0.": "middle_block.0.", "mid_block.attentions.0.": "middle_block.1.",
-        "mid_block.resnets.1.": "middle_block.2."}
-VAE = {"mid_block.resnets.0.": "mid.block_1.", "mid_block.resnets.1.": "mid.block_2.", "mid_block.attentions.0.":
-       "mid.attn_1.", "conv_norm_out.": "norm_out.", "conv_shortcut.": "nin_shortcut.", "group_norm.": "norm.",
-       "to_q.": "q.", "to_k.": "k.", "to_v.": "v.", "to_out.0.": "proj_out.",
-       # what the attention's layers were called in diffusers before 0.13
-       "query.": "q.", "key.": "k.", "value.": "v.", "proj_attn.": "proj_out."}
-TEXT = {"embeddings.token_embedding.weight": "token_embedding.weight", "embeddings.position_embedding.weight":
-        "positional_embedding", "encoder.layers.": "transformer.resblocks.", "layer_norm1.": "ln_1.", "layer_norm2.":
-        "ln_2.", "mlp.fc1.": "mlp.c_fc.", "mlp.fc2.": "mlp.c_proj.", "self_attn.": "attn.", "final_layer_norm.":
-        "ln_final."}
+RESNET = {
+    "norm1.": "in_layers.0.",
+    "conv1.": "in_layers.2.",
+    "time_emb_proj.": "emb_layers.1.",
+    "norm2.": "out_layers.0.",
+    "conv2.": "out_layers.3.",
+    "conv_shortcut.": "skip_connection.",
+}
+UNET = {
+    "time_embedding.linear_1.": "time_embed.0.",
+    "time_embedding.linear_2.": "time_embed.2.",
+    "conv_in.": "input_blocks.0.0.",
+    "conv_norm_out.": "out.0.",
+    "conv_out.": "out.2.",
+    "mid_block.resnets.0.": "middle_block.0.",
+    "mid_block.attentions.0.": "middle_block.1.",
+    "mid_block.resnets.1.": "middle_block.2.",
+}
+VAE = {
+    "mid_block.resnets.0.": "mid.block_1.",
+    "mid_block.resnets.1.": "mid.block_2.",
+    "mid_block.attentions.0.": "mid.attn_1.",
+    "conv_norm_out.": "norm_out.",
+    "conv_shortcut.": "nin_shortcut.",
+    "group_norm.": "norm.",
+    "to_q.": "q.",
+    "to_k.": "k.",
+    "to_v.": "v.",
+    "to_out.0.": "proj_out.",
+    # what the attention's layers were called in diffusers before 0.13
+    "query.": "q.",
+    "key.": "k.",
+    "value.": "v.",
+    "proj_attn.": "proj_out.",
+}
+TEXT = {
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "encoder.layers.": "transformer.resblocks.",
+    "layer_norm1.": "ln_1.",
+    "layer_norm2.": "ln_2.",
+    "mlp.fc1.": "mlp.c_fc.",
+    "mlp.fc2.": "mlp.c_proj.",
+    "self_attn.": "attn.",
+    "final_layer_norm.": "ln_final.",
+}
 
 
 def renamed(key: str, names: Mapping[str, str]) -> str:
@@ -46,7 +80,7 @@ def renamed(key: str, names: Mapping[str, str]) -> str:
 def unet_blocks(config: DenoiserConfig) -> Iterator[tuple[str, str]]:
     """(diffusers' prefix, LDM's prefix) of every block on the way down and up: LDM counts them through all levels."""
     each = config.layers + 1
-    for level, attends in enumerate(reversed(config.attention)):      # of the way up
+    for level, attends in enumerate(reversed(config.attention)):  # of the way up
         for i in range(each):
             if i < config.layers:
                 yield f"down_blocks.{level}.resnets.{i}.", f"input_blocks.{level * each + i + 1}.0."
@@ -71,12 +105,16 @@ def vae_to_ldm(state: Mapping[str, Tensor], config: AutoencoderConfig) -> dict[s
     """The autoencoder: diffusers' names (`AutoencoderKL`) → LDM's, whose attention has 1×1 convolutions."""
     names, last = dict(VAE), len(config.widths) - 1
     for level in range(last + 1):
-        names |= {f"encoder.down_blocks.{level}.resnets.": f"encoder.down.{level}.block.",
-                  f"encoder.down_blocks.{level}.downsamplers.0.": f"encoder.down.{level}.downsample.",
-                  f"decoder.up_blocks.{level}.resnets.": f"decoder.up.{last - level}.block.",
-                  f"decoder.up_blocks.{level}.upsamplers.0.": f"decoder.up.{last - level}.upsample."}
-    return {renamed(key, names): value[:, :, None, None] if ".attentions." in key and value.ndim == 2 else value
-            for key, value in state.items()}
+        names |= {
+            f"encoder.down_blocks.{level}.resnets.": f"encoder.down.{level}.block.",
+            f"encoder.down_blocks.{level}.downsamplers.0.": f"encoder.down.{level}.downsample.",
+            f"decoder.up_blocks.{level}.resnets.": f"decoder.up.{last - level}.block.",
+            f"decoder.up_blocks.{level}.upsamplers.0.": f"decoder.up.{last - level}.upsample.",
+        }
+    return {
+        renamed(key, names): value[:, :, None, None] if ".attentions." in key and value.ndim == 2 else value
+        for key, value in state.items()
+    }
 
 
 def text_to_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -96,12 +134,14 @@ def text_to_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     block = "transformer.resblocks."
     depth = 1 + max(int(key.split(".")[2]) for key in out if key.startswith(block))
     last = f"{block}{depth - 1}."
-    return out | {key.replace(last, f"{block}{depth}."): value.clone() for key, value in out.items()
-                  if key.startswith(last)}
+    return out | {
+        key.replace(last, f"{block}{depth}."): value.clone() for key, value in out.items() if key.startswith(last)
+    }
 
 
-def converted(convert: Callable[..., dict[str, Tensor | None]], state: dict[str, Tensor], config: dict[str, Any]
-              ) -> dict[str, Tensor]:
+def converted(
+    convert: Callable[..., dict[str, Tensor | None]], state: dict[str, Tensor], config: dict[str, Any]
+) -> dict[str, Tensor]:
     """What one of diffusers' converters of LDM's layout makes of a checkpoint; weights that it misses are missing.
 
     Raises:
@@ -110,8 +150,9 @@ def converted(convert: Callable[..., dict[str, Tensor | None]], state: dict[str,
     try:
         return {key: value for key, value in convert(state, config).items() if value is not None}
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"checkpoint: its weights are not those of Stable Diffusion ({shortened(repr(error))}); "
-                         "download it again.") from error
+        raise InputError(
+            f"checkpoint: its weights are not those of Stable Diffusion ({shortened(repr(error))}); download it again."
+        ) from error
 
 
 def text_from_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

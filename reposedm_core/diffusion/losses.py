@@ -19,8 +19,9 @@ ESTIMATES = ("noise", "x0")
 
 def normal_kl(mean_a: Tensor, log_var_a: Tensor, mean_b: Tensor, log_var_b: Tensor) -> Tensor:
     """KL(N(a) ‖ N(b)) per element, in nats."""
-    return 0.5 * (log_var_b - log_var_a - 1 + (log_var_a - log_var_b).exp()
-                  + (mean_a - mean_b).square() * (-log_var_b).exp())
+    return 0.5 * (
+        log_var_b - log_var_a - 1 + (log_var_a - log_var_b).exp() + (mean_a - mean_b).square() * (-log_var_b).exp()
+    )
 
 
 def gaussian_nll(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -28,8 +29,9 @@ def gaussian_nll(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (math.log(2 * math.pi) + log_variance + (x - mean).square() * (-log_variance).exp())
 
 
-def variational_bound(schedule: DiffusionSchedule, x0: Tensor, z: Tensor, t: Tensor, mean: Tensor,
-                      log_variance: Tensor) -> Tensor:
+def variational_bound(
+    schedule: DiffusionSchedule, x0: Tensor, z: Tensor, t: Tensor, mean: Tensor, log_variance: Tensor
+) -> Tensor:
     """L_vlb of eq. 4 for each example, in bits per dimension, the per-step term unscaled by T.
 
     KL(q(y_{t-1}|y_t,y_0) ‖ N(mean, Σ_θ)), and at t = 0 the negative log-likelihood of y_0 (a density: latents are
@@ -51,8 +53,9 @@ def variational_bound(schedule: DiffusionSchedule, x0: Tensor, z: Tensor, t: Ten
     return torch.where((t == 0)[:, None, None, None], nll, kl).flatten(1).mean(1) / LN2
 
 
-def pose_estimate(schedule: DiffusionSchedule, z: Tensor, noise: Tensor, prediction: Tensor, t: Tensor,
-                  estimate: str) -> Tensor:
+def pose_estimate(
+    schedule: DiffusionSchedule, z: Tensor, noise: Tensor, prediction: Tensor, t: Tensor, estimate: str
+) -> Tensor:
     """The latent whose decoded picture the pose field looks at in training, (B, C, h, w), detached.
 
     Args:
@@ -67,8 +70,14 @@ def pose_estimate(schedule: DiffusionSchedule, z: Tensor, noise: Tensor, predict
     return schedule.predict_x0(z, prediction, t)
 
 
-def guided_prediction(schedule: DiffusionSchedule, prediction: Tensor, gradient: Tensor, t: Tensor,
-                      weight: float = 1.0, limit: float = 0.0) -> Tensor:
+def guided_prediction(
+    schedule: DiffusionSchedule,
+    prediction: Tensor,
+    gradient: Tensor,
+    t: Tensor,
+    weight: float = 1.0,
+    limit: float = 0.0,
+) -> Tensor:
     """ε̃ = ε_θ + η √(1-ᾱ_t) ∇G of eq. 15, in what the network predicts: ε, or v = (ε - √(1-ᾱ_t) y_t) / √ᾱ_t.
 
     ∇G is detached (**ours**: no second-order terms), so that the gradient of a loss on ε̃ reaches ε_θ unchanged.
@@ -88,10 +97,20 @@ def guided_prediction(schedule: DiffusionSchedule, prediction: Tensor, gradient:
     return (prediction + limit_step(gradient.detach(), factor, limit or None)).to(prediction.dtype)
 
 
-def training_loss(schedule: DiffusionSchedule, x0: Tensor, noise: Tensor, z: Tensor, t: Tensor, prediction: Tensor,
-                  variance_logits: Tensor | None = None, vlb_weight: float = 0.0, gradient: Tensor | None = None,
-                  field_weight: float = 0.0, field_limit: float = 0.0,
-                  weight: Tensor | None = None) -> dict[str, Tensor]:
+def training_loss(
+    schedule: DiffusionSchedule,
+    x0: Tensor,
+    noise: Tensor,
+    z: Tensor,
+    t: Tensor,
+    prediction: Tensor,
+    variance_logits: Tensor | None = None,
+    vlb_weight: float = 0.0,
+    gradient: Tensor | None = None,
+    field_weight: float = 0.0,
+    field_limit: float = 0.0,
+    weight: Tensor | None = None,
+) -> dict[str, Tensor]:
     """eq. 3: L = L_mse + weight · L_vlb, L_mse with ε̃ in place of ε_θ where there is a gradient of the field.
 
     Args:

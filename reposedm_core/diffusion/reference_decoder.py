@@ -56,21 +56,27 @@ class ReferenceDecoder(nn.Module):
         self.config = config
         inputs = 3 + 3 + 3 + 1 + 1 + 1 + 3
         channels, deeper = config.widths, config.widths[1:]
-        self.stem = nn.Sequential(nn.PixelUnshuffle(BLOCK),
-                                  operations.Conv2d(inputs * BLOCK**2, channels[0], 3, padding=1),
-                                  ResidualBlock(channels[0], operations))
+        self.stem = nn.Sequential(
+            nn.PixelUnshuffle(BLOCK),
+            operations.Conv2d(inputs * BLOCK**2, channels[0], 3, padding=1),
+            ResidualBlock(channels[0], operations),
+        )
         self.down = nn.ModuleList(
             nn.Sequential(operations.Conv2d(a, b, 4, stride=2, padding=1), ResidualBlock(b, operations))
-            for a, b in zip(channels, deeper, strict=False))
+            for a, b in zip(channels, deeper, strict=False)
+        )
         self.latent = operations.Conv2d(config.latent_channels, channels[-1], 1)
         self.middle = nn.Sequential(ResidualBlock(channels[-1], operations), ResidualBlock(channels[-1], operations))
         self.up = nn.ModuleList(
-            nn.Sequential(operations.Conv2d(b, a * 4, 1), nn.PixelShuffle(2)) for a, b in zip(channels, deeper,
-                                                                                              strict=False))
+            nn.Sequential(operations.Conv2d(b, a * 4, 1), nn.PixelShuffle(2))
+            for a, b in zip(channels, deeper, strict=False)
+        )
         self.after = nn.ModuleList(
-            nn.Sequential(ResidualBlock(a, operations), ResidualBlock(a, operations)) for a in channels[:-1])
-        self.read = nn.Sequential(nn.SiLU(), operations.Conv2d(channels[0], 6 * BLOCK**2, 3, padding=1),
-                                  nn.PixelShuffle(BLOCK))
+            nn.Sequential(ResidualBlock(a, operations), ResidualBlock(a, operations)) for a in channels[:-1]
+        )
+        self.read = nn.Sequential(
+            nn.SiLU(), operations.Conv2d(channels[0], 6 * BLOCK**2, 3, padding=1), nn.PixelShuffle(BLOCK)
+        )
         nn.init.zeros_(self.read[1].weight)
         nn.init.zeros_(self.read[1].bias)
         self.to(memory_format=torch.channels_last)
@@ -94,12 +100,12 @@ class ReferenceDecoder(nn.Module):
         x = self.stem(torch.cat([decoded, *told], 1).contiguous(memory_format=torch.channels_last))
         kept = [x]
         for down in self.down:
-            below, right = (side % 2 for side in x.shape[-2:])      # half an odd side is rounded up: `up` must cover it
+            below, right = (side % 2 for side in x.shape[-2:])  # half an odd side is rounded up: `up` must cover it
             x = down(F.pad(x, (0, right, 0, below), mode="replicate") if below or right else x)
             kept.append(x)
         x = self.middle(x + F.interpolate(self.latent(latent), x.shape[-2:], mode="bilinear", align_corners=False))
         for n in reversed(range(len(self.up))):
-            x = self.after[n](kept[n] + self.up[n](x)[..., :kept[n].shape[-2], :kept[n].shape[-1]])
+            x = self.after[n](kept[n] + self.up[n](x)[..., : kept[n].shape[-2], : kept[n].shape[-1]])
         change, choice = self.read(x).split([3, 3], 1)
         # Before training: the warp where the source shows the person, the plate off the person, else the latent.
         seen = reference.person * reference.visibility

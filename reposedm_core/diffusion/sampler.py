@@ -18,8 +18,18 @@ from ..errors import InputError
 from .context_cache import sampling_of
 from .schedule import schedule_sigmas, simple_sigmas, timestep_of
 
-__all__ = ["Callback", "Denoised", "Model", "Sampler", "initial_latent", "sample_ancestral", "sample_ddim",
-           "schedule_sigmas", "simple_sigmas", "timestep_of"]
+__all__ = [
+    "Callback",
+    "Denoised",
+    "Model",
+    "Sampler",
+    "initial_latent",
+    "sample_ancestral",
+    "sample_ddim",
+    "schedule_sigmas",
+    "simple_sigmas",
+    "timestep_of",
+]
 
 
 @dataclass
@@ -47,8 +57,13 @@ def _sampler(loop: Callable[..., None]) -> Sampler:
     """What every sampler does around its loop: checks, no gradients, and the model's own preparations."""
 
     @wraps(loop)
-    def sample(model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None,
-               generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        model: Model,
+        x: Tensor,
+        sigmas: Tensor,
+        callback: Callback | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         check_tensor(x, "x", "B C h w", finite=True)
         check_tensor(sigmas, "sigmas", "N")
         if len(sigmas) < 2 or sigmas[-1] != 0 or not (sigmas[:-1] > sigmas[1:]).all():
@@ -60,8 +75,9 @@ def _sampler(loop: Callable[..., None]) -> Sampler:
 
 
 @_sampler
-def sample_ddim(model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None,
-                generator: torch.Generator | None = None) -> Tensor:
+def sample_ddim(
+    model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None, generator: torch.Generator | None = None
+) -> Tensor:
     """Deterministic DDIM (Song et al., η = 0); in this form it is Euler's method. Returns ŷ_0, (B, C, h, w)."""
     steps = len(sigmas) - 1
     for i in range(steps):
@@ -73,8 +89,9 @@ def sample_ddim(model: Model, x: Tensor, sigmas: Tensor, callback: Callback | No
 
 
 @_sampler
-def sample_ancestral(model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None,
-                     generator: torch.Generator | None = None) -> Tensor:
+def sample_ancestral(
+    model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None, generator: torch.Generator | None = None
+) -> Tensor:
     """DDPM ancestral sampling on the given levels with the learned variance Σ_θ (eq. 2; improved DDPM).
 
     Between levels ᾱ_s > ᾱ_t the step's β is 1 - ᾱ_t/ᾱ_s; the logits interpolate log β and log β̃. A model without
@@ -87,8 +104,9 @@ def sample_ancestral(model: Model, x: Tensor, sigmas: Tensor, callback: Callback
         alpha_t, alpha_s = (1 / (1 + sigmas[j].cpu().double() ** 2) for j in (i, i + 1))
         beta = 1 - alpha_t / alpha_s
         y = x * alpha_t.sqrt().to(x)
-        mean = ((beta * alpha_s.sqrt() / (1 - alpha_t)).to(x) * out.x0
-                + ((1 - alpha_s) * (alpha_t / alpha_s).sqrt() / (1 - alpha_t)).to(x) * y)
+        mean = (beta * alpha_s.sqrt() / (1 - alpha_t)).to(x) * out.x0 + (
+            (1 - alpha_s) * (alpha_t / alpha_s).sqrt() / (1 - alpha_t)
+        ).to(x) * y
         if i + 1 < steps:
             low, high = (beta * (1 - alpha_s) / (1 - alpha_t)).log().to(x), beta.log().to(x)
             fraction = 0.0 if out.variance_logits is None else (out.variance_logits + 1) / 2

@@ -26,8 +26,9 @@ class DiffusionSchedule:
         if config.beta_schedule == "linear":
             beta = torch.linspace(config.beta_start, config.beta_end, config.timesteps, dtype=torch.float64)
         else:
-            beta = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.timesteps,
-                                  dtype=torch.float64).square()
+            beta = torch.linspace(
+                config.beta_start**0.5, config.beta_end**0.5, config.timesteps, dtype=torch.float64
+            ).square()
         self.beta = beta
         self.alpha_bar = torch.cumprod(1 - beta, 0)
         # Roots taken here: in half precision 1 - ᾱ of the first steps would be 0.
@@ -43,8 +44,9 @@ class DiffusionSchedule:
     def each(self, values: Tensor, t: Tensor, count: int) -> Tensor:
         """values[t] as (count,) in float64 on the CPU; t (count,) integers in 0..T-1."""
         if t.shape != (count,) or t.dtype not in WHOLE:
-            raise InputError(f"t has shape {tuple(t.shape)} and dtype {t.dtype}; expected ({count},) integers, one a "
-                             "picture.")
+            raise InputError(
+                f"t has shape {tuple(t.shape)} and dtype {t.dtype}; expected ({count},) integers, one a picture."
+            )
         t = t.to(values.device).long()
         if len(t) and not 0 <= int(t.min()) <= int(t.max()) < self.timesteps:
             raise InputError(f"t = {t.tolist()}: must be 0 to {self.timesteps - 1}.")
@@ -96,8 +98,9 @@ class DiffusionSchedule:
     def log_variance(self, logits: Tensor, t: Tensor) -> Tensor:
         """log Σ_θ: the logits interpolate log β̃_t (-1) and log β_t (1), and are not bounded, as in improved DDPM."""
         fraction = (logits + 1) / 2
-        return (fraction * self.at(self.log_beta, t, logits)
-                + (1 - fraction) * self.at(self.log_posterior_variance, t, logits))
+        return fraction * self.at(self.log_beta, t, logits) + (1 - fraction) * self.at(
+            self.log_posterior_variance, t, logits
+        )
 
 
 def _same_shape(**latents: Tensor) -> None:

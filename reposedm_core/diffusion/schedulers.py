@@ -30,15 +30,17 @@ SCHEDULERS: dict[str, SchedulerKind] = {
     "ddpm": SchedulerKind("DDPMScheduler", {"clip_sample": False, "variance_type": "fixed_small"}),
     "ddpm_learned": SchedulerKind("DDPMScheduler", {"clip_sample": False, "variance_type": "learned_range"}),
     "dpmpp_2m": SchedulerKind("DPMSolverMultistepScheduler", {"final_sigmas_type": "zero"}),
-    "dpmpp_2m_sde": SchedulerKind("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++",
-                                                                  "final_sigmas_type": "zero"}),
+    "dpmpp_2m_sde": SchedulerKind(
+        "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "final_sigmas_type": "zero"}
+    ),
     "unipc": SchedulerKind("UniPCMultistepScheduler", {"final_sigmas_type": "zero"}),
     "euler": SchedulerKind("EulerDiscreteScheduler"),
     "euler_ancestral": SchedulerKind("EulerAncestralDiscreteScheduler"),
     "heun": SchedulerKind("HeunDiscreteScheduler"),
     # Its multistep formula mixes predictions of several t, which holds for ε only.
-    "pndm": SchedulerKind("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": True,
-                                            "prediction_type": "epsilon"}),
+    "pndm": SchedulerKind(
+        "PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": True, "prediction_type": "epsilon"}
+    ),
 }
 """By our names; "ddpm" has the posterior's variance β̃, "ddpm_learned" the model's Σ_θ."""
 
@@ -58,17 +60,27 @@ def build_scheduler(name: str, schedule: DiffusionSchedule, **options: Any) -> A
     if name not in SCHEDULERS:
         raise InputError(f"scheduler = {quoted(name)}: known are {', '.join(SCHEDULERS)}.")
     kind, config = SCHEDULERS[name], schedule.config
-    known = {"num_train_timesteps": config.timesteps, "trained_betas": schedule.beta.numpy(),
-             "prediction_type": config.prediction, "timestep_spacing": "trailing"}
+    known = {
+        "num_train_timesteps": config.timesteps,
+        "trained_betas": schedule.beta.numpy(),
+        "prediction_type": config.prediction,
+        "timestep_spacing": "trailing",
+    }
     scheduler = getattr(diffusers, kind.name)(**{**known, **kind.options, **options})
     # In float32, as they make it, 1 - ᾱ of the first steps is good to 1e-3 only.
     scheduler.alphas, scheduler.alphas_cumprod = 1 - schedule.beta, schedule.alpha_bar.clone()
     return scheduler
 
 
-def sample_with_scheduler(model: Model, noise: Tensor, scheduler: Any, steps: int, callback: Callback | None = None,
-                          generator: torch.Generator | None = None,
-                          schedule: DiffusionSchedule | None = None) -> Tensor:
+def sample_with_scheduler(
+    model: Model,
+    noise: Tensor,
+    scheduler: Any,
+    steps: int,
+    callback: Callback | None = None,
+    generator: torch.Generator | None = None,
+    schedule: DiffusionSchedule | None = None,
+) -> Tensor:
     """Sample with a scheduler of diffusers. Returns ŷ_0, (B, C, h, w).
 
     Args:
@@ -93,22 +105,25 @@ def sample_with_scheduler(model: Model, noise: Tensor, scheduler: Any, steps: in
     convert = _conversion(getattr(scheduler.config, "prediction_type", None))
     variance = getattr(scheduler.config, "variance_type", None)
     if variance == "learned":
-        raise InputError("scheduler: variance_type = 'learned' is for a network that says Σ_θ itself; this one's "
-                         "logits are for 'learned_range'.")
+        raise InputError(
+            "scheduler: variance_type = 'learned' is for a network that says Σ_θ itself; this one's "
+            "logits are for 'learned_range'."
+        )
     extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
     scheduler.set_timesteps(steps, device=noise.device)
     sample, levels = noise * scheduler.init_noise_sigma, torch.promote_types(noise.dtype, torch.float32)
     with torch.no_grad(), sampling_of(model):
         for i, t in enumerate(scheduler.timesteps):
-            z = scheduler.scale_model_input(sample, t)      # y_t, whatever form the scheduler keeps its sample in
+            z = scheduler.scale_model_input(sample, t)  # y_t, whatever form the scheduler keeps its sample in
             alpha_bar = _alpha_bar(schedule, float(t))
             signal, spread = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
             out = model(z / signal, torch.full((len(z),), spread / signal, dtype=levels, device=z.device))
             prediction = convert(z, out.x0, signal, spread)
             if variance == "learned_range":
                 if out.variance_logits is None:
-                    raise InputError("scheduler: it takes a learned variance and the model has none; choose another "
-                                     "variance_type.")
+                    raise InputError(
+                        "scheduler: it takes a learned variance and the model has none; choose another variance_type."
+                    )
                 last = i + 1 == len(scheduler.timesteps)
                 # There β̃ is 0 and diffusers' logarithm of it -46: a logit above 1 would make of that a huge variance.
                 logits = torch.full_like(out.variance_logits, -1.0) if last else out.variance_logits
@@ -123,8 +138,10 @@ def schedule_of(model: Any) -> DiffusionSchedule:
     """`model.schedule`, or an `InputError`."""
     schedule = getattr(model, "schedule", None)
     if not isinstance(schedule, DiffusionSchedule):
-        raise InputError(f"model: a {type(model).__name__} without `schedule`; the schedulers of diffusers need its "
-                         "DiffusionSchedule.")
+        raise InputError(
+            f"model: a {type(model).__name__} without `schedule`; the schedulers of diffusers need its "
+            "DiffusionSchedule."
+        )
     return schedule
 
 
@@ -137,9 +154,11 @@ def _check_levels(scheduler: Any, schedule: DiffusionSchedule) -> None:
         raise InputError(f"scheduler: it is for T = {len(theirs)}, the model for {schedule.timesteps}.")
     # In float32, as diffusers makes them, 1 - ᾱ of the first steps is good to 1e-3 only.
     if not torch.allclose(theirs.double().cpu(), schedule.alpha_bar, rtol=1e-3, atol=1e-7):
-        raise InputError(f"scheduler: its β are not the model's ({schedule.config.beta_schedule}, "
-                         f"{schedule.config.beta_start} to {schedule.config.beta_end}); build it with them, or with "
-                         "build_scheduler.")
+        raise InputError(
+            f"scheduler: its β are not the model's ({schedule.config.beta_schedule}, "
+            f"{schedule.config.beta_start} to {schedule.config.beta_end}); build it with them, or with "
+            "build_scheduler."
+        )
 
 
 def _alpha_bar(schedule: DiffusionSchedule, t: float) -> float:
@@ -154,9 +173,11 @@ def _alpha_bar(schedule: DiffusionSchedule, t: float) -> float:
 
 def _conversion(prediction_type: str) -> Callable[[Tensor, Tensor, float, float], Tensor]:
     """(y_t, ŷ_0, √ᾱ_t, √(1-ᾱ_t)) → what the scheduler takes for the network's output."""
-    known = {"epsilon": lambda z, x0, signal, spread: (z - signal * x0) / spread,
-             "v_prediction": lambda z, x0, signal, spread: (signal * z - x0) / spread,
-             "sample": lambda z, x0, signal, spread: x0}
+    known = {
+        "epsilon": lambda z, x0, signal, spread: (z - signal * x0) / spread,
+        "v_prediction": lambda z, x0, signal, spread: (signal * z - x0) / spread,
+        "sample": lambda z, x0, signal, spread: x0,
+    }
     if prediction_type not in known:
         raise InputError(f"scheduler: prediction_type = {quoted(prediction_type)}; known are {', '.join(known)}.")
     return known[prediction_type]
@@ -165,13 +186,20 @@ def _conversion(prediction_type: str) -> Callable[[Tensor, Tensor, float, float]
 def _of_diffusers(name: str) -> Sampler:
     """The diffusers scheduler `name` as a sampler; it takes its steps from `sigmas` and the schedule from the model."""
 
-    def sample(model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None,
-               generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        model: Model,
+        x: Tensor,
+        sigmas: Tensor,
+        callback: Callback | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         check_tensor(sigmas, "sigmas", "N")
         schedule = schedule_of(model)
         if not torch.allclose(sigmas.float().cpu(), simple_sigmas(schedule, len(sigmas) - 1), rtol=1e-4):
-            raise InputError(f"sampler {quoted(name)} steps through levels of its own: give "
-                             "simple_sigmas(schedule, steps), or use ddim or ancestral.")
+            raise InputError(
+                f"sampler {quoted(name)} steps through levels of its own: give "
+                "simple_sigmas(schedule, steps), or use ddim or ancestral."
+            )
         noise, scheduler = x / torch.sqrt(1.0 + sigmas[0] ** 2), build_scheduler(name, schedule)
         return sample_with_scheduler(model, noise, scheduler, len(sigmas) - 1, callback, generator)
 
@@ -179,5 +207,8 @@ def _of_diffusers(name: str) -> Sampler:
     return sample
 
 
-SAMPLERS: dict[str, Sampler] = {"ddim": sample_ddim, "ancestral": sample_ancestral,
-                                **{name: _of_diffusers(name) for name in SCHEDULERS if name != "ddim"}}
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": sample_ddim,
+    "ancestral": sample_ancestral,
+    **{name: _of_diffusers(name) for name in SCHEDULERS if name != "ddim"},
+}

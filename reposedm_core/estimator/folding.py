@@ -51,7 +51,7 @@ class FoldedCopy:
         self._holders, self._lock = 0, threading.Lock()
 
     def __reduce__(self) -> tuple:
-        return FoldedCopy, ()      # the copy of an owner begins afresh
+        return FoldedCopy, ()  # the copy of an owner begins afresh
 
     @contextmanager
     def held(self, estimator: nn.Module) -> Iterator[None]:
@@ -89,7 +89,8 @@ class FoldedCopy:
     def _fresh(self, tensors: list[Tensor]) -> bool:
         # By value: an identity or a version counter stays the same through `.data`, `to` and loading by a host.
         return len(tensors) == len(self._seen) and all(
-            a.is_cpu and a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(tensors, self._seen, strict=True))
+            a.is_cpu and a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(tensors, self._seen, strict=True)
+        )
 
 
 def _floats(network: nn.Module) -> list[Tensor]:

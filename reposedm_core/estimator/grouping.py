@@ -22,8 +22,14 @@ ORDER = (0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16)
 
 
 @torch.no_grad()
-def predict_people(estimator: PoseEstimator, images: Tensor, threshold: float = 0.1, tag_threshold: float = 1.0,
-                   max_people: int = 30, refine: bool = True) -> list[Tensor]:
+def predict_people(
+    estimator: PoseEstimator,
+    images: Tensor,
+    threshold: float = 0.1,
+    tag_threshold: float = 1.0,
+    max_people: int = 30,
+    refine: bool = True,
+) -> list[Tensor]:
     """The people in each picture, by an estimator whose tags were trained on pictures of several people.
 
     The shipped `mini` was not: it saw one person a picture. Use `predict_pose` with it.
@@ -50,8 +56,10 @@ def predict_people(estimator: PoseEstimator, images: Tensor, threshold: float = 
         raise InputError(f"threshold = {threshold}: must be above 0, or empty heat maps would be full of joints.")
     config, output = estimator.config, estimator(images)
     if output.tags is None:
-        raise InputError("This pose estimator sees one person a picture: it has no tags to tell people apart. Use "
-                         "predict_pose, or a HigherHRNet.")
+        raise InputError(
+            "This pose estimator sees one person a picture: it has no tags to tell people apart. Use "
+            "predict_pose, or a HigherHRNet."
+        )
     heatmaps = merge_heatmaps(*(maps.float() for maps in output.heatmaps), udp=config.udp)
     heatmaps = torch.nan_to_num(heatmaps).clamp(min=0)
     tags = enlarge(output.tags.float(), heatmaps.shape[-2:], config.udp)
@@ -62,11 +70,16 @@ def predict_people(estimator: PoseEstimator, images: Tensor, threshold: float = 
         members = group_peaks(score, peak_tag, threshold, tag_threshold)
         where = torch.from_numpy(members).to(cell.device)
         absent = where.T < 0
-        index = cell.gather(-1, where.T.clamp(min=0))                    # (K, P) cells
+        index = cell.gather(-1, where.T.clamp(min=0))  # (K, P) cells
         if refine:
             index, absent = _search(heat, tag, index, absent, threshold, tag_threshold / 2)
-        found = torch.cat([locate_peaks(heat[None], index[None], config.strides[-1], config.udp)[0],
-                           heat.flatten(1).gather(-1, index)[..., None]], -1)
+        found = torch.cat(
+            [
+                locate_peaks(heat[None], index[None], config.strides[-1], config.udp)[0],
+                heat.flatten(1).gather(-1, index)[..., None],
+            ],
+            -1,
+        )
         found = found.masked_fill(absent[..., None], 0).transpose(0, 1)
         best = found[..., 2].mean(-1).argsort(descending=True, stable=True)
         people.append(found[best[:max_people]])
@@ -93,8 +106,7 @@ def find_peaks(heatmaps: Tensor, count: int, window: int = 3) -> tuple[Tensor, T
     return tuple(peaks.topk(min(count, peaks.shape[-1]), -1))
 
 
-def group_peaks(scores: np.ndarray, tags: np.ndarray, threshold: float = 0.1,
-                tag_threshold: float = 1.0) -> np.ndarray:
+def group_peaks(scores: np.ndarray, tags: np.ndarray, threshold: float = 0.1, tag_threshold: float = 1.0) -> np.ndarray:
     """Peaks put together to people, joint by joint.
 
     Each joint's peaks are given to the people so far at the least total cost of 100 · round(|tag − mean tag|) − score
@@ -115,7 +127,7 @@ def group_peaks(scores: np.ndarray, tags: np.ndarray, threshold: float = 0.1,
     for joint in ORDER if joints == len(ORDER) else range(joints):
         peaks = np.flatnonzero(scores[joint] >= threshold)
         means = np.array([tags[np.flatnonzero(own >= 0), own[own >= 0]].mean() for own in members])
-        apart = np.abs(tags[joint, peaks][:, None] - means)                # (peaks, people so far)
+        apart = np.abs(tags[joint, peaks][:, None] - means)  # (peaks, people so far)
         rows, columns = linear_sum_assignment(100 * apart.round() - scores[joint, peaks][:, None])
         known = {row: column for row, column in zip(rows, columns, strict=True) if apart[row, column] < tag_threshold}
         for row, peak in enumerate(peaks):
@@ -125,8 +137,9 @@ def group_peaks(scores: np.ndarray, tags: np.ndarray, threshold: float = 0.1,
     return np.stack(members) if members else np.empty((0, joints), np.int64)
 
 
-def _search(heat: Tensor, tags: Tensor, index: Tensor, absent: Tensor, threshold: float,
-            reach: float) -> tuple[Tensor, Tensor]:
+def _search(
+    heat: Tensor, tags: Tensor, index: Tensor, absent: Tensor, threshold: float, reach: float
+) -> tuple[Tensor, Tensor]:
     """`index` and `absent` (K, P) with the missing joints found where the tags are within `reach` of the person's."""
     index, absent = index.clone(), absent.clone()
     own = tags.flatten(1).gather(-1, index).masked_fill(absent, 0)

@@ -79,9 +79,7 @@ class HigherHRNet(nn.Module):
             ]
         )
         enlarge = nn.Sequential(
-            operations.ConvTranspose2d(
-                trunk_channels + 2 * joints, wide, 4, stride=2, padding=1, bias=False, **place
-            ),
+            operations.ConvTranspose2d(trunk_channels + 2 * joints, wide, 4, stride=2, padding=1, bias=False, **place),
             nn.BatchNorm2d(wide, **place),
             nn.ReLU(inplace=True),
         )
@@ -124,9 +122,7 @@ class HigherHRNet(nn.Module):
         fine = self.final_layers[1](self.deconv_layers[0](torch.cat([features, coarse], 1)))
         features, coarse = (t[..., : height // 4, : width // 4] for t in (features, coarse))
         joints = self.config.joints
-        return EstimatorOutput(
-            coarse[:, :joints], coarse[:, joints:], fine[..., : height // 2, : width // 2], features
-        )
+        return EstimatorOutput(coarse[:, :joints], coarse[:, joints:], fine[..., : height // 2, : width // 2], features)
 
 
 def normalise_imagenet(x: torch.Tensor) -> torch.Tensor:
@@ -156,7 +152,7 @@ def predict_pose(estimator: PoseEstimator, images: torch.Tensor, threshold: floa
 
 def _build_trunk(config: EstimatorConfig, device: Any = None, dtype: Any = None) -> nn.Module:
     """timm's HighResolutionNet without what HigherHRNet lacks: its head and the last coarse outputs."""
-    with torch.device("cpu"):      # see `fitting.filled`
+    with torch.device("cpu"):  # see `fitting.filled`
         from timm.models.hrnet import HighResolutionNet
 
     def stage(branches: int, modules: int) -> dict[str, Any]:

@@ -71,8 +71,10 @@ def size_in_name(name: str, default: int = 512) -> tuple[int, int]:
 def _load_own(path: Path) -> Estimator:
     header = read_header(path)
     if "estimator" not in header["parts"]:
-        raise InputError(f"Checkpoint {path.name} holds {shortened(', '.join(header['parts']))} and no pose estimator; "
-                         "choose a whole RePoseDM model, or a file of its estimator.")
+        raise InputError(
+            f"Checkpoint {path.name} holds {shortened(', '.join(header['parts']))} and no pose estimator; "
+            "choose a whole RePoseDM model, or a file of its estimator."
+        )
     if header["parts"] == ["estimator"] and "estimator" not in header["config"]:
         whole = ModelConfig(estimator=from_dict(EstimatorConfig, header["config"], path.name))
     else:

@@ -49,8 +49,10 @@ def config_of(state: Mapping[str, torch.Tensor], udp: bool = False, name: str = 
     shapes = {from_official(key): tuple(value.shape) for key, value in state.items()}
 
     def problem(what: str) -> InputError:
-        return InputError(f"Pose estimator weights, {name}: {what}; choose a HigherHRNet for COCO's 17 joints, the "
-                          "official one or mmpose's.")
+        return InputError(
+            f"Pose estimator weights, {name}: {what}; choose a HigherHRNet for COCO's 17 joints, the "
+            "official one or mmpose's."
+        )
 
     def count(pattern: str) -> int:
         """How many different numbers stand where the pattern has its group."""
@@ -63,18 +65,27 @@ def config_of(state: Mapping[str, torch.Tensor], udp: bool = False, name: str = 
         raise problem("it has heat maps of one resolution, as a plain HRNet")
     stages = range(2, 2 + count(r"trunk\.stage(\d+)\."))
     last = stages[-1] if stages else 1
-    branches = [shapes.get(f"trunk.stage{last}.0.branches.{b}.0.conv1.weight", (0,))[0]
-                for b in range(count(rf"trunk\.stage{last}\.0\.branches\.(\d+)\."))]
+    branches = [
+        shapes.get(f"trunk.stage{last}.0.branches.{b}.0.conv1.weight", (0,))[0]
+        for b in range(count(rf"trunk\.stage{last}\.0\.branches\.(\d+)\."))
+    ]
     joints, deconv = shapes["final_layers.1.weight"][:2]
     if joints != 17 or shapes["final_layers.0.weight"][0] != 2 * joints:
         raise problem(f"it has {joints} joints and {shapes['final_layers.0.weight'][0] - joints} tags")
     try:
         return EstimatorConfig(
-            joints=joints, stem=shapes["trunk.conv1.weight"][0], bottleneck=shapes["trunk.layer1.0.conv1.weight"][0],
-            bottlenecks=count(r"trunk\.layer1\.(\d+)\."), channels=tuple(branches),
+            joints=joints,
+            stem=shapes["trunk.conv1.weight"][0],
+            bottleneck=shapes["trunk.layer1.0.conv1.weight"][0],
+            bottlenecks=count(r"trunk\.layer1\.(\d+)\."),
+            channels=tuple(branches),
             modules=tuple(count(rf"trunk\.stage{stage}\.(\d+)\.") for stage in stages),
-            blocks=count(rf"trunk\.stage{last}\.0\.branches\.0\.(\d+)\."), deconv_channels=deconv,
-            deconv_blocks=count(r"deconv_layers\.0\.(\d+)\.") - 1, sigma=2.0, udp=udp)
+            blocks=count(rf"trunk\.stage{last}\.0\.branches\.0\.(\d+)\."),
+            deconv_channels=deconv,
+            deconv_blocks=count(r"deconv_layers\.0\.(\d+)\.") - 1,
+            sigma=2.0,
+            udp=udp,
+        )
     except InputError as error:
         raise problem(f"no HigherHRNet has such sizes ({str(error).rstrip('.')})") from None
 
@@ -114,12 +125,11 @@ def load_official(
     if isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
-        raise InputError(
-            f"Pose estimator weights, {name}: not a state dict of tensors; give a HigherHRNet file."
-        )
+        raise InputError(f"Pose estimator weights, {name}: not a state dict of tensors; give a HigherHRNet file.")
     renamed, names = _renamed(state)
-    load_into(estimator, renamed, f"Pose estimator weights, {name} (HigherHRNet-W{estimator.config.channels[0]})",
-              names)
+    load_into(
+        estimator, renamed, f"Pose estimator weights, {name} (HigherHRNet-W{estimator.config.channels[0]})", names
+    )
     return estimator
 
 

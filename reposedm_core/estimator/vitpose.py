@@ -26,9 +26,18 @@ from .hrnet import IMAGENET_MEAN, IMAGENET_STD
 JOINTS = 17
 COCO_EXPERT = 0
 """ViTPose+ has an expert for each of its data sets; the first is COCO's."""
-RANGES = {"image_size": (1, 4096), "patch_size": (1, 256), "num_channels": (1, 16), "hidden_size": (1, 16384),
-          "num_hidden_layers": (1, 128), "num_attention_heads": (1, 1024), "mlp_ratio": (1, 64),
-          "num_experts": (1, 64), "part_features": (0, 16384), "scale_factor": (1, 64)}
+RANGES = {
+    "image_size": (1, 4096),
+    "patch_size": (1, 256),
+    "num_channels": (1, 16),
+    "hidden_size": (1, 16384),
+    "num_hidden_layers": (1, 128),
+    "num_attention_heads": (1, 1024),
+    "mlp_ratio": (1, 64),
+    "num_experts": (1, 64),
+    "part_features": (0, 16384),
+    "scale_factor": (1, 64),
+}
 """What the sizes in config.json may be; the largest public one has 32 layers of 1280."""
 
 
@@ -62,8 +71,9 @@ class VitPose(nn.Module):
     Calling it maps (B, 3, H, W) in [-1, 1], of the size in `config`, to `VitPoseMaps`.
     """
 
-    def __init__(self, network: nn.Module, mean: Sequence[float] = IMAGENET_MEAN,
-                 std: Sequence[float] = IMAGENET_STD) -> None:
+    def __init__(
+        self, network: nn.Module, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    ) -> None:
         super().__init__()
         backbone = network.config.backbone_config
         height, width = _pair(backbone.image_size)
@@ -83,8 +93,9 @@ class VitPose(nn.Module):
             InputError: a picture of another shape or size.
         """
         check_tensor(x, "picture", f"B 3 {self.config.height} {self.config.width}")
-        mean, std = (torch.tensor(value, device=x.device, dtype=x.dtype).view(3, 1, 1) for value in
-                     (self.mean, self.std))
+        mean, std = (
+            torch.tensor(value, device=x.device, dtype=x.dtype).view(3, 1, 1) for value in (self.mean, self.std)
+        )
         index = torch.full((len(x),), COCO_EXPERT, device=x.device) if self.experts else None
         tokens = self.network.backbone(((x + 1) / 2 - mean) / std, dataset_index=index).feature_maps[-1]
         features = tokens.transpose(1, 2).unflatten(2, self.cells).contiguous()
@@ -128,19 +139,29 @@ def load_vitpose(folder: str | os.PathLike) -> VitPose:
         if need > 4 * held + 2**20:
             raise ValueError(f"config.json describes {need:,} weights, the files hold {held:,}")
         network, found = VitPoseForPoseEstimation.from_pretrained(
-            folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True,
-            dtype=torch.float32)
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+        )
         estimator = VitPose(network, mean, std).eval().requires_grad_(False)
-    except Exception as error:      # what it raises on a bad file is nowhere said
-        raise InputError(f"{folder.name}: not a readable ViTPose ({reason(error)}). Download config.json and "
-                         "model.safetensors again.") from error
+    except Exception as error:  # what it raises on a bad file is nowhere said
+        raise InputError(
+            f"{folder.name}: not a readable ViTPose ({reason(error)}). Download config.json and "
+            "model.safetensors again."
+        ) from error
     lacking = [*sorted(found["missing_keys"]), *(str(key) for key in found.get("mismatched_keys", ()))]
     if lacking:
-        raise InputError(f"{folder.name}: its weights do not fit its config.json, {len(lacking)} are missing or of "
-                         f"another shape ({', '.join(lacking[:3])}); download both files again.")
+        raise InputError(
+            f"{folder.name}: its weights do not fit its config.json, {len(lacking)} are missing or of "
+            f"another shape ({', '.join(lacking[:3])}); download both files again."
+        )
     if network.config.num_labels != JOINTS:
-        raise InputError(f"{folder.name}: it has {network.config.num_labels} joints; choose a ViTPose for COCO's "
-                         f"{JOINTS}.")
+        raise InputError(
+            f"{folder.name}: it has {network.config.num_labels} joints; choose a ViTPose for COCO's {JOINTS}."
+        )
     check_finite(network.state_dict(), folder.name)
     return estimator
 
@@ -150,18 +171,22 @@ def _described(folder: Path) -> dict[str, Any]:
     described = _read(folder, "config.json")
     backbone = described.get("backbone_config")
     if described.get("model_type") != "vitpose" or not isinstance(backbone, dict):
-        raise InputError(f"{folder.name}: its config.json describes no ViTPose; download all files of one into the "
-                         "folder.")
+        raise InputError(
+            f"{folder.name}: its config.json describes no ViTPose; download all files of one into the folder."
+        )
     # A backbone that is only named would be fetched from the network.
     if backbone.get("model_type", "vitpose_backbone") != "vitpose_backbone" or described.get("backbone"):
-        raise InputError(f"{folder.name}: its config.json names a backbone that is not in the folder; use a ViTPose "
-                         "that is whole.")
+        raise InputError(
+            f"{folder.name}: its config.json names a backbone that is not in the folder; use a ViTPose that is whole."
+        )
     for name, (least, most) in RANGES.items():
         for value in (described.get(name, least), backbone.get(name, least)):
             for number in value if isinstance(value, list) and len(value) == 2 else (value,):
                 if type(number) is not int or not least <= number <= most:
-                    raise InputError(f"{folder.name}: its config.json says {name} = {quoted(value)}: must be whole "
-                                     f"numbers of {least} to {most}; download it again.")
+                    raise InputError(
+                        f"{folder.name}: its config.json says {name} = {quoted(value)}: must be whole "
+                        f"numbers of {least} to {most}; download it again."
+                    )
     return described
 
 
@@ -172,10 +197,15 @@ def _normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
     found = []
     for name, usual, least in (("image_mean", IMAGENET_MEAN, -1e3), ("image_std", IMAGENET_STD, 1e-3)):
         values = seen.get(name) or usual
-        if not (isinstance(values, (list, tuple)) and len(values) == 3
-                and all(type(value) in (int, float) and least <= value <= 1e3 for value in values)):
-            raise InputError(f"{folder.name}: its {file} says {name} = {quoted(values)}: must be three numbers of "
-                             f"{least:g} to 1000; download it again.")
+        if not (
+            isinstance(values, (list, tuple))
+            and len(values) == 3
+            and all(type(value) in (int, float) and least <= value <= 1e3 for value in values)
+        ):
+            raise InputError(
+                f"{folder.name}: its {file} says {name} = {quoted(values)}: must be three numbers of "
+                f"{least:g} to 1000; download it again."
+            )
         found.append(values)
     return found[0], found[1]
 

@@ -55,7 +55,11 @@ class PoseInteractionField(nn.Module):
     """
 
     def __init__(
-        self, estimator: PoseEstimator, space: str = "heatmaps", threshold: float = 0.1, mask: str = "union",
+        self,
+        estimator: PoseEstimator,
+        space: str = "heatmaps",
+        threshold: float = 0.1,
+        mask: str = "union",
         joints: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -65,8 +69,10 @@ class PoseInteractionField(nn.Module):
             raise InputError(f'Pose interaction field: mask is "{mask}"; use one of {MASKS}.')
         known = range(estimator.config.joints)
         if joints is not None and not (len(joints) and all(joint in known for joint in joints)):
-            raise InputError(f"Pose interaction field: joints are {tuple(joints)}; use one or more of 0 to "
-                             f"{known[-1]}, or None for all.")
+            raise InputError(
+                f"Pose interaction field: joints are {tuple(joints)}; use one or more of 0 to "
+                f"{known[-1]}, or None for all."
+            )
         self.joints = None if joints is None else list(joints)
         self.estimator = estimator.eval().requires_grad_(False)
         self.space, self.threshold, self.mask = space, threshold, mask
@@ -159,8 +165,10 @@ class PoseInteractionField(nn.Module):
         """
         check_tensor(latent, "latent", "B C h w", finite=True)
         if len(target.heatmaps) not in (1, len(latent)):
-            raise InputError(f"The pose target is for {len(target.heatmaps)} pictures, the latent has {len(latent)}: "
-                             "give one target for all, or one a picture.")
+            raise InputError(
+                f"The pose target is for {len(target.heatmaps)} pictures, the latent has {len(latent)}: "
+                "give one target for all, or one a picture."
+            )
         if chunk is None:
             pixels = target.heatmaps[0, 0].numel() * self.estimator.config.strides[-1] ** 2
             chunk = max(1, CHUNK_PIXELS // pixels)
@@ -175,12 +183,15 @@ class PoseInteractionField(nn.Module):
         with torch.inference_mode(False), torch.enable_grad():
             # A clone made here is a normal tensor, whatever mode the original was made in.
             parts = latent.detach().clone().split(chunk)
-            found = [self._gradient(network, part, decode, target.part(i * chunk, (i + 1) * chunk))
-                     for i, part in enumerate(parts)]
+            found = [
+                self._gradient(network, part, decode, target.part(i * chunk, (i + 1) * chunk))
+                for i, part in enumerate(parts)
+            ]
             return tuple(torch.cat(values) for values in zip(*found, strict=True))
 
-    def _gradient(self, network: nn.Module, latent: Tensor, decode: Callable[[Tensor], Tensor],
-                  target: PoseTarget) -> tuple[Tensor, Tensor]:
+    def _gradient(
+        self, network: nn.Module, latent: Tensor, decode: Callable[[Tensor], Tensor], target: PoseTarget
+    ) -> tuple[Tensor, Tensor]:
         latent = latent.detach().requires_grad_(True)
         image = decode(latent)
         check_tensor(image, "picture", "B 3 H W", {"B": len(latent)})
@@ -192,8 +203,10 @@ class PoseInteractionField(nn.Module):
         distance = self._distance(network, image, target)
         (gradient,) = torch.autograd.grad(distance.sum(), latent)
         if not (gradient.is_meta or gradient.isfinite().all()):
-            raise InputError("Pose interaction field: the gradient through decoder and estimator is not finite; use "
-                             "networks in float32 or bfloat16.")
+            raise InputError(
+                "Pose interaction field: the gradient through decoder and estimator is not finite; use "
+                "networks in float32 or bfloat16."
+            )
         return gradient, distance.detach()
 
     def _distance(self, network: nn.Module, image: Tensor, target: PoseTarget) -> Tensor:
@@ -210,9 +223,7 @@ class PoseInteractionField(nn.Module):
         if self.space == "heatmaps":
             return masked_distance(predicted, wanted, known * self._mask(predicted, wanted))
         if target.features is None:
-            raise InputError(
-                'The pose target has no features: for space "features" make it with target_from_image.'
-            )
+            raise InputError('The pose target has no features: for space "features" make it with target_from_image.')
         # The mask at the resolution of the features.
         predicted, wanted = (nn.functional.adaptive_avg_pool2d(t, features.shape[-2:]) for t in (predicted, wanted))
         return masked_distance(features, target.features, self._mask(predicted, wanted))

@@ -43,13 +43,20 @@ def chosen_joints(text: str) -> tuple[int, ...] | None:
         if name == "all":
             found = set(range(len(COCO17)))
         else:
-            kinds = [JOINT_GROUPS.get(part) or JOINT_GROUPS.get(part + "s") or (part.removesuffix("s"),)
-                     for part in name.split("_")]
-            found = {number for number, joint in enumerate(COCO17)
-                     if all(set(joint.split("_")) & set(kind) for kind in kinds)}
+            kinds = [
+                JOINT_GROUPS.get(part) or JOINT_GROUPS.get(part + "s") or (part.removesuffix("s"),)
+                for part in name.split("_")
+            ]
+            found = {
+                number
+                for number, joint in enumerate(COCO17)
+                if all(set(joint.split("_")) & set(kind) for kind in kinds)
+            }
         if not found:
-            raise InputError(f"joints: {quoted(name)} is no joint; name some of {', '.join(COCO17)}, or "
-                             f"{', '.join(JOINT_GROUPS)}, or all.")
+            raise InputError(
+                f"joints: {quoted(name)} is no joint; name some of {', '.join(COCO17)}, or "
+                f"{', '.join(JOINT_GROUPS)}, or all."
+            )
         if away:
             chosen = (set(range(len(COCO17))) if chosen is None else chosen) - found
         else:
@@ -76,16 +83,22 @@ def chosen_people(text: str) -> tuple[int, ...] | None:
             raise InputError(f"people: {quoted(word)} is no person; give numbers from 0 such as 0 or 0, 2-4, or all.")
         low, high = (int(part) if len(part) < 10 else 10**9 for part in (first, last or first))
         if not low <= high < 1000:
-            raise InputError(f"people: {quoted(word)} counts downwards or too far; give numbers from 0 such as 0 or "
-                             "2-4.")
+            raise InputError(
+                f"people: {quoted(word)} counts downwards or too far; give numbers from 0 such as 0 or 2-4."
+            )
         found.update(range(low, high + 1))
     if not found:
         raise InputError("people: nobody is chosen; give numbers from 0 such as 0 or 0, 2-4, or all.")
     return tuple(sorted(found))
 
 
-def chosen_target(field: PoseInteractionField, poses: list[Pose], size: tuple[int, int], native: tuple[int, int],
-                  people: Iterable[int] | None = (0,)) -> PoseTarget:
+def chosen_target(
+    field: PoseInteractionField,
+    poses: list[Pose],
+    size: tuple[int, int],
+    native: tuple[int, int],
+    people: Iterable[int] | None = (0,),
+) -> PoseTarget:
     """What the field compares pictures with: the chosen people of each pose.
 
     Args:
@@ -101,10 +114,13 @@ def chosen_target(field: PoseInteractionField, poses: list[Pose], size: tuple[in
     frames = [_people(pose, frame, people) for frame, pose in enumerate(poses)]
     for frame, joints in enumerate(frames):
         if field.joints is not None and not (openpose_to_coco(joints)[:, field.joints, 2] > 0).any():
-            raise InputError(f"joints: the pose in frame {frame} (counted from 0) has none of those chosen; choose "
-                             "others, or all.")
-    fitted = [Pose(joints, pose.height, pose.width).resized(*size).resized(*native).joints
-              for joints, pose in zip(frames, poses, strict=True)]
+            raise InputError(
+                f"joints: the pose in frame {frame} (counted from 0) has none of those chosen; choose others, or all."
+            )
+    fitted = [
+        Pose(joints, pose.height, pose.width).resized(*size).resized(*native).joints
+        for joints, pose in zip(frames, poses, strict=True)
+    ]
     if field.space == "features":
         drawn = torch.stack([draw_pose(Pose(joints, *native)) for joints in fitted])
         return field.target_from_image((drawn * 255).round() / 127.5 - 1)
@@ -118,8 +134,10 @@ def chosen_target(field: PoseInteractionField, poses: list[Pose], size: tuple[in
 def _people(pose: Pose, frame: int, people: Iterable[int] | None) -> np.ndarray:
     chosen = range(len(pose.joints)) if people is None else [n for n in people if n < len(pose.joints)]
     if not len(chosen):
-        raise InputError(f"people: frame {frame} of the pose (counted from 0) has {len(pose.joints)} people and none "
-                         "of those chosen; choose others, or all.")
+        raise InputError(
+            f"people: frame {frame} of the pose (counted from 0) has {len(pose.joints)} people and none "
+            "of those chosen; choose others, or all."
+        )
     return pose.joints[list(chosen)]
 
 

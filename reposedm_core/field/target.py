@@ -58,8 +58,10 @@ def render_target(joints: Tensor, config: HeatmapConfig, height: int, width: int
     lost = (present & ~joints[..., :2].isfinite().all(-1)).nonzero()
     if len(lost):
         picture, person, joint = lost[0].tolist()
-        raise InputError(f"joints: joint {joint} of person {person} in picture {picture} has a score above 0 and no "
-                         "finite x and y; give it a place, or score 0 where it is unknown.")
+        raise InputError(
+            f"joints: joint {joint} of person {person} in picture {picture} has a score above 0 and no "
+            "finite x and y; give it a place, or score 0 where it is unknown."
+        )
     maps = []
     for stride in config.strides:
         each = (render_heatmaps(p, height, width, config.sigma, stride, config.udp) for p in joints.unbind(1))
@@ -86,11 +88,13 @@ def known_cells(joints: Tensor, rows: int, columns: int, stride: int, udp: bool 
     Returns:
         (B, K, rows, columns) of 0 and 1.
     """
-    y, x = (cells_to_pixels(torch.arange(size, device=joints.device, dtype=joints.dtype), size, stride, udp)
-            for size in (rows, columns))
+    y, x = (
+        cells_to_pixels(torch.arange(size, device=joints.device, dtype=joints.dtype), size, stride, udp)
+        for size in (rows, columns)
+    )
     nearest = joints.new_full((len(joints), 1, rows, columns), torch.inf)
     known = joints.new_zeros(len(joints), joints.shape[2], rows, columns)
-    for person in joints.unbind(1):       # one by one: thirty people at once would take a hundred megabytes a picture
+    for person in joints.unbind(1):  # one by one: thirty people at once would take a hundred megabytes a picture
         present = person[..., 2, None, None] > 0
         apart = (y[:, None] - person[..., 1, None, None]) ** 2 + (x - person[..., 0, None, None]) ** 2
         apart = apart.masked_fill(~present, torch.inf).amin(1, keepdim=True)

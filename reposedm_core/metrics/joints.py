@@ -69,8 +69,12 @@ def pck_measures(predicted: np.ndarray, truth: np.ndarray, height: int) -> dict[
         those that were found.
     """
     distances = joint_distances(predicted, truth)
-    limits = {"pck@0.05": np.full(len(truth), 0.05 * height), "pck@0.1": np.full(len(truth), 0.1 * height),
-              "pck_torso@0.2": 0.2 * torso_sizes(truth), "pck_head@0.5": 0.5 * head_sizes(truth)}
+    limits = {
+        "pck@0.05": np.full(len(truth), 0.05 * height),
+        "pck@0.1": np.full(len(truth), 0.1 * height),
+        "pck_torso@0.2": 0.2 * torso_sizes(truth),
+        "pck_head@0.5": 0.5 * head_sizes(truth),
+    }
     found = {name: _mean(_correct(distances, limit), _judged(distances, limit)) for name, limit in limits.items()}
     return {**found, "joint_error": _mean(distances, np.isfinite(distances))}
 

@@ -51,8 +51,10 @@ def match_by_oks(found: Pose, wanted: Pose) -> list[tuple[int, int]]:
     check_people("match", [len(found.joints), len(wanted.joints)])
     truth, predicted = _truth(wanted), _predicted(found)
     step = max(1, _AT_ONCE // max(len(predicted), 1))
-    costs = [_cost(truth[start:start + step], predicted, np.hypot(wanted.height, wanted.width))
-             for start in range(0, len(truth), step)]
+    costs = [
+        _cost(truth[start : start + step], predicted, np.hypot(wanted.height, wanted.width))
+        for start in range(0, len(truth), step)
+    ]
     rows, columns = linear_sum_assignment(np.concatenate(costs)) if costs else ((), ())
     return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True)]
 
@@ -73,8 +75,9 @@ def to_wanted(found: Pose, wanted: Pose) -> Pose:
     return found.unfitted(wanted.height, wanted.width)
 
 
-def pose_accuracy(found: Sequence[Pose], wanted: Sequence[Pose], tick: Callable[[], object] = no_tick
-                  ) -> tuple[PoseAccuracy, list[list[tuple[int, int]]]]:
+def pose_accuracy(
+    found: Sequence[Pose], wanted: Sequence[Pose], tick: Callable[[], object] = no_tick
+) -> tuple[PoseAccuracy, list[list[tuple[int, int]]]]:
     """Judge found poses by wanted ones, as COCO-17: neck, hands and faces do not count.
 
     Joints that were wanted outside of the canvas do not count either: no picture can show them. A joint that was not
@@ -113,9 +116,15 @@ def pose_accuracy(found: Sequence[Pose], wanted: Sequence[Pose], tick: Callable[
 
     matched = sum(map(len, matches))
     return PoseAccuracy(
-        share(0.05 * height), share(0.1 * height), share(0.2 * torso),
-        float(np.mean(judged)) if judged else float("nan"), joint_error(predicted, truth),
-        len(truth), matched, sum(len(one.joints) for one in found) - matched), matches
+        share(0.05 * height),
+        share(0.1 * height),
+        share(0.2 * torso),
+        float(np.mean(judged)) if judged else float("nan"),
+        joint_error(predicted, truth),
+        len(truth),
+        matched,
+        sum(len(one.joints) for one in found) - matched,
+    ), matches
 
 
 def _truth(pose: Pose) -> np.ndarray:

@@ -82,8 +82,17 @@ def paint_capsules(
         _paint_boxes(canvas, pictures, start, end, *box, radius, colour, hard)
 
 
-def _paint_boxes(canvas: np.ndarray, pictures: np.ndarray, start: np.ndarray, end: np.ndarray, first: np.ndarray,
-                 last: np.ndarray, radius: float, colour: tuple, hard: bool) -> None:
+def _paint_boxes(
+    canvas: np.ndarray,
+    pictures: np.ndarray,
+    start: np.ndarray,
+    end: np.ndarray,
+    first: np.ndarray,
+    last: np.ndarray,
+    radius: float,
+    colour: tuple,
+    hard: bool,
+) -> None:
     """The pixels of capsules that lie in boxes: `first` and, after the last, `last` (N, 2) are columns and rows."""
     height, width = canvas.shape[1:3]
     reach = radius + 0.5
@@ -150,8 +159,9 @@ def _paint_body(canvas: np.ndarray, joints: np.ndarray, sizes: tuple[float, floa
     _paint_parts(canvas, joints, OPENPOSE_LIMBS, OPENPOSE_COLOURS, OPENPOSE_COLOURS, sizes)
 
 
-def _paint_whole(canvas: np.ndarray, pose: Pose, body: tuple, hands: tuple, faces: tuple,
-                 hand_brightness: float = LIMB_BRIGHTNESS) -> None:
+def _paint_whole(
+    canvas: np.ndarray, pose: Pose, body: tuple, hands: tuple, faces: tuple, hand_brightness: float = LIMB_BRIGHTNESS
+) -> None:
     """Bodies, later people over earlier ones, then hands, then faces, each with its sizes."""
     for person in pose.joints.astype(np.float64):
         _paint_body(canvas, person[None], body)
@@ -168,8 +178,9 @@ def _paint_openpose(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
 
 def _paint_controlnet(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
     scale = line_width * min(canvas.shape[1:3])
-    _paint_whole(canvas, pose, *((scale * line, scale * joint) for line, joint in CONTROLNET.values()),
-                 hand_brightness=1.0)
+    _paint_whole(
+        canvas, pose, *((scale * line, scale * joint) for line, joint in CONTROLNET.values()), hand_brightness=1.0
+    )
 
 
 def _paint_coco(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
@@ -194,8 +205,7 @@ def _paint_humansd(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
             paint_capsules(canvas, points[:, a], points[:, b], inside[None, a] & inside[b], radius, colour, hard=True)
 
 
-_STYLES = {"openpose": _paint_openpose, "humansd": _paint_humansd, "coco": _paint_coco,
-           "controlnet": _paint_controlnet}
+_STYLES = {"openpose": _paint_openpose, "humansd": _paint_humansd, "coco": _paint_coco, "controlnet": _paint_controlnet}
 STYLES = tuple(_STYLES)
 """Names of the styles of `draw_pose`."""
 

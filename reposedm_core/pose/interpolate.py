@@ -38,7 +38,8 @@ MATCHES = ("nearest", "as given")
 """Who is who in the next pose: by the least sum of distances (`match_people`), or first with first."""
 
 _TURNING = {MID_HIP} | {
-    number for number, name in enumerate(OPENPOSE18)
+    number
+    for number, name in enumerate(OPENPOSE18)
     if name == "nose" or name.endswith(("elbow", "wrist", "knee", "ankle"))
 }
 _OUTSIDE = {OPENPOSE18.index(f"{side}_{name}") for side in ("left", "right") for name in ("elbow", "knee")}
@@ -98,8 +99,15 @@ def interpolate_poses(
             frames.append(keys[nearest].take([track[nearest] for track in tracks if track[nearest] is not None]))
         else:
             first = math.floor(position)
-            frames.append(_between(keys[first], keys[first + 1], [track[first:first + 2] for track in tracks],
-                                   position - first, method == METHODS[0]))
+            frames.append(
+                _between(
+                    keys[first],
+                    keys[first + 1],
+                    [track[first : first + 2] for track in tracks],
+                    position - first,
+                    method == METHODS[0],
+                )
+            )
     return frames
 
 
@@ -116,7 +124,7 @@ def fill_empty(frames: Sequence[Pose], tick: Callable[[], object] = no_tick) -> 
     for first, last in itertools.pairwise(seen):
         if last > first + 1:
             made = interpolate_poses([frames[first], frames[last]], last - first + 1, tick=tick)
-            filled[first + 1:last] = made[1:-1]
+            filled[first + 1 : last] = made[1:-1]
     return [made.resized(frame.height, frame.width) for made, frame in zip(filled, frames, strict=True)]
 
 
@@ -160,7 +168,7 @@ def _person_between(one: Sequence[np.ndarray], other: Sequence[np.ndarray], t: f
     has_old, has_new = old[:, 2] > 0, new[:, 2] > 0
     both = has_old & has_new
     joints = np.zeros_like(old)
-    turned = np.zeros(len(old))     # how far each bone turns in all, radians
+    turned = np.zeros(len(old))  # how far each bone turns in all, radians
     if turn and both[NECK] and both[MID_HIP]:
         turned[NECK] = _angle(old[MID_HIP] - old[NECK], new[MID_HIP] - new[NECK], 0.0)
     for point in ORDER:
@@ -192,13 +200,24 @@ def _person_between(one: Sequence[np.ndarray], other: Sequence[np.ndarray], t: f
     made = {name: np.zeros((size, 3)) for name, size in PARTS.items()} | {"joints": joints[:MID_HIP]}
     for name, points, joint in CARRIED:
         root = (old[joint], new[joint], joints[joint]) if both[joint] else None
-        made[name][points] = _part_between(*(part[name][points].astype(np.float64) for part in (before, after)), root,
-                                           turned[joint], t, _ENDS.get(name) if turn else None)
+        made[name][points] = _part_between(
+            *(part[name][points].astype(np.float64) for part in (before, after)),
+            root,
+            turned[joint],
+            t,
+            _ENDS.get(name) if turn else None,
+        )
     return list(made.values())
 
 
-def _part_between(old: np.ndarray, new: np.ndarray, root: tuple[np.ndarray, ...] | None, inherited: float, t: float,
-                  ends: tuple[int, int] | None) -> np.ndarray:
+def _part_between(
+    old: np.ndarray,
+    new: np.ndarray,
+    root: tuple[np.ndarray, ...] | None,
+    inherited: float,
+    t: float,
+    ends: tuple[int, int] | None,
+) -> np.ndarray:
     """A hand, foot or face (K, 3), which hangs on a joint: `root` is its old, new and present place.
 
     Where it has two `ends` it turns as they do, else as the bone that it hangs on.

@@ -63,9 +63,7 @@ class Pose:
             with np.errstate(over="ignore"):
                 value = np.array(value, dtype=np.float32)
             if value.shape != (people, points, 3):
-                raise InputError(
-                    f"The {name} of a pose have shape {value.shape}, not ({people}, {points}, 3)."
-                )
+                raise InputError(f"The {name} of a pose have shape {value.shape}, not ({people}, {points}, 3).")
             value[~((value[..., 2] > 0) & np.isfinite(value).all(-1))] = 0
             object.__setattr__(self, name, value)
         object.__setattr__(self, "ids", (None,) * people if self.ids is None else tuple(self.ids))
@@ -108,16 +106,12 @@ class Pose:
         if (height, width) == (self.height, self.width):
             return self
         scale = min(height / self.height, width / self.width)
-        return self._moved(
-            scale, (width - scale * self.width) / 2, (height - scale * self.height) / 2, height, width
-        )
+        return self._moved(scale, (width - scale * self.width) / 2, (height - scale * self.height) / 2, height, width)
 
     def unfitted(self, height: int, width: int) -> Pose:
         """The inverse of `resized`: from the canvas that height x width was letterboxed to, back to that size."""
         scale = max(height / self.height, width / self.width)
-        return self._moved(
-            scale, (width - scale * self.width) / 2, (height - scale * self.height) / 2, height, width
-        )
+        return self._moved(scale, (width - scale * self.width) / 2, (height - scale * self.height) / 2, height, width)
 
     def on_canvas(self, height: int, width: int) -> Pose:
         """On the canvas of the picture that the pose belongs to, where that canvas was a guess; else as it is.
@@ -158,11 +152,7 @@ def fit_to_frame(pose: Pose, height: int, width: int, fill: float = 0.8) -> Pose
         raise InputError("There is nobody in the pose: give one with at least one body joint.")
     low, high = visible.min(0), visible.max(0)
     # A single joint or a straight line has no extent on some axis, which then sets no limit.
-    limits = [
-        fill * side / extent
-        for side, extent in zip((width, height), high - low, strict=True)
-        if extent > 1e-3
-    ]
+    limits = [fill * side / extent for side, extent in zip((width, height), high - low, strict=True) if extent > 1e-3]
     scale = min(limits, default=1.0)
     right, down = np.array([width, height]) / 2 - scale * (low + high) / 2
     return pose._moved(scale, right, down, height, width)

@@ -33,8 +33,12 @@ def check_people(source: str, people: Sequence[int], first: int = 0) -> None:
     """Raise an `InputError` if there are too many people; `people` are their numbers in frames from `first` on."""
     most, whole = max(people, default=0), sum(people)
     if most > MOST_PEOPLE:
-        raise InputError(f"{source}: there are {most:,} people in frame {first + list(people).index(most)}; up to "
-                         f"{MOST_PEOPLE:,} in a frame can be handled. Remove some.")
+        raise InputError(
+            f"{source}: there are {most:,} people in frame {first + list(people).index(most)}; up to "
+            f"{MOST_PEOPLE:,} in a frame can be handled. Remove some."
+        )
     if whole > MOST_PEOPLE_OF_ALL:
-        raise InputError(f"{source}: there are {whole:,} people in {len(people):,} frames; up to "
-                         f"{MOST_PEOPLE_OF_ALL:,} in all frames can be handled. Give fewer frames.")
+        raise InputError(
+            f"{source}: there are {whole:,} people in {len(people):,} frames; up to "
+            f"{MOST_PEOPLE_OF_ALL:,} in all frames can be handled. Give fewer frames."
+        )

@@ -16,7 +16,7 @@ from .skeleton import COCO_LIMBS
 WANTED, FOUND, ERROR = (0, 220, 120), (255, 150, 0), (255, 0, 60)
 """RGB of the wanted skeletons (green), the found ones (orange), and the lines between their joints (red)."""
 DIMMED = 0.6
-_WIDTH = 1 / 180    # half the width of a limb, of the shorter side
+_WIDTH = 1 / 180  # half the width of a limb, of the shorter side
 
 
 def draw_comparison(

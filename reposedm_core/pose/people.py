@@ -128,8 +128,12 @@ def match_people(one: Pose, other: Pose, reach: float = np.inf) -> list[tuple[in
     if (one.height, one.width) != (other.height, other.width):
         other = other.resized(one.height, one.width)
     step = max(1, _AT_ONCE // len(other.joints))
-    cost = np.concatenate([_distances(one.take(range(start, min(start + step, len(one.joints)))), other)
-                           for start in range(0, len(one.joints), step)])
+    cost = np.concatenate(
+        [
+            _distances(one.take(range(start, min(start + step, len(one.joints)))), other)
+            for start in range(0, len(one.joints), step)
+        ]
+    )
     boxes = people_boxes(one)
     limit = np.maximum(reach * np.hypot(*(boxes[:, 2:] - boxes[:, :2]).T), 1)[:, None] if np.isfinite(reach) else np.inf
     # who is out of reach, or has no body joint, must not draw others away from their counterparts

@@ -145,12 +145,16 @@ def retarget_pose(
         ratios = _people_ratios(target, fitted, size, tick)
         plans = [(frame, ratios) for frame in target]
     else:
-        plans = [(frame, _people_ratios([frame], [other.resized(frame.height, frame.width)], size, tick))
-                 for frame, other in broadcast_frames(pose=target, source_pose=source)]
+        plans = [
+            (frame, _people_ratios([frame], [other.resized(frame.height, frame.width)], size, tick))
+            for frame, other in broadcast_frames(pose=target, source_pose=source)
+        ]
     compared = any(found is not None for _, ratios in plans for found in ratios)
     if not compared:
-        raise InputError("source_pose: it shows no limb that the pose shows too, so nothing can be measured; "
-                         "give a picture of the person that shows more of the body.")
+        raise InputError(
+            "source_pose: it shows no limb that the pose shows too, so nothing can be measured; "
+            "give a picture of the person that shows more of the body."
+        )
     rebuilt = []
     for frame, ratios in plans:
         tick()
@@ -165,7 +169,7 @@ def _lengths(points: np.ndarray, segments: Sequence[tuple[int, int, float]]) -> 
         seen = (points[:, one, 2] > 0) & (points[:, other, 2] > 0)
         found.append(np.linalg.norm(points[seen, one, :2] - points[seen, other, :2], axis=-1) / usual)
     lengths = np.concatenate(found)
-    return lengths[lengths > 0]     # two joints in one place tell nothing
+    return lengths[lengths > 0]  # two joints in one place tell nothing
 
 
 def _median(values: np.ndarray) -> float:
@@ -195,8 +199,9 @@ def _in_reach(frame: Pose) -> np.ndarray:
     return joints
 
 
-def _people_ratios(target: Sequence[Pose], source: Sequence[Pose], size: bool, tick: Callable[[], object]
-                   ) -> list[_Ratios | None]:
+def _people_ratios(
+    target: Sequence[Pose], source: Sequence[Pose], size: bool, tick: Callable[[], object]
+) -> list[_Ratios | None]:
     """The ratios of everybody in the target's frames; None for who has no counterpart or nothing to compare."""
     people, others = (max((len(frame.joints) for frame in frames), default=0) for frames in (target, source))
     ratios = []
@@ -208,8 +213,10 @@ def _people_ratios(target: Sequence[Pose], source: Sequence[Pose], size: bool, t
 
 def _frame_rebuilt(frame: Pose, ratios: Sequence[_Ratios | None], anchor: str) -> Pose:
     seen = (frame.joints[..., 2] > 0).any(1)
-    people = [_rebuilt(frame.take([i]), ratios[i], anchor) if ratios[i] and seen[i] else frame.take([i])
-              for i in range(len(frame.joints))]
+    people = [
+        _rebuilt(frame.take([i]), ratios[i], anchor) if ratios[i] and seen[i] else frame.take([i])
+        for i in range(len(frame.joints))
+    ]
     if not people:
         return frame
     return frame.with_parts(*map(np.concatenate, zip(*(person.parts for person in people), strict=True)))
@@ -224,7 +231,7 @@ def _measured(frames: Sequence[Pose], person: int) -> tuple[np.ndarray, float]:
     medians = np.array([_median(limb) for limb in seen])
     if not np.isnan(medians[:-1]).all():
         for _ in range(2):  # once for the size of a person with limbs that are too long, once without them
-            whole = np.nanmedian(medians[:-1])     # never NaN: the shortest limbs are not too long
+            whole = np.nanmedian(medians[:-1])  # never NaN: the shortest limbs are not too long
             medians = np.array([_median(limb[limb <= MOST * whole]) for limb in seen])
         medians = np.maximum(medians, LEAST * whole)
     return medians[:-1], float(medians[-1])
@@ -238,8 +245,7 @@ def _ratios(target: tuple[np.ndarray, float], source: tuple[np.ndarray, float], 
         return None
     whole = float((source[0] * usual)[compared].sum() / (target[0] * usual)[compared].sum())
     unit = 1.0 if size else whole
-    limbs = {limb: float(source[0][i] / target[0][i] if compared[i] else whole) / unit
-             for i, limb in enumerate(_NAMES)}
+    limbs = {limb: float(source[0][i] / target[0][i] if compared[i] else whole) / unit for i, limb in enumerate(_NAMES)}
     hand = source[1] / target[1] / unit if source[1] > 0 and target[1] > 0 else limbs["forearm"]
     return _Ratios(limbs | {"small head": limbs["head"], "hand": hand}, whole / unit)
 

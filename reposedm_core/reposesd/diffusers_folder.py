@@ -22,13 +22,21 @@ from .network import HEADS_DIM, V_PREDICTION
 
 MARK = Path("unet", "config.json")
 """The file that tells a folder of diffusers from others."""
-WEIGHTS = tuple(f"{stem}{kind}.{ending}" for ending in ("safetensors", "bin") for kind in ("", ".fp16")
-                for stem in ("diffusion_pytorch_model", "model", "pytorch_model"))
+WEIGHTS = tuple(
+    f"{stem}{kind}.{ending}"
+    for ending in ("safetensors", "bin")
+    for kind in ("", ".fp16")
+    for stem in ("diffusion_pytorch_model", "model", "pytorch_model")
+)
 """Names of a network's weights, the first that is there counts."""
 TEXT_LAYERS = 23
 """Of Stable Diffusion 2.1's text encoder: OpenCLIP's ViT-H without its last layer, which is not read."""
-FIXED = {"use_linear_projection": (True, False), "transformer_layers_per_block": (1, 1),
-         "class_embed_type": (None, None), "addition_embed_type": (None, None)}
+FIXED = {
+    "use_linear_projection": (True, False),
+    "transformer_layers_per_block": (1, 1),
+    "class_embed_type": (None, None),
+    "addition_embed_type": (None, None),
+}
 """What the U-Net's configuration must say, and what diffusers takes where it says nothing."""
 
 
@@ -52,14 +60,18 @@ def read_folder(path: Path, preset: ModelConfig = PRESETS["sd21"]) -> dict[str, 
     if (path / "text_encoder").is_dir():
         layers = _read(path, "text_encoder").get("num_hidden_layers")
         if layers != TEXT_LAYERS:
-            raise InputError(f"checkpoint: the text encoder of {path.name} has {quoted(layers)} layers; Stable "
-                             f"Diffusion 2.1's has {TEXT_LAYERS}. Other versions do not fit.")
+            raise InputError(
+                f"checkpoint: the text encoder of {path.name} has {quoted(layers)} layers; Stable "
+                f"Diffusion 2.1's has {TEXT_LAYERS}. Other versions do not fit."
+            )
         weights = _weights(path, "text_encoder")
         try:
             parts["text"] = text_to_ldm(weights)
-        except (LookupError, RuntimeError, ValueError) as error:      # names or shapes that no text encoder has
-            raise InputError(f"checkpoint: text_encoder of {path.name} holds no text encoder of Stable Diffusion "
-                             f"({shortened(repr(error))}); download the folder again.") from error
+        except (LookupError, RuntimeError, ValueError) as error:  # names or shapes that no text encoder has
+            raise InputError(
+                f"checkpoint: text_encoder of {path.name} holds no text encoder of Stable Diffusion "
+                f"({shortened(repr(error))}); download the folder again."
+            ) from error
     state = {PREFIXES[part] + key: value for part, weights in parts.items() for key, value in weights.items()}
     return state | ({V_PREDICTION: empty(0)} if config.schedule.prediction == "v_prediction" else {})
 
@@ -75,9 +87,12 @@ def folder_config(path: Path, preset: ModelConfig = PRESETS["sd21"]) -> ModelCon
         kind = _read(path, "scheduler", "scheduler_config.json").get("prediction_type", "epsilon")
         if kind not in ("epsilon", "v_prediction"):
             raise InputError(f"checkpoint: {path.name} predicts {quoted(kind)}; expected epsilon or v_prediction.")
-    return replace(preset, denoiser=_denoiser(path, preset.denoiser),
-                   autoencoder=_autoencoder(path, preset.autoencoder),
-                   schedule=replace(preset.schedule, prediction=kind))
+    return replace(
+        preset,
+        denoiser=_denoiser(path, preset.denoiser),
+        autoencoder=_autoencoder(path, preset.autoencoder),
+        schedule=replace(preset.schedule, prediction=kind),
+    )
 
 
 def _denoiser(path: Path, preset: DenoiserConfig) -> DenoiserConfig:
@@ -90,20 +105,29 @@ def _denoiser(path: Path, preset: DenoiserConfig) -> DenoiserConfig:
         dims = {width / count for width, count in zip(widths, heads, strict=True)}
         other = [name for name, (wanted, default) in FIXED.items() if found.get(name, default) != wanted]
         if dims != {HEADS_DIM} or other:
-            raise InputError(f"checkpoint: the U-Net of {path.name} is not Stable Diffusion 2.1's (attention heads "
-                             f"{quoted(heads)} for channels {quoted(widths)}"
-                             + "".join(f", {name} = {quoted(found.get(name))}" for name in other)
-                             + "); use Load Diffusion Model or ComfyUI's Diffusers Loader for other versions.")
-        sizes = {"latent_channels": found["out_channels"], "block_channels": widths, "heads_dim": HEADS_DIM,
-                 "attention": ["CrossAttn" in kind for kind in found["down_block_types"]],
-                 "layers": found["layers_per_block"], "context_dim": found["cross_attention_dim"],
-                 "norm_groups": found["norm_num_groups"]}
+            raise InputError(
+                f"checkpoint: the U-Net of {path.name} is not Stable Diffusion 2.1's (attention heads "
+                f"{quoted(heads)} for channels {quoted(widths)}"
+                + "".join(f", {name} = {quoted(found.get(name))}" for name in other)
+                + "); use Load Diffusion Model or ComfyUI's Diffusers Loader for other versions."
+            )
+        sizes = {
+            "latent_channels": found["out_channels"],
+            "block_channels": widths,
+            "heads_dim": HEADS_DIM,
+            "attention": ["CrossAttn" in kind for kind in found["down_block_types"]],
+            "layers": found["layers_per_block"],
+            "context_dim": found["cross_attention_dim"],
+            "norm_groups": found["norm_num_groups"],
+        }
         return from_dict(DenoiserConfig, {**to_dict(preset), **sizes}, f"checkpoint: unet/config.json of {path.name}")
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise InputError(f"checkpoint: unet/config.json of {path.name} describes no U-Net of diffusers "
-                         f"({shortened(repr(error))}); save the folder again.") from error
+        raise InputError(
+            f"checkpoint: unet/config.json of {path.name} describes no U-Net of diffusers "
+            f"({shortened(repr(error))}); save the folder again."
+        ) from error
 
 
 def _autoencoder(path: Path, preset: AutoencoderConfig) -> AutoencoderConfig:
@@ -112,23 +136,28 @@ def _autoencoder(path: Path, preset: AutoencoderConfig) -> AutoencoderConfig:
     found = _read(path, "vae")
     scaling = found.get("scaling_factor", preset.scaling)
     if scaling != preset.scaling:
-        raise InputError(f"checkpoint: the VAE of {path.name} scales its latents by {quoted(scaling)}; Stable "
-                         f"Diffusion 2.1's by {preset.scaling}. Other versions do not fit.")
+        raise InputError(
+            f"checkpoint: the VAE of {path.name} scales its latents by {quoted(scaling)}; Stable "
+            f"Diffusion 2.1's by {preset.scaling}. Other versions do not fit."
+        )
     widths = found.get("block_out_channels", preset.widths)
-    return from_dict(AutoencoderConfig, {**to_dict(preset), "widths": widths},
-                     f"checkpoint: vae/config.json of {path.name}")
+    return from_dict(
+        AutoencoderConfig, {**to_dict(preset), "widths": widths}, f"checkpoint: vae/config.json of {path.name}"
+    )
 
 
 def _read(path: Path, part: str, file: str = "config.json") -> dict[str, Any]:
-    return read_json(path / part / file, f"checkpoint: {part}/{file} of {path.name}",
-                     "choose a folder as diffusers saves it")
+    return read_json(
+        path / part / file, f"checkpoint: {part}/{file} of {path.name}", "choose a folder as diffusers saves it"
+    )
 
 
 def _weights(path: Path, part: str) -> Mapping[str, Tensor]:
     found = next((file for name in WEIGHTS if (file := path / part / name).is_file()), None)
     if found is None:
-        raise InputError(f"checkpoint: no weights in the folder {part} of {path.name}; expected {WEIGHTS[0]} or the "
-                         "like.")
+        raise InputError(
+            f"checkpoint: no weights in the folder {part} of {path.name}; expected {WEIGHTS[0]} or the like."
+        )
     try:
         return read_weights(found)
     except InputError as error:

@@ -46,9 +46,11 @@ class RePoseSD(nn.Module):
         """Raises an `InputError` unless `config` describes a network that reads text."""
         super().__init__()
         if config.texture != "text" or config.channel_condition or config.learned_variance:
-            raise InputError(f"RePoseSD: texture = {config.texture!r}, channel_condition = {config.channel_condition}, "
-                             f"learned_variance = {config.learned_variance}; it needs texture = 'text' and neither of "
-                             "the others, as preset sd21.")
+            raise InputError(
+                f"RePoseSD: texture = {config.texture!r}, channel_condition = {config.channel_condition}, "
+                f"learned_variance = {config.learned_variance}; it needs texture = 'text' and neither of "
+                "the others, as preset sd21."
+            )
         self.config = config
         self.unet = build_unet(config, 2 * config.latent_channels, config.latent_channels, use_linear_projection=True)
 
@@ -87,23 +89,32 @@ def unet_weights(state: Mapping[str, Tensor], config: DenoiserConfig) -> dict[st
     layouts = {"input_blocks.0.0.weight": True, "conv_in.weight": False}
     found = [(prefix, first) for prefix in UNET_PREFIXES for first in layouts if prefix + first in state]
     if not found:
-        raise InputError("RePoseSD: no Stable Diffusion U-Net among these weights (neither input_blocks.0.0.weight nor "
-                         "conv_in.weight); choose a Stable Diffusion or HumanSD checkpoint.")
+        raise InputError(
+            "RePoseSD: no Stable Diffusion U-Net among these weights (neither input_blocks.0.0.weight nor "
+            "conv_in.weight); choose a Stable Diffusion or HumanSD checkpoint."
+        )
     prefix, first = found[0]
     own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if own[first].ndim != 4:
-        raise InputError(f"RePoseSD: the U-Net's first convolution has shape {tuple(own[first].shape)}; the file is "
-                         "damaged: download it again.")
+        raise InputError(
+            f"RePoseSD: the U-Net's first convolution has shape {tuple(own[first].shape)}; the file is "
+            "damaged: download it again."
+        )
     c, channels = config.latent_channels, own[first].shape[1]
     if channels not in (c, 2 * c):
-        raise InputError(f"RePoseSD: the U-Net has {channels} input channels; expected {2 * c} (noise and pose latent, "
-                         f"HumanSD) or {c} (Stable Diffusion). Inpainting models do not fit.")
+        raise InputError(
+            f"RePoseSD: the U-Net has {channels} input channels; expected {2 * c} (noise and pose latent, "
+            f"HumanSD) or {c} (Stable Diffusion). Inpainting models do not fit."
+        )
     own[first] = grow_input(own[first], 2 * c)
     if layouts[first]:
         from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-        own = converted(convert_ldm_unet_checkpoint, {UNET_PREFIXES[0] + key: value for key, value in own.items()},
-                        {"layers_per_block": config.layers})
+        own = converted(
+            convert_ldm_unet_checkpoint,
+            {UNET_PREFIXES[0] + key: value for key, value in own.items()},
+            {"layers_per_block": config.layers},
+        )
     return {f"unet.{key}": value for key, value in own.items()}
 
 
@@ -126,12 +137,20 @@ def load_reposesd(path: str | os.PathLike, config: DenoiserConfig | None = None)
         InputError: unreadable, no such U-Net in it, or one of other sizes.
     """
     config = config or reposesd_config(path).denoiser
-    return filled(lambda: RePoseSD(config), unet_weights(read_weights(path), config),
-                  f"{os.path.basename(path)}: U-Net")
+    return filled(
+        lambda: RePoseSD(config), unet_weights(read_weights(path), config), f"{os.path.basename(path)}: U-Net"
+    )
 
 
-def save_reposesd(path: str | os.PathLike, network: RePoseSD, autoencoder: KLAutoencoder, text: Mapping[str, Tensor],
-                  config: ModelConfig, card: dict[str, Any] | None = None, dtype: torch.dtype = torch.float16) -> None:
+def save_reposesd(
+    path: str | os.PathLike,
+    network: RePoseSD,
+    autoencoder: KLAutoencoder,
+    text: Mapping[str, Tensor],
+    config: ModelConfig,
+    card: dict[str, Any] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
     """Write one file in HumanSD's layout, which RePoseSD Loader reads, with the configuration in its header.
 
     A network that predicts v carries the mark that trainers of Stable Diffusion have for it, an empty `v_pred`.
@@ -146,10 +165,14 @@ def save_reposesd(path: str | os.PathLike, network: RePoseSD, autoencoder: KLAut
         InputError: heads of another size than Stable Diffusion 2.1's: the layout does not say it.
     """
     if config.denoiser.heads_dim != HEADS_DIM:
-        raise InputError(f"{os.path.basename(path)}: the U-Net's heads have {config.denoiser.heads_dim} channels; "
-                         f"loaders of Stable Diffusion 2.1 take {HEADS_DIM}, so that the file would not work.")
-    parts = {"denoiser": unet_to_ldm(network.unet.state_dict(), config.denoiser),
-             "autoencoder": vae_to_ldm(autoencoder.vae.state_dict(), config.autoencoder)}
+        raise InputError(
+            f"{os.path.basename(path)}: the U-Net's heads have {config.denoiser.heads_dim} channels; "
+            f"loaders of Stable Diffusion 2.1 take {HEADS_DIM}, so that the file would not work."
+        )
+    parts = {
+        "denoiser": unet_to_ldm(network.unet.state_dict(), config.denoiser),
+        "autoencoder": vae_to_ldm(autoencoder.vae.state_dict(), config.autoencoder),
+    }
     if text:
         parts["text"] = text_to_ldm(text)
     state = {PREFIXES[part] + key: value for part, weights in parts.items() for key, value in weights.items()}

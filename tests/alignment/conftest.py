@@ -24,8 +24,9 @@ class Allocations(TorchDispatchMode):
 @pytest.fixture
 def memory():
     """f → (bytes of the largest tensor that f() makes, bytes that it saves for its backward pass)."""
+
     def measure(function):
-        window_mask.cache_clear()       # what is remembered must be counted, too
+        window_mask.cache_clear()  # what is remembered must be counted, too
         dense_mask.cache_clear()
         saved = {}
 
@@ -45,6 +46,7 @@ def memory():
 @pytest.fixture
 def close():
     """Compare a result of half precision with that of float32: (fp16 or bf16 value, expected, dtype)."""
+
     def compare(value, expected, dtype, scale=1.0):
         tolerance = {torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype] * scale
         torch.testing.assert_close(value.float(), expected, rtol=tolerance, atol=tolerance)

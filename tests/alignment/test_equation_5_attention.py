@@ -29,8 +29,11 @@ def loop(q, k, v, size, kernel):
     out = torch.zeros_like(q)
     for y in range(height):
         for x in range(width):
-            near = [j * width + i for j in range(max(0, y - reach), min(height, y + reach + 1))
-                    for i in range(max(0, x - reach), min(width, x + reach + 1))]
+            near = [
+                j * width + i
+                for j in range(max(0, y - reach), min(height, y + reach + 1))
+                for i in range(max(0, x - reach), min(width, x + reach + 1))
+            ]
             here = y * width + x
             weights = (q[:, :, here : here + 1] @ k[:, :, near].transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
             out[:, :, here] = (weights @ v[:, :, near])[:, :, 0]
@@ -42,15 +45,23 @@ def ways(monkeypatch):
     """Filled with how windows are computed from now on."""
     seen = []
     for name, mask in (("window_mask", attention.window_mask), ("dense_mask", attention.dense_mask)):
+
         def spy(*args, name=name, function=mask):
             seen.append(name)
             return function(*args)
+
         monkeypatch.setattr(attention, name, spy)
     return seen
 
 
-@pytest.mark.parametrize(("size", "kernel", "way"), [(*case, way) for cases, way in (
-    (STRIPS, ["window_mask"]), (MASKED, ["dense_mask"]), (WHOLE, [])) for case in cases])
+@pytest.mark.parametrize(
+    ("size", "kernel", "way"),
+    [
+        (*case, way)
+        for cases, way in ((STRIPS, ["window_mask"]), (MASKED, ["dense_mask"]), (WHOLE, []))
+        for case in cases
+    ],
+)
 def test_equals_the_loop(ways, size, kernel, way):
     q, k, v = tokens(size)
     torch.testing.assert_close(neighbourhood_attention(q, k, v, size, kernel), loop(q, k, v, size, kernel))
@@ -123,17 +134,20 @@ def test_block_does_not_see_beyond_its_window():
     assert not changed[2:].any() and not changed[:, 2:].any()
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda q, k, v: (q[0], k, v, (4, 3), 3), r"query has shape \(2, 12, 4\); expected 4 axes"),
-    (lambda q, k, v: (q[:0], k, v, (4, 3), 3), r"query has shape \(0, 2, 12, 4\): axis B .* is empty"),
-    (lambda q, k, v: (q, k[:1], v, (4, 3), 3), r"key has shape \(1, 2, 12, 4\).* B = 2"),
-    (lambda q, k, v: (q, k, v[:, :, 1:], (4, 3), 3), r"value has shape \(2, 2, 11, 4\).* N = 12"),
-    (lambda q, k, v: (q, k, v.float(), (4, 3), 3), r"value has shape .*float32 .*expected torch.float64"),
-    (lambda q, k, v: (q.long(), k, v, (4, 3), 3), r"query has shape .* dtype torch.int64; expected one of float16"),
-    (lambda q, k, v: (q, k, v, (4, 4), 3), r"query has shape .*expected 4 × 4 = 16 tokens"),
-    (lambda q, k, v: (q, k, v, (4, 3), 4), "kernel = 4: expected an odd window side"),
-    (lambda q, k, v: (q, k, v, (4, 3), -1), "kernel = -1: expected an odd window side"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda q, k, v: (q[0], k, v, (4, 3), 3), r"query has shape \(2, 12, 4\); expected 4 axes"),
+        (lambda q, k, v: (q[:0], k, v, (4, 3), 3), r"query has shape \(0, 2, 12, 4\): axis B .* is empty"),
+        (lambda q, k, v: (q, k[:1], v, (4, 3), 3), r"key has shape \(1, 2, 12, 4\).* B = 2"),
+        (lambda q, k, v: (q, k, v[:, :, 1:], (4, 3), 3), r"value has shape \(2, 2, 11, 4\).* N = 12"),
+        (lambda q, k, v: (q, k, v.float(), (4, 3), 3), r"value has shape .*float32 .*expected torch.float64"),
+        (lambda q, k, v: (q.long(), k, v, (4, 3), 3), r"query has shape .* dtype torch.int64; expected one of float16"),
+        (lambda q, k, v: (q, k, v, (4, 4), 3), r"query has shape .*expected 4 × 4 = 16 tokens"),
+        (lambda q, k, v: (q, k, v, (4, 3), 4), "kernel = 4: expected an odd window side"),
+        (lambda q, k, v: (q, k, v, (4, 3), -1), "kernel = -1: expected an odd window side"),
+    ],
+)
 def test_bad_input_is_named(change, words):
     with pytest.raises(InputError, match=words):
         neighbourhood_attention(*change(*tokens((4, 3))))

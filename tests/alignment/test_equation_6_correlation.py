@@ -33,8 +33,10 @@ def loop(target, source, radius):
     return out
 
 
-@pytest.mark.parametrize(("size", "radius"), [((5, 7), 2), ((6, 3), 4), ((1, 1), 1), ((4, 4), 0), ((3, 26), 1),
-                                              ((7, 13), 3), ((2, 5), 6), ((1, 25), 2)])
+@pytest.mark.parametrize(
+    ("size", "radius"),
+    [((5, 7), 2), ((6, 3), 4), ((1, 1), 1), ((4, 4), 0), ((3, 26), 1), ((7, 13), 3), ((2, 5), 6), ((1, 25), 2)],
+)
 def test_local_correlation_equals_the_loop(size, radius):
     """Odd and even sizes, one tile and several, windows larger than the grid."""
     target, source = features(size, size)
@@ -91,8 +93,11 @@ def matched(target, source, sharpness):
     for n in range(b):
         for y in range(h):
             for x in range(w):
-                cosines = [float(F.cosine_similarity(target[n, :, y, x], source[n, :, j, i], dim=0))
-                           for j in range(rows) for i in range(columns)]
+                cosines = [
+                    float(F.cosine_similarity(target[n, :, y, x], source[n, :, j, i], dim=0))
+                    for j in range(rows)
+                    for i in range(columns)
+                ]
                 weights = [math.exp(sharpness * cosine) for cosine in cosines]
                 total = sum(weights)
                 for index, weight in enumerate(weights):
@@ -163,19 +168,22 @@ def test_aggregator_pools_over_neighbours():
     assert changed.abs().max() == 4
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda a, b: (a[0], b, 1), r"target has shape \(5, 4, 3\); expected 4 axes"),
-    (lambda a, b: (a[:0], b, 1), r"target has shape \(0, 5, 4, 3\): axis B .* is empty"),
-    (lambda a, b: (a, b[..., 1:], 1), r"source has shape \(2, 5, 4, 2\).* w = 3"),
-    (lambda a, b: (a, b[:1], 1), r"source has shape \(1, 5, 4, 3\).* B = 2"),
-    (lambda a, b: (a, b.half(), 1), r"source has shape .*float16 .*expected torch.float64"),
-    (lambda a, b: (a.int(), b, 1), r"target has shape .* dtype torch.int32; expected one of float16"),
-    (lambda a, b: (a, b, -1), "radius = -1: expected 0 or more"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda a, b: (a[0], b, 1), r"target has shape \(5, 4, 3\); expected 4 axes"),
+        (lambda a, b: (a[:0], b, 1), r"target has shape \(0, 5, 4, 3\): axis B .* is empty"),
+        (lambda a, b: (a, b[..., 1:], 1), r"source has shape \(2, 5, 4, 2\).* w = 3"),
+        (lambda a, b: (a, b[:1], 1), r"source has shape \(1, 5, 4, 3\).* B = 2"),
+        (lambda a, b: (a, b.half(), 1), r"source has shape .*float16 .*expected torch.float64"),
+        (lambda a, b: (a.int(), b, 1), r"target has shape .* dtype torch.int32; expected one of float16"),
+        (lambda a, b: (a, b, -1), "radius = -1: expected 0 or more"),
+    ],
+)
 def test_bad_input_is_named(change, words):
     target, source, radius = change(*features((4, 3), (4, 3)))
     with pytest.raises(InputError, match=words):
         local_correlation(target, source, radius)
-    if radius == 1 and "w = 3" not in words:      # the source of a global match may have another size
+    if radius == 1 and "w = 3" not in words:  # the source of a global match may have another size
         with pytest.raises(InputError, match=words):
             global_match(target, source, 1.0)

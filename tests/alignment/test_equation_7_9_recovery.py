@@ -38,8 +38,9 @@ def limb(start, angle, length, phase):
     along = (x - start[0]) * math.sin(angle) + (y - start[1]) * math.cos(angle)
     across = (x - start[0]) * math.cos(angle) - (y - start[1]) * math.sin(angle)
     distance = ((along - along.clamp(0, length)) ** 2 + across**2).sqrt()
-    waves = [torch.sin(a * along + b * across + phase + c)
-             for a, b, c in ((0.7, 0.2, 0), (0.3, 0.8, 1), (0.5, -0.6, 2))]
+    waves = [
+        torch.sin(a * along + b * across + phase + c) for a, b, c in ((0.7, 0.2, 0), (0.3, 0.8, 1), (0.5, -0.6, 2))
+    ]
     return distance < THICK, torch.stack(waves) * 0.8
 
 
@@ -49,7 +50,7 @@ def scene(shift, degrees):
     upper_angle = math.atan2(ELBOW[0] - SHOULDER[0], ELBOW[1] - SHOULDER[1])
     upper, upper_texture = limb(shoulder, upper_angle, math.dist(SHOULDER, ELBOW), 0.0)
     fore, fore_texture = limb(elbow, math.radians(20 + degrees), LENGTH, 4.0)
-    upper = upper & ~fore      # the forearm is in front
+    upper = upper & ~fore  # the forearm is in front
     picture = torch.where(fore, fore_texture, torch.where(upper, upper_texture, torch.zeros(())))
     ground = torch.full((3, HEIGHT, WIDTH), -1.0)
     ground[0][upper], ground[1][fore] = 1.0, 1.0
@@ -62,10 +63,11 @@ def truth(shift, degrees):
     target, drawing, upper, fore = scene(shift, degrees)
     x, y = pixels()
     x, y = x - shift[0], y - shift[1]
-    turn = math.radians(degrees)      # back about the elbow, from the target to the source
+    turn = math.radians(degrees)  # back about the elbow, from the target to the source
     dx, dy = x - ELBOW[0], y - ELBOW[1]
-    back = torch.stack([ELBOW[0] + dx * math.cos(turn) - dy * math.sin(turn),
-                        ELBOW[1] + dx * math.sin(turn) + dy * math.cos(turn)])
+    back = torch.stack(
+        [ELBOW[0] + dx * math.cos(turn) - dy * math.sin(turn), ELBOW[1] + dx * math.sin(turn) + dy * math.cos(turn)]
+    )
     position = torch.where(fore, back, torch.stack([x, y]))
     column, row = position.floor().long()
     inside = (column >= 0) & (column < WIDTH) & (row >= 0) & (row < HEIGHT)
@@ -91,7 +93,7 @@ def overfit(kind, maps_of):
     `maps_of(network, data, step)` are the maps that learn in a step.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)      # the same numbers on any number of cores, and faster for networks this small
+    torch.set_num_threads(1)  # the same numbers on any number of cores, and faster for networks this small
     torch.manual_seed(0)
     network = kind(replace(CONFIG, kind="matching" if kind is MatchingPoseAligner else "recurrent"))
     data = [torch.stack(parts) for parts in zip(*(truth(*case) for case in CASES.values()), strict=True)]

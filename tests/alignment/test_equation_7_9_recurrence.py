@@ -23,15 +23,17 @@ def encode(pictures):
 def build(**changes):
     torch.manual_seed(0)
     network = RecurrentPoseAligner(replace(TINY, **changes)).eval().requires_grad_(False)
-    for aggregator in network.aggregators:     # the read-out starts at zero: give the maps something to say
+    for aggregator in network.aggregators:  # the read-out starts at zero: give the maps something to say
         torch.nn.init.normal_(aggregator.read.weight, std=0.05)
     return network
 
 
 def pictures(height=32, width=24, batch=1):
     generator = torch.Generator().manual_seed(1)
-    return [F.interpolate(torch.rand(batch, 3, 8, 6, generator=generator) * 2 - 1, (height, width), mode="bilinear")
-            for _ in range(2)]
+    return [
+        F.interpolate(torch.rand(batch, 3, 8, 6, generator=generator) * 2 - 1, (height, width), mode="bilinear")
+        for _ in range(2)
+    ]
 
 
 def spied(modules, action):
@@ -77,8 +79,12 @@ def test_a_batch_is_its_pictures_alone(changes):
     together = aligner(source, pose, encode=encode)
     for i in range(3):
         alone = aligner(source[i : i + 1], pose[i : i + 1], encode=encode)
-        for one, many in ((alone.image, together.image), (alone.maps[-1], together.maps[-1]),
-                          (alone.visibility[-1], together.visibility[-1]), (alone.features, together.features)):
+        for one, many in (
+            (alone.image, together.image),
+            (alone.maps[-1], together.maps[-1]),
+            (alone.visibility[-1], together.visibility[-1]),
+            (alone.features, together.features),
+        ):
             torch.testing.assert_close(one[0], many[i], rtol=0, atol=1e-4)
 
 
@@ -150,8 +156,10 @@ def test_options_change_what_they_say():
     assert not torch.equal(same(source, pose).maps[-1], build(heads=2)(source, pose).maps[-1])
 
 
-@pytest.mark.parametrize(("encoder", "option", "calls"), [("picture", "image", 3), ("picture", "latent", 1),
-                                                          ("latent", "image", 3), ("latent", "latent", 1)])
+@pytest.mark.parametrize(
+    ("encoder", "option", "calls"),
+    [("picture", "image", 3), ("picture", "latent", 1), ("latent", "image", 3), ("latent", "latent", 1)],
+)
 def test_warping_the_picture_encodes_it_anew_and_warping_the_latent_does_not(encoder, option, calls):
     aligner = build(kernels=(0, 3, 3), encoder=encoder, warp=option)
     source, pose = pictures()
@@ -175,22 +183,29 @@ def test_warping_the_picture_encodes_it_anew_and_warping_the_latent_does_not(enc
 PICTURE = torch.rand(1, 3, 32, 24)
 
 
-@pytest.mark.parametrize(("source", "pose", "words"), [
-    (torch.rand(1, 3, 30, 24), PICTURE, r"source has shape \(1, 3, 30, 24\): H = 30 must be divisible by 8"),
-    (torch.rand(1, 3, 32, 25), PICTURE, r"source has shape \(1, 3, 32, 25\): W = 25 must be divisible by 8"),
-    (torch.rand(0, 3, 32, 24), PICTURE, r"source has shape \(0, 3, 32, 24\): axis B .* is empty"),
-    (torch.rand(1, 3, 0, 24), PICTURE, r"source has shape \(1, 3, 0, 24\): axis H .* is empty"),
-    (torch.rand(1, 4, 32, 24), PICTURE, r"source has shape \(1, 4, 32, 24\); expected \(B, 3, H, W\)"),
-    (PICTURE[0], PICTURE, r"source has shape \(3, 32, 24\); expected 4 axes"),
-    (PICTURE.numpy(), PICTURE, "source is a ndarray; expected a tensor"),
-    (PICTURE.mul(255).byte(), PICTURE, r"source has shape .* dtype torch.uint8; expected one of float16"),
-    (PICTURE.index_fill(2, torch.tensor(3), torch.nan), PICTURE, "source has shape .* 72 values that are not finite"),
-    (PICTURE, PICTURE / 0, r"pose_image has shape \(1, 3, 32, 24\) and 2304 values that are not finite"),
-    (PICTURE, torch.rand(1, 3, 32, 32), r"pose_image has shape \(1, 3, 32, 32\).* W = 24"),
-    (PICTURE, torch.rand(2, 3, 32, 24), r"pose_image has shape \(2, 3, 32, 24\).* B = 1"),
-    (PICTURE, PICTURE.half(), r"pose_image has shape .*float16 .*expected torch.float32"),
-    (PICTURE, PICTURE.long(), r"pose_image has shape .* dtype torch.int64"),
-])
+@pytest.mark.parametrize(
+    ("source", "pose", "words"),
+    [
+        (torch.rand(1, 3, 30, 24), PICTURE, r"source has shape \(1, 3, 30, 24\): H = 30 must be divisible by 8"),
+        (torch.rand(1, 3, 32, 25), PICTURE, r"source has shape \(1, 3, 32, 25\): W = 25 must be divisible by 8"),
+        (torch.rand(0, 3, 32, 24), PICTURE, r"source has shape \(0, 3, 32, 24\): axis B .* is empty"),
+        (torch.rand(1, 3, 0, 24), PICTURE, r"source has shape \(1, 3, 0, 24\): axis H .* is empty"),
+        (torch.rand(1, 4, 32, 24), PICTURE, r"source has shape \(1, 4, 32, 24\); expected \(B, 3, H, W\)"),
+        (PICTURE[0], PICTURE, r"source has shape \(3, 32, 24\); expected 4 axes"),
+        (PICTURE.numpy(), PICTURE, "source is a ndarray; expected a tensor"),
+        (PICTURE.mul(255).byte(), PICTURE, r"source has shape .* dtype torch.uint8; expected one of float16"),
+        (
+            PICTURE.index_fill(2, torch.tensor(3), torch.nan),
+            PICTURE,
+            "source has shape .* 72 values that are not finite",
+        ),
+        (PICTURE, PICTURE / 0, r"pose_image has shape \(1, 3, 32, 24\) and 2304 values that are not finite"),
+        (PICTURE, torch.rand(1, 3, 32, 32), r"pose_image has shape \(1, 3, 32, 32\).* W = 24"),
+        (PICTURE, torch.rand(2, 3, 32, 24), r"pose_image has shape \(2, 3, 32, 24\).* B = 1"),
+        (PICTURE, PICTURE.half(), r"pose_image has shape .*float16 .*expected torch.float32"),
+        (PICTURE, PICTURE.long(), r"pose_image has shape .* dtype torch.int64"),
+    ],
+)
 def test_bad_pictures_are_named(source, pose, words):
     with pytest.raises(InputError, match=words):
         build()(source, pose)
@@ -206,14 +221,24 @@ def test_other_bad_arguments_are_named():
         build(encoder="latent")(PICTURE, PICTURE, encode=lambda picture: encode(picture)[:, :8])
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"kernels": ()}, r"kernels = \(\): must be 1 to"), ({"kernels": (0, 4)}, r"kernels = \(0, 4\): .* odd"),
-    ({"kernels": (-3,)}, r"kernels = \(-3,\)"), ({"radius": 0}, "radius = 0: must be 1 to"),
-    ({"first_radius": -1}, "first_radius = -1"), ({"blocks": 0}, "blocks = 0"), ({"heads": 0}, "heads = 0"),
-    ({"encoder": "none"}, "encoder = 'none': known are picture, latent"), ({"warp": "both"}, "warp = 'both'"),
-    ({"dim": 20}, "dim = 20: must be divisible by 8"), ({"channels": 12}, "channels = 12: must be divisible by 8"),
-    ({"height": 30}, "height = 30: must be divisible by 8"), ({"width": 0}, "width = 0: must be 1 to"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kernels": ()}, r"kernels = \(\): must be 1 to"),
+        ({"kernels": (0, 4)}, r"kernels = \(0, 4\): .* odd"),
+        ({"kernels": (-3,)}, r"kernels = \(-3,\)"),
+        ({"radius": 0}, "radius = 0: must be 1 to"),
+        ({"first_radius": -1}, "first_radius = -1"),
+        ({"blocks": 0}, "blocks = 0"),
+        ({"heads": 0}, "heads = 0"),
+        ({"encoder": "none"}, "encoder = 'none': known are picture, latent"),
+        ({"warp": "both"}, "warp = 'both'"),
+        ({"dim": 20}, "dim = 20: must be divisible by 8"),
+        ({"channels": 12}, "channels = 12: must be divisible by 8"),
+        ({"height": 30}, "height = 30: must be divisible by 8"),
+        ({"width": 0}, "width = 0: must be 1 to"),
+    ],
+)
 def test_bad_configurations_are_named(changes, words):
     with pytest.raises(InputError, match=words):
         RecurrentPoseAligner(replace(TINY, **changes))

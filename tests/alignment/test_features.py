@@ -14,8 +14,10 @@ def test_encoders_give_features_at_their_strides():
     assert [f.shape for f in LatentEncoder(4, 24)(torch.randn(2, 4, 6, 5))] == [(2, 24, 6, 5)]
 
 
-@pytest.mark.parametrize(("shape", "rows"), [((1, 96, 16, 12), 18), ((1, 96, 16, 14), 16), ((1, 96, 17, 12), 18),
-                                             ((1, 96, 4, 3), 4), ((2, 96, 16, 12), 16)])
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [((1, 96, 16, 12), 18), ((1, 96, 16, 14), 16), ((1, 96, 17, 12), 18), ((1, 96, 4, 3), 4), ((2, 96, 16, 12), 16)],
+)
 def test_rows_added_to_a_small_picture_change_nothing(shape, rows):
     """Only where they bring one picture past 20480 values, and by a quarter of its rows at most."""
     torch.manual_seed(0)
@@ -26,6 +28,7 @@ def test_rows_added_to_a_small_picture_change_nothing(shape, rows):
     assert given == [rows]
     torch.testing.assert_close(out, expected)
     weights = torch.randn_like(out)
-    gradients = [torch.autograd.grad((result * weights).sum(), [x, layer.weight, layer.bias])
-                 for result in (out, expected)]
+    gradients = [
+        torch.autograd.grad((result * weights).sum(), [x, layer.weight, layer.bias]) for result in (out, expected)
+    ]
     torch.testing.assert_close(*gradients)

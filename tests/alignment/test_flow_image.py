@@ -20,13 +20,22 @@ def test_from_here_is_white():
     assert torch.equal(flow_colours(identity_map(4, 3), 16, 12), torch.ones(1, 3, 16, 12))
 
 
-@pytest.mark.parametrize(("right", "down", "colour"), [
-    (4, 0, (1, 0, 0)), (0, 4, (0.5, 1, 0)), (-4, 0, (0, 1, 1)), (0, -4, (0.5, 0, 1)), (2, 0, (1, 0.5, 0.5)),
-    (40, 0, (1, 0, 0))])
+@pytest.mark.parametrize(
+    ("right", "down", "colour"),
+    [
+        (4, 0, (1, 0, 0)),
+        (0, 4, (0.5, 1, 0)),
+        (-4, 0, (0, 1, 1)),
+        (0, -4, (0.5, 0, 1)),
+        (2, 0, (1, 0.5, 0.5)),
+        (40, 0, (1, 0, 0)),
+    ],
+)
 def test_directions_and_distances(right, down, colour):
     drawn = flow_colours(shifted(right, down), 16, 12, longest=4)
-    torch.testing.assert_close(drawn, torch.tensor(colour, dtype=torch.float32)[None, :, None, None].expand_as(drawn),
-                               atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        drawn, torch.tensor(colour, dtype=torch.float32)[None, :, None, None].expand_as(drawn), atol=1e-5, rtol=0
+    )
 
 
 def test_every_direction_is_the_hue_of_its_angle():

@@ -24,8 +24,16 @@ def given(batch=2, channels=10):
     grid = identity_map(*FINE).expand(batch, -1, -1, -1)
     limbs, near = limb_maps(joints(0, batch), joints(1, batch), SIZE, SIZE, FINE)
     matched, previous = (grid + 0.2 * torch.randn(batch, 2, *FINE) for _ in range(2))
-    return [matched, torch.randn(batch, 2, *FINE), torch.randn(batch, channels, 8, 6), previous, limbs, near,
-            torch.rand(batch, 6, *SIZE) * 2 - 1, torch.rand(batch, 3, *SIZE) * 2 - 1]
+    return [
+        matched,
+        torch.randn(batch, 2, *FINE),
+        torch.randn(batch, channels, 8, 6),
+        previous,
+        limbs,
+        near,
+        torch.rand(batch, 6, *SIZE) * 2 - 1,
+        torch.rand(batch, 3, *SIZE) * 2 - 1,
+    ]
 
 
 def test_the_skeleton_map_is_the_blend_of_the_limbs_maps():
@@ -38,7 +46,7 @@ def test_the_skeleton_map_is_the_blend_of_the_limbs_maps():
             assert near[n, limb].any() == (joint not in ends)
             if joint in ends:
                 assert torch.equal(limbs[n, limb], identity_map(*FINE)[0])
-    weight = torch.where(near > 0, torch.exp(1 - 1 / near), 0)      # near is 1 / (1 + d²)
+    weight = torch.where(near > 0, torch.exp(1 - 1 / near), 0)  # near is 1 / (1 + d²)
     total = FLOOR + weight.sum(1, keepdim=True)
     blend = (FLOOR * identity_map(*FINE) + (limbs * weight[:, :, None]).sum(1)) / total
     expected, share = skeleton_map(source, target, SIZE, SIZE, FINE)
@@ -54,7 +62,7 @@ def test_half_a_map_lies_on_one_of_its_surfaces():
     assert coarse.shape == grid.shape
     for row in range(8):
         for column in range(6):
-            four = fine[0, :, 2 * row:2 * row + 2, 2 * column:2 * column + 2].flatten(1).T.tolist()
+            four = fine[0, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten(1).T.tolist()
             assert coarse[0, :, row, column].tolist() in four
     mixed = torch.zeros(1, 2, 2, 2)
     mixed[0, :, 1, 1] = 1.0

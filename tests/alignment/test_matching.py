@@ -44,8 +44,9 @@ def loop(query, key, sharpness, start, precision, aspect):
             total = math.log(sum(map(math.exp, logits)))
             log[n, cell] = torch.tensor(logits, dtype=torch.float64) - total
             for axis in range(2):
-                places[n, axis, y, x] = sum(math.exp(logit - total) * centre[axis]
-                                            for logit, centre in zip(logits, centres, strict=True))
+                places[n, axis, y, x] = sum(
+                    math.exp(logit - total) * centre[axis] for logit, centre in zip(logits, centres, strict=True)
+                )
     return log, places
 
 
@@ -53,7 +54,7 @@ def loop(query, key, sharpness, start, precision, aspect):
 @pytest.mark.parametrize(("size", "other"), [((3, 4), (3, 4)), ((2, 3), (4, 2)), ((1, 1), (1, 3))])
 def test_it_equals_the_loop(size, other, aspect):
     query, key, start, precision = inputs(size, other)
-    precision[0] *= 0      # one of the two pictures is matched without
+    precision[0] *= 0  # one of the two pictures is matched without
     sharpness = torch.tensor(3.0).double()
     found = biased_match(query, key, sharpness, start, precision, aspect)
     for mine, expected in zip(found, loop(query, key, 3.0, start, precision, aspect), strict=True):
@@ -80,8 +81,9 @@ def test_with_great_precision_it_stays_where_it_was():
 def test_gradients_of_the_match():
     query, key, start, precision = (t.requires_grad_() for t in inputs((2, 3), (2, 2), batch=1, channels=3))
     sharpness = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda *given: biased_match(*given, ASPECT),
-                                    (query, key, sharpness, start, precision))
+    assert torch.autograd.gradcheck(
+        lambda *given: biased_match(*given, ASPECT), (query, key, sharpness, start, precision)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, "autocast"])
@@ -105,8 +107,9 @@ def test_the_match_in_half_precision(dtype):
 
 def test_upsampling_equals_the_loop():
     generator = torch.Generator().manual_seed(0)
-    values, weights = (torch.randn(2, count, 3, 4, generator=generator, dtype=torch.float64)
-                       for count in (3, NEIGHBOURS * FINER**2))
+    values, weights = (
+        torch.randn(2, count, 3, 4, generator=generator, dtype=torch.float64) for count in (3, NEIGHBOURS * FINER**2)
+    )
     expected = torch.zeros(2, 3, 6, 8, dtype=torch.float64)
     for y in range(6):
         for x in range(8):
@@ -133,7 +136,7 @@ def test_upsampling_is_convex_and_keeps_what_is_constant():
 def test_upsampling_is_nearly_bilinear_at_the_initial_weights():
     """The neighbours that bilinear interpolation leaves out keep a hundredth each, so that training can raise it."""
     torch.manual_seed(0)
-    bias = BiasedMatch(8, (8, 8)).detail.bias.detach()[:NEIGHBOURS * FINER**2]
+    bias = BiasedMatch(8, (8, 8)).detail.bias.detach()[: NEIGHBOURS * FINER**2]
     values = torch.randn(1, 2, 6, 5, generator=torch.Generator().manual_seed(0))
     out = finer(values, bias.view(1, -1, 1, 1).expand(1, -1, 6, 5))
     expected = F.interpolate(values, scale_factor=2, mode="bilinear", align_corners=False)
@@ -145,8 +148,10 @@ def test_upsampling_is_nearly_bilinear_at_the_initial_weights():
 
 def test_gradients_of_the_upsampling():
     generator = torch.Generator().manual_seed(0)
-    given = [torch.randn(1, count, 2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
-             for count in (2, NEIGHBOURS * FINER**2)]
+    given = [
+        torch.randn(1, count, 2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+        for count in (2, NEIGHBOURS * FINER**2)
+    ]
     assert torch.autograd.gradcheck(finer, given)
 
 
@@ -158,8 +163,13 @@ def iteration(channels=8, size=(6, 5), batch=2):
     torch.manual_seed(0)
     match = BiasedMatch(channels, (8, 8))
     start = identity_map(*size).expand(batch, -1, -1, -1) + 0.2 * torch.randn(batch, 2, *size)
-    given = [torch.randn(batch, channels, *size), torch.randn(batch, channels, *size), start,
-             torch.rand(batch, 1, *size), torch.randn(batch, 2, *size)]
+    given = [
+        torch.randn(batch, channels, *size),
+        torch.randn(batch, channels, *size),
+        start,
+        torch.rand(batch, 1, *size),
+        torch.randn(batch, 2, *size),
+    ]
     return match, given
 
 
@@ -168,12 +178,13 @@ def test_before_training_an_iteration_is_the_match_alone():
     sampling, after, fine, fine_logits, log, _ = match(target, source, start, known, logits, ASPECT)
     sigma = match.log_sigma.detach().exp()
     assert float(sigma) == pytest.approx(1 / 16), "8 pixels of 128"
-    expected, place = biased_match(match.query(target), match.key(source), torch.tensor(10.0), start, known / sigma**2,
-                                   ASPECT)
+    expected, place = biased_match(
+        match.query(target), match.key(source), torch.tensor(10.0), start, known / sigma**2, ASPECT
+    )
     torch.testing.assert_close(log, expected)
     torch.testing.assert_close(sampling, place, rtol=0, atol=1e-5)
     assert torch.equal(after, logits)
-    shares = match.detail.bias[:NEIGHBOURS * FINER**2].view(1, -1, 1, 1).expand(2, -1, 6, 5)
+    shares = match.detail.bias[: NEIGHBOURS * FINER**2].view(1, -1, 1, 1).expand(2, -1, 6, 5)
     grid = identity_map(6, 5)
     torch.testing.assert_close(fine, identity_map(12, 10) + finer(place - grid, shares), rtol=0, atol=1e-5)
     torch.testing.assert_close(fine_logits, finer(logits, shares))

@@ -34,8 +34,10 @@ def build(**changes):
 def pictures(height=32, width=24, batch=1):
     """Source and skeleton."""
     generator = torch.Generator().manual_seed(1)
-    return [F.interpolate(torch.rand(batch, 3, 8, 6, generator=generator) * 2 - 1, (height, width), mode="bilinear")
-            for _ in range(2)]
+    return [
+        F.interpolate(torch.rand(batch, 3, 8, 6, generator=generator) * 2 - 1, (height, width), mode="bilinear")
+        for _ in range(2)
+    ]
 
 
 def people(height=32, width=24, batch=1):
@@ -121,17 +123,21 @@ def test_a_batch_is_its_pictures_alone():
     begin = start(96, 64, batch=3)
     together = aligner(source, pose, start=begin)
     for i in range(3):
-        own = Start(*(value[i:i + 1] for value in vars(begin).values()))
-        alone = aligner(source[i:i + 1], pose[i:i + 1], start=own)
-        for one, many in ((alone.image, together.image), (alone.maps[-1], together.maps[-1]),
-                          (alone.visibility[-1], together.visibility[-1]), (alone.person, together.person),
-                          (alone.source_person, together.source_person)):
+        own = Start(*(value[i : i + 1] for value in vars(begin).values()))
+        alone = aligner(source[i : i + 1], pose[i : i + 1], start=own)
+        for one, many in (
+            (alone.image, together.image),
+            (alone.maps[-1], together.maps[-1]),
+            (alone.visibility[-1], together.visibility[-1]),
+            (alone.person, together.person),
+            (alone.source_person, together.source_person),
+        ):
             torch.testing.assert_close(one[0], many[i], rtol=0, atol=1e-4)
 
 
 def test_a_start_holds_the_skeleton_map_and_the_drawing_of_the_source():
     source, target = people(48, 40, batch=2)
-    source[1, :, 2] = 0      # nobody knows the second one's pose
+    source[1, :, 2] = 0  # nobody knows the second one's pose
     begin = start_from(source, target, pictures(48, 40, 2)[0])
     sampling, share = skeleton_map(source, target, (48, 40), (48, 40), (12, 10))
     assert torch.equal(begin.map[0], sampling[0]) and torch.equal(begin.share[0], share[0]) and share[0].any()
@@ -167,8 +173,11 @@ def test_shrinking_aligns_the_smaller_pictures_and_warps_the_larger():
     for name, value in vars(halves).items():
         assert torch.equal(value, getattr(begin, name)), name
     out, expected = large(source, pose, start=begin), small(*little, start=halves)
-    for a, b in zip([*out.maps, *out.visibility, out.person, out.source_person],
-                    [*expected.maps, *expected.visibility, expected.person, expected.source_person], strict=True):
+    for a, b in zip(
+        [*out.maps, *out.visibility, out.person, out.source_person],
+        [*expected.maps, *expected.visibility, expected.person, expected.source_person],
+        strict=True,
+    ):
         assert torch.equal(a, b)
     assert out.image.shape == source.shape and torch.equal(out.image, warp(source, out.maps[-1]))
 
@@ -229,6 +238,7 @@ def test_the_gradient_reaches_every_weight_that_is_read():
 
 def test_nothing_waits_for_the_device_but_the_check_of_the_pictures():
     """A number read back stops an accelerator; more iterations must not read more of them."""
+
     class Reads(TorchDispatchMode):
         count = 0
 
@@ -246,14 +256,21 @@ def test_nothing_waits_for_the_device_but_the_check_of_the_pictures():
 PICTURE = torch.rand(1, 3, 32, 24)
 
 
-@pytest.mark.parametrize(("source", "pose", "words"), [
-    (torch.rand(1, 3, 36, 24), PICTURE, r"source has shape \(1, 3, 36, 24\): H = 36 must be divisible by 8"),
-    (torch.rand(1, 4, 32, 24), PICTURE, r"source has shape \(1, 4, 32, 24\); expected \(B, 3, H, W\)"),
-    (PICTURE.index_fill(2, torch.tensor(3), torch.nan), PICTURE, "source has shape .* 72 values that are not finite"),
-    (PICTURE, torch.rand(1, 3, 32, 32), r"pose_image has shape \(1, 3, 32, 32\).* W = 24"),
-    (PICTURE, torch.rand(2, 3, 32, 24), r"pose_image has shape \(2, 3, 32, 24\).* B = 1"),
-    (PICTURE, PICTURE.double(), r"pose_image has shape .*float64 .*expected torch.float32"),
-])
+@pytest.mark.parametrize(
+    ("source", "pose", "words"),
+    [
+        (torch.rand(1, 3, 36, 24), PICTURE, r"source has shape \(1, 3, 36, 24\): H = 36 must be divisible by 8"),
+        (torch.rand(1, 4, 32, 24), PICTURE, r"source has shape \(1, 4, 32, 24\); expected \(B, 3, H, W\)"),
+        (
+            PICTURE.index_fill(2, torch.tensor(3), torch.nan),
+            PICTURE,
+            "source has shape .* 72 values that are not finite",
+        ),
+        (PICTURE, torch.rand(1, 3, 32, 32), r"pose_image has shape \(1, 3, 32, 32\).* W = 24"),
+        (PICTURE, torch.rand(2, 3, 32, 24), r"pose_image has shape \(2, 3, 32, 24\).* B = 1"),
+        (PICTURE, PICTURE.double(), r"pose_image has shape .*float64 .*expected torch.float32"),
+    ],
+)
 def test_bad_pictures_are_named(source, pose, words):
     with pytest.raises(InputError, match=words):
         build()(source, pose)
@@ -273,11 +290,16 @@ def test_other_bad_arguments_are_named():
         build()(PICTURE, PICTURE, start=replace(start(), map=identity_map(16, 12)))
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"kind": "other"}, "kind = 'other': known are recurrent, matching"), ({"shrink": 0}, "shrink = 0: must be 1 to"),
-    ({"dim": 20}, "dim = 20: must be divisible by 8"), ({"channels": 12}, "channels = 12: must be divisible by 8"),
-    ({"kernels": (0, 4)}, r"kernels = \(0, 4\): .* odd"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": "other"}, "kind = 'other': known are recurrent, matching"),
+        ({"shrink": 0}, "shrink = 0: must be 1 to"),
+        ({"dim": 20}, "dim = 20: must be divisible by 8"),
+        ({"channels": 12}, "channels = 12: must be divisible by 8"),
+        ({"kernels": (0, 4)}, r"kernels = \(0, 4\): .* odd"),
+    ],
+)
 def test_bad_configurations_are_named(changes, words):
     with pytest.raises(InputError, match=words):
         replace(TINY, **changes)

@@ -17,7 +17,7 @@ def test_where_one_source_sees_the_body_it_alone_counts():
     red, blue = torch.zeros(2, 1, 3, 16, 16)
     red[:, 0], blue[:, 2] = 1, 1
     logits = torch.full((2, 1, 4, 4), -20.0)
-    logits[0, ..., :2], logits[1, ..., 2:] = 20, 20      # the left half in the first, the right half in the second
+    logits[0, ..., :2], logits[1, ..., 2:] = 20, 20  # the left half in the first, the right half in the second
     seen = combine(alignment(torch.cat([red, blue]), logits), 2)
     assert seen.image.shape == (1, 3, 16, 16) and seen.visibility.shape == (1, 1, 4, 4)
     torch.testing.assert_close(seen.image[..., :6], red[..., :6])
@@ -45,8 +45,9 @@ def test_results_are_kept_apart_and_shares_are_those_of_a_softmax():
 def test_the_order_of_the_sources_does_not_matter_and_the_same_one_twice_is_one():
     generator = torch.Generator().manual_seed(0)
     images, logits = (torch.randn(2, count, 8, 8, generator=generator) for count in (3, 1))
-    torch.testing.assert_close(combine(alignment(images.flip(0), logits.flip(0)), 2).image,
-                               combine(alignment(images, logits), 2).image)
+    torch.testing.assert_close(
+        combine(alignment(images.flip(0), logits.flip(0)), 2).image, combine(alignment(images, logits), 2).image
+    )
     twice = combine(alignment(images[:1].expand(2, -1, -1, -1), logits[:1].expand(2, -1, -1, -1)), 2)
     torch.testing.assert_close(twice.image, images[:1])
     torch.testing.assert_close(twice.visibility, logits[:1].sigmoid())

@@ -10,9 +10,29 @@ from reposedm_core.alignment.skeleton_map import FLOOR, LIMBS, RADII, REACH, ske
 from reposedm_core.alignment.warp import identity_map
 
 SIZE, CELLS = (128, 96), (32, 24)
-STANDING = torch.tensor([(48, 20), (48, 34), (38, 34), (34, 50), (33, 64), (58, 35), (63, 50), (64, 63), (42, 66),
-                         (41, 88), (40, 110), (54, 66), (55, 88), (57, 109), (45, 17), (51, 17), (42, 19), (54, 19)],
-                        dtype=torch.float32)
+STANDING = torch.tensor(
+    [
+        (48, 20),
+        (48, 34),
+        (38, 34),
+        (34, 50),
+        (33, 64),
+        (58, 35),
+        (63, 50),
+        (64, 63),
+        (42, 66),
+        (41, 88),
+        (40, 110),
+        (54, 66),
+        (55, 88),
+        (57, 109),
+        (45, 17),
+        (51, 17),
+        (42, 19),
+        (54, 19),
+    ],
+    dtype=torch.float32,
+)
 """OpenPose-18 joints of somebody upright in a picture of 128×96."""
 
 
@@ -30,8 +50,9 @@ def skeletons(seed, batch=2, spread=9.0):
 def torso(joints):
     """Shoulders' middle to hips' middle, at least half of 0.3 times the diagonal of what is known; else that."""
     known = [complex(x, y) for x, y, score in joints if score > 0]
-    box = complex(max(p.real for p in known) - min(p.real for p in known),
-                  max(p.imag for p in known) - min(p.imag for p in known))
+    box = complex(
+        max(p.real for p in known) - min(p.real for p in known), max(p.imag for p in known) - min(p.imag for p in known)
+    )
     right, left, hip_right, hip_left = (complex(*joints[n][:2]) for n in (2, 5, 8, 11))
     if all(joints[n][2] > 0 for n in (2, 5, 8, 11)):
         return max(abs((right + left) / 2 - (hip_right + hip_left) / 2), 0.15 * abs(box))
@@ -52,13 +73,15 @@ def loop(source, target, source_size, target_size, cells):
                     if min(theirs[a][2], theirs[b][2], mine[a][2], mine[b][2]) <= 0:
                         continue
                     start, end, from_start, from_end = (complex(*j[k][:2]) for j in (mine, theirs) for k in (a, b))
-                    along, from_along = (end - start) / abs(end - start), (from_end - from_start) / abs(
-                        from_end - from_start)
+                    along, from_along = (
+                        (end - start) / abs(end - start),
+                        (from_end - from_start) / abs(from_end - from_start),
+                    )
                     local = (here - start) / along
                     inside = min(max(local.real, 0), abs(end - start))
                     stretched = inside * abs(from_end - from_start) / abs(end - start)
                     shown = from_start + from_along * (stretched + scale * (local - inside))
-                    weight = math.exp(-(abs(local - inside) / (radius * REACH * torso(mine))) ** 2)
+                    weight = math.exp(-((abs(local - inside) / (radius * REACH * torso(mine))) ** 2))
                     total += weight
                     sums[0] += weight * (shown.real / source_size[1] * 2 - 1)
                     sums[1] += weight * (shown.imag / source_size[0] * 2 - 1)
@@ -67,12 +90,14 @@ def loop(source, target, source_size, target_size, cells):
     return sampling, share
 
 
-@pytest.mark.parametrize(("source_size", "target_size", "cells"), [
-    ((128, 96), (128, 96), (16, 12)), ((128, 96), (160, 100), (7, 5)), ((200, 90), (128, 96), (9, 14))])
+@pytest.mark.parametrize(
+    ("source_size", "target_size", "cells"),
+    [((128, 96), (128, 96), (16, 12)), ((128, 96), (160, 100), (7, 5)), ((200, 90), (128, 96), (9, 14))],
+)
 def test_it_equals_the_loop(source_size, target_size, cells):
     source, target = skeletons(0), skeletons(1)
     source[0, 4, 2] = target[0, 9, 2] = 0
-    source[1, 8, 2] = 0      # a hip: the torso's length is then that of the box
+    source[1, 8, 2] = 0  # a hip: the torso's length is then that of the box
     found = skeleton_map(source, target, source_size, target_size, cells)
     for mine, expected in zip(found, loop(source, target, source_size, target_size, cells), strict=True):
         torch.testing.assert_close(mine, expected, rtol=0, atol=1e-4)
@@ -91,14 +116,18 @@ def test_two_equal_skeletons_give_the_identity_and_the_share_is_high_on_the_limb
     assert (torch.cdist(far, joints[0, :, :2]).amin(1) > 10).all() and share[0, 0, 0, [0, 95]].max() < 0.3
 
 
-MOTIONS = {"translation": (1.0, 0.0, (9.0, -6.0)), "rotation": (1.0, 25.0, (0.0, 0.0)), "scale": (0.6, 0.0, (4.0, 8.0)),
-           "all": (1.3, -40.0, (-5.0, 3.0))}
+MOTIONS = {
+    "translation": (1.0, 0.0, (9.0, -6.0)),
+    "rotation": (1.0, 25.0, (0.0, 0.0)),
+    "scale": (0.6, 0.0, (4.0, 8.0)),
+    "all": (1.3, -40.0, (-5.0, 3.0)),
+}
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_the_motion_of_a_whole_skeleton_is_found(motion):
-    """Every limb says the same then: φ⁰ is a mixture of that and of the identity, by its share, and that of limbs high.
-    """
+    """Every limb says the same then: φ⁰ is a mixture of that and of the identity, by its share, and that of limbs
+    high."""
     size, degrees, shift = MOTIONS[motion]
     c, s = size * math.cos(math.radians(degrees)), size * math.sin(math.radians(degrees))
     matrix, centre = torch.tensor([[c, -s], [s, c]]), torch.tensor([48.0, 64.0])
@@ -194,13 +223,16 @@ def test_the_torsos_length():
     assert box == pytest.approx(float(middle.norm()), rel=0.2), "about the same"
 
 
-@pytest.mark.parametrize(("source", "target", "words"), [
-    (torch.zeros(1, 17, 3), torch.zeros(1, 18, 3), r"source joints has shape \(1, 17, 3\); expected \(B, 18, 3\)"),
-    (torch.zeros(1, 18, 3), torch.zeros(1, 18, 2), r"target joints has shape \(1, 18, 2\)"),
-    (torch.zeros(18, 3), torch.zeros(18, 3), "source joints has shape .* 3 axes"),
-    (torch.zeros(2, 18, 3), torch.zeros(1, 18, 3), "target joints has shape .* B = 2"),
-    (torch.zeros(1, 18, 3), torch.zeros(1, 18, 3).double(), "target joints has shape .*float64"),
-])
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        (torch.zeros(1, 17, 3), torch.zeros(1, 18, 3), r"source joints has shape \(1, 17, 3\); expected \(B, 18, 3\)"),
+        (torch.zeros(1, 18, 3), torch.zeros(1, 18, 2), r"target joints has shape \(1, 18, 2\)"),
+        (torch.zeros(18, 3), torch.zeros(18, 3), "source joints has shape .* 3 axes"),
+        (torch.zeros(2, 18, 3), torch.zeros(1, 18, 3), "target joints has shape .* B = 2"),
+        (torch.zeros(1, 18, 3), torch.zeros(1, 18, 3).double(), "target joints has shape .*float64"),
+    ],
+)
 def test_joints_of_another_shape_are_named(source, target, words):
     with pytest.raises(InputError, match=words):
         skeleton_map(source, target, SIZE, SIZE, CELLS)

@@ -45,7 +45,7 @@ def test_resizing_keeps_the_identity():
 def test_translation_by_whole_pixels_is_exact(x, y):
     image = torch.rand(1, 3, 16, 18, dtype=torch.float64)
     moved = warp(image, shifted(x, y, 16, 18))
-    rows = (torch.arange(16) + y).clamp(0, 15)           # the border is repeated outside
+    rows = (torch.arange(16) + y).clamp(0, 15)  # the border is repeated outside
     columns = (torch.arange(18) + x).clamp(0, 17)
     torch.testing.assert_close(moved, image[:, :, rows][..., columns], rtol=0, atol=1e-12)
 
@@ -78,6 +78,7 @@ def test_composed_rotations_add_up():
 
 def test_composing_bent_maps_equals_warping_in_sequence():
     """Three of them, on a smooth picture in closed form. The composed map reads the picture once, so it errs less."""
+
     def picture(at):
         return torch.sin(3 * at[:, :1] + 2 * at[:, 1:]) + torch.cos(4 * at[:, 1:] - at[:, :1])
 
@@ -141,16 +142,19 @@ def test_a_batch_is_its_pictures_alone():
 IMAGE, MAP = torch.rand(2, 3, 8, 8), identity_map(4, 4).repeat(2, 1, 1, 1)
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: warp(IMAGE[0], MAP), r"image has shape \(3, 8, 8\); expected 4 axes"),
-    (lambda: warp(IMAGE[:0], MAP), r"image has shape \(0, 3, 8, 8\): axis B .* is empty"),
-    (lambda: warp(IMAGE, MAP[:1]), r"sampling has shape \(1, 2, 4, 4\).* B = 2"),
-    (lambda: warp(IMAGE, MAP[:, :1]), r"sampling has shape \(2, 1, 4, 4\); expected \(B, 2, h, w\)"),
-    (lambda: warp(IMAGE.byte(), MAP), r"image has shape .* dtype torch.uint8; expected one of float16"),
-    (lambda: compose(MAP, MAP[..., 1:]), r"offset has shape \(2, 2, 4, 3\).* w = 4"),
-    (lambda: compose(MAP, MAP.double()), r"offset has shape .*float64 .*expected torch.float32"),
-    (lambda: compose(MAP.int(), MAP), r"sampling has shape .* dtype torch.int32"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: warp(IMAGE[0], MAP), r"image has shape \(3, 8, 8\); expected 4 axes"),
+        (lambda: warp(IMAGE[:0], MAP), r"image has shape \(0, 3, 8, 8\): axis B .* is empty"),
+        (lambda: warp(IMAGE, MAP[:1]), r"sampling has shape \(1, 2, 4, 4\).* B = 2"),
+        (lambda: warp(IMAGE, MAP[:, :1]), r"sampling has shape \(2, 1, 4, 4\); expected \(B, 2, h, w\)"),
+        (lambda: warp(IMAGE.byte(), MAP), r"image has shape .* dtype torch.uint8; expected one of float16"),
+        (lambda: compose(MAP, MAP[..., 1:]), r"offset has shape \(2, 2, 4, 3\).* w = 4"),
+        (lambda: compose(MAP, MAP.double()), r"offset has shape .*float64 .*expected torch.float32"),
+        (lambda: compose(MAP.int(), MAP), r"sampling has shape .* dtype torch.int32"),
+    ],
+)
 def test_bad_input_is_named(call, words):
     with pytest.raises(InputError, match=words):
         call()

@@ -24,8 +24,12 @@ def test_the_mask_picks_the_window_of_every_cell(sizes):
     numbers = torch.arange(1, batch * height * width + 1).reshape(batch, height, width, 1).float()
     keys, mask = strips.keys(numbers)[..., 0], window_mask(strips, torch.device("cpu"))[:, 0]
     queries = strips.queries(numbers)[..., 0]
-    found = {int(queries[s, t]): keys[s][mask[s, t]].int().tolist()
-             for s in range(strips.count) for t in range(strips.strip) if queries[s, t]}
+    found = {
+        int(queries[s, t]): keys[s][mask[s, t]].int().tolist()
+        for s in range(strips.count)
+        for t in range(strips.strip)
+        if queries[s, t]
+    }
     for b in range(batch):
         for y in range(height):
             for x in range(width):

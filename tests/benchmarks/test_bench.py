@@ -37,8 +37,11 @@ def quick(tmp_path_factory) -> tuple[str, dict, str]:
     folder = tmp_path_factory.mktemp("bench")
     readme = folder / "README.md"
     readme.write_text("above\n<!-- bench -->\nold table\n<!-- /bench -->\nbelow\n")
-    run = subprocess.run([sys.executable, FOLDER / "bench.py", "--quick", "--busy", "--out", folder / "bench.json",
-                          "--readme", readme], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, FOLDER / "bench.py", "--quick", "--busy", "--out", folder / "bench.json", "--readme", readme],
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout, json.loads((folder / "bench.json").read_text()), readme.read_text()
 
@@ -53,7 +56,10 @@ def test_every_budget_of_the_design_has_a_row(quick):
         assert design in printed
     # one block a budget, growth last
     assert [d for i, d in enumerate(named) if i == 0 or named[i - 1] != d] == [
-        *DESIGN, "training, each stage of mini", "how cost grows"]
+        *DESIGN,
+        "training, each stage of mini",
+        "how cost grows",
+    ]
 
 
 @pytest.mark.processes
@@ -89,7 +95,7 @@ def test_json_has_the_machine_and_judged_rows(quick):
 def test_counts_are_exact_whatever_the_machine(quick):
     _, report, _ = quick
     counts = {row["what"]: row["value"] for row in report["rows"] if row["unit"] == "calls"}
-    assert len(counts) == 3 and set(counts.values()) == {1}      # the aligner, and the context over 4 and 16 steps
+    assert len(counts) == 3 and set(counts.values()) == {1}  # the aligner, and the context over 4 and 16 steps
     memory = [row["value"] for row in report["rows"] if "peak memory, 64×44 / 32×22" in row["what"]]
     assert len(memory) == 2 and all(2 < value < 5 for value in memory)
 
@@ -105,9 +111,17 @@ def test_the_table_names_what_is_missed_and_the_readme_gets_it(quick):
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize(("sign", "limit", "value", "verdict"), [
-    ("≥", 5, 4.99, "MISSED"), ("≥", 5, 5, "met"), ("≤", 1, 1.01, "MISSED"), ("≤", 1, 1, "met"),
-    ("≤", 1, math.nan, "MISSED"), ("≤", 1, None, "not measured")])
+@pytest.mark.parametrize(
+    ("sign", "limit", "value", "verdict"),
+    [
+        ("≥", 5, 4.99, "MISSED"),
+        ("≥", 5, 5, "met"),
+        ("≤", 1, 1.01, "MISSED"),
+        ("≤", 1, 1, "met"),
+        ("≤", 1, math.nan, "MISSED"),
+        ("≤", 1, None, "not measured"),
+    ],
+)
 def test_judging(sign, limit, value, verdict):
     from table import Row, evaluate
 
@@ -134,8 +148,10 @@ def test_an_impossible_budget_is_printed_as_missed(strict, code, tmp_path, capsy
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("text", ["no markers", "<!-- bench -->", "<!-- /bench --> <!-- bench -->",
-                                  "<!-- bench --><!-- bench --><!-- /bench -->"])
+@pytest.mark.parametrize(
+    "text",
+    ["no markers", "<!-- bench -->", "<!-- /bench --> <!-- bench -->", "<!-- bench --><!-- bench --><!-- /bench -->"],
+)
 def test_a_readme_without_its_markers_is_left_alone(text, tmp_path, capsys):
     import bench
 
@@ -159,8 +175,10 @@ def test_loops_are_the_equations_read_cell_by_cell():
         for x in range(w):
             near = [(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
             inside = [0 <= ny < h and 0 <= nx < w for ny, nx in near]
-            want = [max(0.0, float(target[0, :, y, x] @ source[0, :, ny, nx]) / c**0.5) if ok else 0.0
-                    for (ny, nx), ok in zip(near, inside, strict=True)]
+            want = [
+                max(0.0, float(target[0, :, y, x] @ source[0, :, ny, nx]) / c**0.5) if ok else 0.0
+                for (ny, nx), ok in zip(near, inside, strict=True)
+            ]
             torch.testing.assert_close(out[0, :, y, x], torch.tensor(want, dtype=torch.float64))
             seen = [ny * w + nx for (ny, nx), ok in zip(near, inside, strict=True) if ok]
             for head in range(2):
@@ -188,7 +206,7 @@ def test_sides_take_turns_and_ratios_are_of_one_round():
 
     order: list[str] = []
     Effort(seconds=0, rounds=9, least=1).compare(torch.device("cpu"), {s: lambda s=s: order.append(s) for s in "ab"})
-    assert order == ["a", "b"] * 2      # a warm-up and one round
+    assert order == ["a", "b"] * 2  # a warm-up and one round
     timings = Timings({"a": [2.0, 40.0, 6.0], "b": [1.0, 10.0, 2.0]})
     assert timings.ratio("a", "b") == (3.0, (2.0, 4.0))
     assert timings.milliseconds() == {"a": 6000.0, "b": 2000.0}

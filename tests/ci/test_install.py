@@ -92,8 +92,9 @@ def packages(tmp_path):
 
     def run(*wanted):
         calls.write_text("")
-        done = subprocess.run([str(script), *wanted], env={**os.environ, "PATH": str(tools)}, capture_output=True,
-                              text=True, check=True)
+        done = subprocess.run(
+            [str(script), *wanted], env={**os.environ, "PATH": str(tools)}, capture_output=True, text=True, check=True
+        )
         assert done.stderr == ""
         return done.stdout, calls.read_text()
 

@@ -51,6 +51,7 @@ def read(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def served():
     """Paths of the files that the registry would serve: those that git tracks, less .comfyignore."""
+
     def tracked(*arguments):
         done = subprocess.run(["git", "ls-files", "-z", *arguments], cwd=ROOT, capture_output=True, check=False)
         if done.returncode:
@@ -89,11 +90,13 @@ def test_addresses_are_filled_in(pyproject, registry, read):
         base = "https://raw.githubusercontent.com/someone/ComfyUI-RePoseDM/main/"
         assert page.startswith(base) and (ROOT / page.removeprefix(base)).is_file(), key
     again = registry.fill(text, f"{ADDRESS}-2.git")
-    assert registry.lacks(again) == [] and again.count(f"{ADDRESS}-2\"") == 1 and again.count("someone\"") == 1
+    assert registry.lacks(again) == [] and again.count(f'{ADDRESS}-2"') == 1 and again.count('someone"') == 1
 
 
-@pytest.mark.parametrize(("repository", "publisher", "named"), [
-    ("https://example.org/a/b", "me", "https://github.com/OWNER/NAME"), (ADDRESS, "no id", "'no id'")])
+@pytest.mark.parametrize(
+    ("repository", "publisher", "named"),
+    [("https://example.org/a/b", "me", "https://github.com/OWNER/NAME"), (ADDRESS, "no id", "'no id'")],
+)
 def test_wrong_addresses_are_refused(pyproject, registry, repository, publisher, named):
     with pytest.raises(ValueError, match=named):
         registry.fill(pyproject, repository, publisher)
@@ -148,7 +151,9 @@ def test_standards_of_the_registry(served):
     assert done.returncode == 0, done.stdout
     forbidden = re.compile(
         r"^\s*(?:import|from) (?:subprocess|socket|urllib|http|requests|httpx|pip|ensurepip|huggingface_hub)\b"
-        r"|\bos\.(?:system|popen|exec|spawn)|hf_hub_download|snapshot_download|load_state_dict_from_url", re.MULTILINE)
+        r"|\bos\.(?:system|popen|exec|spawn)|hf_hub_download|snapshot_download|load_state_dict_from_url",
+        re.MULTILINE,
+    )
     for name in sources:
         if name.startswith(("nodes/", "reposedm_core/")) or name == "__init__.py":
             found = forbidden.search((ROOT / name).read_text(encoding="utf-8"))

@@ -30,8 +30,8 @@ class Exact:
         alpha_t, alpha_s = 1 / (1 + level**2), 1 / (1 + after**2)
         beta = 1 - alpha_t / alpha_s
         least = beta * (1 - alpha_s) / (1 - alpha_t)
-        before = alpha_s * self.variance + 1 - alpha_s               # Var[y_s]
-        wanted = before * beta / ((1 - beta) * before + beta)        # Var[y_s | y_t], by Bayes' rule
+        before = alpha_s * self.variance + 1 - alpha_s  # Var[y_s]
+        wanted = before * beta / ((1 - beta) * before + beta)  # Var[y_s | y_t], by Bayes' rule
         logit = 0.0
         if after > 0:
             low, high, log = (torch.tensor(v, dtype=torch.float64).log() for v in (least, beta, wanted))
@@ -48,8 +48,12 @@ def spread_levels(steps: int) -> torch.Tensor:
 
 def draw(variance: float, sigmas: torch.Tensor, model=None) -> torch.Tensor:
     start = torch.randn(64, 1, 40, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return sample_ancestral(model or Exact(variance, sigmas), initial_latent(start, sigmas[0].double()),
-                            sigmas.double(), generator=torch.Generator().manual_seed(2))
+    return sample_ancestral(
+        model or Exact(variance, sigmas),
+        initial_latent(start, sigmas[0].double()),
+        sigmas.double(),
+        generator=torch.Generator().manual_seed(2),
+    )
 
 
 @pytest.mark.parametrize("variance", [0.05, 0.5, 1.0])

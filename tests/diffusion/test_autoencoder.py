@@ -59,19 +59,31 @@ def test_the_decoder_adds_to_the_linear_inverse(fitted):
     assert model.decode(latents).shape == (1, 3, 16, 24)
 
 
-@pytest.mark.parametrize(("shape", "wanted"), [((1, 3, 20, 16), "divisible by 8"), ((1, 3, 16, 12), "divisible by 8"),
-                                               ((1, 1, 16, 16), "expected (B, 3, H, W)"), ((3, 16, 16), "4 axes")])
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [
+        ((1, 3, 20, 16), "divisible by 8"),
+        ((1, 3, 16, 12), "divisible by 8"),
+        ((1, 1, 16, 16), "expected (B, 3, H, W)"),
+        ((3, 16, 16), "4 axes"),
+    ],
+)
 def test_wrong_sizes_are_named(fitted, shape, wanted):
     with pytest.raises(InputError) as refused:
         fitted[0].encode(torch.zeros(shape))
     assert wanted in str(refused.value) and str(shape) in str(refused.value)
 
 
-@pytest.mark.parametrize(("change", "wanted"), [
-    (lambda z: z[:, :3], r"latents has shape \(1, 3, 2, 3\).*C = 4"), (lambda z: z[0], "expected 4 axes"),
-    (lambda z: z[:0], "axis B"), (lambda z: z.double(), "latents .*float64; the network's weights are torch.float32"),
-    (lambda z: z.half(), "latents .*float16; the network's"),
-])
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (lambda z: z[:, :3], r"latents has shape \(1, 3, 2, 3\).*C = 4"),
+        (lambda z: z[0], "expected 4 axes"),
+        (lambda z: z[:0], "axis B"),
+        (lambda z: z.double(), "latents .*float64; the network's weights are torch.float32"),
+        (lambda z: z.half(), "latents .*float16; the network's"),
+    ],
+)
 @pytest.mark.parametrize("kind", ["pca", "kl"])
 def test_latents_and_pictures_that_do_not_fit_are_named(fitted, kl, kind, change, wanted):
     model, latents = fitted[0] if kind == "pca" else kl, torch.randn(1, 4, 2, 3)
@@ -82,6 +94,7 @@ def test_latents_and_pictures_that_do_not_fit_are_named(fitted, kl, kind, change
 
 
 # -- Stable Diffusion's
+
 
 @pytest.fixture(scope="module")
 def kl():
@@ -107,24 +120,32 @@ def to_ldm(state, levels=4):
     attention = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out": "proj_out"}
     out = {}
     for key, value in state.items():
-        path = key.removeprefix("vae.").replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out"
-                                                                                         ).split(".")
+        path = (
+            key.removeprefix("vae.")
+            .replace("conv_shortcut", "nin_shortcut")
+            .replace("conv_norm_out", "norm_out")
+            .split(".")
+        )
         if path[1] in ("down_blocks", "up_blocks"):
             level = int(path[2]) if path[1] == "down_blocks" else levels - 1 - int(path[2])
-            kind = {"resnets": ["block", path[4], *path[5:]], "downsamplers": ["downsample", *path[5:]],
-                    "upsamplers": ["upsample", *path[5:]]}[path[3]]
+            kind = {
+                "resnets": ["block", path[4], *path[5:]],
+                "downsamplers": ["downsample", *path[5:]],
+                "upsamplers": ["upsample", *path[5:]],
+            }[path[3]]
             path = [path[0], path[1].removesuffix("_blocks"), str(level), *kind]
         elif path[1] == "mid_block" and path[2] == "resnets":
             path = [path[0], "mid", f"block_{int(path[3]) + 1}", *path[4:]]
         elif path[1] == "mid_block":
             path = [path[0], "mid", "attn_1", attention[path[4]], path[-1]]
-            value = value[:, :, None, None] if value.ndim == 2 else value      # LDM's are 1×1 convolutions
+            value = value[:, :, None, None] if value.ndim == 2 else value  # LDM's are 1×1 convolutions
         out[LDM + ".".join(path)] = value
     return out
 
 
 def old_names(state):
     """Diffusers' layout of 2022."""
+
     def old(key):
         for before, now in OLD_ATTENTION.items():
             key = key.replace(now, before)
@@ -146,11 +167,18 @@ def test_every_key_of_humansds_autoencoder_has_its_place_and_shape():
     assert {k: list(v.shape) for k, v in state.items()} == {k: list(v.shape) for k, v in network.state_dict().items()}
 
 
-@pytest.mark.parametrize("layout", [
-    to_ldm, lambda state: {key.removeprefix(LDM): value for key, value in to_ldm(state).items()}, old_names,
-    lambda state: {key.removeprefix("vae."): value for key, value in state.items()}, dict,
-    lambda state: {**to_ldm(state), "model.diffusion_model.out.0.weight": torch.zeros(1)},
-], ids=["ldm", "ldm alone", "diffusers 2022", "diffusers", "diffusers pipeline", "whole checkpoint"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        to_ldm,
+        lambda state: {key.removeprefix(LDM): value for key, value in to_ldm(state).items()},
+        old_names,
+        lambda state: {key.removeprefix("vae."): value for key, value in state.items()},
+        dict,
+        lambda state: {**to_ldm(state), "model.diffusion_model.out.0.weight": torch.zeros(1)},
+    ],
+    ids=["ldm", "ldm alone", "diffusers 2022", "diffusers", "diffusers pipeline", "whole checkpoint"],
+)
 def test_every_public_layout_loads_unchanged(kl, tmp_path, layout):
     save_file({key: value.contiguous() for key, value in layout(kl.state_dict()).items()}, tmp_path / "vae.safetensors")
     loaded = load_autoencoder(tmp_path / "vae.safetensors", SMALL)

@@ -21,8 +21,9 @@ from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.diffusion.schedulers import SAMPLERS
 from tests.fixtures.waiting import CEILING
 
-TINY = DenoiserConfig(latent_channels=4, block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
-                      height=8, width=8)
+TINY = DenoiserConfig(
+    latent_channels=4, block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16, height=8, width=8
+)
 SCHEDULE = DiffusionSchedule(ScheduleConfig())
 
 
@@ -73,6 +74,7 @@ def test_a_run_projects_the_context_once_and_changes_not_one_bit(model, calls, s
 
     class Bare:
         """The same model, with nothing prepared."""
+
         schedule = SCHEDULE
 
         def __call__(self, x, sigma):
@@ -111,11 +113,18 @@ def test_only_so_many_contexts_are_kept(model, calls):
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("change", [
-    lambda tokens: tokens + 1e-6, lambda tokens: tokens.flip(0), lambda tokens: tokens[:1],
-    lambda tokens: torch.cat([tokens, tokens]), lambda tokens: tokens[:, :32], lambda tokens: tokens.add_(1),
-    lambda tokens: tokens.index_fill_(0, torch.tensor([1]), 0.0),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tokens: tokens + 1e-6,
+        lambda tokens: tokens.flip(0),
+        lambda tokens: tokens[:1],
+        lambda tokens: torch.cat([tokens, tokens]),
+        lambda tokens: tokens[:, :32],
+        lambda tokens: tokens.add_(1),
+        lambda tokens: tokens.index_fill_(0, torch.tensor([1]), 0.0),
+    ],
+)
 def test_another_context_is_never_served_the_old_one_s_keys(model, change, mode):
     """Other values, another batch, fewer tokens, and the same tensor written to."""
     with mode():
@@ -133,10 +142,10 @@ def test_weights_that_change_are_projected_with_anew(model):
     with torch.no_grad():
         with cached_context(model):
             before = run(model, tokens)
-            layer.weight.mul_(2)                                                   # written to
+            layer.weight.mul_(2)  # written to
             scaled = run(model, tokens)
             assert torch.equal(scaled, run(model, tokens))
-            layer.weight = torch.nn.Parameter(torch.ones_like(layer.weight))      # another tensor
+            layer.weight = torch.nn.Parameter(torch.ones_like(layer.weight))  # another tensor
             replaced = run(model, tokens)
         assert torch.equal(replaced, run(model, tokens))
         layer.weight.fill_(3)
@@ -241,15 +250,18 @@ def test_overlapping_runs_leave_in_any_order(model, calls):
 @pytest.mark.processes
 def test_runs_of_two_threads_are_those_of_one(model, calls):
     """Each step of one lies between steps of the other: none sees the other's context, and both share the cache."""
-    conditions = [Condition.of(model, *(random(10 * k + i, 1, 4, 8, 8) for i in range(3)), torch.ones(1, 1, 8, 8))
-                  for k in range(2)]
+    conditions = [
+        Condition.of(model, *(random(10 * k + i, 1, 4, 8, 8) for i in range(3)), torch.ones(1, 1, 8, 8))
+        for k in range(2)
+    ]
     sigmas = simple_sigmas(SCHEDULE, 4)
     start = initial_latent(random(9, 1, 4, 8, 8), sigmas[0])
     turn = threading.Barrier(2, timeout=CEILING)
 
     def sample(k: int, wait: bool) -> torch.Tensor:
-        return SAMPLERS["ddim"](GuidedDenoiser(model, SCHEDULE, conditions[k], 1.5), start, sigmas,
-                                lambda *_: wait and turn.wait())
+        return SAMPLERS["ddim"](
+            GuidedDenoiser(model, SCHEDULE, conditions[k], 1.5), start, sigmas, lambda *_: wait and turn.wait()
+        )
 
     alone = [sample(k, False) for k in range(2)]
     calls.clear()
@@ -362,8 +374,10 @@ def test_what_is_changed_between_steps_is_seen(model, scale, mode):
         return GuidedDenoiser(model, SCHEDULE, guided.condition, guided.scale)(x, sigma).x0
 
     with mode():
-        conditions = [Condition.of(model, *(random(10 * k + i, 1, 4, 8, 8) for i in range(3)), torch.ones(1, 1, 8, 8))
-                      for k in range(2)]
+        conditions = [
+            Condition.of(model, *(random(10 * k + i, 1, 4, 8, 8) for i in range(3)), torch.ones(1, 1, 8, 8))
+            for k in range(2)
+        ]
         guided = GuidedDenoiser(model, SCHEDULE, conditions[0], scale)
         with guided.sampling():
             seen = [guided(x, sigma).x0]

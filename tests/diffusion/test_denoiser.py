@@ -14,14 +14,15 @@ from reposedm_core.errors import InputError
 from reposedm_core.networks import InPrecision
 from reposedm_core.presets import PRESETS
 
-TINY = DenoiserConfig(latent_channels=4, block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
-                      height=8, width=8)
+TINY = DenoiserConfig(
+    latent_channels=4, block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16, height=8, width=8
+)
 
 
 def make(config=TINY):
     torch.manual_seed(0)
     model = Denoiser(config).eval()
-    torch.nn.init.normal_(model.unet.conv_out.weight, std=0.1)     # it starts at zero: give it something to say
+    torch.nn.init.normal_(model.unet.conv_out.weight, std=0.1)  # it starts at zero: give it something to say
     return model
 
 
@@ -41,7 +42,7 @@ def test_every_variant_predicts_latents_and_variance(texture, channel):
 
 @pytest.mark.parametrize("residual", [True, False])
 def test_a_fresh_denoiser_predicts_the_gated_aligned_latent_or_nothing(residual):
-    model = Denoiser(dataclasses.replace(TINY, residual=residual)).eval()     # its last layer is zero
+    model = Denoiser(dataclasses.replace(TINY, residual=residual)).eval()  # its last layer is zero
     arguments = inputs()
     prediction = model(**arguments)[0]
     if residual:
@@ -58,8 +59,10 @@ def test_the_source_reaches_b1_and_the_aligned_latent_the_others():
         model = make(dataclasses.replace(TINY, texture=texture, channel_condition=False))
         visibility = torch.rand(2, 1, 8, 8)
         base = Condition.of(model, latents(1), latents(2), latents(3), visibility).tokens
-        changed = [Condition.of(model, latents(1), latents(5), latents(3), visibility).tokens,
-                   Condition.of(model, latents(1), latents(2), latents(5), visibility).tokens]
+        changed = [
+            Condition.of(model, latents(1), latents(5), latents(3), visibility).tokens,
+            Condition.of(model, latents(1), latents(2), latents(5), visibility).tokens,
+        ]
         assert [bool((c != base).any()) for c in changed] == [i == moves for i in range(2)]
 
 
@@ -79,8 +82,10 @@ def test_samplers_are_deterministic_for_a_seed():
 
 
 def test_mini_and_its_ablations_build():
-    sizes = {name: sum(p.numel() for p in Denoiser(PRESETS[name].denoiser).parameters())
-             for name in ("mini", "mini-b1", "mini-b2")}
+    sizes = {
+        name: sum(p.numel() for p in Denoiser(PRESETS[name].denoiser).parameters())
+        for name in ("mini", "mini-b1", "mini-b2")
+    }
     assert sizes["mini"] > sizes["mini-b2"] == sizes["mini-b1"]
 
 
@@ -92,9 +97,15 @@ def inputs(config=TINY, batch=2, size=(8, 8), dtype=torch.float32):
     def random(*shape):
         return torch.randn(batch, *shape, generator=generator).to(dtype)
 
-    return {"z": random(c, h, w), "t": torch.arange(batch) * 100 + 50, "pose_latent": random(c, h, w),
-            "tokens": random(h * w, config.context_dim), "aligned": random(c, h, w), "visibility": random(1, h, w),
-            "sigma": random(1, 1, 1).abs()}
+    return {
+        "z": random(c, h, w),
+        "t": torch.arange(batch) * 100 + 50,
+        "pose_latent": random(c, h, w),
+        "tokens": random(h * w, config.context_dim),
+        "aligned": random(c, h, w),
+        "visibility": random(1, h, w),
+        "sigma": random(1, 1, 1).abs(),
+    }
 
 
 def alive(config):
@@ -115,7 +126,7 @@ def test_each_resolution_attends_or_not(attention):
     model = alive(config)
     assert [hasattr(block, "attentions") for block in model.unet.down_blocks] == list(attention)
     assert [hasattr(block, "attentions") for block in model.unet.up_blocks] == list(attention)[::-1]
-    assert count(model, "BasicTransformerBlock") == 1 + 5 * sum(attention)    # 2 on the way down, 3 up, 1 between
+    assert count(model, "BasicTransformerBlock") == 1 + 5 * sum(attention)  # 2 on the way down, 3 up, 1 between
     values = inputs(config)
     other = {**values, "tokens": values["tokens"].flip(0)}
     assert not torch.equal(model(**values)[0], model(**other)[0]), "the middle block attends always"
@@ -157,13 +168,14 @@ def test_heads_and_groups_are_the_configuration_s():
 @pytest.mark.parametrize("size", [(32, 22), (16, 8), (13, 7), (1, 1), (3, 17)])
 def test_any_latent_size_at_four_resolutions(size):
     """22 halves to 11, 6, 3: the U-Net rounds up on its way down and back to the very size on its way up."""
-    config = dataclasses.replace(TINY, block_channels=(16, 16, 16, 32), attention=(False, True, True, True), height=32,
-                                 width=22, norm_groups=8)
+    config = dataclasses.replace(
+        TINY, block_channels=(16, 16, 16, 32), attention=(False, True, True, True), height=32, width=22, norm_groups=8
+    )
     model, values = alive(config), inputs(config, size=size)
     prediction, variance = model(**values)
     assert prediction.shape == variance.shape == (2, 4, *size)
     assert model.context(values["aligned"], values["visibility"]).shape == (2, size[0] * size[1], 16)
-    alone = [model(**{name: value[i:i + 1] for name, value in values.items()})[0] for i in range(2)]
+    alone = [model(**{name: value[i : i + 1] for name, value in values.items()})[0] for i in range(2)]
     torch.testing.assert_close(prediction, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
@@ -212,7 +224,7 @@ def test_sampling_in_half_precision_is_near_single_precision(dtype, tolerance, s
 def test_in_half_precision_only_the_network_is_rounded(dtype, level):
     """A network that sees no noise says ŷ_0 = x, at every level: through √ᾱ_t and back nothing is lost."""
     schedule = DiffusionSchedule(ScheduleConfig(prediction="epsilon"))
-    model = Denoiser(dataclasses.replace(TINY, channel_condition=False)).eval().to(dtype)     # its last layer is zero
+    model = Denoiser(dataclasses.replace(TINY, channel_condition=False)).eval().to(dtype)  # its last layer is zero
     told = Condition.of(model, *(latents(i).to(dtype) for i in range(1, 4)), torch.ones(2, 1, 8, 8).to(dtype))
     x = latents(9).to(dtype) * 3
     assert torch.equal(GuidedDenoiser(model, schedule, told, 1.5)(x, schedule_sigmas(schedule)[[level] * 2]).x0, x)
@@ -240,33 +252,40 @@ def test_gradients_reach_every_weight():
 
 
 @pytest.mark.parametrize("kind", [Denoiser, Conditioner])
-@pytest.mark.parametrize(("change", "named"), [
-    ({"texture": "text"}, "texture = 'text': .*RePoseSD"), ({"texture": "warp"}, "texture = 'warp': known"),
-    ({"attention": (True,)}, "attention = .*one value a resolution"),
-    ({"heads_dim": 24}, "heads_dim = 24: must divide"),
-    ({"norm_groups": 5}, "norm_groups = 5: must divide"),
-    ({"height": 0}, "height = 0: with width = 8"),
-])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"texture": "text"}, "texture = 'text': .*RePoseSD"),
+        ({"texture": "warp"}, "texture = 'warp': known"),
+        ({"attention": (True,)}, "attention = .*one value a resolution"),
+        ({"heads_dim": 24}, "heads_dim = 24: must divide"),
+        ({"norm_groups": 5}, "norm_groups = 5: must divide"),
+        ({"height": 0}, "height = 0: with width = 8"),
+    ],
+)
 def test_configurations_that_contradict_themselves_are_named(kind, change, named):
     with pytest.raises(InputError, match=named):
         kind(dataclasses.replace(TINY, **change))
 
 
-@pytest.mark.parametrize(("name", "change", "message"), [
-    ("z", lambda v: v[:0], r"z has shape \(0, 4, 8, 8\): axis B"),
-    ("z", lambda v: v[:, :3], r"z has shape \(2, 3, 8, 8\).*C = 4"),
-    ("z", lambda v: v.half(), "z .*float16; the network's weights are torch.float32"),
-    ("z", lambda v: v.int(), "z .*int32"),
-    ("t", lambda v: v[:1], r"t is \(1,\); expected .*\(2,\)"),
-    ("t", lambda v: 7, "t is 7"),
-    ("pose_latent", lambda v: v[..., :7], r"pose_latent has shape \(2, 4, 8, 7\).*w = 8"),
-    ("pose_latent", lambda v: v.double(), "pose_latent .*float64.* expected torch.float32"),
-    ("tokens", lambda v: v[..., :5], r"tokens has shape \(2, 64, 5\).*D = 16"),
-    ("tokens", lambda v: v[:1], r"tokens has shape \(1, 64, 16\).*B = 2"),
-    ("aligned", lambda v: v[:1], r"aligned has shape \(1, 4, 8, 8\).*B = 2"),
-    ("visibility", lambda v: v.expand(-1, 2, -1, -1), r"visibility has shape \(2, 2, 8, 8\)"),
-    ("sigma", lambda v: v.flatten(), r"sigma has shape \(2,\)"),
-])
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("z", lambda v: v[:0], r"z has shape \(0, 4, 8, 8\): axis B"),
+        ("z", lambda v: v[:, :3], r"z has shape \(2, 3, 8, 8\).*C = 4"),
+        ("z", lambda v: v.half(), "z .*float16; the network's weights are torch.float32"),
+        ("z", lambda v: v.int(), "z .*int32"),
+        ("t", lambda v: v[:1], r"t is \(1,\); expected .*\(2,\)"),
+        ("t", lambda v: 7, "t is 7"),
+        ("pose_latent", lambda v: v[..., :7], r"pose_latent has shape \(2, 4, 8, 7\).*w = 8"),
+        ("pose_latent", lambda v: v.double(), "pose_latent .*float64.* expected torch.float32"),
+        ("tokens", lambda v: v[..., :5], r"tokens has shape \(2, 64, 5\).*D = 16"),
+        ("tokens", lambda v: v[:1], r"tokens has shape \(1, 64, 16\).*B = 2"),
+        ("aligned", lambda v: v[:1], r"aligned has shape \(1, 4, 8, 8\).*B = 2"),
+        ("visibility", lambda v: v.expand(-1, 2, -1, -1), r"visibility has shape \(2, 2, 8, 8\)"),
+        ("sigma", lambda v: v.flatten(), r"sigma has shape \(2,\)"),
+    ],
+)
 def test_what_does_not_fit_is_named(name, change, message):
     values = inputs()
     with pytest.raises(InputError, match=message):
@@ -276,9 +295,10 @@ def test_what_does_not_fit_is_named(name, change, message):
 def test_contexts_that_do_not_fit_are_named():
     model = make()
     for latent, visibility, drop, message in (
-            (latents(1)[:0], torch.ones(0, 1, 8, 8), None, "latent .*axis B"),
-            (latents(1), torch.ones(2, 1, 8, 4), None, r"visibility has shape \(2, 1, 8, 4\)"),
-            (latents(1), torch.ones(2, 1, 8, 8), torch.ones(2), "drop .*bool"),
-            (latents(1), torch.ones(2, 1, 8, 8), torch.ones(3, dtype=torch.bool), r"drop has shape \(3,\)")):
+        (latents(1)[:0], torch.ones(0, 1, 8, 8), None, "latent .*axis B"),
+        (latents(1), torch.ones(2, 1, 8, 4), None, r"visibility has shape \(2, 1, 8, 4\)"),
+        (latents(1), torch.ones(2, 1, 8, 8), torch.ones(2), "drop .*bool"),
+        (latents(1), torch.ones(2, 1, 8, 8), torch.ones(3, dtype=torch.bool), r"drop has shape \(3,\)"),
+    ):
         with pytest.raises(InputError, match=message):
             model.context(latent, visibility, drop)

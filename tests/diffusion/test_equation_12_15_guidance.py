@@ -87,7 +87,7 @@ def test_a_number_or_one_a_picture():
     direction = torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(0))
     factor, size = torch.tensor([2.0, -3.0, 1e-3]), torch.tensor([0.1, 0.2, 1.0])
     together = limit_step(direction, factor, size)
-    alone = [limit_step(direction[i:i + 1], float(factor[i]), float(size[i])) for i in range(3)]
+    alone = [limit_step(direction[i : i + 1], float(factor[i]), float(size[i])) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
@@ -126,14 +126,16 @@ def test_equations_13_and_14_give_equation_15():
 
 # -- the whole way through decoder and estimator
 
+
 @pytest.fixture(scope="module")
 def field():
     torch.manual_seed(0)
-    estimator = HigherHRNet(EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1,
-                                            deconv_channels=8)).double()
+    estimator = HigherHRNet(
+        EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1, deconv_channels=8)
+    ).double()
     for parameter in estimator.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
-    return PoseInteractionField(estimator, mask="predicted", threshold=-1e9)     # everywhere: a mask has no slope
+    return PoseInteractionField(estimator, mask="predicted", threshold=-1e9)  # everywhere: a mask has no slope
 
 
 def decode(latent: torch.Tensor) -> torch.Tensor:
@@ -177,13 +179,13 @@ def test_a_batch_is_guided_as_its_pictures_one_by_one(field):
     target, x0, a = wanted(field, 3), latent(3), torch.tensor([0.9, 0.5, 0.1]).double()
     together = FieldGuidance(field, target, decode)(x0, a)
     for i in range(3):
-        one = target.map(lambda value, i=i: value[i:i + 1])
-        torch.testing.assert_close(FieldGuidance(field, one, decode)(x0[i:i + 1], a[i:i + 1]), together[i:i + 1])
+        one = target.map(lambda value, i=i: value[i : i + 1])
+        torch.testing.assert_close(FieldGuidance(field, one, decode)(x0[i : i + 1], a[i : i + 1]), together[i : i + 1])
 
 
 def test_strength_zero_is_the_same_tensor(field):
     x0 = latent()
-    off = FieldGuidance(field, wanted(field), None, 0.0)       # calling its decoder would fail
+    off = FieldGuidance(field, wanted(field), None, 0.0)  # calling its decoder would fail
     assert off(x0, 0.5) is x0 and not any(off.active(part / 10) for part in range(10))
     assert FieldGuidance(field, wanted(field), None, 1.0)(x0, 0.5, 0.0) is x0
 
@@ -191,7 +193,9 @@ def test_strength_zero_is_the_same_tensor(field):
 def test_it_acts_in_its_share_of_the_sampling(field):
     guide = FieldGuidance.configured(FieldConfig(0.7, 0.25, 0.75), field, wanted(field), decode)
     assert (guide.strength, [guide.active(f) for f in (0, 0.24, 0.25, 0.74, 0.75, 1)]) == (
-        0.7, [False, False, True, True, False, False])
+        0.7,
+        [False, False, True, True, False, False],
+    )
     assert FieldGuidance.configured(FieldConfig(limit=0.3), field, wanted(field), decode).limit == 0.3
 
 
@@ -214,11 +218,18 @@ def test_without_a_limit_it_is_equation_15_as_written(field):
     assert not torch.allclose(FieldGuidance(field, target, decode, 3.0)(x0, 1e-3, 2.0), free)
 
 
-@pytest.mark.parametrize(("config", "named"), [
-    ({"strength": math.nan}, "strength = nan"), ({"start": -0.1}, "start = -0.1"), ({"end": 1.5}, "end = 1.5"),
-    ({"limit": -1.0}, "limit = -1"), ({"limit": math.nan}, "limit = nan"), ({"limit": math.inf}, "limit = inf"),
-    ({"space": "features"}, "heatmaps .*'features'"),
-])
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"strength": math.nan}, "strength = nan"),
+        ({"start": -0.1}, "start = -0.1"),
+        ({"end": 1.5}, "end = 1.5"),
+        ({"limit": -1.0}, "limit = -1"),
+        ({"limit": math.nan}, "limit = nan"),
+        ({"limit": math.inf}, "limit = inf"),
+        ({"space": "features"}, "heatmaps .*'features'"),
+    ],
+)
 def test_settings_that_make_no_sense_are_named(field, config, named):
     with pytest.raises(InputError, match=named):
         FieldGuidance.configured(FieldConfig(**config), field, wanted(field), decode)
@@ -257,7 +268,7 @@ def test_guided_prediction_is_equation_15_of_its_noise(prediction):
 def test_a_limit_shortens_the_shift_in_training_and_keeps_its_direction(prediction):
     schedule = DiffusionSchedule(ScheduleConfig(prediction=prediction))
     output, _, gradient = tensors()
-    gradient[0] *= 1e-6                                     # within the limit already
+    gradient[0] *= 1e-6  # within the limit already
     free = guided_prediction(schedule, output, gradient, T) - output
     bounded = guided_prediction(schedule, output.requires_grad_(), gradient, T, limit=0.1)
     assert torch.equal(torch.autograd.grad(bounded.sum(), output)[0], torch.ones_like(output))
@@ -280,8 +291,9 @@ def test_the_estimate_is_equation_10_or_tweedie_s(prediction):
     clean = (z - (1 - a).sqrt() * epsilon) / a.sqrt()
     torch.testing.assert_close(pose_estimate(schedule, z, noise, output, T, "x0"), clean)
     truth = schedule.target(x0, noise, T)
-    torch.testing.assert_close(pose_estimate(schedule, z, noise, truth, T, "noise"), torch.zeros_like(x0),
-                               atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        pose_estimate(schedule, z, noise, truth, T, "noise"), torch.zeros_like(x0), atol=1e-9, rtol=0
+    )
     assert not pose_estimate(schedule, z, noise, output.requires_grad_(), T, "x0").requires_grad
     with pytest.raises(InputError, match="estimate = 'y0'"):
         pose_estimate(schedule, z, noise, output, T, "y0")
@@ -297,8 +309,9 @@ def test_the_loss_reaches_the_network_unchanged(field, prediction, estimate):
     seen = pose_estimate(schedule, z, noise, output, T, estimate)
     gradient, _ = field.gradient(seen, decode, wanted(field, 3))
     assert gradient.abs().max() > 1e-3
-    values = training_loss(schedule, x0, noise, z, T, output, None, gradient=gradient.requires_grad_(),
-                           field_weight=0.5)
+    values = training_loss(
+        schedule, x0, noise, z, T, output, None, gradient=gradient.requires_grad_(), field_weight=0.5
+    )
     slope, through = torch.autograd.grad(values["loss"], (output, gradient), allow_unused=True)
     guided = guided_prediction(schedule, output, gradient, T, 0.5)
     torch.testing.assert_close(slope, 2 * (guided - schedule.target(x0, noise, T)).detach() / output.numel())

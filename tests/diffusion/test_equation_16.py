@@ -17,8 +17,9 @@ from reposedm_core.errors import InputError
 from reposedm_core.estimator import HigherHRNet
 from reposedm_core.field import PoseInteractionField
 
-TINY = DenoiserConfig(latent_channels=4, block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
-                      height=8, width=8)
+TINY = DenoiserConfig(
+    latent_channels=4, block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16, height=8, width=8
+)
 
 
 def tensors(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
@@ -51,8 +52,9 @@ def decode(latent: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def field() -> FieldGuidance:
     torch.manual_seed(0)
-    estimator = HigherHRNet(EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1,
-                                            deconv_channels=8)).double()
+    estimator = HigherHRNet(
+        EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1, deconv_channels=8)
+    ).double()
     for parameter in estimator.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     joints = torch.rand(2, 17, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 30
@@ -119,7 +121,7 @@ def test_at_scale_zero_nothing_is_decoded(field):
     model, schedule = make(), DiffusionSchedule(ScheduleConfig())
     told = condition(model)
     x, sigma = latents(4) * 3, torch.tensor([3.0, 3.0])
-    blind = dataclasses.replace(field, decode=None)             # calling it would fail
+    blind = dataclasses.replace(field, decode=None)  # calling it would fail
     found = GuidedDenoiser(model, schedule, told, 0.0, blind)(x, sigma)
     unconditional = GuidedDenoiser(model, schedule, Condition.null(model, told), 1.0)(x, sigma)
     torch.testing.assert_close(found.x0, unconditional.x0)
@@ -130,8 +132,9 @@ def test_the_variance_is_the_conditional_pass_s():
     model, schedule = make(), DiffusionSchedule(ScheduleConfig())
     told = condition(model)
     x, sigma = latents(4) * 3, torch.tensor([3.0, 3.0])
-    conditional, unconditional = (GuidedDenoiser(model, schedule, c, 1.0)(x, sigma).variance_logits
-                                  for c in (told, Condition.null(model, told)))
+    conditional, unconditional = (
+        GuidedDenoiser(model, schedule, c, 1.0)(x, sigma).variance_logits for c in (told, Condition.null(model, told))
+    )
     assert (conditional - unconditional).abs().max() > 1e-2
     for scale in (2.5, 0.0, -1.0):
         found = GuidedDenoiser(model, schedule, told, scale)(x, sigma).variance_logits
@@ -146,8 +149,9 @@ def test_a_step_on_the_edge_of_the_window_is_guided(field):
         seen.append(len(seen))
         return decode(latent)
 
-    guided = GuidedDenoiser(make(), schedule, condition(make()), 1.0,
-                            dataclasses.replace(field, start=0.1, end=0.9, decode=watched))
+    guided = GuidedDenoiser(
+        make(), schedule, condition(make()), 1.0, dataclasses.replace(field, start=0.1, end=0.9, decode=watched)
+    )
     sigmas = simple_sigmas(schedule, 10)
     counts = []
     sample_ddim(guided, initial_latent(latents(9), sigmas[0]), sigmas, lambda *_: counts.append(len(seen)))
@@ -168,7 +172,7 @@ def test_the_field_is_told_the_noise_level_in_full_precision(field, level):
     told = Condition(*(value.to(torch.bfloat16) for value in vars(condition(make())).values()))
     guided = GuidedDenoiser(model, schedule, told, 1.0, Watch(field.field, field.target, decode))
     guided(latents(4).to(torch.bfloat16), schedule_sigmas(schedule)[[level, level]])
-    (dtype, alpha_bar), = seen
+    ((dtype, alpha_bar),) = seen
     assert dtype == torch.bfloat16
     torch.testing.assert_close(1 - alpha_bar, (1 - schedule.alpha_bar[level]).expand(2))
 
@@ -194,7 +198,7 @@ def test_guidance_that_is_off_changes_not_one_bit(field):
     assert torch.equal(run(dataclasses.replace(field, strength=0.0)), plain)
     assert torch.equal(run(dataclasses.replace(field, start=0.5, end=0.5)), plain)
     assert not torch.equal(run(field), plain)
-    late = dataclasses.replace(field, start=0.9, decode=None)       # after the last of three steps: nothing to decode
+    late = dataclasses.replace(field, start=0.9, decode=None)  # after the last of three steps: nothing to decode
     assert torch.equal(run(late), plain)
 
 
@@ -215,18 +219,21 @@ def test_one_condition_serves_all_pictures_and_two_do_not_serve_three():
     one = Condition(*(value[:1] for value in vars(told).values()))
     x, sigma = latents(4, 3) * 3, torch.full((3,), 3.0)
     together = GuidedDenoiser(model, schedule, one, 1.5)(x, sigma).x0
-    alone = [GuidedDenoiser(model, schedule, one, 1.5)(x[i:i + 1], sigma[:1]).x0 for i in range(3)]
+    alone = [GuidedDenoiser(model, schedule, one, 1.5)(x[i : i + 1], sigma[:1]).x0 for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone))
     with pytest.raises(InputError, match="condition: it is for 2 pictures, and x has 3"):
         GuidedDenoiser(model, schedule, told, 1.5)(x, sigma)
 
 
-@pytest.mark.parametrize(("x", "sigma", "named"), [
-    (torch.zeros(0, 4, 8, 8), torch.zeros(0), r"x has shape \(0, 4, 8, 8\): axis B"),
-    (torch.zeros(2, 3, 8, 8), torch.ones(2), r"x has shape \(2, 3, 8, 8\).*C = 4"),
-    (torch.zeros(2, 4, 8, 8), torch.ones(3), r"sigma has shape \(3,\).*B = 2"),
-    (torch.zeros(2, 4, 8, 7), torch.ones(2), r"condition.pose has shape \(2, 4, 8, 8\).*w = 7"),
-])
+@pytest.mark.parametrize(
+    ("x", "sigma", "named"),
+    [
+        (torch.zeros(0, 4, 8, 8), torch.zeros(0), r"x has shape \(0, 4, 8, 8\): axis B"),
+        (torch.zeros(2, 3, 8, 8), torch.ones(2), r"x has shape \(2, 3, 8, 8\).*C = 4"),
+        (torch.zeros(2, 4, 8, 8), torch.ones(3), r"sigma has shape \(3,\).*B = 2"),
+        (torch.zeros(2, 4, 8, 7), torch.ones(2), r"condition.pose has shape \(2, 4, 8, 8\).*w = 7"),
+    ],
+)
 def test_latents_that_do_not_fit_are_named(x, sigma, named):
     model = make()
     with pytest.raises(InputError, match=named):

@@ -23,8 +23,14 @@ def normal(seed: int) -> torch.Tensor:
 
 def peer(kind, config: ScheduleConfig, **options):
     """A scheduler of diffusers with its own β, accumulated in float64: in float32 1 − ᾱ_1 is only good to 1e-3."""
-    scheduler = kind(num_train_timesteps=config.timesteps, beta_start=config.beta_start, beta_end=config.beta_end,
-                     beta_schedule=config.beta_schedule, clip_sample=False, **options)
+    scheduler = kind(
+        num_train_timesteps=config.timesteps,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        beta_schedule=config.beta_schedule,
+        clip_sample=False,
+        **options,
+    )
     scheduler.alphas = 1 - scheduler.betas.double()
     scheduler.alphas_cumprod = scheduler.alphas.cumprod(0)
     return scheduler
@@ -96,8 +102,11 @@ def test_half_precision_keeps_the_first_steps(dtype, prediction):
     schedule = DiffusionSchedule(ScheduleConfig(prediction=prediction))
     x0, noise, t = normal(0), normal(1), torch.tensor([0, 1, 100, 500])
     exact = schedule.target(x0, noise, t), schedule.roots(t, x0)[1], schedule.add_noise(x0, noise, t)
-    half = (schedule.target(x0.to(dtype), noise.to(dtype), t), schedule.roots(t, x0.to(dtype))[1],
-            schedule.add_noise(x0.to(dtype), noise.to(dtype), t))
+    half = (
+        schedule.target(x0.to(dtype), noise.to(dtype), t),
+        schedule.roots(t, x0.to(dtype))[1],
+        schedule.add_noise(x0.to(dtype), noise.to(dtype), t),
+    )
     for a, b in zip(exact, half, strict=True):
         assert b.dtype == dtype
         torch.testing.assert_close(b.double(), a, atol=8 * torch.finfo(dtype).eps, rtol=8 * torch.finfo(dtype).eps)
@@ -113,8 +122,7 @@ def toy(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 def test_ddim_is_that_of_diffusers(prediction, steps):
     config = ScheduleConfig(prediction=prediction)
     schedule = DiffusionSchedule(config)
-    theirs = peer(DDIMScheduler, config, prediction_type=prediction, timestep_spacing="trailing",
-                  set_alpha_to_one=True)
+    theirs = peer(DDIMScheduler, config, prediction_type=prediction, timestep_spacing="trailing", set_alpha_to_one=True)
     theirs.set_timesteps(steps)
     seen = []
 
@@ -146,8 +154,9 @@ METHODS = ("add_noise", "target", "predict_x0", "predict_noise", "posterior_mean
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("t", [[0, 1, 2, 1000], [-1, 0, 0, 0], [0, 1], [0], [0.5] * 4, [[0], [1], [2], [3]],
-                               [True, False, True, False]])
+@pytest.mark.parametrize(
+    "t", [[0, 1, 2, 1000], [-1, 0, 0, 0], [0, 1], [0], [0.5] * 4, [[0], [1], [2], [3]], [True, False, True, False]]
+)
 def test_times_that_do_not_fit_are_named(method, t, prediction):
     schedule = DiffusionSchedule(ScheduleConfig(prediction=prediction))
     with pytest.raises(InputError, match=r"^t (=|has)"):
@@ -163,11 +172,14 @@ def test_nothing_is_broadcast(method, shape, prediction):
         getattr(schedule, method)(normal(0), torch.zeros(shape).double(), torch.tensor([0, 1, 2, 3]))
 
 
-@pytest.mark.parametrize(("noise", "named"), [
-    (torch.zeros(3, *SHAPE[1:], dtype=torch.float64), r"noise has shape \(3, 3, 5, 2\); expected .* B = 4"),
-    (torch.zeros(SHAPE), "noise .*float32 .*expected torch.float64"),
-    (torch.zeros(SHAPE, dtype=torch.int64), "noise .*int64"),
-])
+@pytest.mark.parametrize(
+    ("noise", "named"),
+    [
+        (torch.zeros(3, *SHAPE[1:], dtype=torch.float64), r"noise has shape \(3, 3, 5, 2\); expected .* B = 4"),
+        (torch.zeros(SHAPE), "noise .*float32 .*expected torch.float64"),
+        (torch.zeros(SHAPE, dtype=torch.int64), "noise .*int64"),
+    ],
+)
 def test_noise_that_does_not_fit_is_named(noise, named):
     with pytest.raises(InputError, match=named):
         DiffusionSchedule(ScheduleConfig()).add_noise(normal(0), noise, torch.zeros(4, dtype=torch.int64))
@@ -179,11 +191,16 @@ def test_an_empty_batch_is_named():
         DiffusionSchedule(ScheduleConfig()).add_noise(empty, empty, torch.zeros(0, dtype=torch.int64))
 
 
-@pytest.mark.parametrize(("change", "named"), [
-    ({"beta_schedule": "cosine"}, "beta_schedule = 'cosine'"), ({"prediction": "flow"}, "prediction = 'flow'"),
-    ({"timesteps": 0}, "timesteps = 0"), ({"beta_end": 1.5}, "beta_end = 1.5: must rise"),
-    ({"beta_start": 0.5}, "must rise"),
-])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"beta_schedule": "cosine"}, "beta_schedule = 'cosine'"),
+        ({"prediction": "flow"}, "prediction = 'flow'"),
+        ({"timesteps": 0}, "timesteps = 0"),
+        ({"beta_end": 1.5}, "beta_end = 1.5: must rise"),
+        ({"beta_start": 0.5}, "must rise"),
+    ],
+)
 def test_schedules_that_do_not_exist_are_refused(change, named):
     with pytest.raises(InputError, match=named):
         DiffusionSchedule(dataclasses.replace(ScheduleConfig(), **change))

@@ -79,12 +79,18 @@ def test_variational_bound_is_least_at_the_posterior():
 @pytest.mark.parametrize("config", SCHEDULES, ids=lambda config: config.beta_schedule)
 def test_learned_variance_interpolates_as_in_diffusers(config):
     ours = DiffusionSchedule(config)
-    theirs = DDPMScheduler(num_train_timesteps=config.timesteps, beta_start=config.beta_start, beta_end=config.beta_end,
-                           beta_schedule=config.beta_schedule, clip_sample=False, variance_type="learned_range")
+    theirs = DDPMScheduler(
+        num_train_timesteps=config.timesteps,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        beta_schedule=config.beta_schedule,
+        clip_sample=False,
+        variance_type="learned_range",
+    )
     # In float32 1 − ᾱ_1 is only good to 1e-3.
     theirs.alphas = 1 - theirs.betas.double()
     theirs.alphas_cumprod = theirs.alphas.cumprod(0)
-    logits = torch.tensor([-1, -0.3, 0.4, 1, 3, -5], dtype=torch.float64).view(1, 6, 1, 1)      # they have no bounds
+    logits = torch.tensor([-1, -0.3, 0.4, 1, 3, -5], dtype=torch.float64).view(1, 6, 1, 1)  # they have no bounds
     for level in (1, 37, 500, 999):
         found = ours.log_variance(logits, torch.tensor([level]))
         torch.testing.assert_close(found, theirs._get_variance(level, predicted_variance=logits), atol=1e-5, rtol=1e-5)
@@ -106,8 +112,9 @@ def test_training_loss_is_the_sum_as_written(prediction):
     clean = a.sqrt() * z - (1 - a).sqrt() * output
     if prediction == "epsilon":
         clean = (z - (1 - a).sqrt() * output) / a.sqrt()
-    bound = variational_bound(schedule, x0, z, T, schedule.posterior_mean(clean, z, T),
-                              schedule.log_variance(logits, T)).mean()
+    bound = variational_bound(
+        schedule, x0, z, T, schedule.posterior_mean(clean, z, T), schedule.log_variance(logits, T)
+    ).mean()
     torch.testing.assert_close(values["mse"], mse)
     torch.testing.assert_close(values["vlb"], bound)
     torch.testing.assert_close(values["loss"], mse + 0.3 * bound)
@@ -145,17 +152,26 @@ def test_a_batch_is_its_examples_one_by_one():
     schedule = DiffusionSchedule(ScheduleConfig())
     values = [normal(seed) for seed in range(4)]
     together = variational_bound(schedule, values[0], values[1], T, *values[2:])
-    alone = [variational_bound(schedule, *(v[i:i + 1] for v in values[:2]), T[i:i + 1],
-                               *(v[i:i + 1] for v in values[2:])) for i in range(4)]
+    alone = [
+        variational_bound(
+            schedule, *(v[i : i + 1] for v in values[:2]), T[i : i + 1], *(v[i : i + 1] for v in values[2:])
+        )
+        for i in range(4)
+    ]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
-@pytest.mark.parametrize(("name", "change", "message"), [
-    ("mean", lambda v: v[:, :2], r"mean has shape \(4, 2, 5, 2\)"), ("z", lambda v: v.float(), "z .*float32"),
-    ("log_variance", lambda v: v[0], r"log_variance has shape \(3, 5, 2\)"),
-    ("x0", lambda v: v[:0], r"x0 has shape \(0, 3, 5, 2\): axis B"),
-    ("t", lambda v: v + 1, "t = .*must be 0 to 999"), ("t", lambda v: v[:2], r"t has shape \(2,\)"),
-])
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("mean", lambda v: v[:, :2], r"mean has shape \(4, 2, 5, 2\)"),
+        ("z", lambda v: v.float(), "z .*float32"),
+        ("log_variance", lambda v: v[0], r"log_variance has shape \(3, 5, 2\)"),
+        ("x0", lambda v: v[:0], r"x0 has shape \(0, 3, 5, 2\): axis B"),
+        ("t", lambda v: v + 1, "t = .*must be 0 to 999"),
+        ("t", lambda v: v[:2], r"t has shape \(2,\)"),
+    ],
+)
 def test_what_does_not_fit_is_named(name, change, message):
     values = {n: normal(i) for i, n in enumerate(("x0", "z", "mean", "log_variance"))} | {"t": T}
     values[name] = change(values[name])

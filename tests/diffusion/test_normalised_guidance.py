@@ -62,8 +62,9 @@ def test_one_strength_takes_the_same_share_off_every_decoder_s_distance(scale):
     """The same picture behind latents of any size: a tenth is asked for, and about a tenth is taken."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        estimator = HigherHRNet(EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1,
-                                                deconv_channels=8)).double()
+        estimator = HigherHRNet(
+            EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1, deconv_channels=8)
+        ).double()
         for weight in estimator.parameters():
             weight.data.add_(0.05 * torch.randn_like(weight))
     field = PoseInteractionField(estimator)

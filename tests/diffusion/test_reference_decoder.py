@@ -42,8 +42,11 @@ def test_before_training_it_is_the_warp_where_the_source_shows_the_person_the_pl
     share = share / share.sum(0)
     torch.testing.assert_close(out, share[0] * reference.warped + share[1] * reference.plate + share[2] * decoded)
     certain = {"person": torch.ones_like(reference.person), "visibility": torch.ones_like(reference.visibility)}
-    for change, expected in (({}, reference.warped), ({"visibility": 0 * reference.visibility}, decoded),
-                             ({"person": 0 * reference.person}, reference.plate)):
+    for change, expected in (
+        ({}, reference.warped),
+        ({"visibility": 0 * reference.visibility}, decoded),
+        ({"person": 0 * reference.person}, reference.plate),
+    ):
         told = replace(reference, **{**certain, **change})
         assert (build()(decoded, latent, told) - expected).abs().max() < 0.05
 
@@ -89,25 +92,32 @@ def test_a_fresh_one_learns():
     assert all(parameter.grad.any() for parameter in decoder.parameters())
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda d, z, r: (d[..., :30, :], z, r), r"decoded has shape \(2, 3, 30, 24\): H = 30 must be divisible by 4"),
-    (lambda d, z, r: (d[:, :1], z, r), r"decoded has shape \(2, 1, 32, 24\); expected \(B, 3, H, W\)"),
-    (lambda d, z, r: (d, z[:, :3], r), r"latent has shape \(2, 3, 4, 3\).* C = 4"),
-    (lambda d, z, r: (d, z[:1], r), "latent has shape .* B = 2"),
-    (lambda d, z, r: (d, z, replace(r, plate=r.plate[..., :-4])), r"reference\.plate has shape .* W = 24"),
-    (lambda d, z, r: (d, z, replace(r, warped=r.hidden)), r"reference\.warped has shape .*\(B, 3, H, W\)"),
-    (lambda d, z, r: (d, z, replace(r, person=r.plate)), r"reference\.person has shape .*\(B, 1, H, W\)"),
-    (lambda d, z, r: (d, z, r[:1]), r"reference\.warped has shape .* B = 2"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d, z, r: (d[..., :30, :], z, r), r"decoded has shape \(2, 3, 30, 24\): H = 30 must be divisible by 4"),
+        (lambda d, z, r: (d[:, :1], z, r), r"decoded has shape \(2, 1, 32, 24\); expected \(B, 3, H, W\)"),
+        (lambda d, z, r: (d, z[:, :3], r), r"latent has shape \(2, 3, 4, 3\).* C = 4"),
+        (lambda d, z, r: (d, z[:1], r), "latent has shape .* B = 2"),
+        (lambda d, z, r: (d, z, replace(r, plate=r.plate[..., :-4])), r"reference\.plate has shape .* W = 24"),
+        (lambda d, z, r: (d, z, replace(r, warped=r.hidden)), r"reference\.warped has shape .*\(B, 3, H, W\)"),
+        (lambda d, z, r: (d, z, replace(r, person=r.plate)), r"reference\.person has shape .*\(B, 1, H, W\)"),
+        (lambda d, z, r: (d, z, r[:1]), r"reference\.warped has shape .* B = 2"),
+    ],
+)
 def test_what_does_not_fit_is_named(change, words):
     with pytest.raises(InputError, match=words):
         build()(*change(*given()))
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"kind": "other"}, "kind = 'other': known are none, reference"), ({"widths": (8,)}, "widths = .*2 to 8 values"),
-    ({"latent_channels": 0}, "latent_channels = 0: must be 1 to"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": "other"}, "kind = 'other': known are none, reference"),
+        ({"widths": (8,)}, "widths = .*2 to 8 values"),
+        ({"latent_channels": 0}, "latent_channels = 0: must be 1 to"),
+    ],
+)
 def test_bad_configurations_are_named(changes, words):
     with pytest.raises(InputError, match=words):
         replace(CONFIG, **changes)

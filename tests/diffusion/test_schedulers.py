@@ -91,15 +91,22 @@ def test_any_number_of_steps(name, steps):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize(("ours", "theirs", "logit"), [
-    ("ddim", "ddim", 0.0), ("ancestral", "ddpm_learned", 0.0), ("ancestral", "ddpm_learned", 1.5),
-    ("ancestral", "ddpm_learned", -3.0)])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "logit"),
+    [
+        ("ddim", "ddim", 0.0),
+        ("ancestral", "ddpm_learned", 0.0),
+        ("ancestral", "ddpm_learned", 1.5),
+        ("ancestral", "ddpm_learned", -3.0),
+    ],
+)
 def test_our_ddim_and_ancestral_sampler_are_those_of_diffusers(ours, theirs, logit, prediction):
     """Logits have no bounds in either."""
     model = Gaussian(prediction, logit)
     # Steps that divide T: for others diffusers' DDIM and DDPM take the level before to be T // steps below.
-    found = sample_with_scheduler(model, noise(), build_scheduler(theirs, model.schedule), 10,
-                                  generator=torch.Generator().manual_seed(0))
+    found = sample_with_scheduler(
+        model, noise(), build_scheduler(theirs, model.schedule), 10, generator=torch.Generator().manual_seed(0)
+    )
     torch.testing.assert_close(sample(ours, model, 10), found, atol=2e-5, rtol=1e-5)
 
 
@@ -110,8 +117,9 @@ def test_any_scheduler_of_diffusers_is_taken(kind, prediction):
     options = {"clip_sample": False} if kind in (DDIMScheduler, DDPMScheduler) else {}
     scheduler = kind(beta_start=1e-4, beta_end=0.02, prediction_type=prediction, timestep_spacing="leading", **options)
     model = Gaussian("v_prediction")
-    result = sample_with_scheduler(model, noise(0, (8, 4, 16, 16)), scheduler, 100,
-                                   generator=torch.Generator().manual_seed(0))
+    result = sample_with_scheduler(
+        model, noise(0, (8, 4, 16, 16)), scheduler, 100, generator=torch.Generator().manual_seed(0)
+    )
     assert float(result.mean()) == pytest.approx(MEAN, abs=0.02)
     assert float(result.var()) == pytest.approx(VARIANCE, rel=0.15)
 
@@ -131,27 +139,39 @@ def test_times_between_the_schedule_s_are_met_by_their_noise_level():
 def test_half_precision_stays_half_and_near(name, dtype, tolerance):
     """The largest difference; the data's deviation is 0.55. The model is told its levels in single precision."""
     model = Gaussian()
-    results = [sample_with_scheduler(model, noise().to(dtype).to(kind), build_scheduler(name, model.schedule), 8,
-                                     generator=torch.Generator().manual_seed(0)) for kind in (torch.float32, dtype)]
+    results = [
+        sample_with_scheduler(
+            model,
+            noise().to(dtype).to(kind),
+            build_scheduler(name, model.schedule),
+            8,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for kind in (torch.float32, dtype)
+    ]
     assert results[1].dtype == dtype
     torch.testing.assert_close(results[1].float(), results[0], atol=tolerance, rtol=0)
     torch.testing.assert_close(torch.tensor(model.levels[8:]), torch.tensor(model.levels[:8]), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize(("arguments", "named"), [
-    ({"noise": torch.zeros(0, 4, 8, 8)}, r"noise has shape \(0, 4, 8, 8\)"),
-    ({"noise": torch.full((1, 4, 8, 8), torch.nan)}, "noise .* 256 values that are not finite"),
-    ({"noise": torch.zeros(4, 8, 8)}, r"noise has shape \(4, 8, 8\); expected 4 axes"),
-    ({"steps": 0}, "steps = 0"), ({"steps": 1001}, "steps = 1001"),
-    ({"model": lambda x, sigma: x}, "model: a function without `schedule`"),
-    ({"scheduler": DDIMScheduler(num_train_timesteps=500)}, "for T = 500, the model for 1000"),
-    ({"scheduler": DDIMScheduler(prediction_type="flow")}, "prediction_type = 'flow'"),
-    ({"scheduler": DDIMScheduler(beta_end=0.021)}, "its β are not the model's"),
-    ({"scheduler": EulerDiscreteScheduler(beta_schedule="scaled_linear")}, "its β are not the model's"),
-    ({"scheduler": DDIMScheduler(rescale_betas_zero_snr=True)}, "its β are not the model's"),
-    ({"scheduler": DDPMScheduler(variance_type="learned")}, "variance_type = 'learned' is"),
-    ({"scheduler": FlowMatchEulerDiscreteScheduler()}, "FlowMatchEulerDiscreteScheduler has no β"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"noise": torch.zeros(0, 4, 8, 8)}, r"noise has shape \(0, 4, 8, 8\)"),
+        ({"noise": torch.full((1, 4, 8, 8), torch.nan)}, "noise .* 256 values that are not finite"),
+        ({"noise": torch.zeros(4, 8, 8)}, r"noise has shape \(4, 8, 8\); expected 4 axes"),
+        ({"steps": 0}, "steps = 0"),
+        ({"steps": 1001}, "steps = 1001"),
+        ({"model": lambda x, sigma: x}, "model: a function without `schedule`"),
+        ({"scheduler": DDIMScheduler(num_train_timesteps=500)}, "for T = 500, the model for 1000"),
+        ({"scheduler": DDIMScheduler(prediction_type="flow")}, "prediction_type = 'flow'"),
+        ({"scheduler": DDIMScheduler(beta_end=0.021)}, "its β are not the model's"),
+        ({"scheduler": EulerDiscreteScheduler(beta_schedule="scaled_linear")}, "its β are not the model's"),
+        ({"scheduler": DDIMScheduler(rescale_betas_zero_snr=True)}, "its β are not the model's"),
+        ({"scheduler": DDPMScheduler(variance_type="learned")}, "variance_type = 'learned' is"),
+        ({"scheduler": FlowMatchEulerDiscreteScheduler()}, "FlowMatchEulerDiscreteScheduler has no β"),
+    ],
+)
 def test_what_cannot_be_sampled_is_named(arguments, named):
     model = Gaussian()
     given = {"model": model, "noise": noise(), "scheduler": build_scheduler("ddim", model.schedule), "steps": 2}
@@ -179,10 +199,16 @@ def test_unknown_schedulers_and_levels_of_another_spacing_are_named():
 
 
 @pytest.mark.parametrize("sampler", [sample_ddim, sample_ancestral])
-@pytest.mark.parametrize(("x", "sigmas", "named"), [
-    (torch.full((1, 4, 8, 8), torch.inf), [2.0, 0.0], "x .*not finite"), (noise()[0], [2.0, 0.0], "x has shape"),
-    (noise(), [0.0], "sigmas = "), (noise(), [2.0, 1.0], "the last 0"), (noise(), [1.0, 2.0, 0.0], "falling"),
-])
+@pytest.mark.parametrize(
+    ("x", "sigmas", "named"),
+    [
+        (torch.full((1, 4, 8, 8), torch.inf), [2.0, 0.0], "x .*not finite"),
+        (noise()[0], [2.0, 0.0], "x has shape"),
+        (noise(), [0.0], "sigmas = "),
+        (noise(), [2.0, 1.0], "the last 0"),
+        (noise(), [1.0, 2.0, 0.0], "falling"),
+    ],
+)
 def test_samplers_name_what_does_not_fit(sampler, x, sigmas, named):
     with pytest.raises(InputError, match=named):
         sampler(Gaussian(), x, torch.tensor(sigmas))

@@ -56,7 +56,7 @@ def replace_one(net: HigherHRNet) -> HigherHRNet:
 
 
 def edit_data(net: HigherHRNet) -> HigherHRNet:
-    net.trunk.conv1.weight.data.mul_(2)     # no version counter sees this, and hosts load weights so
+    net.trunk.conv1.weight.data.mul_(2)  # no version counter sees this, and hosts load weights so
     return net
 
 
@@ -76,10 +76,24 @@ OF_VALUE = (load_others, replace_one, replace_a_layer, edit_data, edit_statistic
 
 @pytest.mark.parametrize(
     "change",
-    [*OF_VALUE, lambda net: net.half().float(), lambda net: net.double(), lambda net: net.bfloat16(),
-     lambda net: net.double().float()],
-    ids=["loaded", "replaced", "another layer", "data", "statistics", "there and back", "double", "half",
-         "double and back"],
+    [
+        *OF_VALUE,
+        lambda net: net.half().float(),
+        lambda net: net.double(),
+        lambda net: net.bfloat16(),
+        lambda net: net.double().float(),
+    ],
+    ids=[
+        "loaded",
+        "replaced",
+        "another layer",
+        "data",
+        "statistics",
+        "there and back",
+        "double",
+        "half",
+        "double and back",
+    ],
 )
 @pytest.mark.parametrize("inference", [False, True], ids=["", "in inference mode"])
 def test_the_field_sees_every_change_of_the_weights(change, inference):
@@ -92,9 +106,10 @@ def test_the_field_sees_every_change_of_the_weights(change, inference):
     first = ask(field)
     with torch.inference_mode(inference):
         change(field.estimator)
-    if inference:       # a host that moved weights there makes them anew, as ComfyUI's patcher here does
-        field.estimator.load_state_dict({key: value.clone() for key, value in field.estimator.state_dict().items()},
-                                        assign=True)
+    if inference:  # a host that moved weights there makes them anew, as ComfyUI's patcher here does
+        field.estimator.load_state_dict(
+            {key: value.clone() for key, value in field.estimator.state_dict().items()}, assign=True
+        )
         field.estimator.requires_grad_(False)
     for a, b in zip(ask(field), ask(PoseInteractionField(copy.deepcopy(field.estimator))), strict=True):
         assert torch.equal(a, b)

@@ -38,8 +38,10 @@ class Seeing(nn.Module):
         return types.SimpleNamespace(heatmaps=(quarter, half), tags=tags, features=quarter)
 
     def maps(self, people: list[torch.Tensor], height: int, width: int, stride: int) -> torch.Tensor:
-        parts = [render_heatmaps(p[None], height, width, 1.5, stride, self.config.udp)[0] * p[:, 2, None, None]
-                 for p in people]
+        parts = [
+            render_heatmaps(p[None], height, width, 1.5, stride, self.config.udp)[0] * p[:, 2, None, None]
+            for p in people
+        ]
         return torch.stack(parts).amax(0) if parts else torch.zeros(17, height // stride, width // stride)
 
     def tags(self, people: list[torch.Tensor], rows: int, columns: int) -> torch.Tensor:
@@ -59,8 +61,9 @@ def person(x: float, y: float, seed: int, score: float = 1.0, size: float = 24) 
     return torch.cat([place, torch.full((17, 1), score)], -1)
 
 
-def see(*crowd: list[torch.Tensor], height: int = HEIGHT, width: int = WIDTH, udp: bool = False,
-        **options) -> list[torch.Tensor]:
+def see(
+    *crowd: list[torch.Tensor], height: int = HEIGHT, width: int = WIDTH, udp: bool = False, **options
+) -> list[torch.Tensor]:
     return predict_people(Seeing(list(crowd), udp=udp), torch.zeros(len(crowd), 3, height, width), **options)
 
 
@@ -109,7 +112,7 @@ def test_a_person_of_one_joint_and_people_without_the_first_joints():
 
 def test_a_joint_hidden_in_another_person_s_peak_is_found_by_its_tag():
     a, b = person(24, 64, 3, 1.0), person(70, 64, 4, 0.9)
-    a[7, :2], b[7, :2] = torch.tensor([46.5, 64.0]), torch.tensor([49.5, 64.0])   # two elbows, one peak
+    a[7, :2], b[7, :2] = torch.tensor([46.5, 64.0]), torch.tensor([49.5, 64.0])  # two elbows, one peak
     plain, refined = see([a, b], refine=False)[0], see([a, b])[0]
     assert (plain[:, 7, 2] > 0).sum() == 1
     check_same(refined, [a, b], tolerance=4)
@@ -154,8 +157,9 @@ def test_assignment_is_the_cheapest_of_all():
             scores = generator.uniform(0.5, 1, (2, count))
             found = group_peaks(scores, tags, tag_threshold=np.inf)
             cost = 100 * np.abs(tags[1][:, None] - tags[0]).round() - scores[1][:, None]
-            cheapest = min(sum(cost[p, i] for i, p in enumerate(order))
-                           for order in itertools.permutations(range(count)))
+            cheapest = min(
+                sum(cost[p, i] for i, p in enumerate(order)) for order in itertools.permutations(range(count))
+            )
             assert sum(cost[own[1], own[0]] for own in found) == pytest.approx(cheapest)
 
 
@@ -184,9 +188,15 @@ def test_peaks_are_the_highest_of_their_window():
     heat = torch.rand(1, 2, 9, 7, generator=torch.Generator().manual_seed(0))
     height, cell = find_peaks(heat, 30)
     for k in range(2):
-        expected = sorted(((heat[0, k, i, j].item(), i * 7 + j) for i in range(9) for j in range(7)
-                           if heat[0, k, i, j] == heat[0, k, max(i - 1, 0):i + 2, max(j - 1, 0):j + 2].max()),
-                          reverse=True)
+        expected = sorted(
+            (
+                (heat[0, k, i, j].item(), i * 7 + j)
+                for i in range(9)
+                for j in range(7)
+                if heat[0, k, i, j] == heat[0, k, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].max()
+            ),
+            reverse=True,
+        )
         count = len(expected)
         assert [(h.item(), c.item()) for h, c in zip(height[0, k, :count], cell[0, k, :count], strict=True)] == expected
         assert not height[0, k, count:].any()
@@ -194,7 +204,7 @@ def test_peaks_are_the_highest_of_their_window():
 
 
 def test_a_joint_between_cells_is_one_peak():
-    joints = torch.tensor([[[24.0, 32.0, 1.0]]])      # the corner of four cells, all of one height
+    joints = torch.tensor([[[24.0, 32.0, 1.0]]])  # the corner of four cells, all of one height
     height, _ = find_peaks(render_heatmaps(joints, 64, 48, 2.0, 2), 5)
     assert (height > 0.1).sum() == 1
 

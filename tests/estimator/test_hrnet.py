@@ -113,8 +113,9 @@ class Rendered(nn.Module):
         self.config = types.SimpleNamespace(joints=17, strides=strides, sigma=1.5, udp=udp)
 
     def forward(self, images: torch.Tensor) -> types.SimpleNamespace:
-        maps = [render_heatmaps(self.joints, *images.shape[-2:], 1.5, stride, self.udp)
-                for stride in self.config.strides]
+        maps = [
+            render_heatmaps(self.joints, *images.shape[-2:], 1.5, stride, self.udp) for stride in self.config.strides
+        ]
         return types.SimpleNamespace(heatmaps=maps, features=maps[0])
 
 

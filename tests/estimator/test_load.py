@@ -69,19 +69,31 @@ def test_vitpose_folder(tmp_path):
     assert predict_pose(found.network, picture()).shape == (2, 17, 3)
 
 
-@pytest.mark.parametrize(("name", "size"), [
-    ("pose_higher_hrnet_w32_512", (512, 512)), ("pose_higher_hrnet_w48_640", (640, 640)),
-    ("higher_hrnet32_coco_640x640-295021bb_20200712", (640, 640)), ("higher_hrnet48_coco_512x512_udp-7cad61ef_20210222",
-                                                                    (512, 512)),
-    ("mine_256x320", (320, 256)), ("weights", (512, 512)), ("hrnet_500", (512, 512)), ("epoch300", (512, 512))])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("pose_higher_hrnet_w32_512", (512, 512)),
+        ("pose_higher_hrnet_w48_640", (640, 640)),
+        ("higher_hrnet32_coco_640x640-295021bb_20200712", (640, 640)),
+        ("higher_hrnet48_coco_512x512_udp-7cad61ef_20210222", (512, 512)),
+        ("mine_256x320", (320, 256)),
+        ("weights", (512, 512)),
+        ("hrnet_500", (512, 512)),
+        ("epoch300", (512, 512)),
+    ],
+)
 def test_size_in_a_name(name, size):
     assert size_in_name(name) == size
 
 
-@pytest.mark.parametrize(("name", "content", "problem"), [
-    ("torn.safetensors", b"\0" * 100, "torn.safetensors: not a readable weights file"),
-    ("torn.pth", b"no weights", "torn.pth: not a readable weights file"),
-    ("gone.pth", None, "gone.pth: no such file")])
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("torn.safetensors", b"\0" * 100, "torn.safetensors: not a readable weights file"),
+        ("torn.pth", b"no weights", "torn.pth: not a readable weights file"),
+        ("gone.pth", None, "gone.pth: no such file"),
+    ],
+)
 def test_unreadable(tmp_path, name, content, problem):
     if content is not None:
         (tmp_path / name).write_bytes(content)

@@ -92,8 +92,10 @@ def w48_shape(key: str, shape: torch.Size) -> tuple[int, ...]:
 def test_w48_loads_an_official_state_dict(official_state):
     """W48 differs from W32 in the width of its branches only: the same keys, other shapes."""
     value = {key: zlib.crc32(key.encode()) % 10_000 for key in official_state}
-    state = {key: torch.full(w48_shape(key, tensor.shape), value[key], dtype=tensor.dtype)
-             for key, tensor in official_state.items()}
+    state = {
+        key: torch.full(w48_shape(key, tensor.shape), value[key], dtype=tensor.dtype)
+        for key, tensor in official_state.items()
+    }
     assert state["stage4.2.branches.3.3.conv2.weight"].shape == (384, 384, 3, 3)
     assert state["transition1.0.0.weight"].shape == (48, 256, 3, 3)
     estimator = load_official(HigherHRNet(ESTIMATORS["w48"], device="meta").to_empty(device="cpu"), state)
@@ -181,13 +183,21 @@ def test_sizes_are_read_off_the_weights(kind, rename):
     assert config_of(state, udp=True) == replace(config, udp=True)
 
 
-@pytest.mark.parametrize(("name", "udp", "expected"), [
-    ("higher_hrnet32_coco_512x512.pth", None, False), ("higher_hrnet32_coco_512x512_udp-8cc64794.pth", None, True),
-    ("weights.pth", True, True), ("weights_udp.pth", False, False)])
+@pytest.mark.parametrize(
+    ("name", "udp", "expected"),
+    [
+        ("higher_hrnet32_coco_512x512.pth", None, False),
+        ("higher_hrnet32_coco_512x512_udp-8cc64794.pth", None, True),
+        ("weights.pth", True, True),
+        ("weights_udp.pth", False, False),
+    ],
+)
 def test_any_width_is_read_from_its_file(tmp_path, name, udp, expected):
     source, _, picture = micro_pair()
-    torch.save({"state_dict": {mmpose_key(key): value for key, value in flat_state(source).items()},
-                "meta": {"epoch": 300}}, tmp_path / name)
+    torch.save(
+        {"state_dict": {mmpose_key(key): value for key, value in flat_state(source).items()}, "meta": {"epoch": 300}},
+        tmp_path / name,
+    )
     found = read_official(tmp_path / name, udp)
     assert (found.config.udp, found.config.sigma, found.config.channels) == (expected, 2.0, MICRO.channels)
     assert not found.training and not any(weight.requires_grad for weight in found.parameters())
@@ -195,22 +205,31 @@ def test_any_width_is_read_from_its_file(tmp_path, name, udp, expected):
 
 
 def other_joints(state):
-    return {key: value[:28] if key.startswith("final_layers.0.") else value[:14] if key.startswith("final_layers.1.")
-            else value for key, value in state.items()}
+    return {
+        key: value[:28]
+        if key.startswith("final_layers.0.")
+        else value[:14]
+        if key.startswith("final_layers.1.")
+        else value
+        for key, value in state.items()
+    }
 
 
 def without(*starts):
     return lambda state: {key: value for key, value in state.items() if not key.startswith(starts)}
 
 
-@pytest.mark.parametrize(("change", "problem"), [
-    (other_joints, r"it has 14 joints and 14 tags; choose a HigherHRNet for COCO's 17"),
-    (without("deconv_layers.", "final_layers.1."), "heat maps of one resolution, as a plain HRNet"),
-    (without("final_layers."), "not the weights of a HigherHRNet; choose"),
-    (without("stage2.", "transition1."), "no HigherHRNet has such sizes"),
-    (lambda state: {"a": torch.zeros(2)}, "not the weights of a HigherHRNet; choose"),
-    (lambda state: {**state, "conv1.weight": torch.zeros(())}, "not the weights of a HigherHRNet; choose"),
-])
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (other_joints, r"it has 14 joints and 14 tags; choose a HigherHRNet for COCO's 17"),
+        (without("deconv_layers.", "final_layers.1."), "heat maps of one resolution, as a plain HRNet"),
+        (without("final_layers."), "not the weights of a HigherHRNet; choose"),
+        (without("stage2.", "transition1."), "no HigherHRNet has such sizes"),
+        (lambda state: {"a": torch.zeros(2)}, "not the weights of a HigherHRNet; choose"),
+        (lambda state: {**state, "conv1.weight": torch.zeros(())}, "not the weights of a HigherHRNet; choose"),
+    ],
+)
 def test_other_networks_are_refused(tmp_path, change, problem):
     torch.save(change(flat_state(micro_pair()[0])), tmp_path / "other.pth")
     with pytest.raises(InputError, match=problem):

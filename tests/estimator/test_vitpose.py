@@ -21,13 +21,23 @@ def save_tiny(folder, simple: bool = True, experts: int = 1, joints: int = 17, s
     """A ViTPose of two layers in `folder`, as `save_pretrained` leaves it; the network itself."""
     from transformers import VitPoseConfig, VitPoseForPoseEstimation
 
-    backbone = {"model_type": "vitpose_backbone", "image_size": list(SIZE), "patch_size": [16, 16], "hidden_size": 32,
-                "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2, "num_experts": experts,
-                "part_features": 8 if experts > 1 else 0, "out_indices": [2]}
+    backbone = {
+        "model_type": "vitpose_backbone",
+        "image_size": list(SIZE),
+        "patch_size": [16, 16],
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "mlp_ratio": 2,
+        "num_experts": experts,
+        "part_features": 8 if experts > 1 else 0,
+        "out_indices": [2],
+    }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = VitPoseForPoseEstimation(VitPoseConfig(backbone_config=backbone, num_labels=joints,
-                                                         use_simple_decoder=simple)).eval()
+        network = VitPoseForPoseEstimation(
+            VitPoseConfig(backbone_config=backbone, num_labels=joints, use_simple_decoder=simple)
+        ).eval()
         with torch.no_grad():
             for weight in network.parameters():
                 weight += 0.05 * torch.randn_like(weight)
@@ -74,8 +84,9 @@ def test_gradient_passes_through_it(tmp_path, space):
 
     places = torch.rand(2, 17, 2, generator=torch.Generator().manual_seed(3)) * 40
     joints = torch.cat([places, torch.ones(2, 17, 1)], -1)
-    target = field.target_from_image(picture().double()) if space == "features" else field.target_from_joints(
-        joints, *SIZE)
+    target = (
+        field.target_from_image(picture().double()) if space == "features" else field.target_from_joints(joints, *SIZE)
+    )
     gradient, distance = field.gradient(z, decode, target)
     assert (distance > 0).all() and not any(weight.grad is not None for weight in field.parameters())
     direction, step = torch.randn(z.shape, generator=torch.Generator().manual_seed(4), dtype=z.dtype), 1e-7
@@ -120,8 +131,11 @@ def test_whole_networks_only(tmp_path):
 
     save_tiny(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    save_file({key: value for key, value in weights.items() if not key.startswith("head.")},
-              tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {key: value for key, value in weights.items() if not key.startswith("head.")},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(InputError, match=r"do not fit its config.json, 2 are missing .*head\.conv"):
         load_vitpose(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"torn")
@@ -139,9 +153,15 @@ def test_other_joints_are_refused(tmp_path):
         load_vitpose(tmp_path)
 
 
-@pytest.mark.parametrize("change", [
-    {"model_type": "vit"}, {"backbone_config": None}, {"backbone": "somebody/a-backbone"},
-    {"backbone_config": {"model_type": "resnet"}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": "vit"},
+        {"backbone_config": None},
+        {"backbone": "somebody/a-backbone"},
+        {"backbone_config": {"model_type": "resnet"}},
+    ],
+)
 def test_other_folders_are_refused_and_nothing_is_fetched(tmp_path, change, monkeypatch):
     import socket
 

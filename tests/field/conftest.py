@@ -54,8 +54,14 @@ def _latent(batch: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(batch, 4, 4, 3, dtype=dtype)
 
 
-def _check_slopes(field: PoseInteractionField, decode: nn.Module, z: torch.Tensor, target: PoseTarget,
-                  gradient: torch.Tensor, draws: int) -> None:
+def _check_slopes(
+    field: PoseInteractionField,
+    decode: nn.Module,
+    z: torch.Tensor,
+    target: PoseTarget,
+    gradient: torch.Tensor,
+    draws: int,
+) -> None:
     """The gradient (B, C, h, w) of float64 against central differences of the distance along random directions."""
     generator = torch.Generator().manual_seed(5)
     for _ in range(draws):

@@ -59,12 +59,15 @@ def test_wrong_pictures(space, picture, message, estimator, make_target):
             ask(picture)
 
 
-@pytest.mark.parametrize(("z", "message"), [
-    (torch.zeros(0, 4, 4, 3), "axis B .* is empty"),
-    (torch.zeros(4, 4, 3), "expected 4 axes"),
-    (torch.zeros(2, 4, 4, 3, dtype=torch.int64), "dtype torch.int64"),
-    (torch.full((2, 4, 4, 3), float("nan")), "96 values that are not finite"),
-])
+@pytest.mark.parametrize(
+    ("z", "message"),
+    [
+        (torch.zeros(0, 4, 4, 3), "axis B .* is empty"),
+        (torch.zeros(4, 4, 3), "expected 4 axes"),
+        (torch.zeros(2, 4, 4, 3, dtype=torch.int64), "dtype torch.int64"),
+        (torch.full((2, 4, 4, 3), float("nan")), "96 values that are not finite"),
+    ],
+)
 def test_wrong_latents(z, message, estimator, decoder, joints):
     field = PoseInteractionField(estimator())
     with pytest.raises(InputError, match="latent has shape .*" + message):
@@ -77,16 +80,19 @@ def test_a_decoder_that_overflows_is_named(estimator, decoder, latent, make_targ
         field.gradient(latent(), lambda z: decoder()(z) / 0, make_target(field))
 
 
-@pytest.mark.parametrize(("people", "size", "message"), [
-    (torch.zeros(2, 18, 3), SIZE, r"joints has shape \(2, 18, 3\); .* K = 17"),
-    (torch.zeros(2, 1, 18, 3), SIZE, r"joints has shape \(2, 1, 18, 3\); .* K = 17"),
-    (torch.zeros(0, 17, 3), SIZE, "axis B .* is empty"),
-    (torch.zeros(1, 0, 17, 3), SIZE, "axis P .* is empty"),
-    (torch.zeros(17, 3), SIZE, "expected 3 axes"),
-    (torch.zeros(1, 17, 3), (30, 24), "height, width = 30, 24: must be positive multiples of 4"),
-    (torch.zeros(1, 17, 3), (0, 24), "height, width = 0, 24"),
-    (torch.tensor([float("nan"), 1, 1]).expand(1, 17, 3), SIZE, "joint 0 of person 0 in picture 0 .* no finite x"),
-])
+@pytest.mark.parametrize(
+    ("people", "size", "message"),
+    [
+        (torch.zeros(2, 18, 3), SIZE, r"joints has shape \(2, 18, 3\); .* K = 17"),
+        (torch.zeros(2, 1, 18, 3), SIZE, r"joints has shape \(2, 1, 18, 3\); .* K = 17"),
+        (torch.zeros(0, 17, 3), SIZE, "axis B .* is empty"),
+        (torch.zeros(1, 0, 17, 3), SIZE, "axis P .* is empty"),
+        (torch.zeros(17, 3), SIZE, "expected 3 axes"),
+        (torch.zeros(1, 17, 3), (30, 24), "height, width = 30, 24: must be positive multiples of 4"),
+        (torch.zeros(1, 17, 3), (0, 24), "height, width = 0, 24"),
+        (torch.tensor([float("nan"), 1, 1]).expand(1, 17, 3), SIZE, "joint 0 of person 0 in picture 0 .* no finite x"),
+    ],
+)
 def test_wrong_joints(people, size, message, estimator):
     with pytest.raises(InputError, match=message):
         PoseInteractionField(estimator()).target_from_joints(people, *size)
@@ -113,8 +119,9 @@ def test_weights_made_in_inference_mode_are_refused_unless_they_are_folded(estim
     with pytest.raises(InputError, match="inference_mode"):
         ask(torch.bfloat16)
     assert ask(torch.bfloat16, copied=True)[0].any()
-    expected, _ = PoseInteractionField(estimator()).gradient(latent(), decoder(), make_target(
-        PoseInteractionField(estimator())))
+    expected, _ = PoseInteractionField(estimator()).gradient(
+        latent(), decoder(), make_target(PoseInteractionField(estimator()))
+    )
     torch.testing.assert_close(ask(torch.float32)[0], expected)
 
 
@@ -134,7 +141,10 @@ def test_layers_of_a_host_that_patch_their_weights_when_called(space):
     field = PoseInteractionField(net, space, mask="predicted", threshold=-1e9)
     target, picture = field.target_from_image(torch.zeros(1, 3, *SIZE)), torch.rand(2, 3, *SIZE)
     seen, wanted = net(picture), net(torch.zeros(1, 3, *SIZE))
-    apart = ((seen.features - wanted.features) if space == "features"
-             else merge_heatmaps(*seen.heatmaps) - merge_heatmaps(*wanted.heatmaps))
+    apart = (
+        (seen.features - wanted.features)
+        if space == "features"
+        else merge_heatmaps(*seen.heatmaps) - merge_heatmaps(*wanted.heatmaps)
+    )
     torch.testing.assert_close(field.distance(picture, target), (apart**2).sum((1, 2, 3)))
     assert field.gradient(picture, torch.tanh, target)[0].any()

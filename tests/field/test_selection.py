@@ -25,13 +25,19 @@ def crowd(people: int, height: int = 64, width: int = 48) -> Pose:
     return Pose(joints, height, width)
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("left_wrist", ["left_wrist"]), ("Left Wrist , nose", ["nose", "left_wrist"]),
-    ("wrists", ["left_wrist", "right_wrist"]), ("hands", ["left_wrist", "right_wrist"]),
-    ("left arm", ["left_shoulder", "left_elbow", "left_wrist"]), ("head, -ears", ["nose", "left_eye", "right_eye"]),
-    ("legs, -left", ["right_hip", "right_knee", "right_ankle"]), ("-body", ["nose", "left_eye", "right_eye", "left_ear",
-                                                                            "right_ear"]),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("left_wrist", ["left_wrist"]),
+        ("Left Wrist , nose", ["nose", "left_wrist"]),
+        ("wrists", ["left_wrist", "right_wrist"]),
+        ("hands", ["left_wrist", "right_wrist"]),
+        ("left arm", ["left_shoulder", "left_elbow", "left_wrist"]),
+        ("head, -ears", ["nose", "left_eye", "right_eye"]),
+        ("legs, -left", ["right_hip", "right_knee", "right_ankle"]),
+        ("-body", ["nose", "left_eye", "right_eye", "left_ear", "right_ear"]),
+    ],
+)
 def test_joints_by_name(text, expected):
     assert names(text) == expected
 
@@ -41,16 +47,32 @@ def test_all_joints_are_none_in_particular(text):
     assert chosen_joints(text) is None
 
 
-@pytest.mark.parametrize(("text", "problem"), [
-    ("tail", "'tail' is no joint; name some of nose, left_eye"), ("arms, -arms", "leaves no joint to match"),
-    ("-all", "leaves no joint"), ("left tail", "'left_tail' is no joint"), ("-", "'' is no joint")])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("tail", "'tail' is no joint; name some of nose, left_eye"),
+        ("arms, -arms", "leaves no joint to match"),
+        ("-all", "leaves no joint"),
+        ("left tail", "'left_tail' is no joint"),
+        ("-", "'' is no joint"),
+    ],
+)
 def test_joints_that_are_none(text, problem):
     with pytest.raises(InputError, match="joints: .*" + problem):
         chosen_joints(text)
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("0", (0,)), ("2, 0", (0, 2)), ("1-3", (1, 2, 3)), ("0, 2-4; 7", (0, 2, 3, 4, 7)), ("all", None), ("0, all", None)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", (0,)),
+        ("2, 0", (0, 2)),
+        ("1-3", (1, 2, 3)),
+        ("0, 2-4; 7", (0, 2, 3, 4, 7)),
+        ("all", None),
+        ("0, all", None),
+    ],
+)
 def test_people_by_number(text, expected):
     assert chosen_people(text) == expected
 
@@ -78,8 +100,9 @@ def test_people_are_those_chosen(estimator, space):
     assert torch.equal(chosen_target(field, [pose], (64, 48), SIZE, (2,)).heatmaps, last.heatmaps)
     both = chosen_target(field, [pose], (64, 48), SIZE, (0, 2, 8))
     if space == "heatmaps":
-        torch.testing.assert_close(both.heatmaps[0, :, ::3], torch.maximum(first.heatmaps, last.heatmaps)[0, :, ::3],
-                                   atol=0.3, rtol=0)
+        torch.testing.assert_close(
+            both.heatmaps[0, :, ::3], torch.maximum(first.heatmaps, last.heatmaps)[0, :, ::3], atol=0.3, rtol=0
+        )
     assert not torch.equal(both.heatmaps, first.heatmaps) and not torch.equal(both.heatmaps, last.heatmaps)
 
 
@@ -121,7 +144,7 @@ def test_only_chosen_joints_are_compared(estimator, decoder, latent):
     every, some = PoseInteractionField(estimator(), **kind), PoseInteractionField(estimator(), **kind, joints=joints)
     target = chosen_target(every, poses, (64, 48), SIZE)
     moved = target.map(lambda t: t.clone())
-    moved.heatmaps[:, :5] += 1     # the head
+    moved.heatmaps[:, :5] += 1  # the head
     picture = decoder()(latent())[:1].detach()
     assert torch.equal(some.distance(picture, target), some.distance(picture, moved))
     assert not torch.equal(every.distance(picture, target), every.distance(picture, moved))

@@ -23,8 +23,12 @@ class Right(nn.Module):
         self.config = types.SimpleNamespace(joints=17, strides=strides, sigma=1.5, udp=udp)
 
     def forward(self, picture: torch.Tensor) -> types.SimpleNamespace:
-        maps = [torch.stack([render_heatmaps(p, *picture.shape[-2:], 1.5, stride, self.config.udp)
-                             for p in self.people.unbind(1)]).amax(0) for stride in self.config.strides]
+        maps = [
+            torch.stack(
+                [render_heatmaps(p, *picture.shape[-2:], 1.5, stride, self.config.udp) for p in self.people.unbind(1)]
+            ).amax(0)
+            for stride in self.config.strides
+        ]
         return types.SimpleNamespace(heatmaps=maps, features=nn.functional.avg_pool2d(picture, 8))
 
 
@@ -69,8 +73,10 @@ def test_one_person_either_way(estimator, joints):
 def test_several_people_are_their_maximum(estimator):
     field, people = PoseInteractionField(estimator()), crowd(missing=5)
     target = field.target_from_joints(people, *SIZE)
-    maps = [torch.stack([render_heatmaps(people[:, p], *SIZE, field.estimator.config.sigma, stride) for p in range(3)])
-            for stride in (4, 2)]
+    maps = [
+        torch.stack([render_heatmaps(people[:, p], *SIZE, field.estimator.config.sigma, stride) for p in range(3)])
+        for stride in (4, 2)
+    ]
     torch.testing.assert_close(target.heatmaps, merge_heatmaps(*(m.amax(0) for m in maps)))
     shuffled = field.target_from_joints(people[:, [2, 0, 1]], *SIZE)
     assert torch.equal(target.heatmaps, shuffled.heatmaps) and torch.equal(target.known, shuffled.known)
@@ -84,8 +90,9 @@ def test_a_joint_is_compared_in_the_cells_of_those_who_have_it(estimator):
         for y in range(16):
             for x in range(12):
                 place = torch.tensor([2 * x + 1.0, 2 * y + 1.0])
-                nearest = min((torch.dist(place, joint[:2]).item(), p)
-                              for p in range(3) for joint in people[i, p] if joint[2] > 0)[1]
+                nearest = min(
+                    (torch.dist(place, joint[:2]).item(), p) for p in range(3) for joint in people[i, p] if joint[2] > 0
+                )[1]
                 assert known[i, :, y, x].tolist() == people[i, nearest, :, 2].tolist()
     assert 0 < known.mean() < 1
 

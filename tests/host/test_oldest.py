@@ -46,8 +46,11 @@ def oldest(setup):
 def nodes(comfy):
     """(title, names of the inputs, types of the outputs) of each node of the pack, by its id."""
     module = f"custom_nodes.{read_host()[1]}"
-    return {node: (info["display_name"], info["input_order"], info["output"])
-            for node, info in comfy.object_info().items() if info["python_module"] == module}
+    return {
+        node: (info["display_name"], info["input_order"], info["output"])
+        for node, info in comfy.object_info().items()
+        if info["python_module"] == module
+    }
 
 
 def test_requirement_is_the_version_that_is_tested(setup):

@@ -20,8 +20,17 @@ from packaging.utils import canonicalize_name
 
 from workflows.comfy_server import ROOT, read_host
 
-INDIRECT = {"importlib-metadata", "imageio", "lazy-importer", "lazy-loader", "networkx", "opencv-python-headless",
-            "scikit-image", "tifffile", "zipp"}
+INDIRECT = {
+    "importlib-metadata",
+    "imageio",
+    "lazy-importer",
+    "lazy-loader",
+    "networkx",
+    "opencv-python-headless",
+    "scikit-image",
+    "tifffile",
+    "zipp",
+}
 """What the listed dependencies bring along, and ComfyUI has not already."""
 
 

@@ -26,9 +26,9 @@ def test_sockets_and_widgets_are_where_they_were(schemas, node):
     then, now = NODES[node], schemas[node]["input_order"]
     inputs = [name for section in ("required", "optional") for name in now.get(section, [])]
     before = then["required"] + then["optional"]
-    assert inputs[:len(before)] == before, "new inputs go behind the old ones"
+    assert inputs[: len(before)] == before, "new inputs go behind the old ones"
     assert set(now.get("required", [])) <= set(then["required"]), "new inputs are optional"
-    assert schemas[node]["output"][:len(then["output"])] == then["output"]
+    assert schemas[node]["output"][: len(then["output"])] == then["output"]
 
 
 @pytest.mark.parametrize("name", ["pose_transfer", "pose_guidance"])

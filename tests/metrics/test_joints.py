@@ -17,8 +17,9 @@ def joints_at(**points: tuple[float, float, float]) -> np.ndarray:
     return joints
 
 
-TRUTH = joints_at(nose=(10, 10, 2), left_eye=(20, 20, 2), right_eye=(30, 30, 1), left_ear=(40, 40, 2),
-                  right_ear=(5, 50, 2))
+TRUTH = joints_at(
+    nose=(10, 10, 2), left_eye=(20, 20, 2), right_eye=(30, 30, 1), left_ear=(40, 40, 2), right_ear=(5, 50, 2)
+)
 FOUND = joints_at(nose=(10, 13, 1), left_eye=(25, 20, 1), left_ear=(40, 40, 0.2), right_ear=(5, 57, 1))  # 3, 5, –, 0, 7
 
 
@@ -66,7 +67,7 @@ def test_pck_by_the_body_is_a_loop_over_joints():
 
 def test_a_joint_that_was_not_found_is_wrong_and_has_no_distance():
     lost = FOUND.copy()
-    lost[0, COCO17.index("left_ear")] = np.inf                              # 3, 5, –, not found, 7
+    lost[0, COCO17.index("left_ear")] = np.inf  # 3, 5, –, not found, 7
     found = pck_measures(lost, TRUTH, height=100)
     assert found["pck@0.05"].tolist() == [0.5] and found["joint_error"].tolist() == [5]
     assert pck(lost, TRUTH, 5) == 0.5 and joint_error(lost, TRUTH) == 5

@@ -65,8 +65,14 @@ def test_oks_is_the_definition():
     detected, truth = random_pose(3), random_pose(4)
     detected[:, :2] = truth[:, :2] + np.linspace(-3, 3, 34).reshape(17, 2)
     area = 1500.0
-    terms = [math.exp(-((detected[j, 0] - truth[j, 0]) ** 2 + (detected[j, 1] - truth[j, 1]) ** 2)
-                      / (2 * area * (2 * COCO_SIGMAS[j]) ** 2)) for j in range(17) if truth[j, 2] > 0]
+    terms = [
+        math.exp(
+            -((detected[j, 0] - truth[j, 0]) ** 2 + (detected[j, 1] - truth[j, 1]) ** 2)
+            / (2 * area * (2 * COCO_SIGMAS[j]) ** 2)
+        )
+        for j in range(17)
+        if truth[j, 2] > 0
+    ]
     assert object_keypoint_similarity(detected, truth, area) == pytest.approx(sum(terms) / len(terms))
     assert object_keypoint_similarity(truth, truth, area) == 1
     assert math.isnan(object_keypoint_similarity(truth, truth * (1, 1, 0), area))

@@ -14,13 +14,22 @@ def tiny(pack, tmp_path_factory):
     """Path of a RePoseDM checkpoint with the layout of `mini`, random weights and next to no size."""
     from reposedm_core import config
 
-    return save(tmp_path_factory, config.ModelConfig(
-        name="tiny", height=64, width=48, autoencoder=config.AutoencoderConfig(channels=16, widths=(8, 8, 8)),
-        aligner=config.AlignerConfig(kernels=(0, 5), channels=16, dim=32, heads=2, height=64, width=48),
-        denoiser=config.DenoiserConfig(block_channels=(32,), attention=(True,), layers=1, heads_dim=16,
-                                       context_dim=32, height=8, width=6),
-        estimator=config.EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1,
-                                         deconv_channels=8)))
+    return save(
+        tmp_path_factory,
+        config.ModelConfig(
+            name="tiny",
+            height=64,
+            width=48,
+            autoencoder=config.AutoencoderConfig(channels=16, widths=(8, 8, 8)),
+            aligner=config.AlignerConfig(kernels=(0, 5), channels=16, dim=32, heads=2, height=64, width=48),
+            denoiser=config.DenoiserConfig(
+                block_channels=(32,), attention=(True,), layers=1, heads_dim=16, context_dim=32, height=8, width=6
+            ),
+            estimator=config.EstimatorConfig(
+                stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1, deconv_channels=8
+            ),
+        ),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +52,7 @@ def save(tmp_path_factory, model):
         for network in networks.values():
             for weight in network.parameters():
                 weight += 0.02 * torch.randn_like(weight)
-        if model.aligner.kind == "matching":      # masks that are undecided everywhere would be none
+        if model.aligner.kind == "matching":  # masks that are undecided everywhere would be none
             aligner = networks["aligner"]
             for logits in (aligner.source_person.weight, *(match.read.weight[2:] for match in aligner.matches)):
                 logits *= 150
@@ -61,13 +70,29 @@ def reposesd_state(pack):
     from reposedm_core import PRESETS
 
     network = UNetModel(
-        image_size=32, in_channels=8, out_channels=4, model_channels=64, num_res_blocks=[1, 1], channel_mult=[1, 2],
-        transformer_depth=[1, 1], transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1,
-        context_dim=PRESETS["mini"].denoiser.context_dim, num_head_channels=64, use_spatial_transformer=True,
-        use_linear_in_transformer=True, legacy=False, operations=comfy.ops.disable_weight_init)
+        image_size=32,
+        in_channels=8,
+        out_channels=4,
+        model_channels=64,
+        num_res_blocks=[1, 1],
+        channel_mult=[1, 2],
+        transformer_depth=[1, 1],
+        transformer_depth_output=[1, 1, 1, 1],
+        transformer_depth_middle=1,
+        context_dim=PRESETS["mini"].denoiser.context_dim,
+        num_head_channels=64,
+        use_spatial_transformer=True,
+        use_linear_in_transformer=True,
+        legacy=False,
+        operations=comfy.ops.disable_weight_init,
+    )
     generator = torch.Generator().manual_seed(0)
-    return {"model.diffusion_model." + key: torch.ones(value.shape) if key.endswith("norm.weight") else
-            0.05 * torch.randn(value.shape, generator=generator) for key, value in network.state_dict().items()}
+    return {
+        "model.diffusion_model." + key: torch.ones(value.shape)
+        if key.endswith("norm.weight")
+        else 0.05 * torch.randn(value.shape, generator=generator)
+        for key, value in network.state_dict().items()
+    }
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +101,10 @@ def tiny_vae(pack):
     from comfy.taesd.taesd import TAESD
 
     generator = torch.Generator().manual_seed(0)
-    return {key: torch.ones(()) if key.startswith("vae_") else 0.06 * torch.randn(value.shape, generator=generator)
-            for key, value in TAESD().state_dict().items()}
+    return {
+        key: torch.ones(()) if key.startswith("vae_") else 0.06 * torch.randn(value.shape, generator=generator)
+        for key, value in TAESD().state_dict().items()
+    }
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +132,7 @@ def made(pack):
             model = families.build(family)
             known[family] = model, families.vae(model)
         return known[family]
+
     return make
 
 
@@ -115,6 +143,7 @@ def guide(pack, estimator):
             return pack.nodes.guidance.PoseInteractionFieldGuidance.execute(
                 model, vae, options.pop("estimator", estimator), pose, strength, start, end, space, limit, **options
             ).args[0]
+
     return run
 
 

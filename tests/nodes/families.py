@@ -9,17 +9,61 @@ import torch
 TOKENS, SIDE = 8, (8, 6)
 """Tokens of a text, and the latent's height and width."""
 
-UNET = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 64, "num_res_blocks": [1, 1],
-        "channel_mult": [1, 2], "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
-        "transformer_depth_middle": 1, "use_spatial_transformer": True, "legacy": False, "context_dim": 32}
+UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 64,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "context_dim": 32,
+}
 SDXL = {**UNET, "use_linear_in_transformer": True, "adm_in_channels": 2816, "num_classes": "sequential"}
-FLUX = {"in_channels": 16, "out_channels": 16, "vec_in_dim": 16, "context_in_dim": 32, "hidden_size": 32,
-        "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": [4, 6, 6], "theta": 10000,
-        "patch_size": 2, "qkv_bias": True, "guidance_embed": False, "txt_ids_dims": [], "image_model": "flux"}
-QWEN = {"image_model": "qwen_image", "patch_size": 2, "in_channels": 64, "out_channels": 16, "num_layers": 1,
-        "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 32, "axes_dims_rope": (4, 6, 6)}
-AURA = {"in_channels": 4, "patch_size": 2, "dim": 32, "n_layers": 2, "n_double_layers": 1, "n_heads": 2,
-        "global_conddim": 32, "cond_seq_dim": 32, "max_seq": 64}
+FLUX = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": 16,
+    "context_in_dim": 32,
+    "hidden_size": 32,
+    "mlp_ratio": 2.0,
+    "num_heads": 2,
+    "depth": 1,
+    "depth_single_blocks": 1,
+    "axes_dim": [4, 6, 6],
+    "theta": 10000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "guidance_embed": False,
+    "txt_ids_dims": [],
+    "image_model": "flux",
+}
+QWEN = {
+    "image_model": "qwen_image",
+    "patch_size": 2,
+    "in_channels": 64,
+    "out_channels": 16,
+    "num_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 32,
+    "axes_dims_rope": (4, 6, 6),
+}
+AURA = {
+    "in_channels": 4,
+    "patch_size": 2,
+    "dim": 32,
+    "n_layers": 2,
+    "n_double_layers": 1,
+    "n_heads": 2,
+    "global_conddim": 32,
+    "cond_seq_dim": 32,
+    "max_seq": 64,
+}
 V_PREDICTION = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.linspace(-1, 1, 8)}
 """The weight by which the host knows Stable Diffusion 2.1's v-prediction."""
 
@@ -30,7 +74,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, torch.Tensor], str]] = 
     "SDXL v": ("SDXL", SDXL, {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, "V_PREDICTION"),
     "AuraFlow": ("AuraFlow", AURA, {}, "FLOW"),
     "Flux": ("Flux", FLUX, {}, "FLUX"),
-    "Qwen Image": ("QwenImage", QWEN, {}, "FLUX"),      # latents (B, C, 1, h, w)
+    "Qwen Image": ("QwenImage", QWEN, {}, "FLUX"),  # latents (B, C, 1, h, w)
 }
 """Class of the host's, sizes, marks in the checkpoint, and the kind of prediction that it must be."""
 
@@ -44,7 +88,7 @@ def build(family: str) -> Any:
     kind, sizes, marks, prediction = FAMILIES[family]
     config = getattr(comfy.supported_models, kind)(sizes)
     config.set_inference_dtype(torch.float32, None)
-    with torch.inference_mode():      # as the host's loaders do
+    with torch.inference_mode():  # as the host's loaders do
         model = config.get_model(marks)
         randomise(model.diffusion_model)
     assert model.model_type.name == prediction
@@ -64,8 +108,9 @@ def randomise(network: torch.nn.Module, scale: float = 0.05) -> None:
 def conditioning(model: Any, seed: int = 1) -> list:
     """A CONDITIONING that the family's network takes."""
     sizes = model.model.model_config.unet_config
-    width = next(sizes[key] for key in ("context_dim", "context_in_dim", "cond_seq_dim", "joint_attention_dim")
-                 if key in sizes)
+    width = next(
+        sizes[key] for key in ("context_dim", "context_in_dim", "cond_seq_dim", "joint_attention_dim") if key in sizes
+    )
     generator = torch.Generator().manual_seed(seed)
     pooled = torch.randn(1, sizes.get("vec_in_dim", 1280), generator=generator)
     return [[torch.randn(1, TOKENS, width, generator=generator), {"pooled_output": pooled}]]
@@ -83,25 +128,56 @@ def vae(model: Any) -> Any:
         randomise(network)
         with torch.inference_mode():
             return comfy.sd.VAE(sd=network.state_dict())
-    params = {"embed_dim": channels, "ddconfig": {
-        "double_z": True, "z_channels": channels, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32,
-        "ch_mult": [1, 1, 2, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}}
+    params = {
+        "embed_dim": channels,
+        "ddconfig": {
+            "double_z": True,
+            "z_channels": channels,
+            "resolution": 64,
+            "in_channels": 3,
+            "out_ch": 3,
+            "ch": 32,
+            "ch_mult": [1, 1, 2, 2],
+            "num_res_blocks": 1,
+            "attn_resolutions": [],
+            "dropout": 0.0,
+        },
+    }
     network = AutoencoderKL(**params)
     randomise(network)
     with torch.inference_mode():
         found = comfy.sd.VAE(sd=network.state_dict(), config={"params": params})
-    found.latent_channels = channels    # which the host sees by the weights of VAEs in full size
+    found.latent_channels = channels  # which the host sees by the weights of VAEs in full size
     return found
 
 
-def sample(model: Any, steps: int = 3, sampler: str = "euler", scheduler: str = "normal", cfg: float = 2.0,
-           batch: int = 1, positive: list | None = None, **options: Any) -> torch.Tensor:
+def sample(
+    model: Any,
+    steps: int = 3,
+    sampler: str = "euler",
+    scheduler: str = "normal",
+    cfg: float = 2.0,
+    batch: int = 1,
+    positive: list | None = None,
+    **options: Any,
+) -> torch.Tensor:
     """The latent of a run, of one seed, as the host's KSampler makes it."""
     import comfy.sample
 
     empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(batch, 4, *SIDE))
     noise = torch.randn(empty.shape, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler,
-                                   positive or conditioning(model), conditioning(model, 2), empty, disable_pbar=True,
-                                   seed=3, **options)
+        return comfy.sample.sample(
+            model,
+            noise,
+            steps,
+            cfg,
+            sampler,
+            scheduler,
+            positive or conditioning(model),
+            conditioning(model, 2),
+            empty,
+            disable_pbar=True,
+            seed=3,
+            **options,
+        )

@@ -42,9 +42,11 @@ def shipped(pack):
 def align(pack, host):
     def run(source, pose, width=0, height=0, host=host, **options):
         with torch.inference_mode():
-            found = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(host[2], host[1], source, pose, width, height,
-                                                                      **options)
+            found = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
+                host[2], host[1], source, pose, width, height, **options
+            )
         return dict(zip(OUTPUTS, found.args, strict=True))
+
     return run
 
 
@@ -67,8 +69,9 @@ def test_what_it_finds_is_the_pipeline_s(tiny_256, align, sources, frames, given
 
 
 def test_the_pose_of_the_source_counts(align, sources, frames):
-    given, other, unknown = (align(sources[:1], frames[1:2], source_pose=pose)
-                             for pose in (frames[:1], frames[2:3], NOBODY))
+    given, other, unknown = (
+        align(sources[:1], frames[1:2], source_pose=pose) for pose in (frames[:1], frames[2:3], NOBODY)
+    )
     for pair in ((given, other), (given, unknown), (other, unknown)):
         assert (pair[0]["flow"] - pair[1]["flow"]).abs().max() > 0.01
 
@@ -78,8 +81,7 @@ def test_the_connected_estimator_is_asked_and_else_the_checkpoint_s_own(pack, ho
         with torch.inference_mode():
             return pack.nodes.estimators.EstimatePose.execute(estimator, sources[:1], 0.1).args[0]
 
-    own, connected = (align(sources[:1], frames[1:2], **options) for options in (
-        {}, {"pose_estimator": shipped[3]}))
+    own, connected = (align(sources[:1], frames[1:2], **options) for options in ({}, {"pose_estimator": shipped[3]}))
     assert same(own, align(sources[:1], frames[1:2], source_pose=estimated(host[3])), 1e-3)
     assert same(connected, align(sources[:1], frames[1:2], source_pose=estimated(shipped[3])), 1e-3)
     assert not same(own, connected, 0.01)
@@ -112,7 +114,7 @@ def test_a_pose_is_in_the_sources_own_pixels(align, sources, frames):
     assert (found["flow"] - expected["flow"]).abs().max() < 0.02
     elsewhere = align(large, frames[1:2], source_pose=to_keypoints([pose.resized(128, 96)._moved(1, 20, 0, 128, 96)]))
     assert (elsewhere["flow"] - expected["flow"]).abs().max() > 0.05
-    untold = [{"people": told[0]["people"]}]      # no canvas: the picture's size counts
+    untold = [{"people": told[0]["people"]}]  # no canvas: the picture's size counts
     assert same(align(large, frames[1:2], source_pose=untold), found)
 
 
@@ -122,7 +124,7 @@ def test_a_frame_for_every_picture_or_one_for_all(pack, align, sources, frames, 
         monkeypatch.setattr(pack.nodes.aligner, "AT_ONCE", at_once)
         found = align(sources, frames[1:2], source_pose=frames[:3])
         for index in range(3):
-            alone = align(sources[index:index + 1], frames[1:2], source_pose=frames[index:index + 1])
+            alone = align(sources[index : index + 1], frames[1:2], source_pose=frames[index : index + 1])
             for name in ("aligned", "visibility", "person"):
                 assert torch.allclose(found[name][index], alone[name][0], atol=1e-4), name
         one = align(sources, frames[1:2], source_pose=frames[:1])
@@ -130,8 +132,10 @@ def test_a_frame_for_every_picture_or_one_for_all(pack, align, sources, frames, 
         assert not torch.allclose(one["aligned"][1], found["aligned"][1], atol=1e-3)
         several = align(sources[:1], frames[:3], source_pose=frames[:1])
         assert torch.allclose(several["aligned"][1], found["aligned"][0], atol=1e-4)
-    with pytest.raises(pack.reposedm_core.InputError,
-                       match="source_pose: it has 2 frames and there are 3 pictures; give one frame for all"):
+    with pytest.raises(
+        pack.reposedm_core.InputError,
+        match="source_pose: it has 2 frames and there are 3 pictures; give one frame for all",
+    ):
         align(sources, frames[1:2], source_pose=frames[:2])
 
 
@@ -139,7 +143,8 @@ def test_all_of_one_person_is_the_pipeline_s_result(pack, tiny_256, host, align,
     together = {"sources": pack.nodes.aligner.TOGETHER}
     found = align(sources, frames[:1], **together)
     expected = RePoseDMPipeline.from_pretrained(tiny_256)(
-        sources[:1], POSES[0], seed=3, steps=1, field_strength=0.0, more_sources=[sources[1:2], sources[2:]])
+        sources[:1], POSES[0], seed=3, steps=1, field_strength=0.0, more_sources=[sources[1:2], sources[2:]]
+    )
     assert (found["aligned"].movedim(-1, 1) - expected.aligned).abs().max() < 1e-5
     assert (found["visibility"].shape, found["flow"].shape) == ((1, 64, 48), (3, 64, 48, 3))
     both = align(sources, frames[:2], source_pose=frames[:3], **together)
@@ -162,7 +167,8 @@ def test_an_interruption_takes_effect_between_two_pictures(host, align, sources,
 
     passed = []
     handle = host[3].patcher.model.register_forward_hook(
-        lambda *_: passed.append(1) or management.interrupt_current_processing())
+        lambda *_: passed.append(1) or management.interrupt_current_processing()
+    )
     try:
         with pytest.raises(management.InterruptProcessingException):
             align(sources, frames[:1])
@@ -175,5 +181,14 @@ def test_an_interruption_takes_effect_between_two_pictures(host, align, sources,
 def test_what_a_saved_workflow_has_comes_first(pack):
     schema = pack.nodes.aligner.RecurrentPoseAlignerNode.define_schema()
     assert [item.id for item in schema.inputs] == [
-        "aligner", "vae", "source", "pose", "width", "height", "sources", "source_pose", "pose_estimator"]
+        "aligner",
+        "vae",
+        "source",
+        "pose",
+        "width",
+        "height",
+        "sources",
+        "source_pose",
+        "pose_estimator",
+    ]
     assert [item.id or item.display_name for item in schema.outputs] == list(OUTPUTS)

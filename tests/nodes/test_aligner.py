@@ -32,9 +32,11 @@ def host(pack, tiny):
 def align(pack, host):
     def run(source, pose, width=0, height=0, **options):
         with torch.inference_mode():
-            found = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(host[2], host[1], source, pose, width, height,
-                                                                      **options)
+            found = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
+                host[2], host[1], source, pose, width, height, **options
+            )
         return dict(zip(OUTPUTS, found.args, strict=True))
+
     return run
 
 
@@ -49,8 +51,14 @@ def test_all_of_one_person_is_the_pipeline_s_result(pack, tiny, host, align, sou
             host[0], found["positive"], found["negative"], found["latent"], 3, 3, 1.5, "ddim", "simple", 1.0
         ).args[0]["samples"]
     expected = RePoseDMPipeline.from_pretrained(tiny)(
-        sources[:1], POSES[0], seed=3, steps=3, guidance_scale=1.5, field_strength=0.0,
-        more_sources=[sources[1:2], sources[2:]])
+        sources[:1],
+        POSES[0],
+        seed=3,
+        steps=3,
+        guidance_scale=1.5,
+        field_strength=0.0,
+        more_sources=[sources[1:2], sources[2:]],
+    )
     assert (found["aligned"] - expected.aligned.movedim(1, -1)).abs().max() < 1e-5
     assert (latent - expected.latent).abs().max() < 1e-5 * expected.latent.abs().max()
     alone = align(sources[:1], frames[:1], **together(pack))
@@ -145,8 +153,9 @@ def test_an_aligner_that_reads_latents(pack, tiny, sources, frames, tmp_path):
     save_model(path, {part: getattr(networks, part) for part in NETWORKS}, to_dict(config), dtype=torch.float32)
     host = pack.nodes.loaders.load_checkpoint(path)
     with torch.inference_mode():
-        found = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(host[2], host[1], sources[:2], frames[:1], 0, 0,
-                                                                  **together(pack)).args
+        found = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
+            host[2], host[1], sources[:2], frames[:1], 0, 0, **together(pack)
+        ).args
     expected = RePoseDMPipeline.from_pretrained(path).align(sources[:2], POSES[0])[1]
     assert found[5].shape == (2, 64, 48, 3) and len(expected.maps[-1]) == 2
     assert found[3].isfinite().all() and found[4].shape == (1, 64, 48)

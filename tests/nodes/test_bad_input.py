@@ -25,8 +25,11 @@ def files(comfy):
     (comfy.models / "reposedm" / "deep").mkdir(exist_ok=True)
     save_file({"weight": torch.zeros(2)}, comfy.models / "reposedm" / "deep" / "model.safetensors")
     (comfy.models / "reposedm" / "deep" / "config.json").write_text("[" * 100_000)
-    save_file({"weight": torch.full((2,), torch.nan)}, comfy.models / "reposedm" / "header.safetensors",
-              {"reposedm": "[" * 100_000})
+    save_file(
+        {"weight": torch.full((2,), torch.nan)},
+        comfy.models / "reposedm" / "header.safetensors",
+        {"reposedm": "[" * 100_000},
+    )
     save_file({UNET: torch.zeros(8, 4, 3, 3)}, comfy.models / "checkpoints" / "sd15.safetensors")
     save_file({UNET: torch.zeros(8, 8, 3, 3)}, comfy.models / "checkpoints" / "half.safetensors")
     save_file({"weight": torch.zeros(2)}, comfy.models / "checkpoints" / "lora.safetensors")
@@ -56,11 +59,15 @@ def load_model(checkpoint, loader="RePoseDMLoader", vae=1):
 
 def estimate(estimator):
     return {
-        "load": {"class_type": "RePoseDMEstimatorLoader", "inputs": {
-            "estimator": estimator, "width": 0, "height": 0, "udp": "auto"}},
+        "load": {
+            "class_type": "RePoseDMEstimatorLoader",
+            "inputs": {"estimator": estimator, "width": 0, "height": 0, "udp": "auto"},
+        },
         "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
-        "estimate": {"class_type": "RePoseDMEstimatePose", "inputs": {
-            "pose_estimator": ["load", 0], "image": ["example", 0], "threshold": 0.1}},
+        "estimate": {
+            "class_type": "RePoseDMEstimatePose",
+            "inputs": {"pose_estimator": ["load", 0], "image": ["example", 0], "threshold": 0.1},
+        },
         "save": {"class_type": "RePoseDMSavePose", "inputs": {"pose": ["estimate", 0], "filename_prefix": "bad"}},
     }
 
@@ -74,9 +81,17 @@ def align(width=0, height=0, source=None, pose=None):
         "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
         "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
         "picture": {"class_type": "LoadImage", "inputs": {"image": "broken.png"}},
-        "align": {"class_type": "RePoseDMRecurrentPoseAligner", "inputs": {
-            "aligner": ["load", 2], "vae": ["load", 1], "source": source or ["example", 0], "pose": ["example", 1],
-            "width": width, "height": height}},
+        "align": {
+            "class_type": "RePoseDMRecurrentPoseAligner",
+            "inputs": {
+                "aligner": ["load", 2],
+                "vae": ["load", 1],
+                "source": source or ["example", 0],
+                "pose": ["example", 1],
+                "width": width,
+                "height": height,
+            },
+        },
         "show": {"class_type": "PreviewImage", "inputs": {"images": ["align", 3]}},
     }
 
@@ -84,9 +99,21 @@ def align(width=0, height=0, source=None, pose=None):
 def sample(**latent):
     graph = align()
     graph["empty"] = {"class_type": "EmptyLatentImage", "inputs": {"batch_size": 1, **latent}}
-    graph["sample"] = {"class_type": "RePoseDMKSampler", "inputs": {
-        "model": ["load", 0], "positive": ["align", 0], "negative": ["align", 1], "latent": ["empty", 0], "seed": 0,
-        "steps": 1, "cfg": 1.5, "sampler_name": "ddim", "scheduler": "simple", "denoise": 1.0}}
+    graph["sample"] = {
+        "class_type": "RePoseDMKSampler",
+        "inputs": {
+            "model": ["load", 0],
+            "positive": ["align", 0],
+            "negative": ["align", 1],
+            "latent": ["empty", 0],
+            "seed": 0,
+            "steps": 1,
+            "cfg": 1.5,
+            "sampler_name": "ddim",
+            "scheduler": "simple",
+            "denoise": 1.0,
+        },
+    }
     graph["save"] = {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "bad"}}
     return graph
 
@@ -98,41 +125,104 @@ CASES = {
     "empty text, no file": (load_pose(), "RePoseDMLoadPose", "text: it is empty", "choose a file or paste"),
     "nobody": (load_pose(json.dumps({**BODY, "people": []})), "RePoseDMLoadPose", "text: there is nobody", "give one"),
     "animal": (load_pose(ANIMAL), "RePoseDMLoadPose", "text: this is an animal pose", "only people"),
-    "file that is no text": (load_pose(file="picture.json"), "RePoseDMLoadPose", "picture.json: this is no text",
-                             "saved as JSON"),
-    "pose outside": (load_pose(file="../outside.json"), "RePoseDMLoadPose", "file - there is no",
-                     "copy the JSON file there"),
-    "missing pose": (load_pose(file="gone.json"), "RePoseDMLoadPose", "file - there is no",
-                     "copy the JSON file there"),
+    "file that is no text": (
+        load_pose(file="picture.json"),
+        "RePoseDMLoadPose",
+        "picture.json: this is no text",
+        "saved as JSON",
+    ),
+    "pose outside": (
+        load_pose(file="../outside.json"),
+        "RePoseDMLoadPose",
+        "file - there is no",
+        "copy the JSON file there",
+    ),
+    "missing pose": (load_pose(file="gone.json"), "RePoseDMLoadPose", "file - there is no", "copy the JSON file there"),
     "size": (align(100, 128), "RePoseDMRecurrentPoseAligner", "width × height = 100 × 128", "nearest is 96 × 128"),
-    "latent of another size": (sample(width=64, height=64), "RePoseDMKSampler", "latent: it is for 64 × 64",
-                               "connect the latent output"),
-    "checkpoint of another kind": (load_model("humansd.safetensors"), "RePoseDMLoader", "not a RePoseDM model",
-                                   "RePoseSD Loader"),
-    "torn checkpoint": (load_model("torn.safetensors"), "RePoseDMLoader", "torn.safetensors: not a readable",
-                        "Download it again"),
-    "checkpoint outside": (load_model("../outside.safetensors"), "RePoseDMLoader", "checkpoint - there is no file",
-                           "models/reposedm"),
-    "missing checkpoint": (load_model("gone.safetensors"), "RePoseDMLoader", "checkpoint - there is no file",
-                           "models/reposedm"),
-    "RePoseDM file for RePoseSD": (load_sd("reposedm-mini.safetensors"), "RePoseDMSDLoader", "is a RePoseDM model",
-                                   "use RePoseDM Loader"),
-    "4 channels for RePoseSD": (load_sd("sd15.safetensors"), "RePoseDMSDLoader", "has 4 input channels",
-                                "use Load Checkpoint"),
-    "no checkpoint for RePoseSD": (load_sd("lora.safetensors"), "RePoseDMSDLoader", "lora.safetensors is no Stable",
-                                   "HumanSD"),
-    "torn checkpoint for RePoseSD": (load_sd("torn.ckpt"), "RePoseDMSDLoader", "torn.ckpt: not a readable",
-                                     "Download it again"),
-    "outside for RePoseSD": (load_sd("../outside.safetensors"), "RePoseDMSDLoader", "checkpoint - there is no file",
-                             "models/checkpoints or models/reposedm"),
-    "incomplete for RePoseSD": (load_sd("half.safetensors"), "RePoseDMSDLoader", "half.safetensors lacks weights",
-                                 "download it again"),
-    "settings nested without end": (estimate("deep"), "RePoseDMEstimatorLoader", "deep: its config.json cannot be read",
-                                    "download it again"),
-    "header nested without end": (load_model("header.safetensors"), "RePoseDMLoader", "its RePoseDM header is damaged",
-                                  "Download it again"),
-    "header nested without end, estimator": (estimate("header.safetensors"), "RePoseDMEstimatorLoader",
-                                             "its RePoseDM header is damaged", "Download it again"),
+    "latent of another size": (
+        sample(width=64, height=64),
+        "RePoseDMKSampler",
+        "latent: it is for 64 × 64",
+        "connect the latent output",
+    ),
+    "checkpoint of another kind": (
+        load_model("humansd.safetensors"),
+        "RePoseDMLoader",
+        "not a RePoseDM model",
+        "RePoseSD Loader",
+    ),
+    "torn checkpoint": (
+        load_model("torn.safetensors"),
+        "RePoseDMLoader",
+        "torn.safetensors: not a readable",
+        "Download it again",
+    ),
+    "checkpoint outside": (
+        load_model("../outside.safetensors"),
+        "RePoseDMLoader",
+        "checkpoint - there is no file",
+        "models/reposedm",
+    ),
+    "missing checkpoint": (
+        load_model("gone.safetensors"),
+        "RePoseDMLoader",
+        "checkpoint - there is no file",
+        "models/reposedm",
+    ),
+    "RePoseDM file for RePoseSD": (
+        load_sd("reposedm-mini.safetensors"),
+        "RePoseDMSDLoader",
+        "is a RePoseDM model",
+        "use RePoseDM Loader",
+    ),
+    "4 channels for RePoseSD": (
+        load_sd("sd15.safetensors"),
+        "RePoseDMSDLoader",
+        "has 4 input channels",
+        "use Load Checkpoint",
+    ),
+    "no checkpoint for RePoseSD": (
+        load_sd("lora.safetensors"),
+        "RePoseDMSDLoader",
+        "lora.safetensors is no Stable",
+        "HumanSD",
+    ),
+    "torn checkpoint for RePoseSD": (
+        load_sd("torn.ckpt"),
+        "RePoseDMSDLoader",
+        "torn.ckpt: not a readable",
+        "Download it again",
+    ),
+    "outside for RePoseSD": (
+        load_sd("../outside.safetensors"),
+        "RePoseDMSDLoader",
+        "checkpoint - there is no file",
+        "models/checkpoints or models/reposedm",
+    ),
+    "incomplete for RePoseSD": (
+        load_sd("half.safetensors"),
+        "RePoseDMSDLoader",
+        "half.safetensors lacks weights",
+        "download it again",
+    ),
+    "settings nested without end": (
+        estimate("deep"),
+        "RePoseDMEstimatorLoader",
+        "deep: its config.json cannot be read",
+        "download it again",
+    ),
+    "header nested without end": (
+        load_model("header.safetensors"),
+        "RePoseDMLoader",
+        "its RePoseDM header is damaged",
+        "Download it again",
+    ),
+    "header nested without end, estimator": (
+        estimate("header.safetensors"),
+        "RePoseDMEstimatorLoader",
+        "its RePoseDM header is damaged",
+        "Download it again",
+    ),
 }
 
 

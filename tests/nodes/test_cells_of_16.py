@@ -22,8 +22,14 @@ def align(pack, host):
     def run(width=0, height=0):
         with torch.inference_mode():
             return pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
-                host[2], host[1], torch.rand(1, 80, 64, 3, generator=torch.Generator().manual_seed(0)),
-                to_keypoints(load_pose_file(POSE)), width, height).args
+                host[2],
+                host[1],
+                torch.rand(1, 80, 64, 3, generator=torch.Generator().manual_seed(0)),
+                to_keypoints(load_pose_file(POSE)),
+                width,
+                height,
+            ).args
+
     return run
 
 
@@ -33,8 +39,11 @@ def peak(run) -> int:
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         run()
-    events = sorted((event.start_ns(), event.nbytes()) for event in seen.profiler.kineto_results.events()
-                    if event.name() == "[memory]")
+    events = sorted(
+        (event.start_ns(), event.nbytes())
+        for event in seen.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
     now = most = 0
     for _, size in events:
         now += size
@@ -58,14 +67,16 @@ def test_vae_is_the_autoencoder(host):
         assert torch.allclose(vae.decode_tiled(latent, tile_x=8, tile_y=8, overlap=2), whole, atol=1e-5), "one tile"
         assert vae.decode_tiled(latent, tile_x=4, tile_y=4, overlap=1).shape == whole.shape
         large = torch.nn.functional.interpolate(picture.movedim(-1, 1), scale_factor=2).movedim(1, -1)
-        tiled = vae.encode_tiled(large, tile_x=128, tile_y=128, overlap=32)      # also in tiles of 64
+        tiled = vae.encode_tiled(large, tile_x=128, tile_y=128, overlap=32)  # also in tiles of 64
         assert torch.allclose(tiled, vae.encode(large), atol=1e-5), "cells do not see one another"
 
 
 def test_sizes_go_by_the_cells_and_the_nearest_is_named(pack, align):
     assert align(80, 96)[2]["samples"].shape == (1, 16, 6, 5)
-    with pytest.raises(pack.reposedm_core.InputError,
-                       match=r"width × height = 56 × 72: both must be divisible by 16; the nearest is 64 × 64"):
+    with pytest.raises(
+        pack.reposedm_core.InputError,
+        match=r"width × height = 56 × 72: both must be divisible by 16; the nearest is 64 × 64",
+    ):
         align(56, 72)
 
 
@@ -74,8 +85,9 @@ def test_empty_latents_of_stock_nodes_have_cells_of_8(pack, host, align):
 
     def sample(latent):
         with torch.inference_mode():
-            return pack.nodes.sampler.RePoseDMKSampler.execute(host[0], *aligned[:2], latent, 1, 2, 1.5, "ddim",
-                                                              "simple", 1.0).args[0]
+            return pack.nodes.sampler.RePoseDMKSampler.execute(
+                host[0], *aligned[:2], latent, 1, 2, 1.5, "ddim", "simple", 1.0
+            ).args[0]
 
     empty = {"samples": torch.zeros(1, 4, 8, 6), "downscale_ratio_spacial": 8, "downscale_ratio_temporal": 1}
     found = sample(empty)
@@ -103,15 +115,17 @@ def test_memory_that_the_host_is_told_of_is_enough_and_not_far_too_much(pack, na
     def aligned():
         joints = torch.rand(1, 18, 3) * height
         start = core.alignment.start_from(joints, joints.flip(1), picture, 2) if name == "mini-256" else None
-        core.conditioning.make_condition(networks.aligner, networks.denoiser, autoencoder.encode, picture, picture,
-                                         stride, start=start)
+        core.conditioning.make_condition(
+            networks.aligner, networks.denoiser, autoencoder.encode, picture, picture, stride, start=start
+        )
 
     decoding = vae.memory_used_decode(latent.shape, torch.float32)
     with torch.no_grad():
-        found = {"decode": (peak(lambda: autoencoder.decode(latent)), decoding),
-                 "encode": (peak(lambda: autoencoder.encode(picture)),
-                            vae.memory_used_encode(picture.shape, torch.float32)),
-                 "align": (peak(aligned), nodes.align.memory(config.aligner, height, width))}
+        found = {
+            "decode": (peak(lambda: autoencoder.decode(latent)), decoding),
+            "encode": (peak(lambda: autoencoder.encode(picture)), vae.memory_used_encode(picture.shape, torch.float32)),
+            "align": (peak(aligned), nodes.align.memory(config.aligner, height, width)),
+        }
     found["gradient"] = peak(bent), nodes.decoding.VAE_SHARE * decoding
     for what, (most, told) in found.items():
         assert most < told < (25 if what == "encode" else 8) * most, (what, most, told)
@@ -125,9 +139,16 @@ def test_memory_of_an_alignment_grows_as_the_square_where_pictures_are_large(pac
         assert 10 < large / small < 16
         networks, picture = core.networks.build_networks(config), torch.zeros(1, 3, 384, 288)
         with torch.no_grad():
-            most = peak(lambda networks=networks, picture=picture, config=config: core.conditioning.make_condition(
-                networks.aligner, networks.denoiser, networks.autoencoder.encode, picture, picture,
-                config.autoencoder.stride))
+            most = peak(
+                lambda networks=networks, picture=picture, config=config: core.conditioning.make_condition(
+                    networks.aligner,
+                    networks.denoiser,
+                    networks.autoencoder.encode,
+                    picture,
+                    picture,
+                    config.autoencoder.stride,
+                )
+            )
         assert most < memory(config.aligner, 384, 288) < 8 * most
 
 

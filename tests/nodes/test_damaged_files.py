@@ -18,17 +18,32 @@ VAE, TEXT = "first_stage_model.", "cond_stage_model.model."
 LONG, HALF = f"{'n' * 250}.pth", "half \udcff.safetensors"
 """Names as long as they may be, and with a byte that is no UTF-8."""
 
-ESTIMATORS = {**dict.fromkeys(["deep", "deeper", "empty", "list", "bytes"], "its config.json cannot be read"),
-              "deep.safetensors": "its RePoseDM header is damaged", "bare.safetensors": "not the weights of a Higher",
-              "none.safetensors": "not a readable weights file", "none.pth": "not a readable weights file",
-              HALF: "not a readable weights file", LONG: "not a readable weights file",
-              "gone.safetensors": "no such file", "gone.pth": "no such file"}
-MODELS = {"deep.safetensors": "its RePoseDM header is damaged", "bare.safetensors": "it carries no RePoseDM header",
-          "none.safetensors": "not a readable safetensors file", HALF: "not a readable safetensors file",
-          "gone.safetensors": "link to a file that is gone"}
-STABLE = {"deep.safetensors": "no Stable Diffusion checkpoint", "bare.safetensors": "no Stable Diffusion checkpoint",
-          "none.safetensors": "no readable weights file", HALF: "no readable weights file",
-          "gone.safetensors": "link to a file that is gone", "pose/": r"unet/config\.json of pose cannot be read"}
+ESTIMATORS = {
+    **dict.fromkeys(["deep", "deeper", "empty", "list", "bytes"], "its config.json cannot be read"),
+    "deep.safetensors": "its RePoseDM header is damaged",
+    "bare.safetensors": "not the weights of a Higher",
+    "none.safetensors": "not a readable weights file",
+    "none.pth": "not a readable weights file",
+    HALF: "not a readable weights file",
+    LONG: "not a readable weights file",
+    "gone.safetensors": "no such file",
+    "gone.pth": "no such file",
+}
+MODELS = {
+    "deep.safetensors": "its RePoseDM header is damaged",
+    "bare.safetensors": "it carries no RePoseDM header",
+    "none.safetensors": "not a readable safetensors file",
+    HALF: "not a readable safetensors file",
+    "gone.safetensors": "link to a file that is gone",
+}
+STABLE = {
+    "deep.safetensors": "no Stable Diffusion checkpoint",
+    "bare.safetensors": "no Stable Diffusion checkpoint",
+    "none.safetensors": "no readable weights file",
+    HALF: "no readable weights file",
+    "gone.safetensors": "link to a file that is gone",
+    "pose/": r"unet/config\.json of pose cannot be read",
+}
 """What is in models/reposedm that cannot be used, and what is said of it."""
 
 
@@ -76,10 +91,19 @@ def test_sound_files_beside_them_load(pack, junk):
         assert pack.nodes.loaders.RePoseDMLoader.execute("good.safetensors").args[0].model
 
 
-@pytest.mark.parametrize(("loader", "name", "words"), [
-    (loader, name, words) for loader, names in (("estimators.PoseEstimatorLoader", ESTIMATORS),
-                                                ("loaders.RePoseDMLoader", MODELS), ("reposesd.RePoseSDLoader", STABLE))
-    for name, words in names.items()], ids=lambda text: text[:30].encode("ascii", "backslashreplace").decode())
+@pytest.mark.parametrize(
+    ("loader", "name", "words"),
+    [
+        (loader, name, words)
+        for loader, names in (
+            ("estimators.PoseEstimatorLoader", ESTIMATORS),
+            ("loaders.RePoseDMLoader", MODELS),
+            ("reposesd.RePoseSDLoader", STABLE),
+        )
+        for name, words in names.items()
+    ],
+    ids=lambda text: text[:30].encode("ascii", "backslashreplace").decode(),
+)
 def test_who_chooses_one_is_told_why_not(pack, junk, loader, name, words):
     room, kind = loader.split(".")
     node = getattr(getattr(pack.nodes, room), kind)
@@ -95,12 +119,18 @@ def test_who_chooses_one_is_told_why_not(pack, junk, loader, name, words):
 
 # -- RePoseSD Loader
 
+
 @pytest.mark.parametrize("damage", WRONG)
-@pytest.mark.parametrize("key", [UNET + "input_blocks.0.0.bias", UNET + "out.2.weight", VAE + "taesd_encoder.0.weight",
-                                 TEXT + "ln_final.bias"])
+@pytest.mark.parametrize(
+    "key",
+    [UNET + "input_blocks.0.0.bias", UNET + "out.2.weight", VAE + "taesd_encoder.0.weight", TEXT + "ln_final.bias"],
+)
 def test_wrong_weights_of_reposesd_are_refused_by_name(pack, models, reposesd_state, tiny_vae, key, damage):  # noqa: F811
-    state = {**reposesd_state, **{VAE + name: value for name, value in tiny_vae.items()}, TEXT + "ln_final.bias":
-             torch.ones(1024)}
+    state = {
+        **reposesd_state,
+        **{VAE + name: value for name, value in tiny_vae.items()},
+        TEXT + "ln_final.bias": torch.ones(1024),
+    }
     save_file({**state, key: WRONG[damage](state[key])}, models / "checkpoints" / "sd.safetensors")
     with pytest.raises(pack.reposedm_core.InputError, match=rf"checkpoint: sd\.safetensors.*{key}"):
         pack.nodes.reposesd.RePoseSDLoader.execute("sd.safetensors")
@@ -114,9 +144,16 @@ def test_pickles_without_weights_are_refused(pack, models, kind):  # noqa: F811
     assert len(str(refused.value)) < 500
 
 
-@pytest.mark.parametrize(("key", "shape"), [("input_blocks.0.0.weight", ()), ("input_blocks.0.0.weight", (64, 8)),
-                                            ("input_blocks.1.0.in_layers.2.weight", (64, 7, 3, 3)),
-                                            ("time_embed.0.weight", (0,)), ("out.0.bias", (63,))])
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("input_blocks.0.0.weight", ()),
+        ("input_blocks.0.0.weight", (64, 8)),
+        ("input_blocks.1.0.in_layers.2.weight", (64, 7, 3, 3)),
+        ("time_embed.0.weight", (0,)),
+        ("out.0.bias", (63,)),
+    ],
+)
 def test_weights_of_other_shapes_are_refused(pack, models, reposesd_state, key, shape):  # noqa: F811
     save_file({**reposesd_state, UNET + key: torch.zeros(shape)}, models / "checkpoints" / "sd.safetensors")
     with pytest.raises(pack.reposedm_core.InputError, match=r"^checkpoint: .*sd\.safetensors"):

@@ -35,10 +35,12 @@ def host(pack, tiny_256):
 @pytest.fixture
 def run(pack, host):
     """The sampled LATENT of sources and poses."""
+
     def sampled(source, pose, seed=3, host=host, **options):
         with torch.inference_mode():
             positive, negative, latent, *_ = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
-                host[2], host[1], source, pose, 0, 0, **options).args
+                host[2], host[1], source, pose, 0, 0, **options
+            ).args
             return pack.nodes.sampler.RePoseDMKSampler.execute(
                 host[0], positive, negative, latent, seed, 2, 1.5, "ddim", "simple", 1.0
             ).args[0]
@@ -49,10 +51,12 @@ def run(pack, host):
 @pytest.fixture
 def decode(pack, host):
     """IMAGE and what the node says."""
+
     def picture(latent, aligner=host[2], vae=host[1]):
         with torch.inference_mode():
             found = pack.nodes.decode.RePoseDMDecode.execute(latent, vae, aligner)
         return found.args[0], found.ui["text"][0]
+
     return picture
 
 
@@ -72,8 +76,9 @@ def test_picture_is_the_pipeline_s_bit_for_bit(tiny_256, run, decode, sources, f
     source = latent[KEY][:, -3:]
     exact = ((pipeline.picture(latent["samples"], seen, source) + 1) / 2).clamp(0, 1)
     assert torch.equal(image.movedim(-1, 1), exact)
-    whole = pipeline(sources[:1], POSES[1], seed=3, steps=2, guidance_scale=1.5, field_strength=0.0,
-                     source_pose=frames[:1])
+    whole = pipeline(
+        sources[:1], POSES[1], seed=3, steps=2, guidance_scale=1.5, field_strength=0.0, source_pose=frames[:1]
+    )
     assert (latent["samples"] - whole.latent).abs().max() < 1e-5 * whole.latent.abs().max()
     assert (image.movedim(-1, 1) - whole.image).abs().max() < 1e-5
     assert torch.equal(((source + 1) / 2).clamp(0, 1), whole.source)
@@ -82,8 +87,14 @@ def test_picture_is_the_pipeline_s_bit_for_bit(tiny_256, run, decode, sources, f
 def test_several_sources_too(pack, tiny_256, run, decode, sources, frames):
     latent = run(sources, frames[:1], sources=pack.nodes.aligner.TOGETHER)
     expected = RePoseDMPipeline.from_pretrained(tiny_256)(
-        sources[:1], POSES[0], seed=3, steps=2, guidance_scale=1.5, field_strength=0.0,
-        more_sources=[sources[1:2], sources[2:]])
+        sources[:1],
+        POSES[0],
+        seed=3,
+        steps=2,
+        guidance_scale=1.5,
+        field_strength=0.0,
+        more_sources=[sources[1:2], sources[2:]],
+    )
     assert latent[KEY].shape == (1, 15, 64, 48)
     assert (decode(latent)[0].movedim(-1, 1) - expected.image).abs().max() < 1e-5
 
@@ -102,8 +113,9 @@ def test_around_both_persons_the_source_s_own_pixels_stay(pack, run, decode, hos
     assert not torch.equal(image[:, ~far], plain(host, latent)[:, ~far])
 
 
-def test_long_batch_is_decoded_a_few_at_a_time_with_the_same_result(pack, run, decode, host, sources, frames,
-                                                                     monkeypatch):
+def test_long_batch_is_decoded_a_few_at_a_time_with_the_same_result(
+    pack, run, decode, host, sources, frames, monkeypatch
+):
     latent = run(sources, frames[:3])
     whole, _ = decode(latent)
     monkeypatch.setattr(pack.nodes.decode, "AT_ONCE", 2)
@@ -144,8 +156,9 @@ def test_vae_of_another_model_is_told_where_there_is_a_reference(pack, made, run
         decode(run(sources[:1], frames[:1]), vae=made("SD 1.5")[1])
 
 
-def test_without_a_decoder_in_the_checkpoint_it_is_pasted_on_the_source(pack, tiny_256, tmp_path, run, decode, sources,
-                                                                        frames):
+def test_without_a_decoder_in_the_checkpoint_it_is_pasted_on_the_source(
+    pack, tiny_256, tmp_path, run, decode, sources, frames
+):
     from reposedm_core.checkpoint import save_model
     from reposedm_core.config import DecoderConfig, to_dict
     from reposedm_core.networks import NETWORKS, load_networks
@@ -156,8 +169,9 @@ def test_without_a_decoder_in_the_checkpoint_it_is_pasted_on_the_source(pack, ti
     host = pack.nodes.loaders.load_checkpoint(path)
     image, note = decode(run(sources[:1], frames[:1], host=host), host[2], host[1])
     assert note == "The VAE decoded this; around both persons it is the source."
-    expected = RePoseDMPipeline.from_pretrained(path)(sources[:1], POSES[0], seed=3, steps=2, guidance_scale=1.5,
-                                                      field_strength=0.0).image
+    expected = RePoseDMPipeline.from_pretrained(path)(
+        sources[:1], POSES[0], seed=3, steps=2, guidance_scale=1.5, field_strength=0.0
+    ).image
     assert (image.movedim(-1, 1) - expected).abs().max() < 1e-5
 
 
@@ -165,7 +179,7 @@ def stock(name, *args, **kwargs):
     """The LATENT that a node of ComfyUI's own makes."""
     import nodes
 
-    importlib.import_module("comfy_extras.nodes_post_processing")      # first: it and the next import each other
+    importlib.import_module("comfy_extras.nodes_post_processing")  # first: it and the next import each other
     nodes_latent = importlib.import_module("comfy_extras.nodes_latent")
     if hasattr(nodes, name):
         kind = getattr(nodes, name)
@@ -178,7 +192,9 @@ def test_latents_taken_out_of_a_batch_keep_their_own_reference(run, decode, sour
     whole, _ = decode(latent)
     for start, count in ((0, 1), (2, 1), (1, 2)):
         image, note = decode(stock("LatentFromBatch", latent, start, count))
-        assert note.startswith("The reference decoder") and torch.allclose(image, whole[start:start + count], atol=1e-5)
+        assert note.startswith("The reference decoder") and torch.allclose(
+            image, whole[start : start + count], atol=1e-5
+        )
     last, first = (stock("LatentFromBatch", latent, row, 1) for row in (2, 0))
     image, _ = decode(stock("LatentBatch", last, first))
     assert torch.allclose(image, whole[[2, 0]], atol=1e-5)
@@ -201,8 +217,11 @@ def test_a_repeated_latent_keeps_its_reference(pack, host, run, decode, sources,
 def test_where_it_cannot_be_told_whose_a_latent_is_nobody_s_reference_is_used(host, run, decode, sources, frames):
     one, other = run(sources[:1], frames[:1]), run(sources[1:2], frames[1:2])
     several = run(sources, frames[:3])
-    for joined in (stock("LatentBatch", one, other), stock("LatentBatch", several, one),
-                   {**several, "samples": several["samples"][:2]}):
+    for joined in (
+        stock("LatentBatch", one, other),
+        stock("LatentBatch", several, one),
+        {**several, "samples": several["samples"][:2]},
+    ):
         image, note = decode(joined)
         assert "cannot be told; decode before latents are joined" in note
         assert torch.equal(image, plain(host, joined))
@@ -229,8 +248,10 @@ def test_an_interruption_takes_effect_within_the_decoding(host, run, decode, sou
     latent = run(sources[:1], frames[:1])
     stem, read = host[2].decoder.model.stem, host[2].decoder.model.read
     done = []
-    handles = [stem.register_forward_hook(lambda *_: management.interrupt_current_processing()),
-               read.register_forward_hook(lambda *_: done.append(1))]
+    handles = [
+        stem.register_forward_hook(lambda *_: management.interrupt_current_processing()),
+        read.register_forward_hook(lambda *_: done.append(1)),
+    ]
     try:
         with pytest.raises(management.InterruptProcessingException):
             decode(latent)
@@ -253,10 +274,12 @@ def test_guided_picture_is_the_pipeline_s(pack, tiny_256, host, decode, sources,
     with torch.inference_mode():
         aligned = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(host[2], host[1], sources[:1], frames[:1], 0, 0)
         bent = pack.nodes.guidance.PoseInteractionFieldGuidance.execute(
-            host[0], host[1], host[3], frames[:1], 0.05, 0.0, 1.0, "heatmaps").args[0]
+            host[0], host[1], host[3], frames[:1], 0.05, 0.0, 1.0, "heatmaps"
+        ).args[0]
         latent = pack.nodes.sampler.RePoseDMKSampler.execute(bent, *aligned.args[:3], 3, 2, 1.5, "ddim", "simple", 1.0)
     expected = RePoseDMPipeline.from_pretrained(tiny_256)(
-        sources[:1], POSES[0], seed=3, steps=2, guidance_scale=1.5, field_strength=0.05, field_start=0.0)
+        sources[:1], POSES[0], seed=3, steps=2, guidance_scale=1.5, field_strength=0.05, field_start=0.0
+    )
     assert (latent.args[0]["samples"] - expected.latent).abs().max() < 1e-4 * expected.latent.abs().max()
     assert (decode(latent.args[0])[0].movedim(-1, 1) - expected.image).abs().max() < 1e-4
 

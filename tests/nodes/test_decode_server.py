@@ -31,9 +31,19 @@ def base():
     return {
         "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": FILE}},
         "person": {"class_type": "RePoseDMExample", "inputs": {"example": NAME}},
-        "align": {"class_type": "RePoseDMRecurrentPoseAligner", "inputs": {
-            "aligner": ["load", 2], "vae": ["load", 1], "source": ["person", 2], "pose": ["person", 1], "width": 0,
-            "height": 0, "sources": "one picture a result", "source_pose": ["person", 1]}},
+        "align": {
+            "class_type": "RePoseDMRecurrentPoseAligner",
+            "inputs": {
+                "aligner": ["load", 2],
+                "vae": ["load", 1],
+                "source": ["person", 2],
+                "pose": ["person", 1],
+                "width": 0,
+                "height": 0,
+                "sources": "one picture a result",
+                "source_pose": ["person", 1],
+            },
+        },
     }
 
 
@@ -44,8 +54,16 @@ def pictures(server):
 
     def sampler(name, kind, latent):
         key = "latent_image" if kind == "KSampler" else "latent"
-        graph[name] = {"class_type": kind, "inputs": {
-            "model": ["load", 0], "positive": ["align", 0], "negative": ["align", 1], key: latent, **SAMPLING}}
+        graph[name] = {
+            "class_type": kind,
+            "inputs": {
+                "model": ["load", 0],
+                "positive": ["align", 0],
+                "negative": ["align", 1],
+                key: latent,
+                **SAMPLING,
+            },
+        }
 
     def decode(name, latent, **inputs):
         graph[name] = {"class_type": "RePoseDMDecode", "inputs": {"latent": latent, "vae": ["load", 1], **inputs}}
@@ -56,16 +74,31 @@ def pictures(server):
     sampler("stock from empty", "KSampler", ["empty", 0])
     sampler("own from empty", "RePoseDMKSampler", ["empty", 0])
     graph["two"] = {"class_type": "RepeatLatentBatch", "inputs": {"samples": ["stock", 0], "amount": 2}}
-    graph["second"] = {"class_type": "LatentFromBatch", "inputs": {
-        "samples": ["two", 0], "batch_index": 1, "length": 1}}
-    for name, latent in (("decode stock", "stock"), ("decode own", "own"), ("decode empty", "stock from empty"),
-                         ("decode own empty", "own from empty"), ("decode second", "second")):
+    graph["second"] = {
+        "class_type": "LatentFromBatch",
+        "inputs": {"samples": ["two", 0], "batch_index": 1, "length": 1},
+    }
+    for name, latent in (
+        ("decode stock", "stock"),
+        ("decode own", "own"),
+        ("decode empty", "stock from empty"),
+        ("decode own empty", "own from empty"),
+        ("decode second", "second"),
+    ):
         decode(name, [latent, 0], aligner=["load", 2])
     decode("decode alone", ["stock", 0])
     graph["vae decode"] = {"class_type": "VAEDecode", "inputs": {"samples": ["stock", 0], "vae": ["load", 1]}}
-    graph["tiled"] = {"class_type": "VAEDecodeTiled", "inputs": {
-        "samples": ["stock", 0], "vae": ["load", 1], "tile_size": 128, "overlap": 32, "temporal_size": 64,
-        "temporal_overlap": 8}}
+    graph["tiled"] = {
+        "class_type": "VAEDecodeTiled",
+        "inputs": {
+            "samples": ["stock", 0],
+            "vae": ["load", 1],
+            "tile_size": 128,
+            "overlap": 32,
+            "temporal_size": 64,
+            "temporal_overlap": 8,
+        },
+    }
     shown = [name for name in graph if name.startswith(("decode", "vae", "tiled"))]
     for name in shown:
         graph[f"show {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, 0]}}
@@ -73,16 +106,25 @@ def pictures(server):
     prompt_id = server.queue(graph)
     server.wait(prompt_id, timeout=120)
     outputs = server.history(prompt_id)["outputs"]
-    found = {name: np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
-             for name in (*shown, "person") for png in server.images(prompt_id, f"show {name}")}
+    found = {
+        name: np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+        for name in (*shown, "person")
+        for png in server.images(prompt_id, f"show {name}")
+    }
     return found, {name: outputs[name]["text"][0] for name in shown if name.startswith("decode")}
 
 
 def test_picture_is_the_pipeline_s_by_either_sampler(pictures, tiny_256):
     found, _ = pictures
     result = RePoseDMPipeline.from_pretrained(tiny_256)(
-        EXAMPLES / f"{NAME}_target.png", EXAMPLES / f"{NAME}_pose.json", seed=5, steps=2, guidance_scale=1.25,
-        field_strength=0.0, source_pose=EXAMPLES / f"{NAME}_pose.json")
+        EXAMPLES / f"{NAME}_target.png",
+        EXAMPLES / f"{NAME}_pose.json",
+        seed=5,
+        steps=2,
+        guidance_scale=1.25,
+        field_strength=0.0,
+        source_pose=EXAMPLES / f"{NAME}_pose.json",
+    )
     expected = np.floor(result.image[0].movedim(0, -1).numpy() * 255)
     assert np.abs(found["decode stock"] - expected).max() <= 1
     assert (found["decode own"] == found["decode stock"]).all()

@@ -116,22 +116,31 @@ def test_without_inputs_the_edit_is_fitted_to_the_canvas(node, incoming):
     same(frame, incoming.resized(60, 45))
 
 
-@pytest.mark.parametrize("image", [torch.rand(1, 1, 1, 3), torch.rand(1, 40, 30, 1), torch.rand(1, 40, 30, 4)],
-                         ids=["1x1", "grey", "with alpha"])
+@pytest.mark.parametrize(
+    "image",
+    [torch.rand(1, 1, 1, 3), torch.rand(1, 40, 30, 1), torch.rand(1, 40, 30, 4)],
+    ids=["1x1", "grey", "with alpha"],
+)
 def test_odd_pictures(node, image):
     (frame,), ui = run(node, image=image)
     assert (frame["canvas_height"], frame["canvas_width"]) == image.shape[1:3]
     assert len(ui["pose_editor_picture"]) == 1
 
 
-@pytest.mark.parametrize(("edit", "message"), [
-    ("not a pose", "edit: this is no JSON"),
-    ("[]", "edit: there is nobody"),
-    ('{"people": []}', "edit: there is nobody"),
-    ('{"a": 1}', "edit: this JSON is no pose"),
-    ('{"people": [{"pose_keypoints_2d": [1, 2, 3]}], "canvas_width": 9, "canvas_height": 9}', "person 0 has a body"),
-    ('{"people": [{"pose_keypoints_2d": "x"}], "canvas_width": 9, "canvas_height": 9}', "no list of numbers"),
-])
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ("not a pose", "edit: this is no JSON"),
+        ("[]", "edit: there is nobody"),
+        ('{"people": []}', "edit: there is nobody"),
+        ('{"a": 1}', "edit: this JSON is no pose"),
+        (
+            '{"people": [{"pose_keypoints_2d": [1, 2, 3]}], "canvas_width": 9, "canvas_height": 9}',
+            "person 0 has a body",
+        ),
+        ('{"people": [{"pose_keypoints_2d": "x"}], "canvas_width": 9, "canvas_height": 9}', "no list of numbers"),
+    ],
+)
 def test_nonsense_is_refused(node, error, edit, message):
     with pytest.raises(error, match=message) as refusal:
         run(node, edit=edit)
@@ -146,9 +155,13 @@ def test_everything_hidden_is_nobody(node, error, incoming):
         run(node, edit=json.dumps(hidden))
 
 
-@pytest.mark.parametrize(("pose", "size"), [
-    ([{"people": [], "canvas_width": 90, "canvas_height": 120}] * 2, (120, 90)), ({"people": []}, (200, 300)),
-])
+@pytest.mark.parametrize(
+    ("pose", "size"),
+    [
+        ([{"people": [], "canvas_width": 90, "canvas_height": 120}] * 2, (120, 90)),
+        ({"people": []}, (200, 300)),
+    ],
+)
 def test_a_pose_with_nobody_opens_with_the_standing_person(pack, node, pose, size):
     standing = pack.nodes.editor.STANDING
     frames, ui = run(node, pose=pose, width=300, height=200)

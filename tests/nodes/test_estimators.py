@@ -27,15 +27,26 @@ def files(tmp_path_factory, tiny):
     root = tmp_path_factory.mktemp("reposedm")
     (root / "public").mkdir()
     torch.save(flat(micro()), root / "public" / "pose_higher_hrnet_w4_128.pth")
-    torch.save({"state_dict": {("keypoint_head." if key.startswith(("final", "deconv")) else "backbone.") + key: value
-                               for key, value in flat(micro()).items()}}, root / "higher_hrnet4_128x128_udp.pth")
+    torch.save(
+        {
+            "state_dict": {
+                ("keypoint_head." if key.startswith(("final", "deconv")) else "backbone.") + key: value
+                for key, value in flat(micro()).items()
+            }
+        },
+        root / "higher_hrnet4_128x128_udp.pth",
+    )
     save_tiny(root / "vitpose-tiny")
     shutil.copy(tiny, root / "own.safetensors")
     (root / "notes.txt").write_text("no weights")
     (root / "some-folder").mkdir()
     (root / "some-folder" / "config.json").write_text("{}")
-    names = {"reposedm": "own.safetensors", "official": "public/pose_higher_hrnet_w4_128.pth",
-             "mmpose": "higher_hrnet4_128x128_udp.pth", "vitpose": "vitpose-tiny"}
+    names = {
+        "reposedm": "own.safetensors",
+        "official": "public/pose_higher_hrnet_w4_128.pth",
+        "mmpose": "higher_hrnet4_128x128_udp.pth",
+        "vitpose": "vitpose-tiny",
+    }
     return root, names
 
 
@@ -53,6 +64,7 @@ def load(nodes, files):
     def run(kind, **options):
         with torch.inference_mode():
             return nodes.PoseEstimatorLoader.execute(files[1].get(kind, kind), **options).args[0]
+
     return run
 
 
@@ -68,8 +80,9 @@ def test_list_has_files_and_vitpose_folders(nodes, files):
     assert nodes.PoseEstimatorLoader.define_schema().inputs[0].default == SHIPPED.name
 
 
-@pytest.mark.parametrize("name", ["gone.pth", "../own.safetensors", "notes.txt", "some-folder", "", ".",
-                                  "vitpose-tiny/config.json"])
+@pytest.mark.parametrize(
+    "name", ["gone.pth", "../own.safetensors", "notes.txt", "some-folder", "", ".", "vitpose-tiny/config.json"]
+)
 def test_other_names_are_refused(nodes, name):
     problem = str(nodes.PoseEstimatorLoader.validate_inputs(name))
     assert problem.startswith(f"there is no {name!r} in models/reposedm; put")
@@ -77,9 +90,15 @@ def test_other_names_are_refused(nodes, name):
         nodes.PoseEstimatorLoader.execute(name)
 
 
-@pytest.mark.parametrize(("kind", "size", "several", "udp"), [
-    ("reposedm", (64, 48), False, False), ("official", (128, 128), True, False), ("mmpose", (128, 128), True, True),
-    ("vitpose", (64, 48), False, True)])
+@pytest.mark.parametrize(
+    ("kind", "size", "several", "udp"),
+    [
+        ("reposedm", (64, 48), False, False),
+        ("official", (128, 128), True, False),
+        ("mmpose", (128, 128), True, True),
+        ("vitpose", (64, 48), False, True),
+    ],
+)
 def test_every_kind_is_loaded_as_what_it_is(load, kind, size, several, udp):
     found = load(kind)
     assert (found.height, found.width) == size and found.several == several
@@ -99,8 +118,10 @@ def test_gradient_passes_through_a_copy_of_every_kind(pack, load, kind):
     latent = torch.randn(1, 3, 8, 6, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         gradient, distance = field.gradient(
-            latent, lambda z: torch.nn.functional.interpolate(z, size=size).tanh(),
-            field.target_from_joints(joints, *size))
+            latent,
+            lambda z: torch.nn.functional.interpolate(z, size=size).tanh(),
+            field.target_from_joints(joints, *size),
+        )
     assert distance > 0 and gradient.abs().max() > 0 and gradient.isfinite().all()
     assert all(weight.grad is None for weight in field.parameters())
 
@@ -173,8 +194,10 @@ class Crowd(torch.nn.Module):
     def forward(self, images):
         from reposedm_core.pose.heatmaps import render_heatmaps
 
-        maps = [torch.stack([render_heatmaps(person[None], 64, 64, 1.0, stride) for person in self.people]).amax(0)
-                for stride in (4, 2)]
+        maps = [
+            torch.stack([render_heatmaps(person[None], 64, 64, 1.0, stride) for person in self.people]).amax(0)
+            for stride in (4, 2)
+        ]
         tags = torch.zeros_like(maps[0])
         for number, person in enumerate(self.people):
             where = render_heatmaps(person[None], 64, 64, 1.0, 4) > 0.05

@@ -32,10 +32,13 @@ def host(pack, tiny_256):
 @pytest.fixture
 def dress(pack, host, mask, pose):
     """image, aligned, mask and latent of the node."""
+
     def run(garment=GARMENT, pose=pose, **changed):
         with torch.inference_mode():
             return pack.nodes.garment_transfer.GarmentTransfer.execute(
-                *host[:3], REFERENCE, garment, mask, pose=pose, **{**SETTINGS, **changed}).args
+                *host[:3], REFERENCE, garment, mask, pose=pose, **{**SETTINGS, **changed}
+            ).args
+
     return run
 
 
@@ -45,7 +48,8 @@ def test_same_picture_as_dress(tiny_256, host, dress, mask, given):
     own = OWN if given else None
     image, aligned, share, latent = dress(garments, garment_pose=own)
     expected = RePoseDMPipeline.from_pretrained(tiny_256).dress(
-        REFERENCE, garments, mask, POSE, seed=3, steps=3, guidance_scale=1.5, field_strength=0.0, garment_pose=own)
+        REFERENCE, garments, mask, POSE, seed=3, steps=3, guidance_scale=1.5, field_strength=0.0, garment_pose=own
+    )
     assert (latent["samples"] - expected.latent).abs().max() < 1e-5 * expected.latent.abs().max()
     for found, right in ((image, expected.image), (aligned, expected.aligned)):
         assert found.shape == (len(garments), 64, 48, 3)

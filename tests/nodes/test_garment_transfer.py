@@ -16,8 +16,16 @@ from workflows.comfy_server import ROOT
 
 EXAMPLES = ROOT / "workflows" / "examples"
 POSE = EXAMPLES / "red_trousers_pose.json"
-SETTINGS = {"seed": 3, "steps": 3, "cfg": 1.5, "sampler_name": "ddim", "scheduler": "simple", "feather": 2, "width": 0,
-            "height": 0}
+SETTINGS = {
+    "seed": 3,
+    "steps": 3,
+    "cfg": 1.5,
+    "sampler_name": "ddim",
+    "scheduler": "simple",
+    "feather": 2,
+    "width": 0,
+    "height": 0,
+}
 
 
 def picture(name):
@@ -49,25 +57,42 @@ def host(pack, tiny):
 @pytest.fixture
 def dress(pack, host, mask):
     """image, aligned, mask and latent of the node."""
+
     def run(pose=None, reference=REFERENCE, garment=GARMENT, mask=mask, host=host, **changed):
         with torch.inference_mode():
             return pack.nodes.garment_transfer.GarmentTransfer.execute(
-                host[0], host[1], host[2], reference, garment, mask, pose=pose, **{**SETTINGS, **changed}).args
+                host[0], host[1], host[2], reference, garment, mask, pose=pose, **{**SETTINGS, **changed}
+            ).args
+
     return run
 
 
-@pytest.mark.parametrize(("sampler", "cfg", "size", "feather"), [
-    ("ddim", 1.5, (0, 0), 2), ("ancestral", 1.5, (0, 0), 0), ("ddim", 1.0, (72, 56), 3)])
+@pytest.mark.parametrize(
+    ("sampler", "cfg", "size", "feather"),
+    [("ddim", 1.5, (0, 0), 2), ("ancestral", 1.5, (0, 0), 0), ("ddim", 1.0, (72, 56), 3)],
+)
 def test_same_picture_as_dress(pack, tiny, dress, pose, mask, sampler, cfg, size, feather):
     """To 1e-5 of the latent's largest value, with two garments at once."""
     garments = torch.cat([GARMENT, picture("teal_trousers.png")])
     name = sampler if sampler == "ddim" else pack.nodes.sampler.LEARNED
-    image, aligned, share, latent = dress(pose, garment=garments, sampler_name=name, cfg=cfg, height=size[0],
-                                          width=size[1], feather=feather)
+    image, aligned, share, latent = dress(
+        pose, garment=garments, sampler_name=name, cfg=cfg, height=size[0], width=size[1], feather=feather
+    )
     height, width = (side or None for side in size)
     expected = RePoseDMPipeline.from_pretrained(tiny).dress(
-        REFERENCE, garments, mask, POSE, seed=3, steps=3, guidance_scale=cfg, field_strength=0.0, feather=feather,
-        sampler=sampler, height=height, width=width)
+        REFERENCE,
+        garments,
+        mask,
+        POSE,
+        seed=3,
+        steps=3,
+        guidance_scale=cfg,
+        field_strength=0.0,
+        feather=feather,
+        sampler=sampler,
+        height=height,
+        width=width,
+    )
     assert (latent["samples"] - expected.latent).abs().max() < 1e-5 * expected.latent.abs().max()
     for found, right in ((image, expected.image), (aligned, expected.aligned)):
         assert found.shape == right.movedim(1, -1).shape
@@ -94,8 +119,9 @@ def test_without_a_pose_the_estimator_finds_it(pack, host, dress, pose, mask):
     settings = {"host": shipped, "steps": 1}
     found, own = dress(None, pose_estimator=shipped[3], **settings), dress(None, **settings)
     assert torch.equal(found[0], own[0]), "the aligner carries the checkpoint's own"
-    expected = RePoseDMPipeline.from_pretrained().dress(REFERENCE, GARMENT, mask, seed=3, steps=1, guidance_scale=1.5,
-                                                        field_strength=0.0)
+    expected = RePoseDMPipeline.from_pretrained().dress(
+        REFERENCE, GARMENT, mask, seed=3, steps=1, guidance_scale=1.5, field_strength=0.0
+    )
     assert (found[0].movedim(-1, 1) - expected.image).abs().max() < 1e-4
 
 
@@ -122,8 +148,10 @@ def test_previews_and_an_interruption_within_a_step(pack, host, dress, pose, mon
     # The host leaves out messages that follow one another too quickly.
     assert shown[0] == (1, 3) and shown[-1] == (3, 3)
     unet, done = host[0].model.diffusion_model.denoiser.unet, []
-    handles = [unet.conv_in.register_forward_hook(lambda *_: management.interrupt_current_processing()),
-               unet.register_forward_hook(lambda *_: done.append(1))]
+    handles = [
+        unet.conv_in.register_forward_hook(lambda *_: management.interrupt_current_processing()),
+        unet.register_forward_hook(lambda *_: done.append(1)),
+    ]
     try:
         with pytest.raises(management.InterruptProcessingException):
             dress(pose)
@@ -134,17 +162,20 @@ def test_previews_and_an_interruption_within_a_step(pack, host, dress, pose, mon
     assert not done
 
 
-@pytest.mark.parametrize(("changed", "message"), [
-    ({"mask": torch.zeros(1, 64, 64)}, "mask is empty.* mark where the garment goes"),
-    ({"mask": torch.full((1, 128, 96), float("inf"))}, "mask has shape .* values that are not numbers"),
-    ({"mask": torch.linspace(-1, 1, 96).expand(1, 128, 96)}, "mask has shape .* values from -1 to 1; expected 0"),
-    ({"mask": torch.ones(96)}, r"mask has shape \(96,\); expected \(height, width\)"),
-    ({"reference": REFERENCE.expand(3, -1, -1, -1)}, "reference: it holds 3 pictures; dress one at a time"),
-    ({"reference": REFERENCE * float("nan")}, "reference: the picture has values that are not numbers"),
-    ({"garment": GARMENT * float("nan")}, "garment: the picture has values that are not numbers"),
-    ({"width": 50, "height": 64}, "width × height = 50 × 64"),
-    ({"pose": [{"people": [], "canvas_width": 96, "canvas_height": 128}]}, "nobody"),
-])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mask": torch.zeros(1, 64, 64)}, "mask is empty.* mark where the garment goes"),
+        ({"mask": torch.full((1, 128, 96), float("inf"))}, "mask has shape .* values that are not numbers"),
+        ({"mask": torch.linspace(-1, 1, 96).expand(1, 128, 96)}, "mask has shape .* values from -1 to 1; expected 0"),
+        ({"mask": torch.ones(96)}, r"mask has shape \(96,\); expected \(height, width\)"),
+        ({"reference": REFERENCE.expand(3, -1, -1, -1)}, "reference: it holds 3 pictures; dress one at a time"),
+        ({"reference": REFERENCE * float("nan")}, "reference: the picture has values that are not numbers"),
+        ({"garment": GARMENT * float("nan")}, "garment: the picture has values that are not numbers"),
+        ({"width": 50, "height": 64}, "width × height = 50 × 64"),
+        ({"pose": [{"people": [], "canvas_width": 96, "canvas_height": 128}]}, "nobody"),
+    ],
+)
 def test_what_cannot_be_used_is_told(pack, dress, pose, changed, message):
     with pytest.raises(pack.reposedm_core.InputError, match=message):
         dress(**{"pose": pose, **changed})
@@ -199,8 +230,13 @@ def test_references_and_garments_of_odd_sizes(dress, pose, size):
 
 
 def test_of_twenty_people_the_first_counts(dress, pose):
-    crowd = [{**pose[0], "people": pose[0]["people"] + to_keypoints(
-        load_pose_file(EXAMPLES / "lime_top_pose.json"))[0]["people"] * 19}]
+    crowd = [
+        {
+            **pose[0],
+            "people": pose[0]["people"]
+            + to_keypoints(load_pose_file(EXAMPLES / "lime_top_pose.json"))[0]["people"] * 19,
+        }
+    ]
     assert torch.equal(dress(crowd)[0], dress(pose)[0])
 
 
@@ -212,24 +248,68 @@ def test_graph_in_the_server(comfy):
         "person": {"class_type": "RePoseDMExample", "inputs": {"example": name}},
         "clothes": {"class_type": "RePoseDMExample", "inputs": {"example": "lime_top"}},
         "mask": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 96, "height": 128}},
-        "dress": {"class_type": "RePoseDMGarmentTransfer", "inputs": {
-            "model": ["load", 0], "vae": ["load", 1], "aligner": ["load", 2], "pose_estimator": ["load", 3],
-            "reference": ["person", 2], "garment": ["clothes", 0], "mask": ["mask", 0], "seed": 1, "steps": 2,
-            "cfg": 1.25, "sampler_name": "ancestral (learned variance)", "scheduler": "simple", "feather": 2,
-            "width": 0, "height": 0}},
+        "dress": {
+            "class_type": "RePoseDMGarmentTransfer",
+            "inputs": {
+                "model": ["load", 0],
+                "vae": ["load", 1],
+                "aligner": ["load", 2],
+                "pose_estimator": ["load", 3],
+                "reference": ["person", 2],
+                "garment": ["clothes", 0],
+                "mask": ["mask", 0],
+                "seed": 1,
+                "steps": 2,
+                "cfg": 1.25,
+                "sampler_name": "ancestral (learned variance)",
+                "scheduler": "simple",
+                "feather": 2,
+                "width": 0,
+                "height": 0,
+            },
+        },
         "both": {"class_type": "ImageBatch", "inputs": {"image1": ["person", 0], "image2": ["person", 2]}},
-        "align": {"class_type": "RePoseDMRecurrentPoseAligner", "inputs": {
-            "aligner": ["load", 2], "vae": ["load", 1], "source": ["both", 0], "pose": ["person", 1], "width": 0,
-            "height": 0, "sources": "all of one person"}},
-        **{key: {"class_type": "PreviewImage", "inputs": {"images": [node, output]}} for key, node, output in (
-            ("image", "dress", 0), ("aligned", "dress", 1), ("person aligned", "align", 3), ("flow", "align", 5))},
+        "align": {
+            "class_type": "RePoseDMRecurrentPoseAligner",
+            "inputs": {
+                "aligner": ["load", 2],
+                "vae": ["load", 1],
+                "source": ["both", 0],
+                "pose": ["person", 1],
+                "width": 0,
+                "height": 0,
+                "sources": "all of one person",
+            },
+        },
+        **{
+            key: {"class_type": "PreviewImage", "inputs": {"images": [node, output]}}
+            for key, node, output in (
+                ("image", "dress", 0),
+                ("aligned", "dress", 1),
+                ("person aligned", "align", 3),
+                ("flow", "align", 5),
+            )
+        },
     }
     prompt_id = comfy.queue(graph)
     comfy.wait(prompt_id)
     shown = {key: comfy.images(prompt_id, key) for key in ("image", "aligned", "person aligned", "flow")}
     assert [len(pictures) for pictures in shown.values()] == [1, 1, 1, 2]
     image = np.asarray(Image.open(io.BytesIO(shown["image"][0])).convert("RGB")).astype(float) / 255
-    expected = RePoseDMPipeline.from_pretrained().dress(
-        EXAMPLES / f"{name}_target.png", EXAMPLES / "lime_top.png", torch.ones(128, 96), seed=1, steps=2,
-        guidance_scale=1.25, field_strength=0.0, sampler="ancestral").image[0].movedim(0, -1).numpy()
+    expected = (
+        RePoseDMPipeline.from_pretrained()
+        .dress(
+            EXAMPLES / f"{name}_target.png",
+            EXAMPLES / "lime_top.png",
+            torch.ones(128, 96),
+            seed=1,
+            steps=2,
+            guidance_scale=1.25,
+            field_strength=0.0,
+            sampler="ancestral",
+        )
+        .image[0]
+        .movedim(0, -1)
+        .numpy()
+    )
     assert np.abs(image - expected).max() < 1.5 / 255

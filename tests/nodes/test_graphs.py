@@ -48,8 +48,15 @@ def transfer(comfy):
     graph[find(graph, "RePoseDMKSampler")]["inputs"]["seed"] = 271828
     prompt_id = comfy.queue(graph)
     comfy.wait(prompt_id, lambda value, maximum, node: steps.append((value, maximum, node)))
-    return graph, steps, {node["_meta"]["title"]: pixels(comfy.images(prompt_id, key)[0])
-                          for key, node in graph.items() if node["class_type"] in ("SaveImage", "PreviewImage")}
+    return (
+        graph,
+        steps,
+        {
+            node["_meta"]["title"]: pixels(comfy.images(prompt_id, key)[0])
+            for key, node in graph.items()
+            if node["class_type"] in ("SaveImage", "PreviewImage")
+        },
+    )
 
 
 def test_pose_transfer_is_the_pipeline_s_picture(transfer):
@@ -57,8 +64,14 @@ def test_pose_transfer_is_the_pipeline_s_picture(transfer):
     sampler = graph[find(graph, "RePoseDMKSampler")]["inputs"]
     name = graph[find(graph, "RePoseDMExample")]["inputs"]["example"]
     pipeline = RePoseDMPipeline.from_pretrained()
-    result = pipeline(EXAMPLES / f"{name}.png", EXAMPLES / f"{name}_pose.json", seed=sampler["seed"],
-                      steps=sampler["steps"], guidance_scale=sampler["cfg"], field_strength=0.0)
+    result = pipeline(
+        EXAMPLES / f"{name}.png",
+        EXAMPLES / f"{name}_pose.json",
+        seed=sampler["seed"],
+        steps=sampler["steps"],
+        guidance_scale=sampler["cfg"],
+        field_strength=0.0,
+    )
     # Save Image and Preview Image cut off fractions of 1/255.
     for shown, expected in (("Result", result.image), ("Aligned source", result.aligned)):
         expected = expected[0].movedim(0, -1).numpy() * 255
@@ -85,8 +98,9 @@ def test_pose_guidance_brings_the_picture_nearer_to_the_pose(comfy):
     field = RePoseDMPipeline.from_pretrained().field
     poses = load_pose_file(EXAMPLES / f"{graph[find(graph, 'RePoseDMExample')]['inputs']['example']}_pose.json")
     target = pose_target(field, poses, (128, 96), (128, 96))
-    pictures = [torch.tensor(picture / 127.5 - 1, dtype=torch.float32).movedim(-1, 0)[None]
-                for picture in (guided, unguided)]
+    pictures = [
+        torch.tensor(picture / 127.5 - 1, dtype=torch.float32).movedim(-1, 0)[None] for picture in (guided, unguided)
+    ]
     with torch.no_grad():
         near, far = (float(field.distance(picture, target)) for picture in pictures)
     assert near < 0.95 * far, (near, far)
@@ -95,24 +109,43 @@ def test_pose_guidance_brings_the_picture_nearer_to_the_pose(comfy):
 @pytest.fixture(scope="module")
 def latents(comfy):
     """Latents of variations of one graph, in one run, two steps each."""
-    graph = {key: node for key, node in read_graph("pose_transfer").items()
-             if node["class_type"] in ("RePoseDMLoader", "RePoseDMExample", "RePoseDMRecurrentPoseAligner",
-                                       "RePoseDMKSampler")}
+    graph = {
+        key: node
+        for key, node in read_graph("pose_transfer").items()
+        if node["class_type"]
+        in ("RePoseDMLoader", "RePoseDMExample", "RePoseDMRecurrentPoseAligner", "RePoseDMKSampler")
+    }
     base, loader, example = (find(graph, f"RePoseDM{kind}") for kind in ("KSampler", "Loader", "Example"))
     graph[base]["inputs"].update(seed=5, steps=2)
     # Without it ComfyUI would answer the second node with the first one's result.
-    graph["again"] = {"class_type": "RepeatLatentBatch", "inputs": {
-        "samples": graph[base]["inputs"]["latent"], "amount": 1}}
+    graph["again"] = {
+        "class_type": "RepeatLatentBatch",
+        "inputs": {"samples": graph[base]["inputs"]["latent"], "amount": 1},
+    }
 
     def variation(name, **inputs):
         graph[name] = copy.deepcopy(graph[base])
         graph[name]["inputs"].update(inputs)
 
     def guidance(name, **inputs):
-        settings = {"strength": 0.01, "start_percent": 0.0, "end_percent": 1.0, "space": "heatmaps",
-                    "limit": 0.1, **inputs}
-        graph[f"guidance {name}"] = {"class_type": "RePoseDMPoseFieldGuidance", "inputs": {
-            "model": [loader, 0], "vae": [loader, 1], "pose_estimator": [loader, 3], "pose": [example, 1], **settings}}
+        settings = {
+            "strength": 0.01,
+            "start_percent": 0.0,
+            "end_percent": 1.0,
+            "space": "heatmaps",
+            "limit": 0.1,
+            **inputs,
+        }
+        graph[f"guidance {name}"] = {
+            "class_type": "RePoseDMPoseFieldGuidance",
+            "inputs": {
+                "model": [loader, 0],
+                "vae": [loader, 1],
+                "pose_estimator": [loader, 3],
+                "pose": [example, 1],
+                **settings,
+            },
+        }
         variation(name, model=[f"guidance {name}", 0])
 
     names = ["first", "again_latent", "other seed", "stock", "strength 0", "empty range", "heatmaps", "features"]
@@ -126,14 +159,18 @@ def latents(comfy):
     guidance("heatmaps")
     guidance("features", space="features")
     for name in names:
-        graph[f"save {name}"] = {"class_type": "SaveLatent", "inputs": {
-            "samples": [name, 0], "filename_prefix": "test/" + name.replace(" ", "_")}}
+        graph[f"save {name}"] = {
+            "class_type": "SaveLatent",
+            "inputs": {"samples": [name, 0], "filename_prefix": "test/" + name.replace(" ", "_")},
+        }
     prompt_id = comfy.queue(graph)
     comfy.wait(prompt_id)
     outputs = comfy.history(prompt_id)["outputs"]
     files = {name: outputs[f"save {name}"]["latents"][0] for name in names}
-    return {name: load_file(comfy.output / file["subfolder"] / file["filename"])["latent_tensor"]
-            for name, file in files.items()}
+    return {
+        name: load_file(comfy.output / file["subfolder"] / file["filename"])["latent_tensor"]
+        for name, file in files.items()
+    }
 
 
 @pytest.mark.parametrize("same", ["again_latent", "stock", "strength 0", "empty range"])
@@ -200,10 +237,14 @@ def test_pose_goes_round(comfy):
     for name in NAMES:
         graph |= {
             f"example {name}": {"class_type": "RePoseDMExample", "inputs": {"example": name}},
-            f"find {name}": {"class_type": "RePoseDMEstimatePose", "inputs": {
-                "pose_estimator": ["load", 3], "image": [f"example {name}", 2], "threshold": 0.1}},
-            f"draw {name}": {"class_type": "RePoseDMDrawPose", "inputs": {
-                "pose": [f"find {name}", 0], "width": 0, "height": 0}},
+            f"find {name}": {
+                "class_type": "RePoseDMEstimatePose",
+                "inputs": {"pose_estimator": ["load", 3], "image": [f"example {name}", 2], "threshold": 0.1},
+            },
+            f"draw {name}": {
+                "class_type": "RePoseDMDrawPose",
+                "inputs": {"pose": [f"find {name}", 0], "width": 0, "height": 0},
+            },
             f"show {name}": {"class_type": "PreviewImage", "inputs": {"images": [f"draw {name}", 0]}},
             f"text {name}": {"class_type": "PreviewAny", "inputs": {"source": [f"find {name}", 0]}},
         }

@@ -9,8 +9,14 @@ from safetensors.torch import save_file
 from tests.nodes import families
 from tests.nodes.guided import count_decodings, networks
 
-TINY = {"SD 1.5": "taesd_decoder", "SD 2.1": "taesd_decoder", "SDXL": "taesdxl_decoder", "SDXL v": "taesdxl_decoder",
-        "AuraFlow": "taesdxl_decoder", "Flux": "taef1_decoder"}
+TINY = {
+    "SD 1.5": "taesd_decoder",
+    "SD 2.1": "taesd_decoder",
+    "SDXL": "taesdxl_decoder",
+    "SDXL v": "taesdxl_decoder",
+    "AuraFlow": "taesdxl_decoder",
+    "Flux": "taef1_decoder",
+}
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -22,8 +28,10 @@ def test_tiny_decoder_of_the_family(pack, made, guide, family, tmp_path, monkeyp
     channels = model.model.latent_format.latent_channels
     with monkeypatch.context() as patch:
         patch.setitem(folder_paths.folder_names_and_paths, "vae_approx", ([str(tmp_path)], {".safetensors", ".pth"}))
-        with pytest.raises(pack.reposedm_core.InputError,
-                           match=f"decoder: there is no {TINY[family]} in models/vae_approx; put {TINY[family]}.safet"):
+        with pytest.raises(
+            pack.reposedm_core.InputError,
+            match=f"decoder: there is no {TINY[family]} in models/vae_approx; put {TINY[family]}.safet",
+        ):
             guide(model, vae, decoder="taesd")
         network = TAESD(latent_channels=channels)
         families.randomise(network)
@@ -50,19 +58,33 @@ def test_tiny_decoder_that_is_torn_or_another_s(pack, made, guide, tmp_path, mon
             (tmp_path / "taesd_decoder.safetensors").write_bytes(content)
         else:
             save_file({"weight": torch.zeros(2)}, tmp_path / "taesd_decoder.safetensors")
-        with pytest.raises(pack.reposedm_core.InputError,
-                           match=r"decoder: taesd_decoder.safetensors is no tiny decoder for this model .*choose vae"):
+        with pytest.raises(
+            pack.reposedm_core.InputError,
+            match=r"decoder: taesd_decoder.safetensors is no tiny decoder for this model .*choose vae",
+        ):
             guide(model, vae, decoder="taesd")
 
 
-@pytest.mark.parametrize(("family", "other", "message"), [
-    ("SD 1.5", "Flux", "its latents have 16 channels in 2 dimensions and 8 pixels a cell, those of the guided mod.* 4"),
-    ("Flux", "SDXL", "its latents have 4 channels .* those of the guided model 16"),
-    ("Flux", "Qwen Image", "its latents have 16 channels in 3 dimensions .* those of the guided model 16 in 2"),
-    ("Qwen Image", "Flux", "its latents have 16 channels in 2 dimensions .* those of the guided model 16 in 3"),
-    ("Flux", "RePoseDM", "this is RePoseDM's and the guided model another one; connect the VAE of that"),
-    ("RePoseDM", "Flux", "the guided model is RePoseDM and this is no VAE of it; connect the vae of RePoseDM Loader"),
-    ("RePoseDM", "SD 1.5", "the guided model is RePoseDM and this is no VAE of it")])
+@pytest.mark.parametrize(
+    ("family", "other", "message"),
+    [
+        (
+            "SD 1.5",
+            "Flux",
+            "its latents have 16 channels in 2 dimensions and 8 pixels a cell, those of the guided mod.* 4",
+        ),
+        ("Flux", "SDXL", "its latents have 4 channels .* those of the guided model 16"),
+        ("Flux", "Qwen Image", "its latents have 16 channels in 3 dimensions .* those of the guided model 16 in 2"),
+        ("Qwen Image", "Flux", "its latents have 16 channels in 2 dimensions .* those of the guided model 16 in 3"),
+        ("Flux", "RePoseDM", "this is RePoseDM's and the guided model another one; connect the VAE of that"),
+        (
+            "RePoseDM",
+            "Flux",
+            "the guided model is RePoseDM and this is no VAE of it; connect the vae of RePoseDM Loader",
+        ),
+        ("RePoseDM", "SD 1.5", "the guided model is RePoseDM and this is no VAE of it"),
+    ],
+)
 @pytest.mark.parametrize("decoder", ["vae", "taesd"])
 def test_vae_of_another_model_is_named_at_once(pack, tiny, made, guide, family, other, message, decoder):
     own = pack.nodes.loaders.load_checkpoint(tiny)[:2]
@@ -76,13 +98,31 @@ def test_vae_of_another_stride_is_named(pack, made, guide):
     import comfy.sd
 
     model, vae = made("SD 1.5")
-    upscaler = comfy.sd.VAE(sd={key: value for key, value in vae.first_stage_model.state_dict().items()
-                                if ".down.2.downsample" not in key and ".up.3." not in key},
-                            config={"params": {"embed_dim": 4, "ddconfig": {
-                                "double_z": True, "z_channels": 4, "resolution": 64, "in_channels": 3, "out_ch": 3,
-                                "ch": 32, "ch_mult": [1, 1, 2], "num_res_blocks": 1, "attn_resolutions": [],
-                                "dropout": 0.0}}})
-    upscaler.downscale_ratio = upscaler.upscale_ratio = 4      # as where the host knows it by its weights
+    upscaler = comfy.sd.VAE(
+        sd={
+            key: value
+            for key, value in vae.first_stage_model.state_dict().items()
+            if ".down.2.downsample" not in key and ".up.3." not in key
+        },
+        config={
+            "params": {
+                "embed_dim": 4,
+                "ddconfig": {
+                    "double_z": True,
+                    "z_channels": 4,
+                    "resolution": 64,
+                    "in_channels": 3,
+                    "out_ch": 3,
+                    "ch": 32,
+                    "ch_mult": [1, 1, 2],
+                    "num_res_blocks": 1,
+                    "attn_resolutions": [],
+                    "dropout": 0.0,
+                },
+            }
+        },
+    )
+    upscaler.downscale_ratio = upscaler.upscale_ratio = 4  # as where the host knows it by its weights
     with pytest.raises(pack.reposedm_core.InputError, match=r"^vae: it is of another .* and 4 pixels a cell, those of"):
         guide(model, upscaler)
 
@@ -145,8 +185,19 @@ def test_videos_are_refused(pack, made, guide):
     model, vae = made("Qwen Image")
     noise = torch.randn(1, 16, 2, *families.SIDE)
     with torch.inference_mode(), pytest.raises(pack.reposedm_core.InputError, match=r"^latent: these are video"):
-        comfy.sample.sample(guide(model, vae), noise, 1, 1.0, "euler", "normal", families.conditioning(model),
-                            families.conditioning(model), torch.zeros_like(noise), disable_pbar=True, seed=0)
+        comfy.sample.sample(
+            guide(model, vae),
+            noise,
+            1,
+            1.0,
+            "euler",
+            "normal",
+            families.conditioning(model),
+            families.conditioning(model),
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=0,
+        )
     model, vae = made("SD 1.5")
     sound = vae.__class__.__new__(vae.__class__)
     sound.__dict__.update({**vae.__dict__, "latent_dim": 1})

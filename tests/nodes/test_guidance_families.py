@@ -29,16 +29,21 @@ def test_neutral_bit_for_bit(made, guide, family):
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_gradient_reaches_the_latent_alone(made, guide, estimator, family, space):
     model, vae = made(family)
-    weights = [weight for network in (model.model, vae.first_stage_model, estimator.patcher.model)
-               for weight in network.parameters()]
+    weights = [
+        weight
+        for network in (model.model, vae.first_stage_model, estimator.patcher.model)
+        for weight in network.parameters()
+    ]
     before = [weight.detach().clone() for weight in weights]
     bent = guide(model, vae, space=space)
     seen, pictures = [], []
     (own,) = networks(bent)
-    own.vae.decoder.register_forward_hook(lambda _, inputs, output: pictures.append(
-        weakref.ref(output[0] if isinstance(output, list) else output)))
+    own.vae.decoder.register_forward_hook(
+        lambda _, inputs, output: pictures.append(weakref.ref(output[0] if isinstance(output, list) else output))
+    )
     hook = model.model.diffusion_model.register_forward_hook(
-        lambda *_: seen.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled())))
+        lambda *_: seen.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+    )
     try:
         latent = families.sample(bent, steps=4)
     finally:
@@ -122,7 +127,7 @@ def test_prompt_without_the_new_inputs_is_run_as_before(pack):
 
     node = pack.nodes.guidance.PoseInteractionFieldGuidance
     inputs = {each.id: each for each in node.define_schema().inputs}
-    new = list(inputs)[list(inputs).index("limit") + 1:]
+    new = list(inputs)[list(inputs).index("limit") + 1 :]
     assert new == ["normalise", "every_nth_step", "mask_threshold", "joints", "people", "decoder", "decode_size"]
     neutral = [False, 1, 0.1, "all", "0", "vae", 1.0]
     parameters = inspect.signature(node.execute).parameters

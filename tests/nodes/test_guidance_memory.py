@@ -66,8 +66,13 @@ def test_host_is_told_what_memory_a_guided_step_takes(made, guide, monkeypatch):
 
     asked = []
     load = management.load_models_gpu
-    monkeypatch.setattr(management, "load_models_gpu", lambda models, *args, **kwargs: asked.append(
-        kwargs.get("minimum_memory_required")) or load(models, *args, **kwargs))
+    monkeypatch.setattr(
+        management,
+        "load_models_gpu",
+        lambda models, *args, **kwargs: (
+            asked.append(kwargs.get("minimum_memory_required")) or load(models, *args, **kwargs)
+        ),
+    )
 
     def ask(model, **options):
         asked.clear()
@@ -98,9 +103,14 @@ def test_kept_results_take_no_room_on_the_device(made, guide):
     assert target.heatmaps.device.type == "cpu"
 
 
-@pytest.mark.parametrize("error", [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), MemoryError(),
-    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
 def test_out_of_memory_is_one_message_and_the_next_run_works(made, guide, error):
     import comfy.model_management as management
 
@@ -116,8 +126,11 @@ def test_out_of_memory_is_one_message_and_the_next_run_works(made, guide, error)
         raise error
 
     network.decode = fail
-    with pytest.raises(management.OOM_EXCEPTION, match=r"Guidance ran out of memory at a picture of 48 × 64 pixels\. "
-                                                       r"Choose the decoder taesd, lower decode_size") as raised:
+    with pytest.raises(
+        management.OOM_EXCEPTION,
+        match=r"Guidance ran out of memory at a picture of 48 × 64 pixels\. "
+        r"Choose the decoder taesd, lower decode_size",
+    ) as raised:
         families.sample(bent)
     assert management.is_oom(raised.value), "the host unloads its models"
     assert raised.value.__context__ is None and raised.value.__cause__ is None

@@ -9,10 +9,19 @@ from tests.nodes import families
 from tests.nodes.guided import count_decodings, networks
 
 
-@pytest.mark.parametrize(("sampler", "every", "start", "end", "decodings"), [
-    ("euler", 1, 0.0, 1.0, 6), ("euler", 2, 0.0, 1.0, 3), ("euler", 4, 0.0, 1.0, 2), ("euler", 100, 0.0, 1.0, 1),
-    ("euler", 2, 0.4, 1.0, 2), ("euler", 3, 0.0, 0.4, 1), ("euler_ancestral", 2, 0.0, 1.0, 3),
-    ("dpmpp_2m", 3, 0.0, 1.0, 2)])
+@pytest.mark.parametrize(
+    ("sampler", "every", "start", "end", "decodings"),
+    [
+        ("euler", 1, 0.0, 1.0, 6),
+        ("euler", 2, 0.0, 1.0, 3),
+        ("euler", 4, 0.0, 1.0, 2),
+        ("euler", 100, 0.0, 1.0, 1),
+        ("euler", 2, 0.4, 1.0, 2),
+        ("euler", 3, 0.0, 0.4, 1),
+        ("euler_ancestral", 2, 0.0, 1.0, 3),
+        ("dpmpp_2m", 3, 0.0, 1.0, 2),
+    ],
+)
 @pytest.mark.parametrize("family", ["SD 1.5", "Flux"])
 def test_every_nth_step(made, guide, family, sampler, every, start, end, decodings):
     model, vae = made(family)
@@ -21,7 +30,7 @@ def test_every_nth_step(made, guide, family, sampler, every, start, end, decodin
     assert families.sample(bent, steps=6, sampler=sampler).isfinite().all()
     if (start, end) == (0.0, 1.0):
         assert len(shapes) == decodings
-    else:      # how many steps lie in a part of the sampling is the schedule's
+    else:  # how many steps lie in a part of the sampling is the schedule's
         full = guide(model, vae, start=start, end=end)
         whole = count_decodings(full)
         families.sample(full, steps=6, sampler=sampler)
@@ -36,8 +45,15 @@ def test_evaluations_in_the_middle_of_a_step_belong_to_it(pack):
         options = {"transformer_options": {"sample_sigmas": sigmas}}
         return turn({"sigma": torch.tensor([sigma]), "model_options": options}, first, every)
 
-    assert [acts(sigma, 2) for sigma in (8.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.0)] == [True, True, False, False, True, True,
-                                                                                 False]
+    assert [acts(sigma, 2) for sigma in (8.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.0)] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
     assert [acts(sigma, 2, first=4.0) for sigma in (4.0, 2.0, 1.0)] == [True, False, True], "from the first guided step"
     assert acts(9.0, 3), "a sampler that adds noise before its first step"
     assert turn({"sigma": torch.tensor([1.0]), "model_options": {}}, 8.0, 5), "a sampler that tells nothing"
@@ -47,17 +63,29 @@ def test_evaluations_in_the_middle_of_a_step_belong_to_it(pack):
 def test_composes_with_a_second_guidance_and_a_weight_patch(made, guide, family):
     model, vae = made(family)
     patched = model.clone()
-    name = next(key for key, weight in model.model.named_parameters() if weight.ndim == 2 and "diffusion_model" in key
-                and not key.endswith(("emb.weight", "time_embed.0.weight")))
+    name = next(
+        key
+        for key, weight in model.model.named_parameters()
+        if weight.ndim == 2 and "diffusion_model" in key and not key.endswith(("emb.weight", "time_embed.0.weight"))
+    )
     with torch.inference_mode():
-        assert patched.add_patches({name: ("diff", (0.5 * torch.randn(
-            model.model.state_dict()[name].shape, generator=torch.Generator().manual_seed(0)),))})
+        assert patched.add_patches(
+            {
+                name: (
+                    "diff",
+                    (
+                        0.5
+                        * torch.randn(model.model.state_dict()[name].shape, generator=torch.Generator().manual_seed(0)),
+                    ),
+                )
+            }
+        )
     once, both = guide(model, vae), guide(patched, vae)
     twice = guide(once, vae, joints="arms", strength=0.3)
     assert len(networks(twice)) == 2
     results = [families.sample(kind) for kind in (model, patched, once, both, twice)]
     for index, first in enumerate(results):
-        assert first.isfinite().all() and not any(first.equal(other) for other in results[index + 1:]), index
+        assert first.isfinite().all() and not any(first.equal(other) for other in results[index + 1 :]), index
     assert families.sample(guide(patched, vae, strength=0.0)).equal(results[1])
     assert families.sample(model).equal(results[0]) and families.sample(once).equal(results[2])
 
@@ -102,7 +130,7 @@ def test_composes_with_a_controlnet(made, guide):
     bent, both = families.sample(guide(model, vae)), families.sample(guide(model, vae), positive=positive())
     results = [plain, controlled, bent, both]
     for index, first in enumerate(results):
-        assert first.isfinite().all() and not any(first.equal(other) for other in results[index + 1:]), index
+        assert first.isfinite().all() and not any(first.equal(other) for other in results[index + 1 :]), index
     assert families.sample(guide(model, vae, start=0.6, end=0.61), positive=positive()).equal(controlled)
 
 

@@ -18,9 +18,17 @@ def crowd(people, scale=1.0, frames=1):
 
 
 @pytest.mark.parametrize("space", ["heatmaps", "features"])
-@pytest.mark.parametrize(("pose", "options"), [
-    (crowd(20), {"people": "all"}), (crowd(20), {}), (crowd(3), {"people": "0, 2", "joints": "arms, -left"}),
-    (crowd(2, 5.0), {"people": "all"}), (crowd(1), {"mask_threshold": 0.0}), (crowd(1), {"mask_threshold": 2.0})])
+@pytest.mark.parametrize(
+    ("pose", "options"),
+    [
+        (crowd(20), {"people": "all"}),
+        (crowd(20), {}),
+        (crowd(3), {"people": "0, 2", "joints": "arms, -left"}),
+        (crowd(2, 5.0), {"people": "all"}),
+        (crowd(1), {"mask_threshold": 0.0}),
+        (crowd(1), {"mask_threshold": 2.0}),
+    ],
+)
 def test_any_crowd(made, guide, space, pose, options):
     model, vae = made("AuraFlow")
     latent = families.sample(guide(model, vae, pose=pose, space=space, **options))
@@ -34,11 +42,15 @@ def test_a_frame_a_picture(pack, made, guide):
         families.sample(guide(model, vae, pose=crowd(2, frames=3)), batch=2)
 
 
-@pytest.mark.parametrize(("options", "problem"), [
-    ({"joints": "tail"}, "joints: 'tail' is no joint; name some of"),
-    ({"people": "me"}, "people: 'me' is no person; give numbers"),
-    ({"pose": [{"people": [], "canvas_width": 8, "canvas_height": 8}]}, "pose: there is nobody"),
-    ({"pose": [*POSE, {**POSE[0], "people": []}]}, r"pose: nobody is in frame 1 .*leave out")])
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"joints": "tail"}, "joints: 'tail' is no joint; name some of"),
+        ({"people": "me"}, "people: 'me' is no person; give numbers"),
+        ({"pose": [{"people": [], "canvas_width": 8, "canvas_height": 8}]}, "pose: there is nobody"),
+        ({"pose": [*POSE, {**POSE[0], "people": []}]}, r"pose: nobody is in frame 1 .*leave out"),
+    ],
+)
 def test_one_message(pack, made, guide, options, problem):
     model, vae = made("SD 1.5")
     with pytest.raises(pack.reposedm_core.InputError, match=problem):

@@ -30,42 +30,77 @@ def base():
         "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
         "example": {"class_type": "RePoseDMExample", "inputs": {"example": "red_trousers"}},
         "poses": {"class_type": "RePoseDMLoadPose", "inputs": {"file": "none", "text": POSES}},
-        "align": {"class_type": "RePoseDMRecurrentPoseAligner", "inputs": {
-            "aligner": ["load", 2], "vae": ["load", 1], "source": ["example", 0], "pose": ["poses", 0], "width": 0,
-            "height": 0}},
+        "align": {
+            "class_type": "RePoseDMRecurrentPoseAligner",
+            "inputs": {
+                "aligner": ["load", 2],
+                "vae": ["load", 1],
+                "source": ["example", 0],
+                "pose": ["poses", 0],
+                "width": 0,
+                "height": 0,
+            },
+        },
     }
 
 
 def sampler(latent, model="load", kind="RePoseDMKSampler", **changed):
     name = "latent" if kind == "RePoseDMKSampler" else "latent_image"
-    return {"class_type": kind, "inputs": {"model": [model, 0], "positive": ["align", 0], "negative": ["align", 1],
-                                           name: latent, **SAMPLING, **changed}}
+    return {
+        "class_type": kind,
+        "inputs": {
+            "model": [model, 0],
+            "positive": ["align", 0],
+            "negative": ["align", 1],
+            name: latent,
+            **SAMPLING,
+            **changed,
+        },
+    }
 
 
 def guidance(vae=("load", 1), model="load", **changed):
-    return {"class_type": "RePoseDMPoseFieldGuidance", "inputs": {
-        "model": [model, 0], "vae": list(vae), "pose_estimator": ["load", 3], "pose": ["poses", 0], "strength": 0.2,
-        "start_percent": 0.0, "end_percent": 1.0, "space": "heatmaps", "limit": 0.3, **changed}}
+    return {
+        "class_type": "RePoseDMPoseFieldGuidance",
+        "inputs": {
+            "model": [model, 0],
+            "vae": list(vae),
+            "pose_estimator": ["load", 3],
+            "pose": ["poses", 0],
+            "strength": 0.2,
+            "start_percent": 0.0,
+            "end_percent": 1.0,
+            "space": "heatmaps",
+            "limit": 0.3,
+            **changed,
+        },
+    }
 
 
 def test_parts_of_a_batch_get_their_own_poses(comfy):
     graph = base()
     graph["guide"] = guidance()
-    graph["second"] = {"class_type": "LatentFromBatch", "inputs": {
-        "samples": ["align", 2], "batch_index": 1, "length": 1}}
+    graph["second"] = {
+        "class_type": "LatentFromBatch",
+        "inputs": {"samples": ["align", 2], "batch_index": 1, "length": 1},
+    }
     graph["each"] = {"class_type": "RebatchLatents", "inputs": {"latents": ["align", 2], "batch_size": 1}}
     for name, latent in (("whole", ["align", 2]), ("part", ["second", 0]), ("list", ["each", 0])):
         for kind, model in (("plain", "load"), ("guided", "guide")):
             graph[f"{name} {kind}"] = sampler(latent, model)
-            graph[f"save {name} {kind}"] = {"class_type": "SaveLatent", "inputs": {
-                "samples": [f"{name} {kind}", 0], "filename_prefix": f"parts/{name}_{kind}"}}
+            graph[f"save {name} {kind}"] = {
+                "class_type": "SaveLatent",
+                "inputs": {"samples": [f"{name} {kind}", 0], "filename_prefix": f"parts/{name}_{kind}"},
+            }
     prompt_id = comfy.queue(graph)
     comfy.wait(prompt_id)
     outputs = comfy.history(prompt_id)["outputs"]
 
     def saved(name):
-        return [load_file(comfy.output / file["subfolder"] / file["filename"])["latent_tensor"]
-                for file in outputs[f"save {name}"]["latents"]]
+        return [
+            load_file(comfy.output / file["subfolder"] / file["filename"])["latent_tensor"]
+            for file in outputs[f"save {name}"]["latents"]
+        ]
 
     guided = (saved("whole plain")[0] - saved("whole guided")[0]).abs().mean()
     assert guided > 1e-3
@@ -76,30 +111,38 @@ def test_parts_of_a_batch_get_their_own_poses(comfy):
             assert found.shape == expected.shape
             if kind == "plain":
                 assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
-            else:     # its mask lets single cells differ by rounding alone; of another pose all would
+            else:  # its mask lets single cells differ by rounding alone; of another pose all would
                 assert (found - expected).abs().mean() < 0.02 * guided
 
 
 def four_channels(small, **changed):
     """The picture as Stable Diffusion's VAE encodes it, in RePoseDM's sampler."""
-    return {"small": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": small}},
-            "encode": {"class_type": "VAEEncode", "inputs": {"pixels": ["example", 0], "vae": ["small", 2]}},
-            "sample": sampler(["encode", 0], **changed)}
+    return {
+        "small": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": small}},
+        "encode": {"class_type": "VAEEncode", "inputs": {"pixels": ["example", 0], "vae": ["small", 2]}},
+        "sample": sampler(["encode", 0], **changed),
+    }
 
 
 def video(small, node="EmptyHunyuanLatentVideo", **changed):
-    return {"video": {"class_type": node, "inputs": {"width": 96, "height": 128, "length": 5, "batch_size": 2}},
-            "sample": sampler(["video", 0], **changed)}
+    return {
+        "video": {"class_type": node, "inputs": {"width": 96, "height": 128, "length": 5, "batch_size": 2}},
+        "sample": sampler(["video", 0], **changed),
+    }
 
 
 def cut(small):
-    return {"second": {"class_type": "LatentFromBatch", "inputs": {
-        "samples": ["align", 2], "batch_index": 1, "length": 1}}, "sample": sampler(["second", 0], kind="KSampler")}
+    return {
+        "second": {"class_type": "LatentFromBatch", "inputs": {"samples": ["align", 2], "batch_index": 1, "length": 1}},
+        "sample": sampler(["second", 0], kind="KSampler"),
+    }
 
 
 def too_many(small):
-    return {"empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 96, "height": 128, "batch_size": 3}},
-            "sample": sampler(["empty", 0])}
+    return {
+        "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 96, "height": 128, "batch_size": 3}},
+        "sample": sampler(["empty", 0]),
+    }
 
 
 def other_vae(small):
@@ -112,22 +155,37 @@ def our_vae(small):
 
 CASES = {
     "four channels": (four_channels, "latent: it has 4 channels and RePoseDM 16", "with the VAE of RePoseDM Loader"),
-    "four channels, stock sampler": (lambda small: four_channels(small, kind="KSampler"),
-                                     "latent: it has 4 channels and RePoseDM 16", "with the VAE of RePoseDM Loader"),
+    "four channels, stock sampler": (
+        lambda small: four_channels(small, kind="KSampler"),
+        "latent: it has 4 channels and RePoseDM 16",
+        "with the VAE of RePoseDM Loader",
+    ),
     "five axes": (video, "latent: it has shape (2, 16, 2, 16, 12), such as videos", "Connect the latent output"),
     "five axes, stock sampler": (lambda small: video(small, kind="KSampler"), "such as videos", "latent output"),
     "five axes, another stride": (lambda small: video(small, "EmptyHunyuanVideo15Latent"), "such as videos", "output"),
-    "a part for stock KSampler": (cut, "latent: it has 1 pictures and positive / negative 2 poses",
-                                  "RePoseDM KSampler finds"),
-    "three pictures, two poses": (too_many, "latent: it has 3 pictures and positive / negative 2 poses",
-                                  "give as many of both"),
+    "a part for stock KSampler": (
+        cut,
+        "latent: it has 1 pictures and positive / negative 2 poses",
+        "RePoseDM KSampler finds",
+    ),
+    "three pictures, two poses": (
+        too_many,
+        "latent: it has 3 pictures and positive / negative 2 poses",
+        "give as many of both",
+    ),
     "VAE of another model": (other_vae, "vae: the guided model is RePoseDM and this is no VAE of it", "of RePoseDM L"),
     "RePoseDM's VAE": (our_vae, "vae: this is RePoseDM's and the guided model another", "connect the VAE of that"),
-    "schedule": (lambda small: {"sample": sampler(["align", 2], scheduler="kl_optimal")},
-                 "scheduler: kl_optimal gives noise levels that are no numbers at steps = 1", "choose more steps"),
+    "schedule": (
+        lambda small: {"sample": sampler(["align", 2], scheduler="kl_optimal")},
+        "scheduler: kl_optimal gives noise levels that are no numbers at steps = 1",
+        "choose more steps",
+    ),
     "NaN": (lambda small: {"sample": sampler(["align", 2], cfg=math.nan)}, "w_c = nan", "must be a finite number"),
-    "NaN of strength": (lambda small: {"guide": guidance(limit=math.nan), "sample": sampler(["align", 2], "guide")},
-                        "limit = nan", "must be a finite number"),
+    "NaN of strength": (
+        lambda small: {"guide": guidance(limit=math.nan), "sample": sampler(["align", 2], "guide")},
+        "limit = nan",
+        "must be a finite number",
+    ),
 }
 
 
@@ -139,7 +197,7 @@ def test_one_message_names_input_and_remedy(comfy, small, case):
     prompt_id = comfy.queue(graph)
     with pytest.raises(ComfyError) as error:
         comfy.wait(prompt_id, timeout=300)
-    comfy.forget(prompt_id)      # a history with NaN in it is no JSON to the page, which other tests open
+    comfy.forget(prompt_id)  # a history with NaN in it is no JSON to the page, which other tests open
     message = str(error.value)
     assert message.count(problem) == 1 and remedy in message and "Traceback" not in message, message
 
@@ -151,13 +209,17 @@ def test_empty_latents_of_other_models(comfy):
     graph["sd3"] = {"class_type": "EmptySD3LatentImage", "inputs": size}
     for name, latent in (("own", ["align", 2]), ("four", ["sd", 0]), ("sixteen", ["sd3", 0])):
         graph[name] = sampler(latent)
-        graph[f"save {name}"] = {"class_type": "SaveLatent", "inputs": {
-            "samples": [name, 0], "filename_prefix": f"empty/{name}"}}
+        graph[f"save {name}"] = {
+            "class_type": "SaveLatent",
+            "inputs": {"samples": [name, 0], "filename_prefix": f"empty/{name}"},
+        }
     prompt_id = comfy.queue(graph)
     comfy.wait(prompt_id)
     outputs = comfy.history(prompt_id)["outputs"]
-    own, *others = (load_file(comfy.output / "empty" / outputs[f"save {name}"]["latents"][0]["filename"])
-                    ["latent_tensor"] for name in ("own", "four", "sixteen"))
+    own, *others = (
+        load_file(comfy.output / "empty" / outputs[f"save {name}"]["latents"][0]["filename"])["latent_tensor"]
+        for name in ("own", "four", "sixteen")
+    )
     for other in others:
         assert other.equal(own)
 
@@ -165,7 +227,8 @@ def test_empty_latents_of_other_models(comfy):
 def test_models_are_saved(comfy, small):
     """What the loaders give; ModelSave's RePoseSD is in the list of its loader afterwards, and loads."""
     graph = {
-        "load": base()["load"], "small": four_channels(small)["small"],
+        "load": base()["load"],
+        "small": four_channels(small)["small"],
         "vae": {"class_type": "VAESave", "inputs": {"vae": ["load", 1], "filename_prefix": "saved/vae"}},
         "model": {"class_type": "ModelSave", "inputs": {"model": ["load", 0], "filename_prefix": "saved/model"}},
         "small vae": {"class_type": "VAESave", "inputs": {"vae": ["small", 2], "filename_prefix": "saved/small_vae"}},
@@ -179,14 +242,19 @@ def test_models_are_saved(comfy, small):
     from reposedm_core.pipeline import SHIPPED
 
     networks = load_networks(SHIPPED)
-    for name, prefix, network in (("vae", "", networks.autoencoder),
-                                  ("model", "model.diffusion_model.denoiser.", networks.denoiser)):
+    for name, prefix, network in (
+        ("vae", "", networks.autoencoder),
+        ("model", "model.diffusion_model.denoiser.", networks.denoiser),
+    ):
         state = {prefix + key: value for key, value in network.state_dict().items()}
         assert all(found[name][key].equal(value) for key, value in state.items())
     (path,) = (comfy.output / "saved").glob("small_0*.safetensors")
     shutil.copy(path, comfy.models / "checkpoints" / "saved_again.safetensors")
-    again = {**base(), "small": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": "saved_again.safetensors"}},
-             "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}},
-             "sample": sampler(["empty", 0], "small", "KSampler"),
-             "save": {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "again"}}}
+    again = {
+        **base(),
+        "small": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": "saved_again.safetensors"}},
+        "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}},
+        "sample": sampler(["empty", 0], "small", "KSampler"),
+        "save": {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "again"}},
+    }
     comfy.wait(comfy.queue(again))

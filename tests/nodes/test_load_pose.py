@@ -39,16 +39,30 @@ def error(pack):
 def test_files_folders_and_links_are_listed(pack, inputs, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    for place in (inputs / "one.JSON", inputs / "walk" / "1.json", inputs / "walk" / "2.jsonl", elsewhere / "far.json",
-                  inputs / "walk" / "single" / "3.json.gz", inputs / "picture.png", inputs / "notes.txt"):
+    for place in (
+        inputs / "one.JSON",
+        inputs / "walk" / "1.json",
+        inputs / "walk" / "2.jsonl",
+        elsewhere / "far.json",
+        inputs / "walk" / "single" / "3.json.gz",
+        inputs / "picture.png",
+        inputs / "notes.txt",
+    ):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(gzip.compress(WALK.encode()) if place.suffix == ".gz" else WALK.encode())
     os.symlink(elsewhere, inputs / "linked")
-    os.symlink(inputs, elsewhere / "round")     # and round, and round
+    os.symlink(inputs, elsewhere / "round")  # and round, and round
     os.symlink(elsewhere / "far.json", inputs / "link.json")
     os.symlink(tmp_path / "gone", inputs / "broken.json")
     assert pack.nodes.host.folders.pose_files() == [
-        "link.json", "linked/far.json", "one.JSON", "walk/", "walk/1.json", "walk/2.jsonl", "walk/single/3.json.gz"]
+        "link.json",
+        "linked/far.json",
+        "one.JSON",
+        "walk/",
+        "walk/1.json",
+        "walk/2.jsonl",
+        "walk/single/3.json.gz",
+    ]
     for name in ("walk/", "linked/far.json", "walk/single/3.json.gz", "link.json"):
         assert pack.nodes.pose_io.LoadPose.validate_inputs(name) is True
         assert len(pack.nodes.pose_io.LoadPose.execute(name, "").args[0]) == 4 * (2 if name == "walk/" else 1)
@@ -94,10 +108,12 @@ def test_width_and_height(node, caplog):
     with caplog.at_level(logging.WARNING):
         (frames,) = node.execute("none", WALK).args
     assert {(frame["canvas_width"], frame["canvas_height"], frame["canvas_guessed"]) for frame in frames} == {
-        (416, 404, "size")}
+        (416, 404, "size")
+    }
     assert [record.getMessage() for record in caplog.records] == [
         "Load Pose: text: the size of the picture is not told; 416 × 404 is guessed from where people are. Give width "
-        "and height to Load Pose, or connect the picture where a node takes it."]
+        "and height to Load Pose, or connect the picture where a node takes it."
+    ]
     caplog.clear()
     (given,) = node.execute("none", WALK, 640, 480).args
     assert {(frame["canvas_width"], frame["canvas_height"]) for frame in given} == {(640, 480)}
@@ -114,13 +130,19 @@ def test_what_was_left_out_is_logged_once(node, caplog):
         node.execute("none", (FIXTURES / "face_of_69.json").read_text())
     assert [record.getMessage() for record in caplog.records] == [
         "Load Pose: text: frame 0, person 0 has a face of 207 values, which is not 68 or 70 points of x, y, score; the "
-        "face is left out."]
+        "face is left out."
+    ]
 
 
-@pytest.mark.parametrize(("name", "line"), [
-    ("standing", "1 frame, 1 person, 512 × 768"), ("walk_without_canvas", "4 frames, 1 person, 416 × 404"),
-    ("null_frame", "3 frames, 0 to 1 people, 512 × 768"), ("one_person_normalised", "1 frame, 2 people, 512 × 768"),
-])
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("standing", "1 frame, 1 person, 512 × 768"),
+        ("walk_without_canvas", "4 frames, 1 person, 416 × 404"),
+        ("null_frame", "3 frames, 0 to 1 people, 512 × 768"),
+        ("one_person_normalised", "1 frame, 2 people, 512 × 768"),
+    ],
+)
 def test_summary_on_the_node(pack, name, line):
     from reposedm_core.pose import load_pose_file
 

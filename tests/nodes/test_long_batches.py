@@ -37,8 +37,9 @@ def run(pack, estimator, pictures):
                 return nodes.pose.DrawPose.execute(POSES, 0, 0).args[0]
             if name == "find":
                 return nodes.estimators.EstimatePose.execute(estimator, image, 0.1).args[0]
-            poses = POSES[:max(1, len(image))]
+            poses = POSES[: max(1, len(image))]
             return nodes.accuracy.PoseAccuracyNode.execute(poses, poses, image).args[-1]
+
     return call
 
 
@@ -69,7 +70,7 @@ def test_each_frame_is_its_own(run, pictures, results):
     assert torch.equal(drawn[5].movedim(-1, 0), draw_pose(parse_keypoints(POSES)[5]))
     assert torch.equal(judged[7:8], run("judge", pictures[7:8])) and not torch.equal(judged[7], judged[8])
     for frame in (0, 33, 47):
-        (alone,) = run("find", pictures[frame:frame + 1])
+        (alone,) = run("find", pictures[frame : frame + 1])
         assert len(found[frame]["people"]) == len(alone["people"])
         for one, other in zip(found[frame]["people"], alone["people"], strict=True):
             assert torch.allclose(*(torch.tensor(person["pose_keypoints_2d"]) for person in (one, other)), atol=0.05)
@@ -92,8 +93,11 @@ def test_cancelling_takes_effect_before_the_next_frames(pack, run, pictures, nam
     import comfy.model_management as management
 
     done = []
-    for module, function in ((pack.nodes.pose_io, "draw_pose"), (pack.nodes.accuracy, "draw_comparison"),
-                             (pack.nodes.estimators, "predict_pose")):
+    for module, function in (
+        (pack.nodes.pose_io, "draw_pose"),
+        (pack.nodes.accuracy, "draw_comparison"),
+        (pack.nodes.estimators, "predict_pose"),
+    ):
         real = getattr(module, function)
 
         def watched(*args, real=real, **options):

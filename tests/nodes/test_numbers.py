@@ -33,10 +33,22 @@ def arguments(pack, nodes, tiny, made):
     picture = torch.rand(1, 80, 64, 3, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         positive, negative, latent = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
-            aligner, vae, picture, POSE, 0, 0).args[:3]
-    known = {"model": model, "vae": vae, "aligner": aligner, "pose_estimator": estimator, "pose": POSE,
-             "positive": positive, "negative": negative, "latent": latent, "image": picture, "reference": picture,
-             "garment": picture, "mask": torch.ones(1, 80, 64)}
+            aligner, vae, picture, POSE, 0, 0
+        ).args[:3]
+    known = {
+        "model": model,
+        "vae": vae,
+        "aligner": aligner,
+        "pose_estimator": estimator,
+        "pose": POSE,
+        "positive": positive,
+        "negative": negative,
+        "latent": latent,
+        "image": picture,
+        "reference": picture,
+        "garment": picture,
+        "mask": torch.ones(1, 80, 64),
+    }
 
     def of(node):
         found = {"RePoseDMSDConditioning": {"vae": made("SD 1.5")[1]}}.get(node, {})
@@ -44,12 +56,15 @@ def arguments(pack, nodes, tiny, made):
             default = getattr(item, "default", None)
             found.setdefault(item.id, known.get(item.id) if default is None else default)
         return found
+
     return of
 
 
 def test_all_float_inputs_are_here(nodes):
-    found = {name: [item.id for item in node.define_schema().inputs if item.io_type == "FLOAT"]
-             for name, node in nodes.items()}
+    found = {
+        name: [item.id for item in node.define_schema().inputs if item.io_type == "FLOAT"]
+        for name, node in nodes.items()
+    }
     assert {name: floats for name, floats in found.items() if floats} == FLOATS
 
 

@@ -28,8 +28,9 @@ def load_image(pack, tmp_path, monkeypatch):
     return lambda path: nodes.LoadImage().load_image(path.name)
 
 
-@pytest.mark.parametrize("kind", ["grey 16 bits.png", "grey 16 bits.tiff", "LA.png", "RGBA.png", "P.png",
-                                  "L.png", "1.png"])
+@pytest.mark.parametrize(
+    "kind", ["grey 16 bits.png", "grey 16 bits.tiff", "LA.png", "RGBA.png", "P.png", "L.png", "1.png"]
+)
 def test_a_file_is_what_load_image_shows(load_image, tmp_path, kind):
     """In the Python API, as a picture and, of grey ones, as a mask; Load Image rounds grey of 8 bits in its own way."""
     ramp = np.linspace(0, 1, 64 * 48).reshape(48, 64)
@@ -58,34 +59,77 @@ def test_graph_of_pictures_and_masks_that_overshoot(comfy):
         "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
         "example": {"class_type": "RePoseDMExample", "inputs": {"example": "red_trousers"}},
         "file": {"class_type": "LoadImage", "inputs": {"image": comfy.upload_image(FILES / "line_art.png")}},
-        "large": {"class_type": "ImageScaleBy", "inputs": {
-            "image": ["file", 0], "upscale_method": "bicubic", "scale_by": 4.0}},
-        "align": {"class_type": "RePoseDMRecurrentPoseAligner", "inputs": {
-            "aligner": ["load", 2], "vae": ["load", 1], "source": ["large", 0], "pose": ["example", 1], "width": 0,
-            "height": 0}},
+        "large": {
+            "class_type": "ImageScaleBy",
+            "inputs": {"image": ["file", 0], "upscale_method": "bicubic", "scale_by": 4.0},
+        },
+        "align": {
+            "class_type": "RePoseDMRecurrentPoseAligner",
+            "inputs": {
+                "aligner": ["load", 2],
+                "vae": ["load", 1],
+                "source": ["large", 0],
+                "pose": ["example", 1],
+                "width": 0,
+                "height": 0,
+            },
+        },
         "mask": {"class_type": "ImageToMask", "inputs": {"image": ["large", 0], "channel": "red"}},
-        "dress": {"class_type": "RePoseDMGarmentTransfer", "inputs": {
-            "model": ["load", 0], "vae": ["load", 1], "aligner": ["load", 2], "reference": ["example", 2],
-            "garment": ["large", 0], "mask": ["mask", 0], "pose": ["example", 1], "seed": 1, "steps": 1, "cfg": 1.25,
-            "sampler_name": "ddim", "scheduler": "simple", "feather": 0, "width": 0, "height": 0}},
-        "find": {"class_type": "RePoseDMEstimatePose", "inputs": {
-            "pose_estimator": ["load", 3], "image": ["large", 0], "threshold": 0.1}},
-        "judge": {"class_type": "RePoseDMPoseAccuracy", "inputs": {
-            "pose": ["example", 1], "wanted_pose": ["example", 1], "image": ["large", 0]}},
+        "dress": {
+            "class_type": "RePoseDMGarmentTransfer",
+            "inputs": {
+                "model": ["load", 0],
+                "vae": ["load", 1],
+                "aligner": ["load", 2],
+                "reference": ["example", 2],
+                "garment": ["large", 0],
+                "mask": ["mask", 0],
+                "pose": ["example", 1],
+                "seed": 1,
+                "steps": 1,
+                "cfg": 1.25,
+                "sampler_name": "ddim",
+                "scheduler": "simple",
+                "feather": 0,
+                "width": 0,
+                "height": 0,
+            },
+        },
+        "find": {
+            "class_type": "RePoseDMEstimatePose",
+            "inputs": {"pose_estimator": ["load", 3], "image": ["large", 0], "threshold": 0.1},
+        },
+        "judge": {
+            "class_type": "RePoseDMPoseAccuracy",
+            "inputs": {"pose": ["example", 1], "wanted_pose": ["example", 1], "image": ["large", 0]},
+        },
         "save": {"class_type": "RePoseDMSavePose", "inputs": {"pose": ["example", 1], "filename_prefix": "overshoot"}},
-        **{key: {"class_type": "PreviewImage", "inputs": {"images": [node, output]}} for key, node, output in (
-            ("aligned", "align", 3), ("dressed", "dress", 0), ("overlay", "judge", 5))},
+        **{
+            key: {"class_type": "PreviewImage", "inputs": {"images": [node, output]}}
+            for key, node, output in (("aligned", "align", 3), ("dressed", "dress", 0), ("overlay", "judge", 5))
+        },
     }
     prompt_id = comfy.queue(graph)
     comfy.wait(prompt_id)
-    shown = {key: np.asarray(Image.open(io.BytesIO(comfy.images(prompt_id, key)[0])).convert("RGB")) / 255
-             for key in ("aligned", "dressed", "overlay")}
+    shown = {
+        key: np.asarray(Image.open(io.BytesIO(comfy.images(prompt_id, key)[0])).convert("RGB")) / 255
+        for key in ("aligned", "dressed", "overlay")
+    }
     large = enlarged()
     assert large.min() < -0.3 and large.max() > 1.25
     pipeline, pose = RePoseDMPipeline.from_pretrained(), EXAMPLES / "red_trousers_pose.json"
     plain = large.clamp(0, 1)
-    result = pipeline.dress(EXAMPLES / "red_trousers_target.png", plain, plain[0, 0], pose, seed=1, steps=1,
-                            guidance_scale=1.25, field_strength=0.0, feather=0)
+    result = pipeline.dress(
+        EXAMPLES / "red_trousers_target.png",
+        plain,
+        plain[0, 0],
+        pose,
+        seed=1,
+        steps=1,
+        guidance_scale=1.25,
+        field_strength=0.0,
+        feather=0,
+    )
     for key, expected in (("aligned", result.aligned), ("dressed", result.image)):
         assert np.abs(shown[key] - expected[0].movedim(0, -1).numpy()).max() < 1.5 / 255, key
     assert shown["overlay"].shape == (*large.shape[-2:], 3)

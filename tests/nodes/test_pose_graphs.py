@@ -34,9 +34,23 @@ def show(images):
 
 
 def edit(pose, **changes):
-    return {"class_type": "RePoseDMEditPose", "inputs": {
-        "pose": pose, "person": -1, "flip": "no", "scale": 1.0, "rotate": 0.0, "move_x": 0.0, "move_y": 0.0,
-        "joint": "none", "joint_action": "move with limb", "joint_x": 0.0, "joint_y": 0.0, **changes}}
+    return {
+        "class_type": "RePoseDMEditPose",
+        "inputs": {
+            "pose": pose,
+            "person": -1,
+            "flip": "no",
+            "scale": 1.0,
+            "rotate": 0.0,
+            "move_x": 0.0,
+            "move_y": 0.0,
+            "joint": "none",
+            "joint_action": "move with limb",
+            "joint_x": 0.0,
+            "joint_y": 0.0,
+            **changes,
+        },
+    }
 
 
 def text(value):
@@ -54,16 +68,28 @@ def run(comfy, graph):
     return prompt_id, comfy.history(prompt_id)["outputs"]
 
 
-PARTS = ("face_of_56", "face_of_69", "face_empty_string", "hand_of_20", "hand_of_21_nulls", "null_frame",
-         "empty_object_frame", "empty_list_frame")
+PARTS = (
+    "face_of_56",
+    "face_of_69",
+    "face_empty_string",
+    "hand_of_20",
+    "hand_of_21_nulls",
+    "null_frame",
+    "empty_object_frame",
+    "empty_list_frame",
+)
 
 
 def test_parts_that_cannot_be_read_cost_themselves_alone(comfy):
     """One prompt with all of them: every frame is drawn, and the server's log names what was left out."""
     graph = {}
     for name in PARTS:
-        graph |= {name: load((FIXTURES / f"{name}.json").read_text()), f"draw {name}": draw([name, 0]),
-                  f"show {name}": show([f"draw {name}", 0]), f"text {name}": text([name, 0])}
+        graph |= {
+            name: load((FIXTURES / f"{name}.json").read_text()),
+            f"draw {name}": draw([name, 0]),
+            f"show {name}": show([f"draw {name}", 0]),
+            f"text {name}": text([name, 0]),
+        }
     prompt_id, outputs = run(comfy, graph)
     for name in PARTS:
         poses = parse_keypoints(json.loads(outputs[f"text {name}"]["text"][0]))
@@ -72,8 +98,12 @@ def test_parts_that_cannot_be_read_cost_themselves_alone(comfy):
         pictures = [pixels(png) for png in comfy.images(prompt_id, f"show {name}")]
         assert [picture.any() for picture in pictures] == [len(pose.joints) > 0 for pose in poses]
     log = comfy.log()
-    for name, words in (("face", "of 168 values"), ("face", "of 207 values"), ("face", "that is no list of numbers"),
-                        ("left hand", "of 60 values")):
+    for name, words in (
+        ("face", "of 168 values"),
+        ("face", "of 207 values"),
+        ("face", "that is no list of numbers"),
+        ("left hand", "of 60 values"),
+    ):
         assert f"text: frame 0, person 0 has a {name} {words}" in log
 
 
@@ -88,8 +118,12 @@ def test_files_of_other_tools(comfy):
     elsewhere.mkdir()
     shutil.copy(FIXTURES / "utf16.json", elsewhere / "pose.JSON")
     os.symlink(elsewhere, comfy.input / "linked")
-    graph = {"walk": load(file="walk/"), "linked": load(file="linked/pose.JSON"), "sized": load(file="walk/", width=640,
-             height=480), "text": load((FIXTURES / "json_lines.json").read_text(), "gone.json")}
+    graph = {
+        "walk": load(file="walk/"),
+        "linked": load(file="linked/pose.JSON"),
+        "sized": load(file="walk/", width=640, height=480),
+        "text": load((FIXTURES / "json_lines.json").read_text(), "gone.json"),
+    }
     names = list(graph)
     graph |= {f"text {name}": text([name, 0]) for name in names}
     options = comfy.object_info("RePoseDMLoadPose")["RePoseDMLoadPose"]["input"]["required"]["file"]
@@ -104,13 +138,17 @@ def test_files_of_other_tools(comfy):
 
 def test_nobody_found_goes_through_the_tools_that_can_show_it(comfy):
     """Edit Pose removes everybody; Draw Pose, Save Pose and Pose Editor go on with what is left."""
-    graph = {"load": load(json.dumps([{"people": [PERSON], **CANVAS}] * 2)),
-             "nobody": edit(["load", 0], joint="neck", joint_action="remove with limb"), "draw": draw(["nobody", 0]),
-             "show": show(["draw", 0]), "again": edit(["nobody", 0], person=2, scale=2.0), "text": text(["again", 0]),
-             "save": {"class_type": "RePoseDMSavePose", "inputs": {"pose": ["again", 0], "filename_prefix": "empty/p"}},
-             "editor": {"class_type": "RePoseDMPoseEditor",
-                        "inputs": {"width": 64, "height": 64, "pose": ["nobody", 0]}},
-             "edited": text(["editor", 0])}
+    graph = {
+        "load": load(json.dumps([{"people": [PERSON], **CANVAS}] * 2)),
+        "nobody": edit(["load", 0], joint="neck", joint_action="remove with limb"),
+        "draw": draw(["nobody", 0]),
+        "show": show(["draw", 0]),
+        "again": edit(["nobody", 0], person=2, scale=2.0),
+        "text": text(["again", 0]),
+        "save": {"class_type": "RePoseDMSavePose", "inputs": {"pose": ["again", 0], "filename_prefix": "empty/p"}},
+        "editor": {"class_type": "RePoseDMPoseEditor", "inputs": {"width": 64, "height": 64, "pose": ["nobody", 0]}},
+        "edited": text(["editor", 0]),
+    }
     prompt_id, outputs = run(comfy, graph)
     pictures = [pixels(png) for png in comfy.images(prompt_id, "show")]
     assert [picture.shape for picture in pictures] == [(128, 96, 3)] * 2 and not np.any(pictures)
@@ -124,12 +162,30 @@ def test_nobody_found_goes_through_the_tools_that_can_show_it(comfy):
 
 
 def test_a_long_interpolation_is_stopped_at_once(comfy):
-    people = [{"pose_keypoints_2d": (np.array(PERSON["pose_keypoints_2d"]).reshape(18, 3) + [20 * i, 0, 0]).reshape(-1)
-               .tolist()} for i in range(10)]
+    people = [
+        {
+            "pose_keypoints_2d": (np.array(PERSON["pose_keypoints_2d"]).reshape(18, 3) + [20 * i, 0, 0])
+            .reshape(-1)
+            .tolist()
+        }
+        for i in range(10)
+    ]
     frames = [{"people": people[::step], "canvas_width": 400, "canvas_height": 128} for step in (1, -1)]
-    graph = {"load": load(json.dumps(frames)), "between": {"class_type": "RePoseDMInterpolatePoses", "inputs": {
-        "pose": ["load", 0], "frames": 4096, "method": "limb angles", "easing": "even", "match": "as given",
-        "loop": False}}, "text": text(["between", 0])}
+    graph = {
+        "load": load(json.dumps(frames)),
+        "between": {
+            "class_type": "RePoseDMInterpolatePoses",
+            "inputs": {
+                "pose": ["load", 0],
+                "frames": 4096,
+                "method": "limb angles",
+                "easing": "even",
+                "match": "as given",
+                "loop": False,
+            },
+        },
+        "text": text(["between", 0]),
+    }
     prompt_id = comfy.queue(graph)
 
     def under_way() -> bool:

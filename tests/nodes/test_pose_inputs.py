@@ -35,7 +35,7 @@ def test_guessed_canvases_give_way_to_known_ones(pack):
     picture = torch.zeros(1, 500, 350, 3)
     *_, distance, _, over = run(pack, "RePoseDMPoseAccuracy", raw, raw, image=picture)
     assert distance == pytest.approx(0, abs=1e-3) and over.shape[1:3] == (500, 350)
-    assert over[0, 18 + 50, 48 + 100].any() and not over[0, 300:].any()     # in its own pixels
+    assert over[0, 18 + 50, 48 + 100].any() and not over[0, 300:].any()  # in its own pixels
     person = pack.nodes.garment_transfer.pose_of(torch.zeros(1, 3, 500, 350), raw, None)
     assert (person.height, person.width) == (500, 350)
     np.testing.assert_allclose(person.joints[0, :, :2], POINTS + [100, 50])
@@ -43,8 +43,9 @@ def test_guessed_canvases_give_way_to_known_ones(pack):
     assert {(frame["canvas_height"], frame["canvas_width"]) for frame in frames} == {(400, 300)}
     assert [frame["people"][0]["pose_keypoints_2d"][0] for frame in frames] == pytest.approx([148, 150, 152])
     (frames,) = run(pack, "RePoseDMRetargetPose", raw, moved, "proportions and size")
-    np.testing.assert_allclose(frames[0]["people"][0]["pose_keypoints_2d"], raw["people"][0]["pose_keypoints_2d"],
-                               atol=0.01)
+    np.testing.assert_allclose(
+        frames[0]["people"][0]["pose_keypoints_2d"], raw["people"][0]["pose_keypoints_2d"], atol=0.01
+    )
 
 
 def test_comfyui_s_own_drawing_gets_the_feet(pack):
@@ -52,6 +53,8 @@ def test_comfyui_s_own_drawing_gets_the_feet(pack):
 
     feet = np.array([(70, 122), (75, 121), (52, 119), (30, 122), (25, 121), (42, 119)], float)
     (frames,) = run(pack, "RePoseDMEditPose", {"people": [{**PERSON, "foot_keypoints_2d": flat(feet)}], **CANVAS})
-    shown, without = (SDPoseDrawKeypoints.execute(frames, False, False, False, draw, 4, 3, 0.3, False).args[0]
-                      for draw in (True, False))
+    shown, without = (
+        SDPoseDrawKeypoints.execute(frames, False, False, False, draw, 4, 3, 0.3, False).args[0]
+        for draw in (True, False)
+    )
     assert not without.any() and all(shown[0, int(y), int(x)].any() for x, y in feet)

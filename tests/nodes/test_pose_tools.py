@@ -24,14 +24,37 @@ HAND = np.array([(66 + k % 5, 60 + k // 5) for k in range(21)], float)
 FACE = np.array([(42 + k % 12, 12 + k // 12) for k in range(70)], float)
 # What other nodes and tools write, after the project's notes on the format.
 VARIANTS = {
-    "core": {"people": [{**PERSON, "face_keypoints_2d": flat(FACE), "hand_left_keypoints_2d": flat(HAND),
-                         "hand_right_keypoints_2d": flat(HAND - [36, 0])}], **CANVAS},
-    "switched off": {"people": [{**PERSON, "face_keypoints_2d": None, "hand_left_keypoints_2d": None,
-                                 "hand_right_keypoints_2d": [0.0] * 63}], **CANVAS},
-    "0..1 of controlnet_aux": {"people": [{"pose_keypoints_2d": flat(POINTS, 1.0, (96, 128)), "face_keypoints_2d": None,
-                                           "hand_left_keypoints_2d": flat(HAND, 1.0, (96, 128))}], **CANVAS},
-    "scores and 68 face points": {"people": [{"pose_keypoints_2d": flat(POINTS, 0.7),
-                                              "face_keypoints_2d": flat(FACE[:68], 0.6)}], **CANVAS},
+    "core": {
+        "people": [
+            {
+                **PERSON,
+                "face_keypoints_2d": flat(FACE),
+                "hand_left_keypoints_2d": flat(HAND),
+                "hand_right_keypoints_2d": flat(HAND - [36, 0]),
+            }
+        ],
+        **CANVAS,
+    },
+    "switched off": {
+        "people": [
+            {**PERSON, "face_keypoints_2d": None, "hand_left_keypoints_2d": None, "hand_right_keypoints_2d": [0.0] * 63}
+        ],
+        **CANVAS,
+    },
+    "0..1 of controlnet_aux": {
+        "people": [
+            {
+                "pose_keypoints_2d": flat(POINTS, 1.0, (96, 128)),
+                "face_keypoints_2d": None,
+                "hand_left_keypoints_2d": flat(HAND, 1.0, (96, 128)),
+            }
+        ],
+        **CANVAS,
+    },
+    "scores and 68 face points": {
+        "people": [{"pose_keypoints_2d": flat(POINTS, 0.7), "face_keypoints_2d": flat(FACE[:68], 0.6)}],
+        **CANVAS,
+    },
     "body 25 with feet": {"people": [{"pose_keypoints_2d": body25(), "foot_keypoints_2d": [1.0] * 18}], **CANVAS},
     "COCO 17": {"people": [{"keypoints": flat(POINTS[TO_COCO])}], **CANVAS},
     "nested": {"people": [{"pose_keypoints_2d": [[x, y, 1.0] for x, y in POINTS]}], **CANVAS},
@@ -43,8 +66,11 @@ FRAME = VARIANTS["core"]
 
 
 def crowd(count):
-    return {"people": [{"pose_keypoints_2d": flat(POINTS + [90 * i, 0])} for i in range(count)],
-            "canvas_height": 128, "canvas_width": 90 * count + 40}
+    return {
+        "people": [{"pose_keypoints_2d": flat(POINTS + [90 * i, 0])} for i in range(count)],
+        "canvas_height": 128,
+        "canvas_width": 90 * count + 40,
+    }
 
 
 TOOLS = {
@@ -64,8 +90,12 @@ def test_every_variant_goes_in_and_one_comes_out(pack, node, variant):
         for frame in frames:
             (person,) = frame["people"]
             assert {name: len(values) for name, values in person.items()} == {
-                "pose_keypoints_2d": 54, "face_keypoints_2d": 210, "hand_left_keypoints_2d": 63,
-                "hand_right_keypoints_2d": 63, **({"foot_keypoints_2d": 18} if "feet" in variant else {})}
+                "pose_keypoints_2d": 54,
+                "face_keypoints_2d": 210,
+                "hand_left_keypoints_2d": 63,
+                "hand_right_keypoints_2d": 63,
+                **({"foot_keypoints_2d": 18} if "feet" in variant else {}),
+            }
             found = np.array(person["pose_keypoints_2d"]).reshape(18, 3)
             np.testing.assert_allclose(found[:, :2], POINTS, atol=0.1)
             assert (found[:, 2] > 0).all() and frame["canvas_height"] > 0
@@ -143,13 +173,15 @@ def test_retarget_takes_size_only_when_asked(pack):
 
 
 def test_edit_with_its_widgets(pack):
-    ((frame,),) = run(pack, "RePoseDMEditPose", FRAME, flip="canvas", move_x=10, joint="left_wrist",
-                      joint_action="remove with limb")
+    ((frame,),) = run(
+        pack, "RePoseDMEditPose", FRAME, flip="canvas", move_x=10, joint="left_wrist", joint_action="remove with limb"
+    )
     points = np.array(frame["people"][0]["pose_keypoints_2d"]).reshape(18, 3)
     np.testing.assert_allclose(points[4], [96 - 66 + 10, 60, 1], atol=1e-4)  # the right one was the left one
     assert points[7, 2] == 0 and not any(frame["people"][0]["hand_left_keypoints_2d"])
-    ((frame,),) = run(pack, "RePoseDMEditPose", FRAME, joint="right_knee", joint_action="move alone", joint_x=-5,
-                      joint_y=3)
+    ((frame,),) = run(
+        pack, "RePoseDMEditPose", FRAME, joint="right_knee", joint_action="move alone", joint_x=-5, joint_y=3
+    )
     moved = np.array(frame["people"][0]["pose_keypoints_2d"]).reshape(18, 3)[:, :2] - POINTS
     assert np.flatnonzero(moved.any(1)).tolist() == [9] and moved[9].tolist() == [-5, 3]
     with pytest.raises(pack.reposedm_core.InputError, match=r"person: there is no person 1"):
@@ -218,17 +250,35 @@ def test_new_widgets_of_draw_pose_are_the_last_and_change_nothing(pack):
     kind = pack.nodes.pose_io.DrawPose
     inputs = {each.id: bool(each.optional) for each in kind.define_schema().inputs}
     # a saved prompt without them is refused where they are required
-    assert list(inputs.items()) == [("pose", False), ("width", False), ("height", False), ("style", True),
-                                    ("line_width", True)]
+    assert list(inputs.items()) == [
+        ("pose", False),
+        ("width", False),
+        ("height", False),
+        ("style", True),
+        ("line_width", True),
+    ]
     assert torch.equal(kind.execute(FRAME, 0, 0).args[0], run(pack, "RePoseDMDrawPose", FRAME)[0])
 
 
 def test_file_is_named_on_the_node_and_in_the_history(comfy):
     graph = {
         "load": {"class_type": "RePoseDMLoadPose", "inputs": {"file": "none", "text": json.dumps([FRAME])}},
-        "edit": {"class_type": "RePoseDMEditPose", "inputs": {
-            "pose": ["load", 0], "person": -1, "flip": "no", "scale": 1.0, "rotate": 0.0, "move_x": 3.0, "move_y": 0.0,
-            "joint": "none", "joint_action": "move with limb", "joint_x": 0.0, "joint_y": 0.0}},
+        "edit": {
+            "class_type": "RePoseDMEditPose",
+            "inputs": {
+                "pose": ["load", 0],
+                "person": -1,
+                "flip": "no",
+                "scale": 1.0,
+                "rotate": 0.0,
+                "move_x": 3.0,
+                "move_y": 0.0,
+                "joint": "none",
+                "joint_action": "move with limb",
+                "joint_x": 0.0,
+                "joint_y": 0.0,
+            },
+        },
         "save": {"class_type": "RePoseDMSavePose", "inputs": {"pose": ["edit", 0], "filename_prefix": "test poses/p"}},
         "judge": {"class_type": "RePoseDMPoseAccuracy", "inputs": {"pose": ["edit", 0], "wanted_pose": ["load", 0]}},
         "text": {"class_type": "PreviewAny", "inputs": {"source": ["judge", 4]}},

@@ -31,15 +31,15 @@ def sample(pack, model, pose=None, cfg=2.0):
     positive, negative = ([[torch.randn(1, 77, CONTEXT, generator=generator), {**extra}]] for _ in range(2))
     with torch.inference_mode():
         latent = {"samples": torch.zeros(1, 4, 8, 6)}
-        return pack.nodes.sampler.RePoseDMKSampler.execute(model, positive, negative, latent, 0, 2, cfg, "euler",
-                                                          "normal", 1.0).args[0]["samples"]
+        return pack.nodes.sampler.RePoseDMKSampler.execute(
+            model, positive, negative, latent, 0, 2, cfg, "euler", "normal", 1.0
+        ).args[0]["samples"]
 
 
 def test_pose_latent_of_the_conditioning_reaches_the_network(pack, checkpoint):
     model, clip, vae = pack.nodes.reposesd.load_checkpoint(checkpoint)
     assert clip is None and vae.first_stage_model is None, "this file has neither"
-    without, zero, one = (sample(pack, model, pose) for pose in
-                          (None, torch.zeros(1, 4, 8, 6), torch.ones(1, 4, 8, 6)))
+    without, zero, one = (sample(pack, model, pose) for pose in (None, torch.zeros(1, 4, 8, 6), torch.ones(1, 4, 8, 6)))
     assert without.shape == (1, 4, 8, 6) and without.isfinite().all()
     assert torch.equal(without, zero)
     assert (one - zero).abs().max() > 1e-3
@@ -57,14 +57,17 @@ def offered(comfy, reposesd_file, tiny_vae):
         (comfy.models / name).mkdir(exist_ok=True)
     (comfy.models / "checkpoints" / "small8.safetensors").write_bytes(reposesd_file.read_bytes())
     folder = comfy.models / "diffusers" / "small8"
-    sizes = replace(PRESETS["sd21"].denoiser, block_channels=(64, 128), attention=(True, False), layers=1,
-                    context_dim=CONTEXT)
+    sizes = replace(
+        PRESETS["sd21"].denoiser, block_channels=(64, 128), attention=(True, False), layers=1, context_dim=CONTEXT
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         RePoseSD(sizes).unet.save_pretrained(folder / "unet")
         name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
-        save_file({f"{name}.lora_up.weight": torch.randn(64, 2), f"{name}.lora_down.weight": torch.randn(2, CONTEXT)},
-                  comfy.models / "loras" / "small.safetensors")
+        save_file(
+            {f"{name}.lora_up.weight": torch.randn(64, 2), f"{name}.lora_down.weight": torch.randn(2, CONTEXT)},
+            comfy.models / "loras" / "small.safetensors",
+        )
     (folder / "vae").mkdir()
     (folder / "vae" / "config.json").write_text("{}")
     save_file(tiny_vae, folder / "vae" / "diffusion_pytorch_model.safetensors")
@@ -78,21 +81,56 @@ def test_stock_nodes_run_it_in_the_server(comfy, offered, checkpoint):
         # RePoseDM's tokens stand for a text: a text encoder for so small a network does not exist.
         graph = {
             "load": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": checkpoint}},
-            "lora": {"class_type": "LoraLoaderModelOnly", "inputs": {
-                "model": ["load", 0], "lora_name": "small.safetensors", "strength_model": lora}},
+            "lora": {
+                "class_type": "LoraLoaderModelOnly",
+                "inputs": {"model": ["load", 0], "lora_name": "small.safetensors", "strength_model": lora},
+            },
             "mini": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
             "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
-            "align": {"class_type": "RePoseDMRecurrentPoseAligner", "inputs": {
-                "aligner": ["mini", 2], "vae": ["mini", 1], "source": ["example", 0], "pose": ["example", 1],
-                "width": 0, "height": 0}},
+            "align": {
+                "class_type": "RePoseDMRecurrentPoseAligner",
+                "inputs": {
+                    "aligner": ["mini", 2],
+                    "vae": ["mini", 1],
+                    "source": ["example", 0],
+                    "pose": ["example", 1],
+                    "width": 0,
+                    "height": 0,
+                },
+            },
             "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 96, "batch_size": 2}},
-            "pose": {"class_type": "RePoseDMSDConditioning", "inputs": {
-                "positive": ["align", 0], "negative": ["align", 1], "vae": ["load", 2], "pose": ["example", 1],
-                "width": 512, "height": 512, "strength": strength, "start_percent": 0.0, "end_percent": 1.0,
-                "style": "auto", "negative_pose": "auto", "latent": ["empty", 0]}},
-            "sample": {"class_type": "KSampler", "inputs": {
-                "model": ["lora", 0], "positive": ["pose", 0], "negative": ["pose", 1], "latent_image": ["pose", 2],
-                "seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0}},
+            "pose": {
+                "class_type": "RePoseDMSDConditioning",
+                "inputs": {
+                    "positive": ["align", 0],
+                    "negative": ["align", 1],
+                    "vae": ["load", 2],
+                    "pose": ["example", 1],
+                    "width": 512,
+                    "height": 512,
+                    "strength": strength,
+                    "start_percent": 0.0,
+                    "end_percent": 1.0,
+                    "style": "auto",
+                    "negative_pose": "auto",
+                    "latent": ["empty", 0],
+                },
+            },
+            "sample": {
+                "class_type": "KSampler",
+                "inputs": {
+                    "model": ["lora", 0],
+                    "positive": ["pose", 0],
+                    "negative": ["pose", 1],
+                    "latent_image": ["pose", 2],
+                    "seed": 1,
+                    "steps": 2,
+                    "cfg": 3.0,
+                    "sampler_name": "dpmpp_2m",
+                    "scheduler": "karras",
+                    "denoise": 1.0,
+                },
+            },
             "save": {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "reposesd"}},
             "show": {"class_type": "PreviewImage", "inputs": {"images": ["pose", 3]}},
         }
@@ -119,8 +157,9 @@ def test_input_is_noise_then_scaled_pose(pack, checkpoint, monkeypatch):
     seen = []
     network = model.model.diffusion_model
     forward = network.forward
-    monkeypatch.setattr(network, "forward",
-                        lambda x, *args, **kwargs: seen.append(x.clone()) or forward(x, *args, **kwargs))
+    monkeypatch.setattr(
+        network, "forward", lambda x, *args, **kwargs: seen.append(x.clone()) or forward(x, *args, **kwargs)
+    )
     sample(pack, model, torch.full((1, 4, 8, 6), 2.0), cfg=1.0)
     assert seen[0].shape == (1, 8, 8, 6)
     assert torch.allclose(seen[0][:, 4:], torch.full((1, 4, 8, 6), 2 * 0.18215))
@@ -145,10 +184,19 @@ def test_an_exported_network_predicts_the_same_in_the_host(pack, tmp_path, predi
     from reposedm_core.reposesd.network import GuidedRePoseSD, RePoseSD, TextCondition, save_reposesd
 
     sd21 = PRESETS["sd21"]
-    config = replace(sd21, schedule=replace(sd21.schedule, prediction=prediction),
-                     autoencoder=replace(sd21.autoencoder, widths=(8, 8, 8, 8)),
-                     denoiser=replace(sd21.denoiser, block_channels=(64, 128), attention=(True, False), layers=1,
-                                      context_dim=CONTEXT, norm_groups=32))
+    config = replace(
+        sd21,
+        schedule=replace(sd21.schedule, prediction=prediction),
+        autoencoder=replace(sd21.autoencoder, widths=(8, 8, 8, 8)),
+        denoiser=replace(
+            sd21.denoiser,
+            block_channels=(64, 128),
+            attention=(True, False),
+            layers=1,
+            context_dim=CONTEXT,
+            norm_groups=32,
+        ),
+    )
     generator = torch.Generator().manual_seed(0)
     network = RePoseSD(config.denoiser).eval().requires_grad_(False)
     for weight in network.parameters():
@@ -198,12 +246,18 @@ def test_published_layout_has_a_text_encoder_and_a_vae_that_the_host_knows(pack,
 
     shapes = json.loads(LAYOUT.read_text(encoding="utf-8"))
     reposesd = pack.nodes.reposesd
-    text = {key.removeprefix(reposesd.TEXT): torch.empty(shape, device="meta")
-            for key, shape in shapes.items() if key.startswith(reposesd.TEXT)}
+    text = {
+        key.removeprefix(reposesd.TEXT): torch.empty(shape, device="meta")
+        for key, shape in shapes.items()
+        if key.startswith(reposesd.TEXT)
+    }
     assert comfy.sd.detect_te_model(comfy.utils.clip_text_transformers_convert(text, "", "")) == comfy.sd.TEModel.CLIP_H
     # One number, seen as a tensor of each shape, takes no memory.
-    vae = {key.removeprefix(reposesd.VAE): torch.zeros(1).expand(shape)
-           for key, shape in shapes.items() if key.startswith(reposesd.VAE)}
+    vae = {
+        key.removeprefix(reposesd.VAE): torch.zeros(1).expand(shape)
+        for key, shape in shapes.items()
+        if key.startswith(reposesd.VAE)
+    }
     with caplog.at_level(logging.DEBUG):
         loaded = comfy.sd.VAE(sd=vae)
     assert loaded.latent_channels == 4
@@ -221,14 +275,18 @@ def test_guidance_bends_it_as_well(pack, tiny, checkpoint):
     estimator = pack.nodes.loaders.load_checkpoint(tiny)[3]
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
-        vae = comfy.sd.VAE(sd={key: torch.ones(()) if key.startswith("vae_") else
-                               0.02 * torch.randn(value.shape, generator=generator)
-                               for key, value in TAESD().state_dict().items()})
+        vae = comfy.sd.VAE(
+            sd={
+                key: torch.ones(()) if key.startswith("vae_") else 0.02 * torch.randn(value.shape, generator=generator)
+                for key, value in TAESD().state_dict().items()
+            }
+        )
     assert any(weight.is_inference() for weight in vae.first_stage_model.parameters())
     pose = to_keypoints(load_pose_file(sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0]))
     with torch.inference_mode():
         guided = pack.nodes.guidance.PoseInteractionFieldGuidance.execute(
-            model, vae, estimator, pose, 1.0, 0.0, 1.0, "heatmaps").args[0]
+            model, vae, estimator, pose, 1.0, 0.0, 1.0, "heatmaps"
+        ).args[0]
     plain, bent = sample(pack, model), sample(pack, guided)
     assert bent.isfinite().all() and not torch.equal(plain, bent)
 

@@ -10,14 +10,39 @@ from reposedm_core.pose import Pose, draw_pose, to_keypoints
 
 CONTEXT = PRESETS["mini"].denoiser.context_dim
 HEIGHT, WIDTH = 64, 48
-GIVEN = {"width": WIDTH, "height": HEIGHT, "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "style": "auto",
-         "negative_pose": "auto"}
+GIVEN = {
+    "width": WIDTH,
+    "height": HEIGHT,
+    "strength": 1.0,
+    "start_percent": 0.0,
+    "end_percent": 1.0,
+    "style": "auto",
+    "negative_pose": "auto",
+}
 
 
 def frame(*shifts):
     """A frame with a person for each shift to the right."""
-    points = [[20, 8], [20, 16], [14, 16], [12, 26], [10, 34], [26, 16], [28, 26], [30, 34], [16, 36], [16, 46],
-              [16, 56], [24, 36], [24, 46], [24, 56], [18, 6], [22, 6], [16, 8], [24, 8]]
+    points = [
+        [20, 8],
+        [20, 16],
+        [14, 16],
+        [12, 26],
+        [10, 34],
+        [26, 16],
+        [28, 26],
+        [30, 34],
+        [16, 36],
+        [16, 46],
+        [16, 56],
+        [24, 36],
+        [24, 46],
+        [24, 56],
+        [18, 6],
+        [22, 6],
+        [16, 8],
+        [24, 8],
+    ]
     people = [[[x + shift, y, 1.0] for x, y in points] for shift in shifts]
     return Pose(torch.tensor(people).reshape(-1, 18, 3).numpy(), HEIGHT, WIDTH)
 
@@ -34,8 +59,9 @@ def inputs(monkeypatch, loaded):
     """What the network is given, a tensor (batch, 8, h, w) a call."""
     seen, network = [], loaded[0].model.diffusion_model
     forward = network.forward
-    monkeypatch.setattr(network, "forward",
-                        lambda x, *args, **kwargs: seen.append(x.clone()) or forward(x, *args, **kwargs))
+    monkeypatch.setattr(
+        network, "forward", lambda x, *args, **kwargs: seen.append(x.clone()) or forward(x, *args, **kwargs)
+    )
     return seen
 
 
@@ -54,7 +80,8 @@ def conditioned(pack, vae, *frames, **changes):
 def sample(pack, model, positive, negative, latent, steps=2, cfg=2.0):
     with torch.inference_mode():
         return pack.nodes.sampler.RePoseDMKSampler.execute(
-            model, positive, negative, latent, 0, steps, cfg, "euler", "normal", 1.0).args[0]["samples"]
+            model, positive, negative, latent, 0, steps, cfg, "euler", "normal", 1.0
+        ).args[0]["samples"]
 
 
 def latents(pack, vae, pose, style="humansd"):
@@ -76,7 +103,7 @@ def test_everybody_is_drawn_as_humansd_does_and_reaches_the_network(pack, loaded
     assert not torch.allclose(told, latents(pack, vae, frame(0)))
     out = sample(pack, model, positive, negative, latent)
     assert out.isfinite().all() and inputs
-    for x in inputs:   # both halves of classifier-free guidance: HumanSD tells the negative prompt, too
+    for x in inputs:  # both halves of classifier-free guidance: HumanSD tells the negative prompt, too
         assert torch.allclose(x[:, 4:], told * 0.18215, atol=1e-6)
     other = sample(pack, model, *conditioned(pack, vae, frame(8))[:3])
     assert (out - other).abs().max() > 1e-3
@@ -113,8 +140,9 @@ def test_frames_that_do_not_fit_the_batch_are_named(pack, loaded):
         sample(pack, model, positive, negative, {"samples": torch.zeros(2, 4, 8, 6)})
 
 
-@pytest.mark.parametrize("off", [{"strength": 0.0}, {"start_percent": 0.5, "end_percent": 0.5},
-                                 {"start_percent": 0.7, "end_percent": 0.2}])
+@pytest.mark.parametrize(
+    "off", [{"strength": 0.0}, {"start_percent": 0.5, "end_percent": 0.5}, {"start_percent": 0.7, "end_percent": 0.2}]
+)
 def test_switched_off_is_exactly_the_model_without_a_pose(pack, loaded, off):
     model, vae = loaded
     positive, negative, latent, skeleton = conditioned(pack, vae, frame(0), **off)
@@ -128,14 +156,19 @@ def test_strength_scales_the_pose(pack, loaded):
     assert torch.equal(half, 0.5 * whole) and whole.any()
 
 
-@pytest.mark.parametrize(("start", "end", "told"), [
-    (0.0, 0.5, [True, True, False, False]), (0.5, 1.0, [False, False, True, True]),
-    (0.3, 0.7, [False, True, True, False]),
-])
+@pytest.mark.parametrize(
+    ("start", "end", "told"),
+    [
+        (0.0, 0.5, [True, True, False, False]),
+        (0.5, 1.0, [False, False, True, True]),
+        (0.3, 0.7, [False, True, True, False]),
+    ],
+)
 def test_pose_is_told_in_its_part_of_the_sampling(pack, loaded, inputs, start, end, told):
     model, vae = loaded
-    out = sample(pack, model, *conditioned(pack, vae, frame(0), start_percent=start, end_percent=end)[:3], steps=4,
-                 cfg=1.0)
+    out = sample(
+        pack, model, *conditioned(pack, vae, frame(0), start_percent=start, end_percent=end)[:3], steps=4, cfg=1.0
+    )
     assert [bool(x[:, 4:].any()) for x in inputs] == told
     assert len(inputs) == 4 and out.isfinite().all(), "and the network is asked once a step"
 
@@ -175,8 +208,10 @@ def test_a_second_node_tells_another_pose_where_the_first_has_ended(pack, loaded
     assert torch.equal(told[1][2], latents(pack, vae, frame(9)))
 
 
-@pytest.mark.parametrize(("own", "choice", "told"), [
-    (False, "auto", True), (True, "auto", False), (True, "same", True), (False, "none", False)])
+@pytest.mark.parametrize(
+    ("own", "choice", "told"),
+    [(False, "auto", True), (True, "auto", False), (True, "same", True), (False, "none", False)],
+)
 def test_negative_prompt_is_told_what_the_model_learned(pack, loaded, monkeypatch, own, choice, told):
     vae, models = loaded[1], pack.nodes.host.reposesd_model
     monkeypatch.setattr(vae, models.HABITS, models.OWN if own else models.HUMANSD)
@@ -192,9 +227,9 @@ def test_style_is_the_one_that_the_model_learned(pack, loaded, monkeypatch):
     assert torch.equal(conditioned(pack, vae, frame(0))[3][0], drawn["openpose"])
     bare = frame(0)
     handed = Pose(bare.joints, bare.height, bare.width, right_hand=[[(20 + k, 20, 1) for k in range(21)]])
-    assert torch.equal(conditioned(pack, vae, handed)[3][0], drawn["openpose"])   # no hands in its training
+    assert torch.equal(conditioned(pack, vae, handed)[3][0], drawn["openpose"])  # no hands in its training
     assert not torch.equal(conditioned(pack, vae, handed, style="openpose")[3][0], drawn["openpose"])
-    monkeypatch.delattr(vae, models.HABITS)   # a VAE of another loader
+    monkeypatch.delattr(vae, models.HABITS)  # a VAE of another loader
     assert torch.equal(conditioned(pack, vae, frame(0))[3][0], drawn["humansd"])
 
 

@@ -13,9 +13,17 @@ from reposedm_core import PRESETS
 
 UNET = "model.diffusion_model."
 SD21 = PRESETS["sd21"]
-CONFIG = replace(SD21, autoencoder=replace(SD21.autoencoder, widths=(8, 8, 8, 8)),
-                 denoiser=replace(SD21.denoiser, block_channels=(64, 128), attention=(True, False), layers=1,
-                                  context_dim=PRESETS["mini"].denoiser.context_dim))
+CONFIG = replace(
+    SD21,
+    autoencoder=replace(SD21.autoencoder, widths=(8, 8, 8, 8)),
+    denoiser=replace(
+        SD21.denoiser,
+        block_channels=(64, 128),
+        attention=(True, False),
+        layers=1,
+        context_dim=PRESETS["mini"].denoiser.context_dim,
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -149,34 +157,54 @@ def weights(*keys, **shapes):
 FIRST = UNET + "input_blocks.0.0.weight"
 KINDS = {
     "LoRA of kohya": (weights("lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"), "a LoRA; use Load LoRA"),
-    "LoRA of diffusers": (weights("unet.up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k.lora_A.weight"),
-                          "a LoRA; use Load LoRA"),
+    "LoRA of diffusers": (
+        weights("unet.up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k.lora_A.weight"),
+        "a LoRA; use Load LoRA",
+    ),
     "LyCORIS": (weights("lora_unet_input_blocks_0_0.hada_w1_a"), "a LoRA; use Load LoRA"),
-    "ControlNet": (weights("control_model.input_hint_block.0.weight", "control_model.input_blocks.0.0.weight"),
-                   "a ControlNet; use Load ControlNet Model"),
-    "ControlNet of diffusers": (weights("controlnet_cond_embedding.conv_in.weight", "conv_in.weight",
-                                        "down_blocks.0.resnets.0.conv1.weight"),
-                                "a ControlNet; use Load ControlNet Model"),
+    "ControlNet": (
+        weights("control_model.input_hint_block.0.weight", "control_model.input_blocks.0.0.weight"),
+        "a ControlNet; use Load ControlNet Model",
+    ),
+    "ControlNet of diffusers": (
+        weights("controlnet_cond_embedding.conv_in.weight", "conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),
+        "a ControlNet; use Load ControlNet Model",
+    ),
     "estimator": (weights("stage2.0.branches.0.0.conv1.weight"), "a pose estimator; use Pose Estimator Loader"),
-    "estimator of mmpose": (weights("backbone.stage2.0.branches.0.0.conv1.weight"),
-                            "a pose estimator; use Pose Estimator Loader"),
-    "part of a folder": (weights("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),
-                         "the U-Net of a folder of diffusers; use the whole folder, in models/diffusers, for it"),
+    "estimator of mmpose": (
+        weights("backbone.stage2.0.branches.0.0.conv1.weight"),
+        "a pose estimator; use Pose Estimator Loader",
+    ),
+    "part of a folder": (
+        weights("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),
+        "the U-Net of a folder of diffusers; use the whole folder, in models/diffusers, for it",
+    ),
     "VAE": (weights("decoder.conv_in.weight"), "a VAE; use Load VAE for it"),
-    "VAE of diffusers": (weights("decoder.conv_in.weight", "encoder.down_blocks.0.resnets.0.conv1.weight"),
-                         "a VAE; use Load VAE for it"),
+    "VAE of diffusers": (
+        weights("decoder.conv_in.weight", "encoder.down_blocks.0.resnets.0.conv1.weight"),
+        "a VAE; use Load VAE for it",
+    ),
     "text encoder": (weights("text_model.encoder.layers.0.mlp.fc1.weight"), "a text encoder; use Load CLIP"),
     "Flux": (weights("double_blocks.0.img_attn.qkv.weight"), "another kind of diffusion model; use Load Checkpoint or"),
     "four channels": (weights(**{FIRST: (8, 4, 3, 3)}), "has 4 input channels.*use Load Checkpoint"),
     "inpainting": (weights(**{FIRST: (8, 9, 3, 3)}), "has 9 input channels.*use Load Checkpoint"),
-    "InstructPix2Pix": (weights(**{FIRST: (8, 8, 3, 3), UNET + "input_blocks.1.1.proj_in.weight": (8, 8, 1, 1)}),
-                        "is Stable Diffusion 1 with 8 input channels, such as InstructPix2Pix.*use Load Checkpoint"),
-    "InstructPix2Pix XL": (weights(UNET + "label_emb.0.0.weight", **{FIRST: (8, 8, 3, 3)}),
-                           "is Stable Diffusion XL with 8 input channels.*use Load Checkpoint"),
+    "InstructPix2Pix": (
+        weights(**{FIRST: (8, 8, 3, 3), UNET + "input_blocks.1.1.proj_in.weight": (8, 8, 1, 1)}),
+        "is Stable Diffusion 1 with 8 input channels, such as InstructPix2Pix.*use Load Checkpoint",
+    ),
+    "InstructPix2Pix XL": (
+        weights(UNET + "label_emb.0.0.weight", **{FIRST: (8, 8, 3, 3)}),
+        "is Stable Diffusion XL with 8 input channels.*use Load Checkpoint",
+    ),
     "something else": (weights("weight"), "is no Stable Diffusion checkpoint in LDM layout; RePoseSD Loader takes Hum"),
-    "Flux, all in one": (weights(UNET + "double_blocks.0.img_attn.qkv.weight", "vae.decoder.conv_in.weight",
-                                 "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"),
-                         "another kind of diffusion model; use Load Checkpoint or"),
+    "Flux, all in one": (
+        weights(
+            UNET + "double_blocks.0.img_attn.qkv.weight",
+            "vae.decoder.conv_in.weight",
+            "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight",
+        ),
+        "another kind of diffusion model; use Load Checkpoint or",
+    ),
 }
 
 

@@ -41,8 +41,15 @@ def load(pack, path, state):
 
 def sample(pack, model):
     generator = torch.Generator().manual_seed(1)
-    positive, negative = ([[torch.randn(1, 77, CONTEXT, generator=generator),
-                            {pack.nodes.host.reposesd_model.POSE_LATENT: torch.ones(1, 4, 8, 6)}]] for _ in range(2))
+    positive, negative = (
+        [
+            [
+                torch.randn(1, 77, CONTEXT, generator=generator),
+                {pack.nodes.host.reposesd_model.POSE_LATENT: torch.ones(1, 4, 8, 6)},
+            ]
+        ]
+        for _ in range(2)
+    )
     with torch.inference_mode():
         return pack.nodes.sampler.RePoseDMKSampler.execute(
             model, positive, negative, {"samples": torch.zeros(1, 4, 8, 6)}, 0, 2, 2.0, "euler", "normal", 1.0
@@ -93,8 +100,9 @@ def test_lora_of_the_attention_is_as_good_as_merged(pack, reposesd_file, merged,
 @pytest.mark.parametrize("kind", ["LoRA", "difference"])
 @pytest.mark.parametrize("prefix", ["lora_unet_input_blocks_0_0", "lora_unet_conv_in"])
 @pytest.mark.parametrize("channels", [4, 8])
-def test_lora_of_the_first_convolution_leaves_the_pose_s_channels(pack, reposesd_file, merged, plain, no_complaint,
-                                                                  kind, prefix, channels):
+def test_lora_of_the_first_convolution_leaves_the_pose_s_channels(
+    pack, reposesd_file, merged, plain, no_complaint, kind, prefix, channels
+):
     state, change = lora(prefix, "lora_up", "lora_down", 64, (channels, 3, 3))
     if kind == "difference":
         state = {f"{prefix}.diff": change}
@@ -140,7 +148,8 @@ def test_lora_as_a_hook_reaches_the_first_convolution_too(pack, reposesd_file, m
     ]
     with torch.inference_mode():
         found = pack.nodes.sampler.RePoseDMKSampler.execute(
-            model, *prompts, {"samples": torch.zeros(1, 4, 8, 6)}, 0, 2, 2.0, "euler", "normal", 1.0).args[0]["samples"]
+            model, *prompts, {"samples": torch.zeros(1, 4, 8, 6)}, 0, 2, 2.0, "euler", "normal", 1.0
+        ).args[0]["samples"]
     whole = torch.zeros(64, 8, 3, 3)
     whole[:, :4] = STRENGTH * change
     check(found, sample(pack, merged(FIRST, whole)), plain)

@@ -31,27 +31,32 @@ def aligned(pack, host, sources):
     """positive, negative and latent of a batch of two."""
     with torch.inference_mode():
         return pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
-            host[2], host[1], sources, to_keypoints(load_pose_file(POSE)), 0, 0).args[:3]
+            host[2], host[1], sources, to_keypoints(load_pose_file(POSE)), 0, 0
+        ).args[:3]
 
 
 def sample(pack, model, aligned, **changed):
     with torch.inference_mode():
-        return pack.nodes.sampler.RePoseDMKSampler.execute(model, *aligned, **{**SETTINGS, **changed}
-                                                          ).args[0]["samples"]
+        return pack.nodes.sampler.RePoseDMKSampler.execute(model, *aligned, **{**SETTINGS, **changed}).args[0][
+            "samples"
+        ]
 
 
 def learned(pack):
     return {"sampler_name": pack.nodes.sampler.LEARNED}
 
 
-@pytest.mark.parametrize(("name", "cfg", "seed", "steps"), [
-    ("ddim", 1.5, 3, 3), ("ancestral", 1.5, 3, 3), ("ancestral", 1.0, 2**64 - 1, 5), ("ancestral", 0.0, 0, 2)])
+@pytest.mark.parametrize(
+    ("name", "cfg", "seed", "steps"),
+    [("ddim", 1.5, 3, 3), ("ancestral", 1.5, 3, 3), ("ancestral", 1.0, 2**64 - 1, 5), ("ancestral", 0.0, 0, 2)],
+)
 def test_a_batch_of_two_is_the_python_api_s(pack, tiny, host, aligned, sources, name, cfg, seed, steps):
     """To 1e-5 of the largest value: the host computes the same in another order."""
     sampler = {"sampler_name": name} if name == "ddim" else learned(pack)
     latent = sample(pack, host[0], aligned, cfg=cfg, seed=seed, steps=steps, **sampler)
-    expected = RePoseDMPipeline.from_pretrained(tiny)(sources, POSE, seed=seed, steps=steps, guidance_scale=cfg,
-                                                      field_strength=0.0, sampler=name).latent
+    expected = RePoseDMPipeline.from_pretrained(tiny)(
+        sources, POSE, seed=seed, steps=steps, guidance_scale=cfg, field_strength=0.0, sampler=name
+    ).latent
     assert latent.shape == (2, 16, 8, 6) and not torch.equal(latent[0], latent[1])
     assert (latent - expected).abs().max() < 1e-5 * expected.abs().max()
 
@@ -68,7 +73,7 @@ def test_the_learned_variance_is_what_counts(pack, host, aligned):
     ddim = sample(pack, host[0], aligned)
     denoiser = host[0].model.diffusion_model.denoiser
     with torch.inference_mode(False), torch.no_grad():
-        denoiser.unet.conv_out.bias[denoiser.config.latent_channels:] += 1
+        denoiser.unet.conv_out.bias[denoiser.config.latent_channels :] += 1
     assert torch.equal(sample(pack, host[0], aligned), ddim)
     assert not torch.allclose(sample(pack, host[0], aligned, **learned(pack)), before, atol=1e-3)
 
@@ -90,8 +95,12 @@ def test_several_conditionings_and_a_latent_to_start_from(pack, host, aligned):
     assert (twice - whole).abs().max() < 1e-5 * whole.abs().max(), "the mean of two that are the same"
     start = {"samples": whole}
     assert torch.equal(sample(pack, host[0], (positive, negative, start), denoise=0.0, **learned(pack)), whole)
-    near, far = ((sample(pack, host[0], (positive, negative, start), denoise=denoise, steps=2, **learned(pack))
-                  - whole).abs().mean() for denoise in (0.02, 0.9))
+    near, far = (
+        (sample(pack, host[0], (positive, negative, start), denoise=denoise, steps=2, **learned(pack)) - whole)
+        .abs()
+        .mean()
+        for denoise in (0.02, 0.9)
+    )
     assert near < 0.5 * far
 
 
@@ -147,8 +156,12 @@ def test_field_strength_reaches_the_guidance_and_leaves_the_model_alone(pack, ho
 
 def test_field_strength_stands_for_the_guidances_own(pack, host, aligned):
     pose = to_keypoints(load_pose_file(POSE))
-    weak, strong = (pack.nodes.guidance.PoseInteractionFieldGuidance.execute(
-        host[0], host[1], host[3], pose, strength, 0.0, 1.0, "heatmaps", limit=0.0).args[0] for strength in (0.05, 0.2))
+    weak, strong = (
+        pack.nodes.guidance.PoseInteractionFieldGuidance.execute(
+            host[0], host[1], host[3], pose, strength, 0.0, 1.0, "heatmaps", limit=0.0
+        ).args[0]
+        for strength in (0.05, 0.2)
+    )
     expected, plain = sample(pack, strong, aligned), sample(pack, host[0], aligned)
     assert torch.equal(sample(pack, weak, aligned, field_strength=0.2), expected)
     assert torch.equal(sample(pack, weak, aligned, field_strength=0.0), plain)
@@ -171,8 +184,9 @@ def test_every_step_shows_its_progress_and_a_preview(pack, host, aligned, monkey
 
     shown = []
     monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Auto)
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK",
-                        lambda value, total, preview, **_: shown.append((value, total, preview)))
+    monkeypatch.setattr(
+        comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, **_: shown.append((value, total, preview))
+    )
     sample(pack, host[0], aligned, **(learned(pack) if ancestral else {}))
     assert [item[:2] for item in shown] == [(1, 3), (2, 3), (3, 3)]
     for _, _, (_, image, _) in shown:
@@ -184,9 +198,11 @@ def test_an_interruption_takes_effect_within_a_step(pack, host, aligned, ancestr
     import comfy.model_management as management
 
     unet, begun, done = host[0].model.diffusion_model.denoiser.unet, [], []
-    handles = [unet.conv_in.register_forward_hook(lambda *_: management.interrupt_current_processing()),
-               unet.register_forward_pre_hook(lambda *_: begun.append(1)),
-               unet.register_forward_hook(lambda *_: done.append(1))]
+    handles = [
+        unet.conv_in.register_forward_hook(lambda *_: management.interrupt_current_processing()),
+        unet.register_forward_pre_hook(lambda *_: begun.append(1)),
+        unet.register_forward_hook(lambda *_: done.append(1)),
+    ]
     try:
         with pytest.raises(management.InterruptProcessingException):
             sample(pack, host[0], aligned, **(learned(pack) if ancestral else {}))
@@ -203,8 +219,19 @@ def test_what_a_saved_workflow_has_comes_first(pack):
 
     schema = pack.nodes.sampler.RePoseDMKSampler.define_schema()
     names = [item.id for item in schema.inputs]
-    assert names == ["model", "positive", "negative", "latent", "seed", "steps", "cfg", "sampler_name", "scheduler",
-                     "denoise", "field_strength"]
+    assert names == [
+        "model",
+        "positive",
+        "negative",
+        "latent",
+        "seed",
+        "steps",
+        "cfg",
+        "sampler_name",
+        "scheduler",
+        "denoise",
+        "field_strength",
+    ]
     assert schema.inputs[-1].optional and schema.inputs[-1].default == -1
     options = schema.inputs[7].options
     assert options == [*comfy.samplers.SAMPLER_NAMES, pack.nodes.sampler.LEARNED]

@@ -20,6 +20,7 @@ def save(output):
             getattr(nodes_model_merging, node)().save(*what, "saved")
         (path,) = output.glob("saved*.safetensors")
         return path
+
     return run
 
 

@@ -13,15 +13,42 @@ import pytest
 
 from workflows.comfy_server import ROOT, read_host
 
-HEAVY = {"accelerate", "anny", "av", "controlnet_aux", "cv2", "diffusers", "huggingface_hub", "kornia", "matplotlib",
-         "numba", "pandas", "scipy", "skimage", "sklearn", "timm", "torchvision", "transformers"}
+HEAVY = {
+    "accelerate",
+    "anny",
+    "av",
+    "controlnet_aux",
+    "cv2",
+    "diffusers",
+    "huggingface_hub",
+    "kornia",
+    "matplotlib",
+    "numba",
+    "pandas",
+    "scipy",
+    "skimage",
+    "sklearn",
+    "timm",
+    "torchvision",
+    "transformers",
+}
 """Libraries that take long to import, for whom they are imported where they are used."""
 
 LIGHT = {"einops", "numpy", "PIL", "safetensors", "torch"}
 """Libraries that ComfyUI has loaded long before it loads the pack."""
 
-HOST = {"aiohttp", "comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview",
-        "node_helpers", "nodes", "server"}
+HOST = {
+    "aiohttp",
+    "comfy",
+    "comfy_api",
+    "comfy_execution",
+    "comfy_extras",
+    "folder_paths",
+    "latent_preview",
+    "node_helpers",
+    "nodes",
+    "server",
+}
 """What `nodes/` may import besides: ComfyUI, and what it is made of."""
 
 BOUND, SHARE = 3.0, 0.25
@@ -89,8 +116,11 @@ def top_level(body):
 def test_heavy_libraries_are_imported_where_they_are_used(folder, allowed):
     for path in sorted((ROOT / folder).rglob("*.py")):
         for statement in top_level(ast.parse(path.read_text(encoding="utf-8")).body):
-            names = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else (
-                [statement.module] if statement.level == 0 else [])
+            names = (
+                [alias.name for alias in statement.names]
+                if isinstance(statement, ast.Import)
+                else ([statement.module] if statement.level == 0 else [])
+            )
             for name in {name.partition(".")[0] for name in names} - allowed - set(sys.stdlib_module_names):
                 pytest.fail(f"{path.relative_to(ROOT)}:{statement.lineno} imports {name} when ComfyUI starts")
 
@@ -106,7 +136,7 @@ def test_nothing_heavy_is_imported_before_it_is_used():
 def start():
     """What happened while the pack was imported, beside ComfyUI's own nodes, in a process of its own."""
     command = [sys.executable, "-c", CHILD, str(ROOT), str(read_host()[0])]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}   # Python's own cache is none of the pack's doing
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # Python's own cache is none of the pack's doing
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])

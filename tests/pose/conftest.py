@@ -24,12 +24,15 @@ def person() -> np.ndarray:
 def whole(person: np.ndarray) -> Pose:
     """That person with hands that hang on the wrists, a face around the nose and feet at the ankles."""
     angles = np.linspace(0, 5, 21)
-    hands = [np.stack([person[wrist, 0] + 3 * np.sin(angles), person[wrist, 1] + angles, np.full(21, 0.9)], -1)
-             for wrist in (7, 4)]
+    hands = [
+        np.stack([person[wrist, 0] + 3 * np.sin(angles), person[wrist, 1] + angles, np.full(21, 0.9)], -1)
+        for wrist in (7, 4)
+    ]
     ring = np.linspace(0, 6.2, 70)
     face = np.stack([48 + 7 * np.cos(ring), 17 + 8 * np.sin(ring), np.full(70, 0.8)], -1)
-    feet = np.concatenate([person[ankle] + [(x, 4, -0.2), (x + 2, 3, -0.2), (-x / 2, 2, -0.2)]
-                           for ankle, x in ((13, 4), (10, -4))])
+    feet = np.concatenate(
+        [person[ankle] + [(x, 4, -0.2), (x + 2, 3, -0.2), (-x / 2, 2, -0.2)] for ankle, x in ((13, 4), (10, -4))]
+    )
     return Pose(person[None], 128, 96, face[None], hands[0][None], hands[1][None], feet[None])
 
 
@@ -39,6 +42,7 @@ examples = settings(max_examples=30, deadline=None, suppress_health_check=[Healt
 
 def people(most: int = 3, least: int = 1):
     """Strategy: poses of anybody, joints missing and outside of the canvas, with other parts that may be absent."""
+
     def points(count: int, size: int):
         numbers = hnp.arrays(np.float64, (count, size, 2), elements=st.floats(-200, 400, width=32))
         scores = hnp.arrays(np.float64, (count, size, 1), elements=st.sampled_from([0.0, 0.5, 1.0]))
@@ -47,7 +51,8 @@ def people(most: int = 3, least: int = 1):
     def pose(count: int):
         parts = st.tuples(*(points(count, size) for size in PARTS.values()))
         return parts.map(lambda p: Pose(p[0], 128, 96, *p[1:])).filter(
-            lambda made: (made.joints[..., 2] > 0).any(1).all())
+            lambda made: (made.joints[..., 2] > 0).any(1).all()
+        )
 
     return st.integers(least, most).flatmap(pose)
 

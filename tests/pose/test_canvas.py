@@ -34,11 +34,19 @@ def test_one_guess_for_a_whole_sequence_in_which_somebody_walks() -> None:
     np.testing.assert_allclose([np.ptp(pose.joints[0, :, 1]) for pose in between], 276, atol=1e-3)
 
 
-@pytest.mark.parametrize("size", [
-    {"canvas_height": 128, "canvas_width": 96}, {"height": 128, "width": 96}, {"image_height": 128, "image_width": 96},
-    {"image_size": [96, 128]}, {"image_size": (96.0, 128.0)}, {"image_size": np.array([96, 128])},
-    {"image_size": {"width": 96, "height": 128}}, {"canvas_height": 0, "canvas_width": None, "image_size": [96, 128]},
-])
+@pytest.mark.parametrize(
+    "size",
+    [
+        {"canvas_height": 128, "canvas_width": 96},
+        {"height": 128, "width": 96},
+        {"image_height": 128, "image_width": 96},
+        {"image_size": [96, 128]},
+        {"image_size": (96.0, 128.0)},
+        {"image_size": np.array([96, 128])},
+        {"image_size": {"width": 96, "height": 128}},
+        {"canvas_height": 0, "canvas_width": None, "image_size": [96, 128]},
+    ],
+)
 def test_names_of_the_size(person: np.ndarray, size: dict[str, Any]) -> None:
     for scale in ([1, 1, 1], [96, 128, 1]):
         (pose,) = parse_keypoints(frame(person / scale, **size))

@@ -53,9 +53,17 @@ def test_flip_swaps_names_and_mirrors_places(whole: Pose) -> None:
 
 
 def test_mirrored_face_keeps_left_eye_left() -> None:
-    parts = {"jaw": range(17), "brows": range(17, 27), "bridge": range(27, 31), "nostrils": range(31, 36),
-             "right eye": range(36, 42), "left eye": range(42, 48), "outer lips": range(48, 60),
-             "inner lips": range(60, 68), "pupils": range(68, 70)}
+    parts = {
+        "jaw": range(17),
+        "brows": range(17, 27),
+        "bridge": range(27, 31),
+        "nostrils": range(31, 36),
+        "right eye": range(36, 42),
+        "left eye": range(42, 48),
+        "outer lips": range(48, 60),
+        "inner lips": range(60, 68),
+        "pupils": range(68, 70),
+    }
     image = {name: {FACE_FLIP[k] for k in points} for name, points in parts.items()}
     swapped = {"right eye": "left eye", "left eye": "right eye"}
     assert all(image[name] == set(parts[swapped.get(name, name)]) for name in parts)

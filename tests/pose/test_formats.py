@@ -90,13 +90,20 @@ PAIRS = {"keypoints": COCO17[:, :2].tolist(), "keypoint_scores": [0.7] * 17, "bb
 ALPHAPOSE = {"category_id": 1, "keypoints": COCO17.reshape(-1).tolist(), "score": 2.5}
 # MediaPipe's 33 landmarks: where COCO's joints are among them, all others at the nose
 AMONG = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
-LANDMARKS = [{"x": x / 512, "y": y / 768, "z": -0.3, "visibility": 0.9}
-             for x, y, _ in (COCO17[AMONG.index(i) if i in AMONG else 0].tolist() for i in range(33))]
+LANDMARKS = [
+    {"x": x / 512, "y": y / 768, "z": -0.3, "visibility": 0.9}
+    for x, y, _ in (COCO17[AMONG.index(i) if i in AMONG else 0].tolist() for i in range(33))
+]
 SIZE = {"width": 512, "height": 768}
 OPEN = {"people": [{"pose_keypoints_2d": STANDING.reshape(-1).tolist()}]}
 DATA = {
-    "AlphaPose, by file, of bodies": ({f"{i}.jpg": {"version": "AlphaPose v0.3", "bodies": [
-        {"joints": STANDING.reshape(-1).tolist()}]} for i in range(3)}, [1, 1, 1]),
+    "AlphaPose, by file, of bodies": (
+        {
+            f"{i}.jpg": {"version": "AlphaPose v0.3", "bodies": [{"joints": STANDING.reshape(-1).tolist()}]}
+            for i in range(3)
+        },
+        [1, 1, 1],
+    ),
     "AlphaPose, by file, of people": ({"a.png": OPEN, "b.png": {"people": []}}, [1, 0]),
     "AlphaPose, by file, of lists": ({"a.png": [ALPHAPOSE, ALPHAPOSE]}, [2]),
     "AlphaPose, a list": ([{**ALPHAPOSE, "image_id": image, "idx": i} for i, image in enumerate("aabc")], [2, 1, 1]),
@@ -144,9 +151,17 @@ def test_mediapipe_hands_and_a_face_that_is_left_out() -> None:
 
 
 def test_ids_of_people() -> None:
-    for key, value, expected in (("person_id", [4], 4), ("person_id", [-1], -1), ("idx", [3.0], 3), ("idx", 2, 2),
-                                 ("track_id", 9, 9), ("person_id", "x", None), ("idx", [], None),
-                                 ("idx", float("nan"), None), ("track_id", True, None)):
+    for key, value, expected in (
+        ("person_id", [4], 4),
+        ("person_id", [-1], -1),
+        ("idx", [3.0], 3),
+        ("idx", 2, 2),
+        ("track_id", 9, 9),
+        ("person_id", "x", None),
+        ("idx", [], None),
+        ("idx", float("nan"), None),
+        ("track_id", True, None),
+    ):
         (pose,), _ = read({"people": [{**OPEN["people"][0], key: value}], **SIZE})
         assert pose.ids == (expected,), key
 
@@ -158,9 +173,14 @@ def test_packed_files_other_codings_and_endings(tmp_path: Path) -> None:
     text = json.dumps([{**OPEN, **SIZE}])
     lines = f"{json.dumps({**OPEN, **SIZE})}\n\n{{}}\n"
     written = {
-        "a.JSON": text.encode(), "b.json.gz": gzip.compress(text.encode()), "c.jsonl": lines.encode(),
-        "d.jsonl.gz": gzip.compress(lines.encode()), "e.json": text.encode("utf-16"),
-        "f.json": text.encode("utf-16-le"), "g.json": text.encode("utf-16-be"), "h.json": text.encode("utf-32"),
+        "a.JSON": text.encode(),
+        "b.json.gz": gzip.compress(text.encode()),
+        "c.jsonl": lines.encode(),
+        "d.jsonl.gz": gzip.compress(lines.encode()),
+        "e.json": text.encode("utf-16"),
+        "f.json": text.encode("utf-16-le"),
+        "g.json": text.encode("utf-16-be"),
+        "h.json": text.encode("utf-32"),
         "i.json": text.encode("utf-8-sig"),
     }
     for name, data in written.items():
@@ -170,12 +190,15 @@ def test_packed_files_other_codings_and_endings(tmp_path: Path) -> None:
         np.testing.assert_allclose(poses[0].joints[0], STANDING)
 
 
-@pytest.mark.parametrize(("data", "words"), [
-    (gzip.compress(b"[" * 10_000)[:-20], "ends too early"),
-    (b"\x1f\x8b\x08\x00\0\0\0\0\0\0\xff\xff", "damaged"),
-    (b'{"people": []}\n{"people": ]}', r"no JSON \(Expecting value: line 2 column 12\)"),
-    (b'{"people": [\n{}]}}', "no JSON"),
-])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (gzip.compress(b"[" * 10_000)[:-20], "ends too early"),
+        (b"\x1f\x8b\x08\x00\0\0\0\0\0\0\xff\xff", "damaged"),
+        (b'{"people": []}\n{"people": ]}', r"no JSON \(Expecting value: line 2 column 12\)"),
+        (b'{"people": [\n{}]}}', "no JSON"),
+    ],
+)
 def test_damaged_files(tmp_path: Path, data: bytes, words: str) -> None:
     (tmp_path / "pose.json").write_bytes(data)
     with pytest.raises(InputError, match=f"^pose.json: .*{words}"):
@@ -196,7 +219,8 @@ def test_a_folder_is_a_sequence_in_the_order_of_numbers(tmp_path: Path) -> None:
     for step in (2, 10, 1):
         walker = WALKER + [40 * step, 0, 0]
         (tmp_path / f"walk_{step}_keypoints.json").write_text(
-            json.dumps({"people": [{"person_id": [5], "pose_keypoints_2d": walker.reshape(-1).tolist()}]}))
+            json.dumps({"people": [{"person_id": [5], "pose_keypoints_2d": walker.reshape(-1).tolist()}]})
+        )
     (tmp_path / "walk_3_keypoints.json").write_text('{"people": []}')
     (tmp_path / "notes.txt").write_text("no pose")
     poses, notes = read(tmp_path)
@@ -216,13 +240,16 @@ def test_json_lines_as_text() -> None:
 
 
 def test_the_help_page_has_the_same_tables() -> None:
-    rows = [tuple(cell.strip() for cell in line.strip("|").split("|"))
-            for line in HELP.read_text("utf-8").splitlines() if line.startswith("|")]
+    rows = [
+        tuple(cell.strip() for cell in line.strip("|").split("|"))
+        for line in HELP.read_text("utf-8").splitlines()
+        if line.startswith("|")
+    ]
     for each in FORMATS:
         assert (each.name, each.sign) in rows
     for body in BODIES:
         assert (str(body.points), body.name) in rows
     start = rows.index(("format", "recognised as"))
-    assert len(rows[start:rows.index(("points", "order"))]) == len(FORMATS) + 2
-    assert len(rows[rows.index(("points", "order")):]) >= len(BODIES) + 2
+    assert len(rows[start : rows.index(("points", "order"))]) == len(FORMATS) + 2
+    assert len(rows[rows.index(("points", "order")) :]) >= len(BODIES) + 2
     assert all(f"`{suffix}`" in HELP.read_text("utf-8") for suffix in SUFFIXES)

@@ -134,7 +134,7 @@ def test_udp_decoding_inverts_udp_rendering(stride: int) -> None:
     joints = _random_joints(4, 128, 96, margin=2 * stride)
     heat = render_heatmaps(joints, 128, 96, 2.0, stride, udp=True)
     torch.testing.assert_close(decode_heatmaps(heat, stride, udp=True)[..., :2], joints[..., :2], atol=1e-3, rtol=0)
-    if stride == 4:   # the other rule misses by up to stride / 2 - 0.5 pixels, at the borders
+    if stride == 4:  # the other rule misses by up to stride / 2 - 0.5 pixels, at the borders
         assert (decode_heatmaps(heat, stride)[..., :2] - joints[..., :2]).abs().max() > 0.9
 
 
@@ -146,20 +146,29 @@ def _udp_refinement(heat: np.ndarray, x: int, y: int) -> np.ndarray:
         for j in range(columns):
             for di, a in ((-1, 0.25), (0, 0.5), (1, 0.25)):
                 for dj, b in ((-1, 0.25), (0, 0.5), (1, 0.25)):
-                    mirrored = tuple(n if 0 <= n < size else 2 * (size - 1) - n if n >= size else -n
-                                     for n, size in ((i + di, rows), (j + dj, columns)))
+                    mirrored = tuple(
+                        n if 0 <= n < size else 2 * (size - 1) - n if n >= size else -n
+                        for n, size in ((i + di, rows), (j + dj, columns))
+                    )
                     blurred[i, j] += a * b * heat[mirrored]
     log = np.pad(np.log(np.clip(blurred, 0.001, 50)), 1, mode="edge")
     x, y = x + 1, y + 1
     gradient = np.array([log[y, x + 1] - log[y, x - 1], log[y + 1, x] - log[y - 1, x]]) / 2
     dxx, dyy = log[y, x + 1] - 2 * log[y, x] + log[y, x - 1], log[y + 1, x] - 2 * log[y, x] + log[y - 1, x]
-    dxy = (log[y + 1, x + 1] - log[y, x + 1] - log[y + 1, x] + 2 * log[y, x]
-           - log[y, x - 1] - log[y - 1, x] + log[y - 1, x - 1]) / 2
+    dxy = (
+        log[y + 1, x + 1]
+        - log[y, x + 1]
+        - log[y + 1, x]
+        + 2 * log[y, x]
+        - log[y, x - 1]
+        - log[y - 1, x]
+        + log[y - 1, x - 1]
+    ) / 2
     return -np.linalg.inv(np.array([[dxx, dxy], [dxy, dyy]])) @ gradient
 
 
 def test_udp_refinement_is_the_published_formula() -> None:
-    joints = _random_joints(1, 40, 32, margin=0, seed=3)      # some peaks are on the border
+    joints = _random_joints(1, 40, 32, margin=0, seed=3)  # some peaks are on the border
     generator = torch.Generator().manual_seed(4)
     heat = render_heatmaps(joints, 40, 32, 2.0, 4) + 0.05 * torch.rand(1, 17, 10, 8, generator=generator)
     index = heat.flatten(2).argmax(-1)

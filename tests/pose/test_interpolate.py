@@ -53,6 +53,7 @@ def test_a_raised_arm_does_not_shrink(whole: Pose) -> None:
     assert lengths(straight[4])[2] < 0.6 * lengths(whole)[2]
     middle = (whole.joints + raised) / 2
     np.testing.assert_allclose(straight[4].joints, middle, atol=1e-4)
+
     # the angle goes half of the way in half of the time
     def angle(pose: Pose) -> float:
         return float(np.arctan2(*(pose.joints[0, 6, :2] - pose.joints[0, 5, :2])[::-1]))
@@ -126,8 +127,10 @@ def test_empty_frames_are_filled(whole: Pose) -> None:
 
 def test_easings(whole: Pose) -> None:
     keys = [whole, edit_people(whole, shift=(16, 0))]
-    xs = {easing: [round(float(f.joints[0, 1, 0]) - 48, 3) for f in interpolate_poses(keys, 5, easing=easing)]
-          for easing in EASINGS}
+    xs = {
+        easing: [round(float(f.joints[0, 1, 0]) - 48, 3) for f in interpolate_poses(keys, 5, easing=easing)]
+        for easing in EASINGS
+    }
     assert xs["even"] == [0, 4, 8, 12, 16] and xs["ease in"] == [0, 1, 4, 9, 16]
     assert xs["ease out"] == [0, 7, 12, 15, 16] and xs["ease in and out"] == [0, 2.5, 8, 13.5, 16]
 

@@ -47,8 +47,11 @@ def test_pictures_that_are_too_large(person: np.ndarray) -> None:
     pose = Pose(person[None], 32768, 32768)
     words = r"1 pictures of 32768 × 32768 are 1,073,741,824 pixels; up to 536,870,912 are drawn at once\. Give fewer"
     with peak(64):
-        for draw in (lambda: draw_pose(pose), lambda: draw_joints(person[None], 32768, 32768),
-                     lambda: draw_comparison(pose, pose, [], 32768, 32768)):
+        for draw in (
+            lambda: draw_pose(pose),
+            lambda: draw_joints(person[None], 32768, 32768),
+            lambda: draw_comparison(pose, pose, [], 32768, 32768),
+        ):
             with pytest.raises(InputError, match=words):
                 draw()
         with pytest.raises(InputError, match=r"100000 pictures of 96 × 128"):
@@ -61,7 +64,7 @@ def test_pictures_that_are_too_large(person: np.ndarray) -> None:
 
 def test_a_large_picture_takes_its_own_memory_and_no_more(person: np.ndarray) -> None:
     pose = Pose(person[None], 128, 96)
-    with peak(2.6 * 3 * 4 * 6):     # 6 million pixels of 3 floats
+    with peak(2.6 * 3 * 4 * 6):  # 6 million pixels of 3 floats
         large = draw_pose(pose, 3072, 2048)
     assert large.shape == (3, 3072, 2048)
 

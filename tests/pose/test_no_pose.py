@@ -60,12 +60,13 @@ BODY = [10.0, 20.0, 1.0] * 18
         ('"a text"', "JSON is a text"),
         ("[" * 100_000, "nested too deeply"),
     ],
-)  # fmt: skip
+)
 def test_refused(data: Any, words: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_keypoints(data, source="my input")
     message = str(caught.value)
     assert words in message and message.startswith("my input") and "\n" not in message
+
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "picture.json").write_bytes(b"\xff\xd8\xff\xe0 JPEG")
@@ -86,9 +87,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 _NUMBERS = st.integers() | st.floats() | st.integers(-(10**400), 10**400)
 _JSON = st.recursive(
     st.none() | st.booleans() | _NUMBERS | st.text(max_size=5),
-    lambda children: (
-        st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=5), children, max_size=3)
-    ),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=5), children, max_size=3),
     max_leaves=12,
 )
 _PART = (
@@ -98,8 +97,19 @@ _PART = (
     )
     | st.lists(st.lists(_NUMBERS | st.none(), min_size=2, max_size=3) | st.none(), min_size=17, max_size=18)
 )
-_KEYS = st.sampled_from(["pose_keypoints_2d", "face_keypoints_2d", "hand_left_keypoints_2d", "keypoints", "person_id",
-                         "foot_keypoints_2d", "keypoint_scores", "joints", "idx"])
+_KEYS = st.sampled_from(
+    [
+        "pose_keypoints_2d",
+        "face_keypoints_2d",
+        "hand_left_keypoints_2d",
+        "keypoints",
+        "person_id",
+        "foot_keypoints_2d",
+        "keypoint_scores",
+        "joints",
+        "idx",
+    ]
+)
 _FRAME = st.fixed_dictionaries(
     {},
     optional={
@@ -113,8 +123,23 @@ _FRAME = st.fixed_dictionaries(
     },
 )
 _DIALECTS = st.dictionaries(
-    st.sampled_from(["frames", "bodies", "instances", "instance_info", "predictions", "pose_landmarks", "keypoints",
-                     "left_hand_landmarks", "people", "0.jpg", "image_id", "width", "height"]),
+    st.sampled_from(
+        [
+            "frames",
+            "bodies",
+            "instances",
+            "instance_info",
+            "predictions",
+            "pose_landmarks",
+            "keypoints",
+            "left_hand_landmarks",
+            "people",
+            "0.jpg",
+            "image_id",
+            "width",
+            "height",
+        ]
+    ),
     _JSON | _PART | st.lists(st.dictionaries(_KEYS, _PART, max_size=3), max_size=3) | st.lists(_FRAME, max_size=2),
     max_size=4,
 )
@@ -122,15 +147,9 @@ _DIALECTS = st.dictionaries(
 
 @settings(max_examples=300, deadline=None)
 @given(_JSON | _FRAME | _DIALECTS | st.lists(_FRAME | _DIALECTS | st.none(), max_size=3))
-@example(
-    {"people": [{"pose_keypoints_2d": [1e308, -1e308, 1.0] * 18}], "canvas_height": 9, "canvas_width": 9}
-)
-@example(
-    {"people": [{"pose_keypoints_2d": [1e-320, 0.5, 1e-320] * 18}], "canvas_height": 9, "canvas_width": 9}
-)
-@example(
-    {"people": [{"pose_keypoints_2d": BODY}], "canvas_height": float("inf"), "canvas_width": float("nan")}
-)
+@example({"people": [{"pose_keypoints_2d": [1e308, -1e308, 1.0] * 18}], "canvas_height": 9, "canvas_width": 9})
+@example({"people": [{"pose_keypoints_2d": [1e-320, 0.5, 1e-320] * 18}], "canvas_height": 9, "canvas_width": 9})
+@example({"people": [{"pose_keypoints_2d": BODY}], "canvas_height": float("inf"), "canvas_width": float("nan")})
 def test_any_json_is_a_pose_or_an_input_error(data: Any) -> None:
     for given_data in (data, json.dumps(data) if not isinstance(data, str) else data):
         try:

@@ -90,9 +90,7 @@ def test_switched_off_parts(person: np.ndarray, absent: Any) -> None:
 def test_faces_and_hands(person: np.ndarray, points: int) -> None:
     face = np.stack([np.arange(points) + 3, np.arange(points) + 5, np.full(points, 0.5)], -1)
     hand = np.stack([np.arange(21) + 9, np.arange(21) + 2, np.ones(21)], -1)
-    (pose,) = parse_keypoints(
-        _frame(person, face_keypoints_2d=_flat(face), hand_left_keypoints_2d=_flat(hand))
-    )
+    (pose,) = parse_keypoints(_frame(person, face_keypoints_2d=_flat(face), hand_left_keypoints_2d=_flat(hand)))
     np.testing.assert_allclose(pose.face[0, :points], face)
     assert pose.face.shape == (1, 70, 3) and not pose.face[0, points:].any()
     np.testing.assert_allclose(pose.left_hand[0], hand)

@@ -48,8 +48,13 @@ def points(count: int) -> list[float]:
     ("foot_keypoints_2d", [10**400] * 18, "a pair of feet with a number that is too large"),
 ])  # fmt: skip
 def test_a_part_that_cannot_be_read_is_left_out_alone(person: np.ndarray, key: str, value: Any, words: str) -> None:
-    good = {"pose_keypoints_2d": person.reshape(-1).tolist(), "hand_left_keypoints_2d": points(21),
-            "face_keypoints_2d": points(70), "hand_right_keypoints_2d": points(21), "foot_keypoints_2d": points(6)}
+    good = {
+        "pose_keypoints_2d": person.reshape(-1).tolist(),
+        "hand_left_keypoints_2d": points(21),
+        "face_keypoints_2d": points(70),
+        "hand_right_keypoints_2d": points(21),
+        "foot_keypoints_2d": points(6),
+    }
     frames = [{"people": [good], **CANVAS}, {"people": [good, {**good, key: value}], **CANVAS}]
     poses, notes = read(frames)
     assert len(notes) == 1 and notes[0].startswith(f"pose: frame 1, person 1 has {words}") and "left out" in notes[0]
@@ -79,14 +84,27 @@ def test_a_body_that_cannot_be_read_leaves_out_the_person(person: np.ndarray, bo
     assert [len(pose.joints) for pose in poses] == [1, 0]
     assert notes[0].startswith("pose: frame 0, person 0 has a body") and "the person is left out" in notes[0]
     assert notes[1].startswith("pose: frame 1, person 0 has no 'pose_keypoints_2d' list") and len(notes) == 2
-    for allow in (False, True):     # nobody was found is another thing
+    for allow in (False, True):  # nobody was found is another thing
         with pytest.raises(InputError, match="frame 1, person 0 has a body"):
             parse_keypoints([{"people": []}, {"people": [{"keypoints": body}]}], allow_nobody=allow)
 
 
-@pytest.mark.parametrize("empty", [None, {}, [], {"people": []}, {"people": None}, {"animals": [[1, 2, 3]]},
-                                   {"people": [None]}, {"people": ""}, {"people": False}, {"people": {}},
-                                   {"canvas_width": 96, "canvas_height": 128}])
+@pytest.mark.parametrize(
+    "empty",
+    [
+        None,
+        {},
+        [],
+        {"people": []},
+        {"people": None},
+        {"animals": [[1, 2, 3]]},
+        {"people": [None]},
+        {"people": ""},
+        {"people": False},
+        {"people": {}},
+        {"canvas_width": 96, "canvas_height": 128},
+    ],
+)
 def test_frames_with_nothing_in_them_keep_their_number(person: np.ndarray, empty: Any) -> None:
     frame = {"people": [{"pose_keypoints_2d": person.reshape(-1).tolist()}], **CANVAS}
     for frames in ([frame, empty, frame], [[frame], empty, [frame]], {"frames": [frame, empty, frame]}):
@@ -104,7 +122,7 @@ def test_people_beside_animals_are_read(person: np.ndarray) -> None:
 
 def test_people_in_0_to_1_beside_people_in_pixels(person: np.ndarray) -> None:
     small = person / [96, 128, 1]
-    far = small + [0.9, 0, 0]    # more than half of him is outside, and further out than 1.5
+    far = small + [0.9, 0, 0]  # more than half of him is outside, and further out than 1.5
     hand = [value for k in range(21) for value in (1.6 + k / 100, 0.4, 1)]
     people = [{"pose_keypoints_2d": body.reshape(-1).tolist()} for body in (small, person, far)]
     people[0]["hand_left_keypoints_2d"] = hand
@@ -133,9 +151,15 @@ def test_feet_and_ids_are_written_where_they_are(two: Pose) -> None:
         np.testing.assert_array_equal(read_back.feet, pose.feet)
         assert read_back.ids == pose.ids
     assert [("foot_keypoints_2d" in person, person.get("person_id")) for person in to_keypoints(two)[0]["people"]] == [
-        (True, None), (True, [5])]
+        (True, None),
+        (True, [5]),
+    ]
     assert set(to_keypoints(Pose(two.joints, 128, 96))[0]["people"][0]) == {
-        "pose_keypoints_2d", "face_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d"}
+        "pose_keypoints_2d",
+        "face_keypoints_2d",
+        "hand_left_keypoints_2d",
+        "hand_right_keypoints_2d",
+    }
     with pytest.raises(InputError, match="2 people and 1 ids"):
         Pose(two.joints, 128, 96, ids=(1,))
 
@@ -166,7 +190,8 @@ def test_a_foot_goes_with_what_it_hangs_on(two: Pose) -> None:
 def test_feet_are_retargeted_as_the_shins(two: Pose) -> None:
     (half,) = retarget_pose([two], [two.resized(64, 48).resized(64, 96).unfitted(128, 192)], size=True)
     scale = np.linalg.norm(half.joints[0, 9, :2] - half.joints[0, 10, :2]) / np.linalg.norm(
-        two.joints[0, 9, :2] - two.joints[0, 10, :2])
+        two.joints[0, 9, :2] - two.joints[0, 10, :2]
+    )
     assert 0.3 < scale < 0.9
     for foot, ankle in ((0, "left_ankle"), (3, "right_ankle")):
         apart = [pose.feet[0, foot, :2] - pose.joints[0, AT[ankle], :2] for pose in (two, half)]

@@ -11,6 +11,7 @@ from reposedm_core.pose.people import order_people, people_boxes
 @pytest.fixture
 def crowd(person: np.ndarray) -> Pose:
     """Three people in 300x128: a small sure one at the right, a large one left of it, a middling one in the centre."""
+
     def put(x: float, scale: float, score: float) -> np.ndarray:
         placed = person * [scale, scale, score]
         return placed + [x - 48 * scale, 64 - 64 * scale, 0]
@@ -24,8 +25,13 @@ def names(pose: Pose, crowd: Pose) -> list[int]:
 
 
 def test_orders(crowd: Pose) -> None:
-    expected = {"as given": [0, 1, 2], "largest": [1, 2, 0], "most central": [2, 0, 1], "most confident": [0, 2, 1],
-                "left to right": [1, 2, 0]}
+    expected = {
+        "as given": [0, 1, 2],
+        "largest": [1, 2, 0],
+        "most central": [2, 0, 1],
+        "most confident": [0, 2, 1],
+        "left to right": [1, 2, 0],
+    }
     assert set(expected) == set(ORDERS)
     for order, people in expected.items():
         assert order_people(crowd, order) == people, order
@@ -83,8 +89,10 @@ def test_matching_is_the_best_assignment(crowd: Pose) -> None:
     assert match_people(crowd, shuffled.take([1])) == [(0, 0)]
     assert match_people(crowd, crowd.take([])) == match_people(crowd.take([]), crowd) == []
     halves = crowd.joints[:, :, 2] * (np.arange(18) < 9)
-    top, bottom = (Pose(np.concatenate([crowd.joints[..., :2], score[..., None]], -1), 128, 300)
-                   for score in (halves, crowd.joints[..., 2] - halves))
+    top, bottom = (
+        Pose(np.concatenate([crowd.joints[..., :2], score[..., None]], -1), 128, 300)
+        for score in (halves, crowd.joints[..., 2] - halves)
+    )
     assert match_people(top, bottom) == [(0, 0), (1, 1), (2, 2)]  # no joint in common: by their places
     assert match_people(crowd, shuffled, reach=0.01) == []
 

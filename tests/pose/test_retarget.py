@@ -194,8 +194,7 @@ def test_frames_of_one_person_are_measured_together(whole: Pose) -> None:
 
 def test_several_people(whole: Pose) -> None:
     def crowd(*poses: Pose) -> Pose:
-        return whole.with_parts(*(np.concatenate(parts) for parts in
-                                  zip(*(pose.parts for pose in poses), strict=True)))
+        return whole.with_parts(*(np.concatenate(parts) for parts in zip(*(pose.parts for pose in poses), strict=True)))
 
     tall, small = stretched(whole, {}, 1.1), stretched(whole, {}, 0.6)
     two = crowd(whole, edit_people(whole, shift=(30, 0)))
@@ -219,7 +218,7 @@ def test_one_false_joint_of_the_source_changes_nothing(size: bool) -> None:
     assert_same(result, pose, 0.01)
     for joint in range(18):
         joints = pose.joints.copy()
-        joints[0, joint, :2] = (-150, 700)      # outside of the picture, but not far
+        joints[0, joint, :2] = (-150, 700)  # outside of the picture, but not far
         (result,) = retarget_pose([pose], [Pose(joints, 768, 512)], size)
         for bone in BONES:
             assert lengths(result)[bone] == pytest.approx(lengths(pose)[bone], rel=0.12), (joint, bone)
@@ -241,7 +240,7 @@ def test_one_false_joint_in_one_frame_of_several_changes_nothing(size: bool) -> 
 def test_joints_far_outside_of_the_picture_are_outliers(whole: Pose) -> None:
     tall = stretched(whole, {9: 1.4, 12: 1.4, 10: 1.4, 13: 1.4})
     joints = tall.joints.copy()
-    joints[0, [3, 4, 6, 7], :2] = [(500, 40), (900, -300), (-400, 60), (-700, 90)]   # both arms: no side is right
+    joints[0, [3, 4, 6, 7], :2] = [(500, 40), (900, -300), (-400, 60), (-700, 90)]  # both arms: no side is right
     (result,) = retarget_pose([whole], [Pose(joints, 128, 96)], size=True)
     assert lengths(result)[9, 8] == pytest.approx(1.4 * lengths(whole)[9, 8], rel=0.01)
     for bone in ((3, 2), (4, 3), (6, 5), (7, 6)):

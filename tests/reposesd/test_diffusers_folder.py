@@ -13,17 +13,29 @@ from reposedm_core.reposesd.diffusers_folder import folder_config, read_folder
 from reposedm_core.reposesd.network import RePoseSD, save_reposesd
 
 SD21 = PRESETS["sd21"]
-MODEL = replace(SD21, autoencoder=replace(SD21.autoencoder, widths=(8, 8, 8, 8)),
-                denoiser=replace(SD21.denoiser, block_channels=(64, 128), attention=(True, False), layers=1,
-                                 context_dim=32))
+MODEL = replace(
+    SD21,
+    autoencoder=replace(SD21.autoencoder, widths=(8, 8, 8, 8)),
+    denoiser=replace(SD21.denoiser, block_channels=(64, 128), attention=(True, False), layers=1, context_dim=32),
+)
 
 
 def text_encoder(layers=23):
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2,
-        max_position_embeddings=9, bos_token_id=0, eos_token_id=1, pad_token_id=2))
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=40,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            max_position_embeddings=9,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=2,
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +49,9 @@ def networks():
 def folder(networks, tmp_path):
     """As diffusers saves it."""
     path = tmp_path / "model"
-    for name, network in zip(("unet", "vae", "text_encoder"),
-                             (networks[0].unet, networks[1].vae, networks[2]), strict=True):
+    for name, network in zip(
+        ("unet", "vae", "text_encoder"), (networks[0].unet, networks[1].vae, networks[2]), strict=True
+    ):
         network.save_pretrained(path / name)
     return path
 
@@ -88,24 +101,38 @@ def test_old_names_of_the_attention_and_half_precision_files_are_read(folder):
 
 
 WRONG = {
-    "Stable Diffusion 1.5": (lambda f: change(f, "unet", use_linear_projection=False, attention_head_dim=8),
-                             r"not Stable Diffusion 2\.1's \(attention heads .*use_linear_projection = False\); use"),
+    "Stable Diffusion 1.5": (
+        lambda f: change(f, "unet", use_linear_projection=False, attention_head_dim=8),
+        r"not Stable Diffusion 2\.1's \(attention heads .*use_linear_projection = False\); use",
+    ),
     "XL": (lambda f: change(f, "unet", addition_embed_type="text_time"), "addition_embed_type = 'text_time'"),
     "unCLIP": (lambda f: change(f, "unet", class_embed_type="projection"), "class_embed_type = 'projection'"),
-    "no U-Net": (lambda f: change(f, "unet", block_out_channels=None),
-                 r"unet/config\.json of model describes no U-Net"),
-    "text encoder of another version": (lambda f: change(f, "text_encoder", num_hidden_layers=12),
-                                        r"text encoder of model has 12 layers; Stable Diffusion 2\.1's has 23"),
+    "no U-Net": (
+        lambda f: change(f, "unet", block_out_channels=None),
+        r"unet/config\.json of model describes no U-Net",
+    ),
+    "text encoder of another version": (
+        lambda f: change(f, "text_encoder", num_hidden_layers=12),
+        r"text encoder of model has 12 layers; Stable Diffusion 2\.1's has 23",
+    ),
     "other latents": (lambda f: change(f, "vae", scaling_factor=0.13025), r"scales its latents by 0\.13025"),
     "flow": (lambda f: scheduler(f, prediction_type="flow"), "model predicts 'flow'; expected epsilon or v_prediction"),
-    "no weights": (lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
-                   r"no weights in the folder unet of model; expected diffusion_pytorch_model\.safetensors"),
-    "torn weights": (lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"\0" * 9),
-                     r"checkpoint: vae of model: .*diffusion_pytorch_model\.safetensors: not a readable weights file"),
-    "torn settings": (lambda f: (f / "unet" / "config.json").write_text("{"),
-                      r"unet/config\.json of model cannot be read"),
-    "settings of another form": (lambda f: (f / "vae" / "config.json").write_text("[]"),
-                                 r"vae/config\.json of model cannot be read \(it is no JSON object\)"),
+    "no weights": (
+        lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
+        r"no weights in the folder unet of model; expected diffusion_pytorch_model\.safetensors",
+    ),
+    "torn weights": (
+        lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"\0" * 9),
+        r"checkpoint: vae of model: .*diffusion_pytorch_model\.safetensors: not a readable weights file",
+    ),
+    "torn settings": (
+        lambda f: (f / "unet" / "config.json").write_text("{"),
+        r"unet/config\.json of model cannot be read",
+    ),
+    "settings of another form": (
+        lambda f: (f / "vae" / "config.json").write_text("[]"),
+        r"vae/config\.json of model cannot be read \(it is no JSON object\)",
+    ),
 }
 
 

@@ -68,10 +68,21 @@ def test_every_key_of_a_humansd_checkpoint_has_its_place_and_shape():
 
 def to_ldm(state, layers=2, levels=4):
     """Diffusers' names → LDM's, a plain reference for the tiny network, written out from the two layouts."""
-    resnet = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-              "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
-    start = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-             "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+    resnet = {
+        "norm1": "in_layers.0",
+        "conv1": "in_layers.2",
+        "time_emb_proj": "emb_layers.1",
+        "norm2": "out_layers.0",
+        "conv2": "out_layers.3",
+        "conv_shortcut": "skip_connection",
+    }
+    start = {
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "conv_in": "input_blocks.0.0",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
+    }
     out = {}
     for key, value in state.items():
         path = key.removeprefix("unet.").split(".")
@@ -159,14 +170,15 @@ def test_pose_and_text_reach_the_network_and_a_batch_is_its_pictures(tiny):
         both = tiny(z, t, pose, tokens)
         for other in ((z, t, -pose, tokens), (z, t, pose, -tokens), (z, t.flip(0), pose, tokens)):
             assert (tiny(*other) - both).abs().max() > 1e-3
-        single = torch.cat([tiny(z[i:i + 1], t[i:i + 1], pose[i:i + 1], tokens[i:i + 1]) for i in range(2)])
+        single = torch.cat([tiny(z[i : i + 1], t[i : i + 1], pose[i : i + 1], tokens[i : i + 1]) for i in range(2)])
     torch.testing.assert_close(single, both, rtol=1e-4, atol=1e-4)
 
 
 def test_loss_is_the_written_one_and_takes_no_derivative_of_the_gradient():
     generator, schedule = torch.Generator().manual_seed(0), DiffusionSchedule(PRESETS["sd21"].schedule)
-    x0, noise, prediction, gradient = (torch.randn(3, 4, 2, 2, generator=generator, dtype=torch.float64)
-                                       for _ in range(4))
+    x0, noise, prediction, gradient = (
+        torch.randn(3, 4, 2, 2, generator=generator, dtype=torch.float64) for _ in range(4)
+    )
     t = torch.tensor([3, 500, 999])
     z = schedule.add_noise(x0, noise, t)
     prediction.requires_grad_(True)
@@ -198,9 +210,20 @@ MODEL = replace(PRESETS["sd21"], denoiser=WIDE, autoencoder=replace(PRESETS["sd2
 def text_encoder(layers=2):
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=40, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2,
-        max_position_embeddings=9, hidden_act="gelu", bos_token_id=0, eos_token_id=1, pad_token_id=2))
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=40,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            max_position_embeddings=9,
+            hidden_act="gelu",
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=2,
+        )
+    )
 
 
 def test_every_network_is_written_under_the_keys_of_humansd():
@@ -208,11 +231,16 @@ def test_every_network_is_written_under_the_keys_of_humansd():
 
     model = PRESETS["sd21"]
     with torch.device("meta"):
-        text = CLIPTextModel(CLIPTextConfig(vocab_size=49408, hidden_size=1024, intermediate_size=4096,
-                                            num_hidden_layers=23, num_attention_heads=16))
-        parts = {"denoiser": unet_to_ldm(RePoseSD(SD21).unet.state_dict(), SD21),
-                 "autoencoder": vae_to_ldm(KLAutoencoder(model.autoencoder).vae.state_dict(), model.autoencoder),
-                 "text": text_to_ldm(text.state_dict())}
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=49408, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16
+            )
+        )
+        parts = {
+            "denoiser": unet_to_ldm(RePoseSD(SD21).unet.state_dict(), SD21),
+            "autoencoder": vae_to_ldm(KLAutoencoder(model.autoencoder).vae.state_dict(), model.autoencoder),
+            "text": text_to_ldm(text.state_dict()),
+        }
     own = {PREFIXES[part] + key: list(value.shape) for part, state in parts.items() for key, value in state.items()}
     unread = {PREFIXES["text"] + name for name in ("text_projection", "logit_scale")}
     assert own == {key: shape for key, shape in SHAPES.items() if key not in unread}
@@ -227,7 +255,8 @@ def test_an_exported_file_is_read_back_bit_for_bit(tmp_path, prediction):
     assert reposesd_config(path) == config and read_header(path, "reposesd")["card"] == {"data": "few"}
     for loaded, kept in ((load_reposesd(path), network), (load_autoencoder(path, config.autoencoder), vae)):
         assert {k: v.tolist() for k, v in loaded.state_dict().items()} == {
-            k: v.tolist() for k, v in kept.state_dict().items()}
+            k: v.tolist() for k, v in kept.state_dict().items()
+        }
     state = load_file(path)
     assert (V_PREDICTION in state) == (prediction == "v_prediction")
     read, names = text_from_ldm(state), text.state_dict()
@@ -248,8 +277,13 @@ def test_diffusers_reads_the_text_encoder_back(tmp_path):
 
 def test_a_network_with_other_heads_is_not_exported(tmp_path):
     with pytest.raises(InputError, match=r"own\.safetensors: the U-Net's heads have 16 channels; .* take 64"):
-        save_reposesd(tmp_path / "own.safetensors", RePoseSD(TINY), KLAutoencoder(MODEL.autoencoder), {},
-                      replace(MODEL, denoiser=TINY))
+        save_reposesd(
+            tmp_path / "own.safetensors",
+            RePoseSD(TINY),
+            KLAutoencoder(MODEL.autoencoder),
+            {},
+            replace(MODEL, denoiser=TINY),
+        )
 
 
 def test_sampling_follows_equation_16_and_a_sampler_runs_it(tiny):
@@ -310,20 +344,25 @@ def test_the_field_is_applied_with_the_weight_of_equation_16(tiny, scale):
         torch.testing.assert_close(found, plain - 0.5 * scale * (1 - a) / a**0.5 * plain.roll(1, -1))
         assert len(seen) == (scale != 0)
         outside = schedule_sigmas(schedule)[[900]]
-        assert torch.equal(GuidedRePoseSD(tiny, schedule, told, scale, field)(z, outside).x0,
-                           GuidedRePoseSD(tiny, schedule, told, scale)(z, outside).x0)
+        assert torch.equal(
+            GuidedRePoseSD(tiny, schedule, told, scale, field)(z, outside).x0,
+            GuidedRePoseSD(tiny, schedule, told, scale)(z, outside).x0,
+        )
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"sigma": torch.ones(3)}, r"sigma has shape \(3,\).*B = 2"),
-    ({"x": torch.zeros(2, 3, 8, 8)}, r"x has shape \(2, 3, 8, 8\).*C = 4"),
-    ({"x": torch.zeros(3, 4, 8, 8), "sigma": torch.ones(3)}, "condition: it is for 2 pictures, and x has 3"),
-    ({"x": torch.zeros(2, 4, 8, 8).double()}, "z .*float64; the network's weights are torch.float32"),
-    ({"x": torch.zeros(2, 4, 8, 7)}, r"condition.pose has shape \(2, 4, 8, 8\).*w = 7"),
-    ({"null_tokens": torch.zeros(2, 9, 24)}, r"null_tokens has shape \(2, 9, 24\).*n = 7"),
-    ({"null_tokens": torch.zeros(2, 7, 20)}, r"null_tokens has shape \(2, 7, 20\).*D = 24"),
-    ({"scale": float("nan")}, "w_c = nan"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sigma": torch.ones(3)}, r"sigma has shape \(3,\).*B = 2"),
+        ({"x": torch.zeros(2, 3, 8, 8)}, r"x has shape \(2, 3, 8, 8\).*C = 4"),
+        ({"x": torch.zeros(3, 4, 8, 8), "sigma": torch.ones(3)}, "condition: it is for 2 pictures, and x has 3"),
+        ({"x": torch.zeros(2, 4, 8, 8).double()}, "z .*float64; the network's weights are torch.float32"),
+        ({"x": torch.zeros(2, 4, 8, 7)}, r"condition.pose has shape \(2, 4, 8, 8\).*w = 7"),
+        ({"null_tokens": torch.zeros(2, 9, 24)}, r"null_tokens has shape \(2, 9, 24\).*n = 7"),
+        ({"null_tokens": torch.zeros(2, 7, 20)}, r"null_tokens has shape \(2, 7, 20\).*D = 24"),
+        ({"scale": float("nan")}, "w_c = nan"),
+    ],
+)
 def test_what_cannot_be_guided_is_named(tiny, change, message):
     z, _, pose, tokens = inputs()
     given = {"x": z, "sigma": torch.ones(2), "scale": 3.0, "null_tokens": -tokens, **change}

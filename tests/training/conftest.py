@@ -59,34 +59,55 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two people, one of them in the test split."""
     pytest.importorskip("anny", reason="the synthetic people need anny")
     out = tmp_path_factory.mktemp("people")
-    generate.generate(out, identities=2, poses=3, seed=1, workers=1, height=HEIGHT, width=WIDTH, correspondence=True,
-                       cell=2)
+    generate.generate(
+        out, identities=2, poses=3, seed=1, workers=1, height=HEIGHT, width=WIDTH, correspondence=True, cell=2
+    )
     return out
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained tiny checkpoint; every weight is random, so that every condition has an influence."""
-    config = ModelConfig(name="tiny", height=HEIGHT, width=WIDTH, steps=2,
-                         autoencoder=AutoencoderConfig(widths=(8, 8, 16)),
-                         aligner=AlignerConfig(kernels=(0, 3), radius=1, channels=16, dim=16, heads=2, height=HEIGHT,
-                                               width=WIDTH),
-                         denoiser=DenoiserConfig(block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
-                                                 height=HEIGHT // 8, width=WIDTH // 8),
-                         field=FieldConfig(1.0, 0.0, 1.0))
+    config = ModelConfig(
+        name="tiny",
+        height=HEIGHT,
+        width=WIDTH,
+        steps=2,
+        autoencoder=AutoencoderConfig(widths=(8, 8, 16)),
+        aligner=AlignerConfig(kernels=(0, 3), radius=1, channels=16, dim=16, heads=2, height=HEIGHT, width=WIDTH),
+        denoiser=DenoiserConfig(
+            block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16, height=HEIGHT // 8, width=WIDTH // 8
+        ),
+        field=FieldConfig(1.0, 0.0, 1.0),
+    )
     return untrained(config, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="session")
 def weights_256(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of the second generation: all networks but the decoders at half the size."""
-    config = ModelConfig(name="tiny-256", height=HEIGHT, width=WIDTH, steps=2,
-                         autoencoder=AutoencoderConfig(stride=16, widths=(8, 8, 16)),
-                         aligner=AlignerConfig(kind="matching", kernels=(0, 3, 3), channels=16, dim=16, heads=2,
-                                               height=HEIGHT // 2, width=WIDTH // 2, shrink=2),
-                         denoiser=DenoiserConfig(block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16,
-                                                 height=HEIGHT // 16, width=WIDTH // 16),
-                         decoder=DecoderConfig("reference", widths=(16, 16)), field=FieldConfig(1.0, 0.0, 1.0))
+    config = ModelConfig(
+        name="tiny-256",
+        height=HEIGHT,
+        width=WIDTH,
+        steps=2,
+        autoencoder=AutoencoderConfig(stride=16, widths=(8, 8, 16)),
+        aligner=AlignerConfig(
+            kind="matching",
+            kernels=(0, 3, 3),
+            channels=16,
+            dim=16,
+            heads=2,
+            height=HEIGHT // 2,
+            width=WIDTH // 2,
+            shrink=2,
+        ),
+        denoiser=DenoiserConfig(
+            block_channels=(16, 32), layers=1, heads_dim=16, context_dim=16, height=HEIGHT // 16, width=WIDTH // 16
+        ),
+        decoder=DecoderConfig("reference", widths=(16, 16)),
+        field=FieldConfig(1.0, 0.0, 1.0),
+    )
     return untrained(config, tmp_path_factory.mktemp("weights"))
 
 
@@ -107,18 +128,25 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A people set of stick figures, three pictures each of eight people, of whom one validates and one tests."""
     root, rng, people, poses = tmp_path_factory.mktemp("figures"), np.random.default_rng(0), 8, 3
     count = people * poses
-    joints = np.concatenate([rng.uniform((4, 4), (WIDTH - 4, HEIGHT - 4), (count, 17, 2)),
-                             np.full((count, 17, 1), 2.0)], -1).astype(np.float32)
+    joints = np.concatenate(
+        [rng.uniform((4, 4), (WIDTH - 4, HEIGHT - 4), (count, 17, 2)), np.full((count, 17, 1), 2.0)], -1
+    ).astype(np.float32)
     openpose = coco_to_openpose(joints)
     drawn = draw_joints(openpose, HEIGHT, WIDTH).movedim(1, -1).numpy()
     grey = rng.integers(30, 220, (people, 1, 1, 1, 3)).repeat(poses, 1).reshape(count, 1, 1, 3)
     label = np.repeat(np.arange(people), poses)
-    arrays = {"pictures": np.where(drawn.any(-1, keepdims=True), drawn, grey).astype(np.uint8), "joints": joints,
-              "openpose": openpose, "identity": label,
-              "split": np.select([label == 1, label == 0], [1, 2]).astype(np.uint8),
-              "done": np.ones(count, np.uint8), "garments": np.full((count, HEIGHT, WIDTH), 3, np.uint8)}
+    arrays = {
+        "pictures": np.where(drawn.any(-1, keepdims=True), drawn, grey).astype(np.uint8),
+        "joints": joints,
+        "openpose": openpose,
+        "identity": label,
+        "split": np.select([label == 1, label == 0], [1, 2]).astype(np.uint8),
+        "done": np.ones(count, np.uint8),
+        "garments": np.full((count, HEIGHT, WIDTH), 3, np.uint8),
+    }
     for name, value in arrays.items():
         np.save(root / f"{name}.npy", value)
-    (root / "dataset.json").write_text(json.dumps({"format": "people set", "version": 2, "name": "stick figures",
-                                                   "height": HEIGHT, "width": WIDTH}))
+    (root / "dataset.json").write_text(
+        json.dumps({"format": "people set", "version": 2, "name": "stick figures", "height": HEIGHT, "width": WIDTH})
+    )
     return root

@@ -21,40 +21,82 @@ from training.evaluate import Options
 from training.evaluation.generate import OURS, Batch, Contender, align, find_source, open_contender, transfer
 from training.metrics import vgg
 
-HEIGHT, WIDTH = 64, 48    # of the sets in conftest.py
+HEIGHT, WIDTH = 64, 48  # of the sets in conftest.py
 FIELD = 3e-6
 """A field strength that does not throw an untrained network off the scale."""
 GUIDED = f"{OURS} + field {FIELD:g}"
 BASELINES, ENDS = ["copy the source", "skeleton map", "warp only"], ["autoencoder of the truth", "the truth itself"]
-PICTURES = {"perceptual", "psnr", "ssim_256@1.2", "ssim_256@1.5", "foreground_l1", "colour_right", "colour_difference",
-            "sharpness", "background", *(["vgg"] if vgg.installed() else [])}
-POSES = {"pck@0.05", "pck@0.1", "pck_torso@0.2", "pck_head@0.5", "joint_error", "oks", "ap", "ap_m", "cap_published",
-         "cap", "pce"}
+PICTURES = {
+    "perceptual",
+    "psnr",
+    "ssim_256@1.2",
+    "ssim_256@1.5",
+    "foreground_l1",
+    "colour_right",
+    "colour_difference",
+    "sharpness",
+    "background",
+    *(["vgg"] if vgg.installed() else []),
+}
+POSES = {
+    "pck@0.05",
+    "pck@0.1",
+    "pck_torso@0.2",
+    "pck_head@0.5",
+    "joint_error",
+    "oks",
+    "ap",
+    "ap_m",
+    "cap_published",
+    "cap",
+    "pce",
+}
 
 
 @pytest.fixture(scope="module")
 def results(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     out = tmp_path_factory.mktemp("results")
-    options = Options(data, {OURS: weights, "B1": weights}, pairs=3, batch=2, field_strength=FIELD, seeds=[5],
-                      save_pictures=out / "pictures")
+    options = Options(
+        data,
+        {OURS: weights, "B1": weights},
+        pairs=3,
+        batch=2,
+        field_strength=FIELD,
+        seeds=[5],
+        save_pictures=out / "pictures",
+    )
     return evaluate.evaluate(options, out), out
 
 
 @pytest.mark.parametrize("strength", [0.0, FIELD])
-@pytest.mark.parametrize(("generation", "space", "source_pose"), [
-    ("weights", "heatmaps", "estimated"), ("weights_256", "heatmaps", "estimated"),
-    ("weights_256", "features", "true")])
+@pytest.mark.parametrize(
+    ("generation", "space", "source_pose"),
+    [
+        ("weights", "heatmaps", "estimated"),
+        ("weights_256", "heatmaps", "estimated"),
+        ("weights_256", "features", "true"),
+    ],
+)
 def test_a_batch_gives_what_the_pipeline_gives_one_by_one(data, generation, space, source_pose, strength, request):
     people = People(data, "test")
     pipe = RePoseDMPipeline.from_pretrained(request.getfixturevalue(generation))
     given = Batch.read(people, people.fixed_pairs(3), 0, 3)
     aligned = align(pipe, given, find_source(pipe, given, source_pose))
-    batch = transfer(pipe, aligned, [7, 8, 9], 3, 1.5, replace(pipe.config.field, strength=strength, space=space),
-                     given.target_pose)
+    batch = transfer(
+        pipe, aligned, [7, 8, 9], 3, 1.5, replace(pipe.config.field, strength=strength, space=space), given.target_pose
+    )
     for i in range(3):
-        source_joints = Pose(given.source_pose[i:i + 1], HEIGHT, WIDTH) if source_pose == "true" else None
-        single = pipe(given.source[i], Pose(given.target_pose[i:i + 1], HEIGHT, WIDTH), seed=7 + i, steps=3,
-                      guidance_scale=1.5, field_strength=strength, field_space=space, source_pose=source_joints)
+        source_joints = Pose(given.source_pose[i : i + 1], HEIGHT, WIDTH) if source_pose == "true" else None
+        single = pipe(
+            given.source[i],
+            Pose(given.target_pose[i : i + 1], HEIGHT, WIDTH),
+            seed=7 + i,
+            steps=3,
+            guidance_scale=1.5,
+            field_strength=strength,
+            field_space=space,
+            source_pose=source_joints,
+        )
         for mine, theirs in ((batch[i], single.image[0]), (aligned.seen.image[i], single.aligned[0])):
             assert ((mine.clamp(-1, 1) + 1) / 2 - theirs).abs().max() < 1e-3
     assert (batch[0] - batch[1]).abs().max() > 0.1, "the pairs differ"
@@ -69,8 +111,9 @@ def test_rows_and_columns(results):
             assert set(cells) == POSES, "the truth is not compared with itself"
         else:
             assert set(cells) == PICTURES | POSES | {"pck_ratio", "fid", "kid"}
-    assert list(found["differences"]) == [f"{name} − {base}" for name in ours
-                                          for base in ("copy the source", "warp only")]
+    assert list(found["differences"]) == [
+        f"{name} − {base}" for name in ours for base in ("copy the source", "warp only")
+    ]
     assert found["protocol"]["identities"] == 1 and found["protocol"]["pairs"] == 3
     without, guided = (found["rows"][name]["perceptual"]["mean"] for name in (OURS, GUIDED))
     assert without != guided, "the field did something"
@@ -152,8 +195,17 @@ def test_pictures_in_a_folder_are_measured_as_those_that_were_made(results, data
 
 def test_a_set_without_masks_and_garments_has_no_such_columns(figures, weights, tmp_path):
     shutil.copytree(figures, tmp_path / "set", ignore=shutil.ignore_patterns("garments.npy"))
-    options = Options(tmp_path / "set", {OURS: weights}, split="train", pairs=0, field_strength=0, steps=1,
-                      guidance_scale=1, batch=32, real="none")
+    options = Options(
+        tmp_path / "set",
+        {OURS: weights},
+        split="train",
+        pairs=0,
+        field_strength=0,
+        steps=1,
+        guidance_scale=1,
+        batch=32,
+        real="none",
+    )
     found = evaluate.evaluate(options, tmp_path)
     assert found["protocol"]["pairs"] == 6 * 3 * 2, "every pair"
     assert not {"colour_right", "colour_difference", "foreground_l1", "fid", "kid"} & set(found["rows"][OURS])
@@ -172,8 +224,9 @@ def test_the_published_real_set_is_every_training_picture(results, figures, tmp_
     (tmp_path / "mine").mkdir()
     for n in range(2):
         name = f"{n:05d}_{pairs.identity[n]:06d}_{pairs.source[n]:03d}_{pairs.target[n]:03d}.png"
-        Image.fromarray(people.read("pictures", pairs.identity[n:n + 1], pairs.target[n:n + 1])[0]).save(
-            tmp_path / "mine" / name)
+        Image.fromarray(people.read("pictures", pairs.identity[n : n + 1], pairs.target[n : n + 1])[0]).save(
+            tmp_path / "mine" / name
+        )
     found = evaluate.evaluate(options, tmp_path / "out")
     assert found["protocol"]["real_pictures"] == 18 == len(People(figures, "train").identities) * 3
     assert found["rows"]["the truth itself"]["fid"]["mean"] == pytest.approx(found["rows"]["mine"]["fid"]["mean"], 1e-4)
@@ -191,8 +244,14 @@ def test_guided_rows_are_the_checkpoint_s_own_by_default(figures, weights):
 def test_bad_input_is_one_clear_line(data, weights, tmp_path, capsys):
     def refused(**changes) -> str:
         options = {"weights": weights, "data": data, "out": tmp_path / "out", "pairs": 1, **changes}
-        code = evaluate.main([part for name, value in options.items() if value is not None
-                              for part in (f"--{name.replace('_', '-')}", str(value))])
+        code = evaluate.main(
+            [
+                part
+                for name, value in options.items()
+                if value is not None
+                for part in (f"--{name.replace('_', '-')}", str(value))
+            ]
+        )
         assert code == 2 and not (tmp_path / "out").exists()
         return capsys.readouterr().err
 
@@ -205,8 +264,11 @@ def test_bad_input_is_one_clear_line(data, weights, tmp_path, capsys):
     assert "inception_v3_google" in refused(extractor="inception", backbones=tmp_path)
     assert "one name" in refused(also=f"warp only={weights}") and "one name" in refused(also=f"person={weights}")
     parts, header = load_parts(weights)
-    save_file({f"autoencoder.{key}": value for key, value in parts["autoencoder"].items()},
-              tmp_path / "part.safetensors", {"reposedm": json.dumps({**header, "parts": ["autoencoder"]})})
+    save_file(
+        {f"autoencoder.{key}": value for key, value in parts["autoencoder"].items()},
+        tmp_path / "part.safetensors",
+        {"reposedm": json.dumps({**header, "parts": ["autoencoder"]})},
+    )
     assert "holds autoencoder; give the estimator.safetensors" in refused(judge=tmp_path / "part.safetensors")
     small = tmp_path / "small"
     shutil.copytree(data, small)
@@ -218,8 +280,10 @@ def test_bad_input_is_one_clear_line(data, weights, tmp_path, capsys):
 
 def test_what_the_command_line_refuses(data, weights, tmp_path, capsys):
     given = ["--weights", str(weights), "--data", str(data), "--out", str(tmp_path)]
-    for more, message in ((["--also", f"{OURS}={weights}"], "have the same name"),
-                          (["--also", str(weights)], "is not NAME=PATH")):
+    for more, message in (
+        (["--also", f"{OURS}={weights}"], "have the same name"),
+        (["--also", str(weights)], "is not NAME=PATH"),
+    ):
         with pytest.raises(SystemExit):
             evaluate.main([*given, *more])
         assert message in capsys.readouterr().err
@@ -240,8 +304,9 @@ def test_a_warm_start_begins_at_the_aligned_latent(data, weights, tmp_path):
     assert distance(0.001) < 0.1 * distance(1.0), "with hardly any noise nothing else can come out"
 
     def evaluated(start: float) -> dict:
-        return evaluate.evaluate(Options(data, {OURS: weights}, pairs=3, field_strength=0, warm_start=start,
-                                         real="none"), tmp_path)
+        return evaluate.evaluate(
+            Options(data, {OURS: weights}, pairs=3, field_strength=0, warm_start=start, real="none"), tmp_path
+        )
 
     assert evaluated(1.0)["rows"][OURS] != evaluated(0.5)["rows"][OURS]
     assert "from the aligned latent at 0.5" in (tmp_path / "results.md").read_text(encoding="utf-8")

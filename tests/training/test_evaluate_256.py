@@ -40,8 +40,15 @@ def saved(out: Path, row: str) -> np.ndarray:
 
 def test_rows_of_the_second_generation(results):
     found, out = results
-    assert list(found["rows"]) == ["copy the source", "skeleton map", "warp only", PLATE, OURS,
-                                   "autoencoder of the truth", "the truth itself"]
+    assert list(found["rows"]) == [
+        "copy the source",
+        "skeleton map",
+        "warp only",
+        PLATE,
+        OURS,
+        "autoencoder of the truth",
+        "the truth itself",
+    ]
     assert f"{OURS} − {PLATE}" in found["differences"]
     assert "sharpness" in found["rows"][OURS] and "sharpness" not in found["differences"][f"{OURS} − {PLATE}"]
     warped, plated = saved(out, "warp only"), saved(out, PLATE)
@@ -55,7 +62,7 @@ def test_new_columns_are_those_of_the_pictures(results, data):
     people = People(data, "test")
     given = Batch.read(people, people.fixed_pairs(3), 0, 3)
     near = np.maximum(given.masks, given.source_masks) > 0
-    near = np.stack([binary_dilation(mask, np.ones((5, 5))) for mask in near])      # 2 pixels: 8 of 256
+    near = np.stack([binary_dilation(mask, np.ones((5, 5))) for mask in near])  # 2 pixels: 8 of 256
     for row in ("copy the source", "skeleton map", PLATE, OURS):
         pictures, cells = saved(out, row), found["rows"][row]
         far = np.abs(pictures.astype(int) - given.source).max(-1)
@@ -77,12 +84,18 @@ def test_the_skeleton_map_is_the_source_under_it(results, data):
     joints = torch.cat([torch.from_numpy(pipe.find(picture[None]).joints) for picture in to_unit(given.source)])
     size = HEIGHT, WIDTH
     sampling = skeleton_map(joints, torch.from_numpy(given.target_pose), size, size, size)[0]
-    x, y = ((sampling.numpy() + 1) * np.array([WIDTH, HEIGHT])[:, None, None] / 2 - 0.5).clip(
-        0, np.array([WIDTH - 1, HEIGHT - 1])[:, None, None]).swapaxes(0, 1)
+    x, y = (
+        ((sampling.numpy() + 1) * np.array([WIDTH, HEIGHT])[:, None, None] / 2 - 0.5)
+        .clip(0, np.array([WIDTH - 1, HEIGHT - 1])[:, None, None])
+        .swapaxes(0, 1)
+    )
     left, top = np.floor(x).astype(int).clip(0, WIDTH - 2), np.floor(y).astype(int).clip(0, HEIGHT - 2)
     n, (u, v) = np.arange(3)[:, None, None], (x - left, y - top)
-    at = [given.source[n, top + j, left + i] * ((u if i else 1 - u) * (v if j else 1 - v))[..., None]
-          for i in (0, 1) for j in (0, 1)]
+    at = [
+        given.source[n, top + j, left + i] * ((u if i else 1 - u) * (v if j else 1 - v))[..., None]
+        for i in (0, 1)
+        for j in (0, 1)
+    ]
     assert np.abs(sum(at) - saved(out, "skeleton map")).max() < 0.51
 
 
@@ -110,6 +123,7 @@ def test_without_checkpoint_there_is_what_needs_none(data, tmp_path):
 
 # -- sampling maps
 
+
 def test_end_point_errors_are_those_of_the_arrays(results, data, weights_256):
     found, _ = results
     people = People(data, "test")
@@ -125,18 +139,28 @@ def test_end_point_errors_are_those_of_the_arrays(results, data, weights_256):
     def expected(places: np.ndarray) -> dict[str, float]:
         off = np.linalg.norm((places - flow) * np.array([50 * WIDTH / HEIGHT, 50])[:, None, None], axis=1)
         cells = [off[n][visible[n, 0] == 2] for n in range(3)]
-        return {"epe": np.mean([c.mean() for c in cells]), "epe_median": np.mean([np.median(c) for c in cells]),
-                "epe_90": np.mean([np.quantile(c, 0.9) for c in cells])}
+        return {
+            "epe": np.mean([c.mean() for c in cells]),
+            "epe_median": np.mean([np.median(c) for c in cells]),
+            "epe_90": np.mean([np.quantile(c, 0.9) for c in cells]),
+        }
 
     size = HEIGHT, WIDTH
     phi = skeleton_map(joints, torch.from_numpy(given.target_pose), size, size, (h, w))[0].numpy()
-    rows = {"copy the source": np.stack([x, y])[None], "skeleton map": phi,
-            f"{OURS}, iteration 3": resize_map(aligned.alignment.maps[2], h, w).numpy()}
+    rows = {
+        "copy the source": np.stack([x, y])[None],
+        "skeleton map": phi,
+        f"{OURS}, iteration 3": resize_map(aligned.alignment.maps[2], h, w).numpy(),
+    }
     for row, places in rows.items():
         for name, value in expected(places).items():
             assert found["maps"][row][name]["mean"] == pytest.approx(value, rel=1e-4), (row, name)
-    assert list(found["maps"]) == ["copy the source", "skeleton map", f"{OURS}, disturbed",
-                                   *(f"{OURS}, iteration {n}" for n in (1, 2, 3))]
+    assert list(found["maps"]) == [
+        "copy the source",
+        "skeleton map",
+        f"{OURS}, disturbed",
+        *(f"{OURS}, iteration {n}" for n in (1, 2, 3)),
+    ]
 
 
 def test_a_disturbance_is_as_large_as_it_is_said_whatever_the_batch(results, data, weights_256):
@@ -168,8 +192,9 @@ def test_first_generation_maps_are_measured_without_disturbances(data, weights, 
 
 # -- KID on more pairs
 
+
 def test_more_pairs_are_other_pairs_and_no_two_the_same(figures):
-    people = People(figures, "train")      # 6 people, 36 pairs
+    people = People(figures, "train")  # 6 people, 36 pairs
     few, twice = people.fixed_pairs(4), people.fixed_pairs(40)
 
     def names(pairs: Pairs) -> list[tuple]:
@@ -184,17 +209,23 @@ def test_more_pairs_are_other_pairs_and_no_two_the_same(figures):
 
 
 def test_kid_is_that_of_more_pairs_and_all_else_of_the_same(figures, tmp_path):
-    few, many = (evaluate.evaluate(Options(figures, split="train", pairs=5, kid_pairs=count), tmp_path)
-                 for count in (0, 20))
+    few, many = (
+        evaluate.evaluate(Options(figures, split="train", pairs=5, kid_pairs=count), tmp_path) for count in (0, 20)
+    )
     people = People(figures, "train")
     pairs = people.fixed_pairs(5)
     more = more_pairs(people, pairs, 20)
-    every = Pairs(*(np.concatenate([getattr(part, name) for part in (pairs, more)])
-                    for name in ("identity", "source", "target")))
+    every = Pairs(
+        *(np.concatenate([getattr(part, name) for part in (pairs, more)]) for name in ("identity", "source", "target"))
+    )
     extractor = open_extractor("efficientnet")
     targets = np.unique(np.stack([every.identity, every.target]), axis=1)
-    expected = kid(extractor(people.pictures(*targets)).numpy(),
-                   extractor(people.pictures(every.identity, every.source)).numpy(), targets[0], every.identity)
+    expected = kid(
+        extractor(people.pictures(*targets)).numpy(),
+        extractor(people.pictures(every.identity, every.source)).numpy(),
+        targets[0],
+        every.identity,
+    )
     cells = many["rows"]["copy the source"]["kid"]
     assert [cells[end] for end in ("mean", "low", "high")] == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert cells["low"] < cells["mean"] < cells["high"]
@@ -206,12 +237,21 @@ def test_kid_is_that_of_more_pairs_and_all_else_of_the_same(figures, tmp_path):
 
 # -- what is shown
 
+
 def test_page_and_sheet_show_plate_visibility_and_person(results):
     _, out = results
     page = json.loads((out / "results.html").read_text(encoding="utf-8").split('id="data">')[1].split("</script>")[0])
     assert page["given"] == ["source", "pose", "plate", "visibility", "person"]
-    assert set(page["pairs"][0]["pictures"]) == {*page["given"], "copy the source", "skeleton map", "warp only", PLATE,
-                                                 OURS, "autoencoder of the truth", "the truth itself"}
+    assert set(page["pairs"][0]["pictures"]) == {
+        *page["given"],
+        "copy the source",
+        "skeleton map",
+        "warp only",
+        PLATE,
+        OURS,
+        "autoencoder of the truth",
+        "the truth itself",
+    }
     assert page["figure"] and [table["name"] for table in page["tables"]][-1] == "Sampling maps"
-    with Image.open(out / "sheet.jpg") as sheet:      # 3 blocks of 9 columns, twice as large
+    with Image.open(out / "sheet.jpg") as sheet:  # 3 blocks of 9 columns, twice as large
         assert sheet.width == 2 * 16 + 3 * (9 * (2 * WIDTH + 4) - 4 + 24) - 24

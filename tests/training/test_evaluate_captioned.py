@@ -31,13 +31,27 @@ def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture.save(root / "images" / name)
         joints = detector(to_unit(np.array(picture))[None])[0]
         offsets.append(len(lines))
-        lines += json.dumps({"image": name, "caption": "a person", "height": 128, "width": 96,
-                             "joints": joints.tolist()}).encode() + b"\n"
+        lines += (
+            json.dumps(
+                {"image": name, "caption": "a person", "height": 128, "width": 96, "joints": joints.tolist()}
+            ).encode()
+            + b"\n"
+        )
     (root / "captions.jsonl").write_bytes(lines)
     np.save(root / "offsets.npy", np.array(offsets))
     np.save(root / "split.npy", np.full(len(PEOPLE), 2, np.uint8))
-    (root / "dataset.json").write_text(json.dumps({"format": "captioned set", "version": 1, "name": "examples",
-                                                   "images": str(root / "images"), "height": 128, "width": 96}))
+    (root / "dataset.json").write_text(
+        json.dumps(
+            {
+                "format": "captioned set",
+                "version": 1,
+                "name": "examples",
+                "images": str(root / "images"),
+                "height": 128,
+                "width": 96,
+            }
+        )
+    )
     assert len(Captioned(root, "test")) == 4
     return root
 

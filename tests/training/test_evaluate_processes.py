@@ -22,18 +22,40 @@ ROOT = Path(__file__).parents[2]
 def test_two_processes_write_the_results_of_one(figures, weights, tmp_path):
     """Five pairs in three batches, the last one short; FID's real set is shared among the processes too."""
     one, two = tmp_path / "one", tmp_path / "two"
-    given = [f"--weights={weights}", f"--data={figures}", "--split=train", "--pairs=5", "--batch=2", "--real=train",
-             "--field-strength=0", "--seeds", "1", "2"]
+    given = [
+        f"--weights={weights}",
+        f"--data={figures}",
+        "--split=train",
+        "--pairs=5",
+        "--batch=2",
+        "--real=train",
+        "--field-strength=0",
+        "--seeds",
+        "1",
+        "2",
+    ]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         assert evaluate.main([*given, f"--out={one}", f"--save-pictures={one / 'pictures'}"]) == 0
     finally:
         torch.set_num_threads(threads)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
-               "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1",
-               f"--main_process_port={free_port()}", ROOT / "training" / "evaluate.py", *given, f"--out={two}",
-               f"--save-pictures={two / 'pictures'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes=2",
+        "--num_machines=1",
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+        "--num_cpu_threads_per_process=1",
+        f"--main_process_port={free_port()}",
+        ROOT / "training" / "evaluate.py",
+        *given,
+        f"--out={two}",
+        f"--save-pictures={two / 'pictures'}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Wrote results.json") == 1, "one process reports"

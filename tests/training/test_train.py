@@ -26,8 +26,17 @@ ROOT = Path(__file__).parents[2]
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
-    return [str(CONFIGS / "tiny.yaml"), f"data={data}", f"out={out}", "tracker=none", "threads=1", "vae.workers=0",
-            "vae.steps=4", "vae.validate_every=0", *more]
+    return [
+        str(CONFIGS / "tiny.yaml"),
+        f"data={data}",
+        f"out={out}",
+        "tracker=none",
+        "threads=1",
+        "vae.workers=0",
+        "vae.steps=4",
+        "vae.validate_every=0",
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +62,15 @@ def test_a_stage_whose_needs_are_not_met_says_which_before_anything_runs(figures
 
 
 def test_finished_stages_are_taken_from_another_run(figures, vae, tmp_path, capsys):
-    more = ["preset=mini-b1", f"parts={vae}", *(f"{stage}.{setting}" for stage in ("estimator", "reposedm")
-                                                for setting in ("steps=2", "workers=0", "validate_every=0"))]
+    more = [
+        "preset=mini-b1",
+        f"parts={vae}",
+        *(
+            f"{stage}.{setting}"
+            for stage in ("estimator", "reposedm")
+            for setting in ("steps=2", "workers=0", "validate_every=0")
+        ),
+    ]
     assert train.main(arguments(figures, tmp_path, "stages=[reposedm]", *more)) == 2
     assert "The whole model also needs the result of stage estimator" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.pt")), "told before anything is trained"
@@ -64,21 +80,27 @@ def test_finished_stages_are_taken_from_another_run(figures, vae, tmp_path, caps
     assert not (tmp_path / "vae.safetensors").exists()
     card = read_header(tmp_path / "reposedm-tiny.safetensors")["card"]
     assert {stage: card[stage]["steps"] for stage in ("vae", "estimator", "reposedm")} == {
-        "vae": 4, "estimator": 2, "reposedm": 2}, "the log of the stage that was taken over is told too"
+        "vae": 4,
+        "estimator": 2,
+        "reposedm": 2,
+    }, "the log of the stage that was taken over is told too"
     assert "vae" not in card["settings"] and card["settings"]["estimator"]["steps"] == 2
 
 
-@pytest.mark.parametrize(("more", "told"), [
-    (["data=nowhere"], "nowhere is no people set"),
-    (["preset=maxi"], "preset = 'maxi'"),
-    (["preset=sd21", "stages=[reposedm]"], "preset sd21 has not; its own are reposesd"),
-    (["seed=-1"], "seed = -1"),
-    (["vae.init=nowhere.safetensors"], "no such file"),
-    (["vae.checkpointing=true"], r"vae.checkpointing"),
-])
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["data=nowhere"], "nowhere is no people set"),
+        (["preset=maxi"], "preset = 'maxi'"),
+        (["preset=sd21", "stages=[reposedm]"], "preset sd21 has not; its own are reposesd"),
+        (["seed=-1"], "seed = -1"),
+        (["vae.init=nowhere.safetensors"], "no such file"),
+        (["vae.checkpointing=true"], r"vae.checkpointing"),
+    ],
+)
 def test_a_mistake_is_told_in_one_line(figures, tmp_path, capsys, more, told):
     config, *given = arguments(figures, tmp_path, "stages=[vae]", *more)
-    if "preset=sd21" in more:      # what tiny.yaml changes does not fit it
+    if "preset=sd21" in more:  # what tiny.yaml changes does not fit it
         config = str(CONFIGS / "reposesd.yaml")
     assert train.main([config, *given]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -86,8 +108,9 @@ def test_a_mistake_is_told_in_one_line(figures, tmp_path, capsys, more, told):
 
 
 @pytest.mark.parametrize("failing", ["log", "result"])
-def test_a_disk_that_is_full_at_the_end_of_a_stage_is_told_and_keeps_what_is_there(figures, tmp_path, capsys,
-                                                                                  monkeypatch, failing):
+def test_a_disk_that_is_full_at_the_end_of_a_stage_is_told_and_keeps_what_is_there(
+    figures, tmp_path, capsys, monkeypatch, failing
+):
     options = arguments(figures, tmp_path, "stages=[vae]")
     assert train.main(options) == 0
     before = {name: (tmp_path / name).read_bytes() for name in ("vae.json", "vae.safetensors")}
@@ -95,7 +118,7 @@ def test_a_disk_that_is_full_at_the_end_of_a_stage_is_told_and_keeps_what_is_the
 
     def half(file, text, **options):
         with file.open("w") as opened:
-            opened.write(text[:len(text) // 2])
+            opened.write(text[: len(text) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -118,7 +141,7 @@ def test_a_truncated_array_of_the_set_is_told(figures, tmp_path, capsys):
     spoiled.mkdir()
     for file in figures.iterdir():
         data = file.read_bytes()
-        (spoiled / file.name).write_bytes(data[:len(data) // 2] if file.name == "pictures.npy" else data)
+        (spoiled / file.name).write_bytes(data[: len(data) // 2] if file.name == "pictures.npy" else data)
     assert train.main(arguments(spoiled, tmp_path / "out", "stages=[vae]")) == 2
     assert "pictures.npy" in capsys.readouterr().err
 
@@ -141,23 +164,42 @@ def test_joints_that_are_no_numbers_end_the_run_with_the_last_checkpoint_kept(fi
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("sign", "number"), [
-    pytest.param(sign, number, id=f"{sign}-{number.name}",
-                 marks=pytest.mark.skipif(sign == "handler" and not Path("/proc/self/status").exists(),
-                                          reason="only Linux tells which signals a process handles"))
-    for sign, number in itertools.product(("handler", "folder", "state"), (signal.SIGINT, signal.SIGTERM))])
+@pytest.mark.parametrize(
+    ("sign", "number"),
+    [
+        pytest.param(
+            sign,
+            number,
+            id=f"{sign}-{number.name}",
+            marks=pytest.mark.skipif(
+                sign == "handler" and not Path("/proc/self/status").exists(),
+                reason="only Linux tells which signals a process handles",
+            ),
+        )
+        for sign, number in itertools.product(("handler", "folder", "state"), (signal.SIGINT, signal.SIGTERM))
+    ],
+)
 def test_a_signal_to_all_processes_ends_the_run_cleanly(figures, tmp_path, sign, number):
     """A real process and its loader's worker, as a terminal or a scheduler signals them: while it is still importing,
     while it is setting up, in the middle of a run."""
     out = tmp_path / "out"
     state = out / "vae.state.pt"
-    command = [sys.executable, ROOT / "training" / "train.py", *arguments(figures, out, "stages=[vae]"),
-               "vae.steps=100000", "vae.save_every=5", "vae.workers=1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+    command = [
+        sys.executable,
+        ROOT / "training" / "train.py",
+        *arguments(figures, out, "stages=[vae]"),
+        "vae.steps=100000",
+        "vae.save_every=5",
+        "vae.workers=1",
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
-        until({"handler": lambda: handles(process, signal.SIGTERM), "folder": out.exists, "state": state.exists}[sign],
-              process)
+        until(
+            {"handler": lambda: handles(process, signal.SIGTERM), "folder": out.exists, "state": state.exists}[sign],
+            process,
+        )
     finally:
         os.killpg(process.pid, number)
     printed, errors = process.communicate(timeout=CEILING)
@@ -176,8 +218,9 @@ def test_curves_and_sheets_go_to_tensorboard(figures, tmp_path):
     assert train.main(arguments(figures, tmp_path, "stages=[vae]", "tracker=tensorboard")) == 0
     (file,) = [path for path in (tmp_path / "reposedm").rglob("events*") if path.parent.name == "reposedm"]
     events = event_accumulator.EventAccumulator(str(file)).Reload()
-    assert {"vae/loss", "vae/mse", "vae/pictures_per_second", "vae/waiting",
-            "vae/validation/pictures_psnr"} <= set(events.Tags()["scalars"])
+    assert {"vae/loss", "vae/mse", "vae/pictures_per_second", "vae/waiting", "vae/validation/pictures_psnr"} <= set(
+        events.Tags()["scalars"]
+    )
     assert [event.step for event in events.Scalars("vae/loss")] == [4]
     (picture,) = events.Images("vae/sheet")
     sheet = Image.open(tmp_path / "samples" / "vae-0000004.jpg")

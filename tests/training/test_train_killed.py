@@ -24,8 +24,17 @@ STAGE = "vae"
 
 
 def arguments(data: Path, out: Path) -> list[str]:
-    return [str(CONFIGS / "tiny.yaml"), f"data={data}", f"out={out}", f"stages=[{STAGE}]", "tracker=none", "threads=1",
-            "vae.steps=200", "vae.save_every=5", "vae.validate_every=0"]
+    return [
+        str(CONFIGS / "tiny.yaml"),
+        f"data={data}",
+        f"out={out}",
+        f"stages=[{STAGE}]",
+        "tracker=none",
+        "threads=1",
+        "vae.steps=200",
+        "vae.save_every=5",
+        "vae.validate_every=0",
+    ]
 
 
 def run(arguments: list[str]) -> None:

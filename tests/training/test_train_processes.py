@@ -38,17 +38,49 @@ AVX-512 as without. The bound is a sixtieth of the steps, far from both.
 
 def settings(out: Path, data: Path, batch: int, stages: str, *more: str) -> list[str]:
     """A few steps, with weights that move by much more than what is compared."""
-    each = [f"{stage}.{key}" for stage in STAGES
-            for key in ("steps=6", f"batch={batch}", "warmup=0", "lr=1e-3", "lr_end=1", "eps=1e-4",
-                        "validate_every=0", "workers=0")]
-    return [str(CONFIGS / "tiny.yaml"), f"data={data}", f"out={out}", f"stages=[{stages}]", "tracker=none", "threads=1",
-            "aligner.first_steps=2", "reposedm.pairs=6", *each, *more]
+    each = [
+        f"{stage}.{key}"
+        for stage in STAGES
+        for key in (
+            "steps=6",
+            f"batch={batch}",
+            "warmup=0",
+            "lr=1e-3",
+            "lr_end=1",
+            "eps=1e-4",
+            "validate_every=0",
+            "workers=0",
+        )
+    ]
+    return [
+        str(CONFIGS / "tiny.yaml"),
+        f"data={data}",
+        f"out={out}",
+        f"stages=[{stages}]",
+        "tracker=none",
+        "threads=1",
+        "aligner.first_steps=2",
+        "reposedm.pairs=6",
+        *each,
+        *more,
+    ]
 
 
 def launch(*arguments: str) -> None:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
-               "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1",
-               f"--main_process_port={free_port()}", ROOT / "training" / "train.py", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes=2",
+        "--num_machines=1",
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+        "--num_cpu_threads_per_process=1",
+        f"--main_process_port={free_port()}",
+        ROOT / "training" / "train.py",
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -76,8 +108,11 @@ def test_two_processes_train_to_the_weights_of_one_with_twice_the_batch(runs, st
         assert mine.keys() == other.keys()
         worst = {key: float((value.double() - other[key].double()).abs().max()) for key, value in mine.items()}
         assert max(worst.values()) < ROUNDING, {key: value for key, value in worst.items() if value > ROUNDING}
-    moved = max(float((value - states[0]["average"][key]).abs().max()) for key, value in states[0]["network"].items()
-                if value.is_floating_point())
+    moved = max(
+        float((value - states[0]["average"][key]).abs().max())
+        for key, value in states[0]["network"].items()
+        if value.is_floating_point()
+    )
     assert moved > 1e-4, "the weights have moved"
     logs = [state["log"]["history"][-1] for state in states]
     assert logs[0]["loss"] == pytest.approx(logs[1]["loss"], rel=1e-5), "what is logged is the mean of both"
@@ -92,8 +127,11 @@ def test_only_the_first_process_writes(runs):
 
 def test_what_accelerate_was_configured_to_does_not_mix_in(monkeypatch, tmp_path):
     """Its launcher hands its own configuration on by the environment; a scaled loss or fp16 would change it."""
-    for name, value in (("MIXED_PRECISION", "bf16"), ("GRADIENT_ACCUMULATION_STEPS", "4"),
-                        ("DYNAMO_BACKEND", "INDUCTOR")):
+    for name, value in (
+        ("MIXED_PRECISION", "bf16"),
+        ("GRADIENT_ACCUMULATION_STEPS", "4"),
+        ("DYNAMO_BACKEND", "INDUCTOR"),
+    ):
         monkeypatch.setenv(f"ACCELERATE_{name}", value)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

@@ -32,8 +32,12 @@ def trained(tmp_path_factory) -> Path:
     recipe = (ROOT / "Makefile").read_text().split("\ntrain-tiny:")[1].splitlines()[1].split()
     assert recipe == ["@$(PY)", "training/train_tiny.py", "$(ARGS)"]
     out = tmp_path_factory.mktemp("tiny")
-    done = subprocess.run([sys.executable, ROOT / "training" / "tiny.py", "--out", out, "tracker=none"], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "training" / "tiny.py", "--out", out, "tracker=none"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Every stage ran" in done.stdout
     return out
@@ -94,10 +98,12 @@ def test_the_nodes_sample_with_it_what_the_pipeline_does(trained, example, pack,
     source = torch.from_numpy(example[0]).float()[None] / 255
     with torch.inference_mode():
         aligned = nodes.align.RecurrentPoseAlignerNode.execute(aligner, vae, source, example[1], 0, 0).args
-        latent = nodes.sample.RePoseDMKSampler.execute(model, *aligned[:3], 3, 2, 1.5, "ddim", "simple",
-                                                       1.0).args[0]["samples"]
-    expected = RePoseDMPipeline.from_pretrained(path)(Image.fromarray(example[0]), example[1], seed=3, steps=2,
-                                                      guidance_scale=1.5, field_strength=0.0)
+        latent = nodes.sample.RePoseDMKSampler.execute(model, *aligned[:3], 3, 2, 1.5, "ddim", "simple", 1.0).args[0][
+            "samples"
+        ]
+    expected = RePoseDMPipeline.from_pretrained(path)(
+        Image.fromarray(example[0]), example[1], seed=3, steps=2, guidance_scale=1.5, field_strength=0.0
+    )
     assert (latent - expected.latent).abs().max() < 1e-4 * expected.latent.abs().max()
 
 
@@ -110,9 +116,18 @@ def test_reposesd_is_a_file_that_its_loader_reads(trained):
 def test_running_it_again_trains_nothing_anew(trained):
     before = {file: file.stat().st_mtime_ns for file in trained.rglob("*.state.pt")}
     assert len(before) == 7
-    done = subprocess.run([sys.executable, ROOT / "training" / "train.py", ROOT / "training" / "configs" / "tiny.yaml",
-                           f"data={trained / 'people'}", f"out={trained / 'full'}", "tracker=none"], text=True,
-                          capture_output=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "training" / "train.py",
+            ROOT / "training" / "configs" / "tiny.yaml",
+            f"data={trained / 'people'}",
+            f"out={trained / 'full'}",
+            "tracker=none",
+        ],
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 0 and "Exported" in done.stdout, done.stderr[-2000:]
     assert "was made by other settings" not in done.stdout
     assert {file: file.stat().st_mtime_ns for file in before} == before

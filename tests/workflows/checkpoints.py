@@ -8,21 +8,37 @@ import torch
 from safetensors.torch import save_file
 
 SD15, HUMANSD = "v1-5-pruned-emaonly-fp16.safetensors", "humansd-v1.ckpt"
-UNET = {"image_size": 32, "out_channels": 4, "model_channels": 320, "num_res_blocks": [1], "channel_mult": [1],
-        "transformer_depth": [1], "transformer_depth_output": [1, 1], "transformer_depth_middle": 1,
-        "context_dim": 768, "use_spatial_transformer": True, "legacy": False}
+UNET = {
+    "image_size": 32,
+    "out_channels": 4,
+    "model_channels": 320,
+    "num_res_blocks": [1],
+    "channel_mult": [1],
+    "transformer_depth": [1],
+    "transformer_depth_output": [1, 1],
+    "transformer_depth_middle": 1,
+    "context_dim": 768,
+    "use_spatial_transformer": True,
+    "legacy": False,
+}
 
 
 def write(folder: Path) -> list[Path]:
     """Stable Diffusion 1.5 and HumanSD for a checkpoint folder: the files that the workflows ask for."""
     generator = torch.Generator().manual_seed(0)
     text, vae = clip(generator), tiny_vae(generator)
-    stock = {**prefixed("model.diffusion_model.", unet(generator, 4)), **prefixed("first_stage_model.", vae),
-             **prefixed("cond_stage_model.transformer.", text)}
+    stock = {
+        **prefixed("model.diffusion_model.", unet(generator, 4)),
+        **prefixed("first_stage_model.", vae),
+        **prefixed("cond_stage_model.transformer.", text),
+    }
     save_file(stock, folder / SD15)
     # HumanSD's own text encoder has three times the weights: the loader takes the one that there is.
-    posed = {**prefixed("model.diffusion_model.", unet(generator, 8)), **prefixed("first_stage_model.", vae),
-             **prefixed("cond_stage_model.model.", text)}
+    posed = {
+        **prefixed("model.diffusion_model.", unet(generator, 8)),
+        **prefixed("first_stage_model.", vae),
+        **prefixed("cond_stage_model.model.", text),
+    }
     torch.save({"state_dict": posed}, folder / HUMANSD)
     return [folder / SD15, folder / HUMANSD]
 
@@ -33,8 +49,10 @@ def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 
 def scattered(shapes: dict[str, torch.Size], generator: torch.Generator, scale: float) -> dict[str, torch.Tensor]:
     """Random values; norms scale by about 1."""
-    return {key: scale * torch.randn(shape, generator=generator) + (len(shape) == 1 and key.endswith("weight"))
-            for key, shape in shapes.items()}
+    return {
+        key: scale * torch.randn(shape, generator=generator) + (len(shape) == 1 and key.endswith("weight"))
+        for key, shape in shapes.items()
+    }
 
 
 def unet(generator: torch.Generator, channels: int) -> dict[str, torch.Tensor]:
@@ -47,8 +65,13 @@ def unet(generator: torch.Generator, channels: int) -> dict[str, torch.Tensor]:
 
     heads = {"num_heads": 8} if channels == 4 else {"num_head_channels": 64}
     with torch.device("meta"):
-        network = UNetModel(**UNET, **heads, in_channels=channels, use_linear_in_transformer=channels == 8,
-                            operations=comfy.ops.disable_weight_init)
+        network = UNetModel(
+            **UNET,
+            **heads,
+            in_channels=channels,
+            use_linear_in_transformer=channels == 8,
+            operations=comfy.ops.disable_weight_init,
+        )
     return scattered({key: value.shape for key, value in network.state_dict().items()}, generator, 0.03)
 
 
@@ -57,13 +80,25 @@ def clip(generator: torch.Generator) -> dict[str, torch.Tensor]:
     import comfy.ops
     from comfy.clip_model import CLIPTextModel
 
-    config = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072,
-              "hidden_act": "quick_gelu", "max_position_embeddings": 77, "eos_token_id": 49407, "pad_token_id": 49407}
+    config = {
+        "num_hidden_layers": 12,
+        "hidden_size": 768,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": 77,
+        "eos_token_id": 49407,
+        "pad_token_id": 49407,
+    }
     with torch.device("meta"):
         network = CLIPTextModel(config, torch.float16, None, comfy.ops.disable_weight_init)
     shapes = {key: value.shape for key, value in network.state_dict().items() if "text_projection" not in key}
-    state = {key: torch.ones(shape, dtype=torch.float16) if "norm" in key and key.endswith("weight")
-             else torch.zeros(shape, dtype=torch.float16) for key, shape in shapes.items()}
+    state = {
+        key: torch.ones(shape, dtype=torch.float16)
+        if "norm" in key and key.endswith("weight")
+        else torch.zeros(shape, dtype=torch.float16)
+        for key, shape in shapes.items()
+    }
     for key, value in state.items():
         if "embeddings" in key:
             value.copy_(torch.randn(value.shape, generator=generator))

@@ -91,13 +91,17 @@ class Tab:
         page.wait_for_function(
             """([name, nodes]) => window.app.graph.nodes.length === nodes
                 && window.app.extensionManager.workflow.activeWorkflow.filename.startsWith(name)""",
-            arg=[name, nodes])
+            arg=[name, nodes],
+        )
 
     def set_widgets(self, node: str, **values: object) -> None:
         """Put values into the widgets of the nodes of a type."""
-        self.page.evaluate("""([type, values]) => window.app.graph.nodes.filter(node => node.type === type)
+        self.page.evaluate(
+            """([type, values]) => window.app.graph.nodes.filter(node => node.type === type)
             .flatMap(node => node.widgets).filter(({ name }) => name in values)
-            .forEach(widget => { widget.value = values[widget.name]; })""", [node, values])
+            .forEach(widget => { widget.value = values[widget.name]; })""",
+            [node, values],
+        )
 
     def run(self) -> None:
         """Press Run, wait until every node that shows something has got it, and bring the whole graph into view."""

@@ -14,8 +14,9 @@ from workflows.comfy_server import ROOT
 
 READY = "() => window.app?.graph && window.app.extensionManager?.workflow?.activeWorkflow"
 EXAMPLE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0]
-R_WRIST, L_WRIST, NOSE, R_ANKLE = (OPENPOSE18.index(name) for name in
-                                   ("right_wrist", "left_wrist", "nose", "right_ankle"))
+R_WRIST, L_WRIST, NOSE, R_ANKLE = (
+    OPENPOSE18.index(name) for name in ("right_wrist", "left_wrist", "nose", "right_ankle")
+)
 EDITOR, SHOW, SOURCE = 2, 3, 1
 MARGIN = 12  # around the canvas in the widget
 
@@ -24,31 +25,80 @@ def graph(source: dict | None = None, links: dict[str, int] | None = None, edit:
     """Source → Pose Editor → Preview as Text; `links` names inputs of the editor and the source's outputs for them."""
     kinds = {"image": "IMAGE", "pose": "POSE_KEYPOINT"}
     links = links or {}
-    wires = [[i, SOURCE, slot, EDITOR, list(kinds).index(name), kinds[name]]
-             for i, (name, slot) in enumerate(links.items(), 1)]
+    wires = [
+        [i, SOURCE, slot, EDITOR, list(kinds).index(name), kinds[name]]
+        for i, (name, slot) in enumerate(links.items(), 1)
+    ]
     numbers = {wire[5]: wire[0] for wire in wires}
-    editor = {"id": EDITOR, "type": "RePoseDMPoseEditor", "pos": [420, 60], "size": [400, 680], "mode": 0, "order": 1,
-              "flags": {}, "properties": {}, "widgets_values": [*size, edit],
-              "inputs": [{"name": name, "type": kind, "link": numbers.get(kind)} for name, kind in kinds.items()],
-              "outputs": [{"name": "pose", "type": "POSE_KEYPOINT", "links": [9]}]}
-    show = {"id": SHOW, "type": "PreviewAny", "pos": [900, 60], "size": [300, 300], "mode": 0, "order": 2, "flags": {},
-            "properties": {}, "widgets_values": [], "outputs": [],
-            "inputs": [{"name": "source", "type": "*", "link": 9}]}
+    editor = {
+        "id": EDITOR,
+        "type": "RePoseDMPoseEditor",
+        "pos": [420, 60],
+        "size": [400, 680],
+        "mode": 0,
+        "order": 1,
+        "flags": {},
+        "properties": {},
+        "widgets_values": [*size, edit],
+        "inputs": [{"name": name, "type": kind, "link": numbers.get(kind)} for name, kind in kinds.items()],
+        "outputs": [{"name": "pose", "type": "POSE_KEYPOINT", "links": [9]}],
+    }
+    show = {
+        "id": SHOW,
+        "type": "PreviewAny",
+        "pos": [900, 60],
+        "size": [300, 300],
+        "mode": 0,
+        "order": 2,
+        "flags": {},
+        "properties": {},
+        "widgets_values": [],
+        "outputs": [],
+        "inputs": [{"name": "source", "type": "*", "link": 9}],
+    }
     nodes = [editor, show]
     if source:
-        outputs = [{**out, "links": [wire[0] for wire in wires if wire[2] == slot]}
-                   for slot, out in enumerate(source["outputs"])]
-        nodes.append({"id": SOURCE, "pos": [40, 60], "size": [320, 320], "mode": 0, "order": 0, "flags": {},
-                      "properties": {}, "inputs": [], **source, "outputs": outputs})
-    return {"last_node_id": 3, "last_link_id": 9, "nodes": nodes, "groups": [], "config": {}, "extra": {},
-            "links": [*wires, [9, EDITOR, 0, SHOW, 0, "POSE_KEYPOINT"]], "version": 0.4}
+        outputs = [
+            {**out, "links": [wire[0] for wire in wires if wire[2] == slot]}
+            for slot, out in enumerate(source["outputs"])
+        ]
+        nodes.append(
+            {
+                "id": SOURCE,
+                "pos": [40, 60],
+                "size": [320, 320],
+                "mode": 0,
+                "order": 0,
+                "flags": {},
+                "properties": {},
+                "inputs": [],
+                **source,
+                "outputs": outputs,
+            }
+        )
+    return {
+        "last_node_id": 3,
+        "last_link_id": 9,
+        "nodes": nodes,
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "links": [*wires, [9, EDITOR, 0, SHOW, 0, "POSE_KEYPOINT"]],
+        "version": 0.4,
+    }
 
 
 def example() -> dict:
     """A picture and a pose for it, both 96 × 128."""
-    source = {"type": "RePoseDMExample", "widgets_values": [EXAMPLE.name.removesuffix("_pose.json")],
-              "outputs": [{"name": "source", "type": "IMAGE"}, {"name": "pose", "type": "POSE_KEYPOINT"},
-                          {"name": "target", "type": "IMAGE"}]}
+    source = {
+        "type": "RePoseDMExample",
+        "widgets_values": [EXAMPLE.name.removesuffix("_pose.json")],
+        "outputs": [
+            {"name": "source", "type": "IMAGE"},
+            {"name": "pose", "type": "POSE_KEYPOINT"},
+            {"name": "target", "type": "IMAGE"},
+        ],
+    }
     return graph(source, {"pose": 1, "image": 2})
 
 
@@ -58,8 +108,14 @@ def two_people() -> dict:
     hand = np.zeros((2, 21, 3))
     hand[1] = joints[1, L_WRIST] + np.random.default_rng(0).uniform(-3, 3, (21, 3)) * (1, 1, 0)
     text = json.dumps(to_keypoints(Pose(joints, 128, 192, left_hand=hand)))
-    return graph({"type": "RePoseDMLoadPose", "widgets_values": ["none", text],
-                  "outputs": [{"name": "pose", "type": "POSE_KEYPOINT"}]}, {"pose": 0})
+    return graph(
+        {
+            "type": "RePoseDMLoadPose",
+            "widgets_values": ["none", text],
+            "outputs": [{"name": "pose", "type": "POSE_KEYPOINT"}],
+        },
+        {"pose": 0},
+    )
 
 
 class Editor:
@@ -78,12 +134,15 @@ class Editor:
         self.zoom(zoom)
 
     def zoom(self, zoom: float) -> None:
-        self.page.evaluate("""zoom => {
+        self.page.evaluate(
+            """zoom => {
             const { ds } = window.app.canvas;
             ds.scale = zoom;
             [ds.offset[0], ds.offset[1]] = [80, 40];
             window.app.canvas.setDirty(true, true);
-        }""", zoom)
+        }""",
+            zoom,
+        )
         self.canvas.wait_for()
         self.settle()
 
@@ -118,10 +177,12 @@ class Editor:
     @property
     def value(self) -> str:
         return self.page.evaluate(
-            "id => window.app.graph.getNodeById(id).widgets.find(({ name }) => name === 'edit').value", EDITOR)
+            "id => window.app.graph.getNodeById(id).widgets.find(({ name }) => name === 'edit').value", EDITOR
+        )
 
     def holds(self, value: str) -> None:
         """Wait until the widget holds `value`."""
+
         def check() -> None:
             assert self.value == value
 
@@ -137,8 +198,10 @@ class Editor:
         graph_zoom = self.page.evaluate("() => window.app.canvas.ds.scale")
         scale = min(box["width"] - 2 * MARGIN * graph_zoom, (box["height"] - 2 * MARGIN * graph_zoom) / height * width)
         scale /= width
-        return (float(box["x"] + box["width"] / 2 + (x - width / 2) * scale),
-                float(box["y"] + box["height"] / 2 + (y - height / 2) * scale))
+        return (
+            float(box["x"] + box["width"] / 2 + (x - width / 2) * scale),
+            float(box["y"] + box["height"] / 2 + (y - height / 2) * scale),
+        )
 
     def drag(self, start, end, size=(96, 128), hold: str | None = None) -> None:
         mouse = self.page.mouse

@@ -169,8 +169,14 @@ def test_interrupt_ends_the_server(person, tmp_path):
     script = run_script(**person, OUT=str(tmp_path))
     assert script.stdout.readline() == "Starting ComfyUI ...\n"
     try:
-        until(lambda: any("libtorch" in each.path for server in psutil.Process(script.pid).children()
-                          for each in server.memory_maps()), script)      # the server is being imported
+        until(
+            lambda: any(
+                "libtorch" in each.path
+                for server in psutil.Process(script.pid).children()
+                for each in server.memory_maps()
+            ),
+            script,
+        )  # the server is being imported
         script.send_signal(signal.SIGINT)
         _, errors = script.communicate(timeout=CEILING)
         assert script.returncode == 130

@@ -89,7 +89,8 @@ def test_node_types_and_sockets_exist(workflow, schemas):
         assert [output["type"] for output in node["outputs"]] == schema["output"]
         known = {**schema["input"].get("required", {}), **schema["input"].get("optional", {})}
         assert {slot["name"] for slot in node["inputs"]} == {
-            name for name, (_, *rest) in known.items() if not (rest and rest[0].get("socketless"))}
+            name for name, (_, *rest) in known.items() if not (rest and rest[0].get("socketless"))
+        }
         linked = {slot["name"] for slot in node["inputs"] if slot["link"] is not None}
         widgets = {name for name in widget_names(schema) if name}
         assert set(schema["input"]["required"]) <= linked | widgets

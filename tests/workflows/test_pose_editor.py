@@ -198,7 +198,8 @@ def test_the_page_keeps_its_own_gestures(editor):
     editor.page.keyboard.press("Control+y")
     editor.holds(second)
 
-    copies = editor.page.evaluate("""id => {
+    copies = editor.page.evaluate(
+        """id => {
         const node = window.app.graph.getNodeById(id);
         window.app.canvas.selectNode(node);
         window.app.canvas.copyToClipboard();
@@ -207,7 +208,9 @@ def test_the_page_keeps_its_own_gestures(editor):
         const values = copies.map(({ widgets }) => widgets.find(({ name }) => name === "edit").value);
         copies.forEach((copy) => window.app.graph.remove(copy));
         return values;
-    }""", EDITOR)
+    }""",
+        EDITOR,
+    )
     assert copies == [second]
     assert editor.errors == []
 

@@ -43,10 +43,21 @@ def with_linked_width(value: int) -> dict:
     workflow = graph(size=(60, 80))
     workflow["nodes"][0]["inputs"].append({"name": "width", "type": "INT", "widget": {"name": "width"}, "link": 20})
     workflow["links"].append([20, 7, 0, EDITOR, len(workflow["nodes"][0]["inputs"]) - 1, "INT"])
-    workflow["nodes"].append({
-        "id": 7, "type": "PrimitiveInt", "pos": [40, 60], "size": [320, 100], "mode": 0, "order": 0, "flags": {},
-        "properties": {}, "inputs": [], "widgets_values": [value, "fixed"],
-        "outputs": [{"name": "INT", "type": "INT", "links": [20]}]})
+    workflow["nodes"].append(
+        {
+            "id": 7,
+            "type": "PrimitiveInt",
+            "pos": [40, 60],
+            "size": [320, 100],
+            "mode": 0,
+            "order": 0,
+            "flags": {},
+            "properties": {},
+            "inputs": [],
+            "widgets_values": [value, "fixed"],
+            "outputs": [{"name": "INT", "type": "INT", "links": [20]}],
+        }
+    )
     return {**workflow, "last_link_id": 20, "last_node_id": 7}
 
 

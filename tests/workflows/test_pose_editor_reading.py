@@ -36,13 +36,28 @@ def test_an_edit_in_0_to_1_is_shown_where_it_is(editor):
 def test_nobody_found_opens_with_the_standing_person(editor):
     """Load Pose → Edit Pose, which removes everybody → Pose Editor."""
     pose = {"name": "pose", "type": "POSE_KEYPOINT"}
-    removes = {"type": "RePoseDMEditPose", "inputs": [{**pose, "link": 20}], "outputs": [pose],
-               "widgets_values": [-1, "no", 1, 0, 0, 0, "neck", "remove with limb", 0, 0]}
+    removes = {
+        "type": "RePoseDMEditPose",
+        "inputs": [{**pose, "link": 20}],
+        "outputs": [pose],
+        "widgets_values": [-1, "no", 1, 0, 0, 0, "neck", "remove with limb", 0, 0],
+    }
     workflow = graph(removes, {"pose": 0})
-    workflow["nodes"].append({
-        "id": 4, "type": "RePoseDMLoadPose", "pos": [40, 460], "size": [320, 200], "mode": 0, "order": 0, "flags": {},
-        "properties": {}, "inputs": [], "widgets_values": ["none", EXAMPLE.read_text(), 0, 0],
-        "outputs": [{**pose, "links": [20]}]})
+    workflow["nodes"].append(
+        {
+            "id": 4,
+            "type": "RePoseDMLoadPose",
+            "pos": [40, 460],
+            "size": [320, 200],
+            "mode": 0,
+            "order": 0,
+            "flags": {},
+            "properties": {},
+            "inputs": [],
+            "widgets_values": ["none", EXAMPLE.read_text(), 0, 0],
+            "outputs": [{**pose, "links": [20]}],
+        }
+    )
     workflow["links"].append([20, 4, 0, SOURCE, 0, "POSE_KEYPOINT"])
     editor.load(workflow)
     editor.status("run once to see the connected pose")
@@ -63,10 +78,13 @@ def test_geometry_is_that_of_the_node(editor):
     parts[4][1] = 0
     pose = Pose(parts[0], 100, 90, *parts[1:], ids=(7, None))
     unit = Pose(parts[0] / [90, 100, 1], 100, 90, *(part / [90, 100, 1] for part in parts[1:]))
-    (mixed,) = to_keypoints(unit)     # the first person in 0..1, the second in pixels, but for his face
-    mixed["people"][1] = {**to_keypoints(pose)[0]["people"][1],
-                          "face_keypoints_2d": mixed["people"][1]["face_keypoints_2d"]}
-    found = editor.page.evaluate("""async ([pack, frame, mixed]) => {
+    (mixed,) = to_keypoints(unit)  # the first person in 0..1, the second in pixels, but for his face
+    mixed["people"][1] = {
+        **to_keypoints(pose)[0]["people"][1],
+        "face_keypoints_2d": mixed["people"][1]["face_keypoints_2d"],
+    }
+    found = editor.page.evaluate(
+        """async ([pack, frame, mixed]) => {
         const geometry = await import(`/extensions/${pack}/js/pose_geometry.js`);
         const { skeleton } = (await (await fetch("/object_info/RePoseDMPoseEditor")).json())
             .RePoseDMPoseEditor.input.optional.edit[1];
@@ -86,11 +104,19 @@ def test_geometry_is_that_of_the_node(editor):
             nobody: [geometry.readPose("{}"), geometry.readPose("[]"), geometry.readPose("x"),
                      geometry.readFrame({ ...frame, people: [{}] })],
         };
-    }""", [read_host()[1], to_keypoints(pose)[0], mixed])
+    }""",
+        [read_host()[1], to_keypoints(pose)[0], mixed],
+    )
     knee = pose.joints[0, OPENPOSE18.index("left_knee"), :2]
     limb = edit_joint(pose, "left_knee", tuple(float(side) for side in (20, 30) - knee), person=0)
-    for name, wanted in (("fitted", pose.resized(40, 60)), ("twice", pose), ("once", pose), ("mixed", pose),
-                         ("mirror", edit_people(pose, 0, flip="person")), ("moved", limb)):
+    for name, wanted in (
+        ("fitted", pose.resized(40, 60)),
+        ("twice", pose),
+        ("once", pose),
+        ("mixed", pose),
+        ("mirror", edit_people(pose, 0, flip="person")),
+        ("moved", limb),
+    ):
         (read,) = load_pose_text(found[name])
         assert (read.height, read.width) == (wanted.height, wanted.width), name
         assert read.ids == ((None, None) if name == "mixed" else wanted.ids), name

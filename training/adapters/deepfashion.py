@@ -13,7 +13,7 @@ from training.preparation.plan import Item, Plan, Shares, Skip, files_below, hol
 
 CANVAS = (256, 176)
 """Height and width of the pictures on which the keypoints were marked."""
-PREFIXES = ("fasion-resize-", "fashion-resize-")      # as published, and as some mirrors mend it
+PREFIXES = ("fasion-resize-", "fashion-resize-")  # as published, and as some mirrors mend it
 LISTED = ("train", "test")
 
 
@@ -110,9 +110,11 @@ class DeepFashion(Adapter):
                 for name in pair:
                     split_of.setdefault(name, split)
         if not split_of:
-            raise InputError(f"{root}: none of fasion-resize-annotation-{{train,test}}.csv, "
-                             "fasion-resize-pairs-{train,test}.csv and {train,test}_pairs.txt is there, which say what "
-                             "is trained on; see training/data/README.md.")
+            raise InputError(
+                f"{root}: none of fasion-resize-annotation-{{train,test}}.csv, "
+                "fasion-resize-pairs-{train,test}.csv and {train,test}_pairs.txt is there, which say what "
+                "is trained on; see training/data/README.md."
+            )
         return keypoints, split_of, pairs
 
 

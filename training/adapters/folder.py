@@ -48,6 +48,9 @@ class Folder(Adapter):
                 seen[digest] = name
                 people.setdefault(folder.name, []).append(path)
         split = hold_out(set(people), shares.val, shares.test)
-        items = [Item(str(path.relative_to(root)), identity, split[person], path)
-                 for identity, person in enumerate(people) for path in people[person]]
+        items = [
+            Item(str(path.relative_to(root)), identity, split[person], path)
+            for identity, person in enumerate(people)
+            for path in people[person]
+        ]
         return Plan(items, None, skipped)

@@ -30,12 +30,18 @@ class HumanArt(CaptionedAdapter):
             folder = need(root, "annotations")
             files = [(split, folder / name) for split, name in ANNOTATIONS if (folder / name).is_file()]
             if not files:
-                raise InputError(f"{root}: neither {MAPPINGS[0][1]} nor annotations/{ANNOTATIONS[0][1]} is there; see "
-                                 "training/data/README.md.")
+                raise InputError(
+                    f"{root}: neither {MAPPINGS[0][1]} nor annotations/{ANNOTATIONS[0][1]} is there; see "
+                    "training/data/README.md."
+                )
             items = [item for split, file in files for item in read_coco(root, file, split, shares.val, skipped)]
         else:
-            items = [item for split, name in MAPPINGS if (root / name).is_file()
-                     for item in read_mapping(root, root / name, split, shares.val, skipped)]
+            items = [
+                item
+                for split, name in MAPPINGS
+                if (root / name).is_file()
+                for item in read_mapping(root, root / name, split, shares.val, skipped)
+            ]
         seen: set[str] = set()
         unique = []
         for item in items:
@@ -55,7 +61,7 @@ def read_coco(root: Path, file: Path, split: str, val: float, skipped: list[Skip
         for person in data["annotations"]:
             points = np.array(person["keypoints"], np.float32).reshape(-1, 3)
             if len(points) == 17 and not person.get("iscrowd", 0):
-                points[:, :2] += 0.5      # indices of pixels → positions
+                points[:, :2] += 0.5  # indices of pixels → positions
                 points[:, 2] = points[:, 2] > 0
                 people[person["image_id"]].append(points)
     except (ValueError, KeyError, TypeError, RecursionError) as error:

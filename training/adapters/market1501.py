@@ -52,8 +52,12 @@ class Market1501(Adapter):
                     else:
                         found[path.name] = split, path
         held = hold_out({name[:4] for name, (split, _) in found.items() if split == "train"}, shares.val)
-        items = [Item(name, int(name[:4]), held[name[:4]] if split == "train" else split, path, keypoints.get(name),
-                      self.size) for name, (split, path) in sorted(found.items())]
+        items = [
+            Item(
+                name, int(name[:4]), held[name[:4]] if split == "train" else split, path, keypoints.get(name), self.size
+            )
+            for name, (split, path) in sorted(found.items())
+        ]
         if pairs is not None:
             pairs, listed = [], pairs
             for pair in listed:

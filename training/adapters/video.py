@@ -68,13 +68,23 @@ class Video(Adapter):
             skipped += [Skip(*skip) for skip in found[key]["skipped"]]
             tracks += [(path, number, track) for number, track in enumerate(found[key]["tracks"])]
         split = hold_out({f"{path.name} {number}" for path, number, _ in tracks}, shares.val, shares.test)
-        items = [Crop(f"{path.name}, person {number}, frame {frame}", identity, split[f"{path.name} {number}"], path,
-                      frame=frame, box=tuple(box))
-                 for identity, (path, number, track) in enumerate(tracks) for frame, box in track]
+        items = [
+            Crop(
+                f"{path.name}, person {number}, frame {frame}",
+                identity,
+                split[f"{path.name} {number}"],
+                path,
+                frame=frame,
+                box=tuple(box),
+            )
+            for identity, (path, number, track) in enumerate(tracks)
+            for frame, box in track
+        ]
         return Plan(items, None, skipped)
 
-    def rows(self, plan: Plan, missing: Sequence[int], reading: Reading,
-             workers: int) -> Iterator[tuple[int, Row | Skip]]:
+    def rows(
+        self, plan: Plan, missing: Sequence[int], reading: Reading, workers: int
+    ) -> Iterator[tuple[int, Row | Skip]]:
         """Each video is decoded once, in this process."""
         reader, wanted = Reader(reading), defaultdict(lambda: defaultdict(list))
         for number in missing:
@@ -86,8 +96,10 @@ class Video(Adapter):
                 if not by_frame:
                     break
             for numbers in by_frame.values():
-                yield from ((number, Skip(plan.items[number].name, "corrupt picture", "the video ends before it"))
-                            for number in numbers)
+                yield from (
+                    (number, Skip(plan.items[number].name, "corrupt picture", "the video ends before it"))
+                    for number in numbers
+                )
 
 
 def read_frames(path: Path) -> Iterator[np.ndarray]:
@@ -105,7 +117,7 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
                 raise InputError(f"{path}: there is no video in this file.")
             for frame in container.decode(container.streams.video[0]):
                 picture = frame.to_ndarray(format="rgb24")
-                turns = round(getattr(frame, "rotation", 0) / 90) % 4      # how a telephone was held
+                turns = round(getattr(frame, "rotation", 0) / 90) % 4  # how a telephone was held
                 yield np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
                 number += 1
     except (av.error.FFmpegError, OSError) as error:
@@ -133,8 +145,13 @@ def find_people(path: Path) -> dict:
         if len(pictures) > 1:
             tracks.append(pictures)
         else:
-            skipped.append((f"{path.name}, track {number}", "never whole and alone",
-                            f"frames {track.frames[0]} to {track.frames[-1]}"))
+            skipped.append(
+                (
+                    f"{path.name}, track {number}",
+                    "never whole and alone",
+                    f"frames {track.frames[0]} to {track.frames[-1]}",
+                )
+            )
     return {"tracks": tracks, "skipped": skipped}
 
 
@@ -145,7 +162,7 @@ def cut(picture: np.ndarray, box: Sequence[float], size: tuple[int, int]) -> np.
     width, height = max(width, height * size[1] / size[0]), max(height, width * size[0] / size[1])
     x, y = (left + right) / 2, (top + bottom) / 2
     rows = slice(max(0, round(y - height / 2)), max(1, round(y + height / 2)))
-    return picture[rows, max(0, round(x - width / 2)):max(1, round(x + width / 2))]
+    return picture[rows, max(0, round(x - width / 2)) : max(1, round(x + width / 2))]
 
 
 def _cached(file: Path) -> dict:

@@ -84,15 +84,15 @@ def random_affine(
     cut = np.maximum(size - 1, 0)[:, None] * ((0.25, 0.3) * drawn[:, 1:3] + (0, 0.2))
     moves, flips = (drawn[:, 1:3] * shift + cut) * (width, height), np.where(drawn[:, 4] < mirror, -1.0, 1.0)
     cos, sin = size * np.cos(angle), size * np.sin(angle)
-    forward = np.stack([np.stack([cos * flips, -sin], 1), np.stack([sin * flips, cos], 1)], 1)     # n, 2, 2
+    forward = np.stack([np.stack([cos * flips, -sin], 1), np.stack([sin * flips, cos], 1)], 1)  # n, 2, 2
     half = np.array([width / 2, height / 2])
     moved = joints.copy()
     moved[..., :2] = np.einsum("nij,nkj->nki", forward, joints[..., :2] - half) + half + moves[:, None]
-    moved[flips < 0] = moved[flips < 0][:, list(COCO_FLIP)]      # left and right change sides
+    moved[flips < 0] = moved[flips < 0][:, list(COCO_FLIP)]  # left and right change sides
     outside = (moved[..., 0] < 0) | (moved[..., 0] >= width) | (moved[..., 1] < 0) | (moved[..., 1] >= height)
     moved[..., 2] = np.where(outside, 0, moved[..., 2])
     inverse = np.linalg.inv(forward)
-    matrix = inverse * half[None, None, :] / half[None, :, None]                # in normalised units
+    matrix = inverse * half[None, None, :] / half[None, :, None]  # in normalised units
     offset = -np.einsum("nij,nj->ni", inverse, moves) / half
     theta = torch.from_numpy(np.concatenate([matrix, offset[..., None]], 2).astype(np.float32))
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)

@@ -51,8 +51,13 @@ class Captioned:
         InputError: no such set, an unfinished one, no picture in the split, or the originals are gone.
     """
 
-    def __init__(self, root: str | Path, split: str = "train", images: str | Path | None = None,
-                 size: tuple[int, int] | None = None):
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        images: str | Path | None = None,
+        size: tuple[int, int] | None = None,
+    ):
         self.root, self.split = Path(root), split
         if split not in SPLITS:
             raise InputError(f"split = {split!r}: known are {', '.join(SPLITS)}.")
@@ -62,8 +67,10 @@ class Captioned:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             known = None
         if known != (FORMAT, VERSION):
-            raise InputError(f"{root} is no captioned set of version {VERSION}; make one with training/prepare.py "
-                             "laion_human or human_art.")
+            raise InputError(
+                f"{root} is no captioned set of version {VERSION}; make one with training/prepare.py "
+                "laion_human or human_art."
+            )
         missing = [name for name in ("captions.jsonl", "offsets.npy", "split.npy") if not (self.root / name).is_file()]
         if missing:
             raise InputError(f"{root}: {', '.join(missing)} missing; let training/prepare.py run to its end.")
@@ -77,7 +84,7 @@ class Captioned:
         if not len(self._lines):
             raise InputError(f"{root}: no picture in the split {split!r}.")
 
-    def __reduce__(self):      # a loader's worker opens the files itself
+    def __reduce__(self):  # a loader's worker opens the files itself
         return type(self), (self.root, self.split, self.images, (self.height, self.width))
 
     def __len__(self) -> int:
@@ -104,12 +111,15 @@ class Captioned:
             with Image.open(self.images / entry["image"]) as opened:
                 picture = to_rgb(ImageOps.exif_transpose(opened))
         except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"{self.images / entry['image']}: cannot be read any more ({error}); run "
-                             "training/prepare.py again.") from error
+            raise InputError(
+                f"{self.images / entry['image']}: cannot be read any more ({error}); run training/prepare.py again."
+            ) from error
         scale = max(self.height / picture.height, self.width / picture.width)
         size = max(self.width, round(picture.width * scale)), max(self.height, round(picture.height * scale))
-        left, top = (round(share * (side - wanted)) for share, side, wanted
-                     in zip(place, size, (self.width, self.height), strict=True))
+        left, top = (
+            round(share * (side - wanted))
+            for share, side, wanted in zip(place, size, (self.width, self.height), strict=True)
+        )
         factor = np.array(size) / (picture.width, picture.height)
         picture = picture.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + self.width, top + self.height))
         joints = np.array(entry["joints"], np.float32).reshape(-1, 17, 3)
@@ -118,8 +128,9 @@ class Captioned:
         there = (score > 0) & (x >= 0) & (x < self.width) & (y >= 0) & (y < self.height)
         joints = np.where(there[..., None], joints, 0)[there.any(1)].astype(np.float32)
         joints = joints[np.argsort([-_extent(person) for person in joints], kind="stable")]
-        return CaptionedExample(to_unit(np.array(picture)), entry["caption"], joints, coco_to_openpose(joints),
-                                entry["image"])
+        return CaptionedExample(
+            to_unit(np.array(picture)), entry["caption"], joints, coco_to_openpose(joints), entry["image"]
+        )
 
     def __getitem__(self, number: int) -> CaptionedExample:
         if not -len(self) <= number < len(self):

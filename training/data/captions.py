@@ -10,11 +10,26 @@ import numpy as np
 from training.data.captioned_set import FORMAT, Captioned, CaptionedExample
 from training.data.people_set import People
 
-COLOURS = {"black": (20, 20, 20), "dark grey": (75, 75, 75), "grey": (140, 140, 140), "white": (240, 240, 240),
-           "red": (200, 35, 35), "dark red": (110, 20, 25), "orange": (240, 130, 30), "yellow": (240, 220, 50),
-           "beige": (220, 195, 160), "brown": (110, 70, 40), "green": (60, 160, 60), "dark green": (25, 80, 40),
-           "turquoise": (60, 190, 185), "light blue": (140, 190, 235), "blue": (45, 90, 205), "navy blue": (20, 30, 90),
-           "purple": (125, 55, 160), "pink": (240, 130, 175)}
+COLOURS = {
+    "black": (20, 20, 20),
+    "dark grey": (75, 75, 75),
+    "grey": (140, 140, 140),
+    "white": (240, 240, 240),
+    "red": (200, 35, 35),
+    "dark red": (110, 20, 25),
+    "orange": (240, 130, 30),
+    "yellow": (240, 220, 50),
+    "beige": (220, 195, 160),
+    "brown": (110, 70, 40),
+    "green": (60, 160, 60),
+    "dark green": (25, 80, 40),
+    "turquoise": (60, 190, 185),
+    "light blue": (140, 190, 235),
+    "blue": (45, 90, 205),
+    "navy blue": (20, 30, 90),
+    "purple": (125, 55, 160),
+    "pink": (240, 130, 175),
+}
 """Names and sRGB values, the nearest in CIELAB counts (**ours**)."""
 GARMENTS = {"top": 3, "trousers or skirt": 4, "dress": 7, "shoes": 5}
 """Their labels in garments.npy; 0 is the background, 2 hair."""
@@ -57,8 +72,13 @@ class CaptionedPeople:
         """An example; nothing is cut off, so `place` has no effect."""
         name = self._name(number)
         poses = self.people.openpose(*name).astype(np.float32)
-        return CaptionedExample(self.people.pictures(*name)[0], self.caption(number), self.people.joints(*name), poses,
-                                f"{name[0][0]}/{name[1][0]}")
+        return CaptionedExample(
+            self.people.pictures(*name)[0],
+            self.caption(number),
+            self.people.joints(*name),
+            poses,
+            f"{name[0][0]}/{name[1][0]}",
+        )
 
 
 def open_captions(root: str | Path, split: str) -> Captioned | CaptionedPeople:
@@ -66,7 +86,7 @@ def open_captions(root: str | Path, split: str) -> Captioned | CaptionedPeople:
     try:
         form = json.loads((Path(root) / "dataset.json").read_text(encoding="utf-8")).get("format")
     except (OSError, ValueError, AttributeError, RecursionError):
-        form = None      # the reader of people says what is wrong
+        form = None  # the reader of people says what is wrong
     return Captioned(root, split) if form == FORMAT else CaptionedPeople(root, split)
 
 
@@ -76,14 +96,19 @@ def describe(picture: np.ndarray, garments: np.ndarray) -> str:
     Args:
         picture: (H, W, 3) uint8 sRGB. garments: (H, W) uint8, see `GARMENTS`.
     """
+
     def colour(label: int) -> str | None:
         inside = picture[garments == label]
         return colour_name(np.median(inside, 0)) if len(inside) >= LEAST_PIXELS else None
 
     worn = [f"{found} {name}" for name, label in GARMENTS.items() if (found := colour(label))]
     hair, behind = colour(2), colour(0)
-    return ("a photo of a person" + (f" with {hair} hair" if hair else "")
-            + (f" wearing {', '.join(worn)}" if worn else "") + (f", {behind} background" if behind else ""))
+    return (
+        "a photo of a person"
+        + (f" with {hair} hair" if hair else "")
+        + (f" wearing {', '.join(worn)}" if worn else "")
+        + (f", {behind} background" if behind else "")
+    )
 
 
 def colour_name(colour: np.ndarray) -> str:

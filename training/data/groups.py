@@ -42,8 +42,9 @@ class Moves:
         return turned + torch.from_numpy(self.offset)[..., None, None]
 
 
-def draw_moves(rngs: list[np.random.Generator], flip: np.ndarray, aspect: float, scale: float, turn: float,
-               shift: float) -> Moves:
+def draw_moves(
+    rngs: list[np.random.Generator], flip: np.ndarray, aspect: float, scale: float, turn: float, shift: float
+) -> Moves:
     """A similarity per picture: scaled by up to e^±scale, turned by up to ±turn degrees, moved by ±shift of its sides.
 
     `flip` (n,) bool mirrors. aspect: width by height of the pictures.

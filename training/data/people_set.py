@@ -96,8 +96,10 @@ class People:
         self._rows = np.flatnonzero(done & (kind == SPLITS.index(split)))
         if not len(self._rows):
             left = f"; {int((~done).sum())} of its {len(done)} pictures are not finished" if not done.all() else ""
-            raise InputError(f"{self.root}: no finished picture in the split {split!r}{left}. Let the command that "
-                             "makes the set run to its end, with more people if need be.")
+            raise InputError(
+                f"{self.root}: no finished picture in the split {split!r}{left}. Let the command that "
+                "makes the set run to its end, with more people if need be."
+            )
         self.identities, self._first, self.counts = np.unique(label[self._rows], return_index=True, return_counts=True)
         if (np.diff(label[self._rows]) < 0).any():
             raise InputError(f"{self.root}: identity.npy is not in order, so this is no people set as it was written.")
@@ -108,9 +110,12 @@ class People:
         missing = [name for name in (OLD_ARRAYS if old else ARRAYS) if not (self.root / f"{name}.npy").is_file()]
         if missing:
             raise InputError(f"{self.root} is no whole people set ({', '.join(missing)}.npy missing); make it again.")
-        arrays = {name: open_array(self.root / f"{name}.npy") for name in (*ARRAYS, *OPTIONAL)
-                  if (self.root / f"{name}.npy").is_file()}
-        if old:      # (I, K, …) → (I·K, …)
+        arrays = {
+            name: open_array(self.root / f"{name}.npy")
+            for name in (*ARRAYS, *OPTIONAL)
+            if (self.root / f"{name}.npy").is_file()
+        }
+        if old:  # (I, K, …) → (I·K, …)
             identities, poses = arrays["pictures"].shape[:2]
             done = arrays.pop("done")
             arrays = {name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()}
@@ -122,7 +127,7 @@ class People:
             raise InputError(f"{self.root}: arrays of different lengths ({sizes}); make the set again.")
         return arrays
 
-    def __reduce__(self):      # a loader's worker opens the files itself: a pickled memory map would be read whole
+    def __reduce__(self):  # a loader's worker opens the files itself: a pickled memory map would be read whole
         return type(self), (self.root, self.split)
 
     @property
@@ -202,8 +207,10 @@ class People:
             InputError: a set without correspondence.
         """
         if not self.has_correspondence:
-            raise InputError(f"{self.root} ({self.name}) holds no correspondence (flow.npy, visibility.npy); only "
-                             "synthetic people have it.")
+            raise InputError(
+                f"{self.root} ({self.name}) holds no correspondence (flow.npy, visibility.npy); only "
+                "synthetic people have it."
+            )
         source, target = self.rows(pairs.identity, pairs.source), self.rows(pairs.identity, pairs.target)
         # Stored by source row and by the target's place among all pictures of the person, finished or not.
         place = target - self._starts[np.searchsorted(self.identities, pairs.identity)]
@@ -240,13 +247,18 @@ class People:
             return self._official[rng.permutation(len(self._official))[:count]]
         people = self._people_in_pairs()
         rounds = [self._draw(rng, people) for _ in range(-(-count // len(people)))]
-        return Pairs(*(np.concatenate([getattr(part, name) for part in rounds] or [np.empty(0, np.int64)])[:count]
-                       for name in ("identity", "source", "target")))
+        return Pairs(
+            *(
+                np.concatenate([getattr(part, name) for part in rounds] or [np.empty(0, np.int64)])[:count]
+                for name in ("identity", "source", "target")
+            )
+        )
 
     def _draw(self, rng: np.random.Generator, place: np.ndarray) -> Pairs:
         source = rng.integers(0, self.counts[place])
-        return Pairs(self.identities[place], source,
-                     (source + rng.integers(1, self.counts[place])) % self.counts[place])
+        return Pairs(
+            self.identities[place], source, (source + rng.integers(1, self.counts[place])) % self.counts[place]
+        )
 
     def _people_in_pairs(self) -> np.ndarray:
         """Places of those who have two pictures or more."""
@@ -312,8 +324,9 @@ def open_array(file: Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file} cannot be read ({error}): put a whole copy in its place, or make the set "
-                         "again.") from error
+        raise InputError(
+            f"{file} cannot be read ({error}): put a whole copy in its place, or make the set again."
+        ) from error
 
 
 def describe(root: Path) -> dict:
@@ -325,8 +338,10 @@ def describe(root: Path) -> dict:
     file = root / "dataset.json"
     if not file.is_file():
         why = "it has no dataset.json" if root.is_dir() else "there is no such folder"
-        raise InputError(f"{root} is no people set ({why}); make one with python training/generate.py --out "
-                         "FOLDER, or from a set of pictures with python training/prepare.py.")
+        raise InputError(
+            f"{root} is no people set ({why}); make one with python training/generate.py --out "
+            "FOLDER, or from a set of pictures with python training/prepare.py."
+        )
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
         version = description["version"]
@@ -335,10 +350,14 @@ def describe(root: Path) -> dict:
         raise InputError(f"{file} describes no people set: it does not say which version.") from None
     if known not in ("people set", "synthetic people"):
         if description.get("format") == "captioned set":
-            raise InputError(f"{root} is a set of captioned pictures, not of people in several pictures; only the "
-                             "stage reposesd trains on it.")
-        raise InputError(f"{file} describes no people set of version 1 or {VERSION}, but "
-                         f"{quoted(description.get('format'))} of version {quoted(version)}: make the set again.")
+            raise InputError(
+                f"{root} is a set of captioned pictures, not of people in several pictures; only the "
+                "stage reposesd trains on it."
+            )
+        raise InputError(
+            f"{file} describes no people set of version 1 or {VERSION}, but "
+            f"{quoted(description.get('format'))} of version {quoted(version)}: make the set again."
+        )
     return description
 
 

@@ -33,16 +33,25 @@ def open_accelerator(cpu: bool, trackers: list[str], out: Path, unused: bool = T
     """
     wanted = [name for name in trackers if name != "none"]
     missing = sorted(set(wanted) - {str(getattr(name, "value", name)) for name in get_available_trackers()})
-    handlers = [InitProcessGroupKwargs(timeout=PATIENCE),
-                # Buffers are the same everywhere already: batch norm's come from the global batch.
-                DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused,
-                                              gradient_as_bucket_view=True)]
+    handlers = [
+        InitProcessGroupKwargs(timeout=PATIENCE),
+        # Buffers are the same everywhere already: batch norm's come from the global batch.
+        DistributedDataParallelKwargs(
+            broadcast_buffers=False, find_unused_parameters=unused, gradient_as_bucket_view=True
+        ),
+    ]
     if missing:
         raise InputError(f"tracker: {', '.join(missing)} is not installed: pip install it, or choose another.")
     # Precision, accumulation and compilation are a stage's settings: what `accelerate config` said must not mix in.
-    return Accelerator(cpu=cpu, log_with=wanted or None, project_dir=str(out), kwargs_handlers=handlers,
-                       mixed_precision="no", dynamo_backend="no",
-                       gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))
+    return Accelerator(
+        cpu=cpu,
+        log_with=wanted or None,
+        project_dir=str(out),
+        kwargs_handlers=handlers,
+        mixed_precision="no",
+        dynamo_backend="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):

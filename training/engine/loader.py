@@ -44,8 +44,10 @@ class Steps(Dataset):
     def __getitem__(self, step: int) -> Batches:
         plan = self.plan(step)
         first = self.rank * self.batch * self.accumulate
-        return [self.stage.load({name: values[start:start + self.batch] for name, values in plan.items()})
-                for start in range(first, first + self.batch * self.accumulate, self.batch)]
+        return [
+            self.stage.load({name: values[start : start + self.batch] for name, values in plan.items()})
+            for start in range(first, first + self.batch * self.accumulate, self.batch)
+        ]
 
 
 class _Kept(Dataset):
@@ -60,9 +62,11 @@ class _Kept(Dataset):
         except InputError as error:
             return error
         except (OSError, ValueError, IndexError) as error:
-            return InputError(f"{self.steps.stage.name}: an example of step {step} cannot be read "
-                              f"({type(error).__name__}: {error}). Look for a damaged file in {self.steps.stage.root}, "
-                              "mend or make it again, and run the same command again.")
+            return InputError(
+                f"{self.steps.stage.name}: an example of step {step} cannot be read "
+                f"({type(error).__name__}: {error}). Look for a damaged file in {self.steps.stage.root}, "
+                "mend or make it again, and run the same command again."
+            )
 
 
 def _as_it_is(value: Any) -> Any:
@@ -77,9 +81,16 @@ def _leave_signals_to_the_trainer(_: int) -> None:
 
 def open_loader(steps: Steps, start: int, workers: int, pin: bool) -> DataLoader:
     """The batches of step `start` and all after it, in order; an item may be an exception, to be raised."""
-    return DataLoader(_Kept(steps), batch_size=None, sampler=range(start, len(steps)), num_workers=workers,
-                      prefetch_factor=2 if workers else None, pin_memory=pin, collate_fn=_as_it_is,
-                      worker_init_fn=_leave_signals_to_the_trainer)
+    return DataLoader(
+        _Kept(steps),
+        batch_size=None,
+        sampler=range(start, len(steps)),
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        pin_memory=pin,
+        collate_fn=_as_it_is,
+        worker_init_fn=_leave_signals_to_the_trainer,
+    )
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

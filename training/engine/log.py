@@ -23,18 +23,26 @@ class Journal:
             entry each, "validation": the last}.
     """
 
-    def __init__(self, name: str, steps: int, examples: int, log: dict, accelerator: Accelerator, out: Path,
-                 every: int):
+    def __init__(
+        self, name: str, steps: int, examples: int, log: dict, accelerator: Accelerator, out: Path, every: int
+    ):
         self.name, self.steps, self.examples, self.log = name, steps, examples, log
         self.accelerator, self.out, self.every = accelerator, out, every
         start = log["step"]
-        self.bar = tqdm(total=steps, initial=start, desc=name, unit="step", dynamic_ncols=True,
-                        mininterval=0.5 if sys.stderr.isatty() else 30, disable=not accelerator.is_main_process)
+        self.bar = tqdm(
+            total=steps,
+            initial=start,
+            desc=name,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            disable=not accelerator.is_main_process,
+        )
         self._began = self._mark = time.monotonic()
         self._reset()
 
     def _reset(self) -> None:
-        self._values: dict[str, list[float]] = {}      # not every step gives every one
+        self._values: dict[str, list[float]] = {}  # not every step gives every one
         self._count, self._waited, self._spent = 0, 0.0, 0.0
 
     @contextmanager
@@ -59,8 +67,9 @@ class Journal:
         for key, value in values.items():
             self._values.setdefault(key, []).append(value)
         self._count += 1
-        self.bar.set_postfix_str(f"{self._rate():.1f} pictures/s, waiting {self._share():.0%}, "
-                                 f"loss {values['loss']:.4f}", refresh=False)
+        self.bar.set_postfix_str(
+            f"{self._rate():.1f} pictures/s, waiting {self._share():.0%}, loss {values['loss']:.4f}", refresh=False
+        )
         self.bar.update()
         if self._count == self.every or self.log["step"] == self.steps:
             self._enter()
@@ -73,11 +82,18 @@ class Journal:
 
     def _enter(self) -> None:
         means = {key: sum(values) / len(values) for key, values in self._values.items()}
-        entry = {"step": self.log["step"], "seconds": round(self.log["seconds"], 1), **means,
-                 "pictures_per_second": round(self._rate(), 2), "waiting": round(self._share(), 4)}
+        entry = {
+            "step": self.log["step"],
+            "seconds": round(self.log["seconds"], 1),
+            **means,
+            "pictures_per_second": round(self._rate(), 2),
+            "waiting": round(self._share(), 4),
+        }
         self.log["history"].append(entry)
-        self.say(f"{self.name} {entry['step']}/{self.steps} {self._rate():.1f} pictures/s, waiting "
-                 f"{self._share():.0%}, " + " ".join(f"{key} {value:.4g}" for key, value in means.items()))
+        self.say(
+            f"{self.name} {entry['step']}/{self.steps} {self._rate():.1f} pictures/s, waiting "
+            f"{self._share():.0%}, " + " ".join(f"{key} {value:.4g}" for key, value in means.items())
+        )
         self.track({key: value for key, value in entry.items() if key not in ("step", "seconds")})
         self._reset()
 
@@ -95,11 +111,14 @@ class Journal:
         """Keep the measures, and the sheet as out/samples/STAGE-STEP.jpg."""
         step = self.log["step"]
         if values:
-            self.log["validations"] = [*(entry for entry in self.log["validations"] if entry["step"] < step),
-                                       {"step": step, **values}]
+            self.log["validations"] = [
+                *(entry for entry in self.log["validations"] if entry["step"] < step),
+                {"step": step, **values},
+            ]
             self.log["validation"] = values
-            self.say(f"{self.name} validation at {step}: "
-                     + " ".join(f"{key} {value:.4g}" for key, value in values.items()))
+            self.say(
+                f"{self.name} validation at {step}: " + " ".join(f"{key} {value:.4g}" for key, value in values.items())
+            )
             self.track({f"validation/{key}": value for key, value in values.items()})
         if sheet is not None:
             folder = self.out / "samples"
@@ -143,8 +162,9 @@ def draw_curves(name: str, log: dict, path: Path) -> None:
     high = -(-len(columns) // wide)
     figure = Figure(figsize=(4 * wide, 2.6 * high), layout="constrained")
     figure.suptitle(f"{name}: {log['examples']:,} examples, {log['seconds'] / 3600:.2f} h")
-    for axes, (key, (steps, values)) in zip(figure.subplots(high, wide, squeeze=False).flat, columns.items(),
-                                            strict=False):
+    for axes, (key, (steps, values)) in zip(
+        figure.subplots(high, wide, squeeze=False).flat, columns.items(), strict=False
+    ):
         axes.plot(steps, values, marker="." if len(steps) < 30 else None, linewidth=1)
         axes.set_title(key, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
@@ -152,6 +172,6 @@ def draw_curves(name: str, log: dict, path: Path) -> None:
         axes.grid(alpha=0.3)
         if min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
-    for axes in list(figure.axes)[len(columns):]:
+    for axes in list(figure.axes)[len(columns) :]:
         axes.set_axis_off()
     figure.savefig(path, dpi=110)

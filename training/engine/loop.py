@@ -24,8 +24,18 @@ from training.engine.signals import Interrupts, Stopped, held
 from training.engine.stage import Stage
 from training.engine.state import differences, read_state, save_atomically
 
-WITHOUT_INFLUENCE = ("minutes", "save_every", "log_every", "validate_every", "workers", "checkpointing", "compile",
-                     "batch", "accumulate", "init")
+WITHOUT_INFLUENCE = (
+    "minutes",
+    "save_every",
+    "log_every",
+    "validate_every",
+    "workers",
+    "checkpointing",
+    "compile",
+    "batch",
+    "accumulate",
+    "init",
+)
 """Settings that may change between runs; of batch and accumulate their product over all processes counts."""
 
 
@@ -57,8 +67,10 @@ def train(stage: Stage, out: Path, seed: int, accelerator: Accelerator, resume: 
         run.begin(fresh=state is None)
         run.optimise()
     else:
-        run.compare("is finished, and was made by other settings or of other data or networks, so it may not fit them; "
-                    "resume=false makes it anew")
+        run.compare(
+            "is finished, and was made by other settings or of other data or networks, so it may not fit them; "
+            "resume=false makes it anew"
+        )
     return stage.part_of(run.average), run.log
 
 
@@ -74,8 +86,9 @@ class _Run:
             use_global_batch_norm(self.module)
         self.average = copy.deepcopy(self.module).eval().requires_grad_(False)
         trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.AdamW(trained, self.settings.lr, betas=(0.9, 0.99),
-                                           weight_decay=self.settings.weight_decay, eps=self.settings.eps)
+        self.optimiser = torch.optim.AdamW(
+            trained, self.settings.lr, betas=(0.9, 0.99), weight_decay=self.settings.weight_decay, eps=self.settings.eps
+        )
         self.log, self.made_of = empty_log(), None
         self.bf16 = None if self.settings.bf16 == AUTO else self.settings.bf16
 
@@ -85,12 +98,14 @@ class _Run:
         try:
             self.optimiser.load_state_dict(state["optimiser"])
         except ValueError as error:
-            raise InputError(f"{self.path} is of a run in which other weights are trained ({error}); go on with the "
-                             "settings of that run, or give another out=.") from error
+            raise InputError(
+                f"{self.path} is of a run in which other weights are trained ({error}); go on with the "
+                "settings of that run, or give another out=."
+            ) from error
         for group in self.optimiser.param_groups:
             group.update(weight_decay=self.settings.weight_decay, eps=self.settings.eps)
         self.log, self.made_of = {**empty_log(), **state["log"], "step": state["step"]}, state.get("made_of")
-        if self.bf16 is None and self.made_of:      # what a stage was begun with it keeps, on whatever machine
+        if self.bf16 is None and self.made_of:  # what a stage was begun with it keeps, on whatever machine
             self.bf16 = self.made_of.get("bf16")
 
     def begin(self, fresh: bool) -> None:
@@ -115,8 +130,9 @@ class _Run:
         self.network, self.prepared = accelerator.prepare(self.module, self.optimiser)
         if self.bf16 is None and self.log["step"] < settings.steps:
             self.bf16 = self.quicker_in_bf16()
-        self.made_of = self.compare(f"goes on from step {self.log['step']} with other settings, and will not end as an "
-                                    "uninterrupted run would")
+        self.made_of = self.compare(
+            f"goes on from step {self.log['step']} with other settings, and will not end as an uninterrupted run would"
+        )
 
     def quicker_in_bf16(self) -> bool:
         """Is the step that comes next quicker in bfloat16? Tells it, and enters it in the log."""
@@ -131,18 +147,24 @@ class _Run:
         faster = seconds["float32"] / seconds["bfloat16"]
         chosen = "bfloat16" if faster > 1 else "float32"
         self.log["precision"] = {"chosen": chosen, **{name: float(f"{each:.3g}") for name, each in seconds.items()}}
-        self.accelerator.print(f"{self.stage.name} is trained in {chosen}, the quicker one here: bfloat16 is "
-                               f"{faster:.3g} times as fast as float32.", flush=True)
+        self.accelerator.print(
+            f"{self.stage.name} is trained in {chosen}, the quicker one here: bfloat16 is "
+            f"{faster:.3g} times as fast as float32.",
+            flush=True,
+        )
         return faster > 1
 
     def compare(self, what: str) -> dict:
         """What the stage is made of now; where that is not what its state was made of, the log keeps it and it is
         told, `what` first."""
         settings, accelerator = self.settings, self.accelerator
-        now = {**{key: value for key, value in asdict(settings).items() if key not in WITHOUT_INFLUENCE},
-               "bf16": bool(self.bf16), "seed": self.seed,
-               "examples a step": settings.batch * settings.accumulate * accelerator.num_processes,
-               **self.stage.made_of()}
+        now = {
+            **{key: value for key, value in asdict(settings).items() if key not in WITHOUT_INFLUENCE},
+            "bf16": bool(self.bf16),
+            "seed": self.seed,
+            "examples a step": settings.batch * settings.accumulate * accelerator.num_processes,
+            **self.stage.made_of(),
+        }
         changed = differences(self.made_of, now) if self.made_of else []
         if changed:
             self.log.setdefault("changes", []).append({"step": self.log["step"], "changed": changed})
@@ -151,18 +173,21 @@ class _Run:
 
     def optimise(self) -> None:
         settings, log, accelerator = self.settings, self.log, self.accelerator
-        journal = Journal(self.stage.name, settings.steps, self.steps.examples, log, accelerator, self.out,
-                          settings.log_every)
+        journal = Journal(
+            self.stage.name, settings.steps, self.steps.examples, log, accelerator, self.out, settings.log_every
+        )
         try:
             with Interrupts() as interrupts:
-                with held():      # until the workers have said that they leave signals to this process
-                    self.loader = iter(open_loader(self.steps, log["step"], settings.workers,
-                                                   accelerator.device.type == "cuda"))
+                with held():  # until the workers have said that they leave signals to this process
+                    self.loader = iter(
+                        open_loader(self.steps, log["step"], settings.workers, accelerator.device.type == "cuda")
+                    )
                 while log["step"] < settings.steps:
                     with journal.waiting():
                         batches = self.fetch(interrupts)
-                    values, stop = self.step(batches, log["step"], lambda: interrupts.number > 0
-                                             or 0 < settings.minutes <= journal.minutes)
+                    values, stop = self.step(
+                        batches, log["step"], lambda: interrupts.number > 0 or 0 < settings.minutes <= journal.minutes
+                    )
                     journal.step(values)
                     step = log["step"]
                     last = step == settings.steps
@@ -176,13 +201,13 @@ class _Run:
                 self.validate(journal)
                 self.save()
         finally:
-            self.loader = None      # and with it the workers, whatever keeps the frames of an error
+            self.loader = None  # and with it the workers, whatever keeps the frames of an error
             journal.close()
 
     def fetch(self, interrupts: Interrupts) -> Batches:
         try:
             batches = next(self.loader)
-        except RuntimeError:      # a kill of the whole group ends the workers too
+        except RuntimeError:  # a kill of the whole group ends the workers too
             if not interrupts.number:
                 raise
             self.save()
@@ -192,7 +217,7 @@ class _Run:
     def step(self, batches: Batches, step: int, over: Callable[[], bool]) -> tuple[dict[str, float], bool]:
         """One step of the optimiser; its scalars, and whether it is `over` in any process: all get the same answer."""
         settings, stage, accelerator = self.settings, self.stage, self.accelerator
-        torch.manual_seed(hash((self.seed, step, accelerator.process_index)) % 2**62)      # a network's own dropout
+        torch.manual_seed(hash((self.seed, step, accelerator.process_index)) % 2**62)  # a network's own dropout
         first, last = stage.phase(step)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(settings, step - first, last - first)
@@ -209,8 +234,10 @@ class _Run:
         if not math.isfinite(values["loss"]) or not math.isfinite(norm):
             what = f"the loss is {values['loss']}" if not math.isfinite(values["loss"]) else f"its gradient is {norm}"
             kept = f"the last checkpoint is {self.path}" if self.path.is_file() else "there is no checkpoint yet"
-            raise FloatingPointError(f"{stage.name}: {what} at step {step}; {kept}. Lower {stage.name}.lr, or look for "
-                                     f"corrupt pictures or joints in {stage.root}; the same command goes on.")
+            raise FloatingPointError(
+                f"{stage.name}: {what} at step {step}; {kept}. Lower {stage.name}.lr, or look for "
+                f"corrupt pictures or joints in {stage.root}; the same command goes on."
+            )
         self.prepared.step()
         self.prepared.zero_grad()
         decay = min(settings.ema, (1 + step) / (10 + step))
@@ -237,24 +264,37 @@ class _Run:
             try:
                 journal.validated(values, sheet)
                 draw_curves(self.stage.name, self.log, self.out / f"{self.stage.name}.png")
-            except OSError as error:      # Pillow's says not why
-                raise InputError(f"{self.stage.name}: sheet or curves of step {self.log['step']} could not be written "
-                                 f"({error}); the last checkpoint is kept. Make room in {self.out} and run the same "
-                                 "command again.") from error
+            except OSError as error:  # Pillow's says not why
+                raise InputError(
+                    f"{self.stage.name}: sheet or curves of step {self.log['step']} could not be written "
+                    f"({error}); the last checkpoint is kept. Make room in {self.out} and run the same "
+                    "command again."
+                ) from error
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
         if self.accelerator.is_main_process:
-            save_atomically({"network": self.module.state_dict(), "average": self.average.state_dict(),
-                             "optimiser": self.optimiser.state_dict(), "step": self.log["step"], "log": self.log,
-                             "made_of": self.made_of}, self.path)
+            save_atomically(
+                {
+                    "network": self.module.state_dict(),
+                    "average": self.average.state_dict(),
+                    "optimiser": self.optimiser.state_dict(),
+                    "step": self.log["step"],
+                    "log": self.log,
+                    "made_of": self.made_of,
+                },
+                self.path,
+            )
 
     def stop(self, number: int) -> None:
         # Of several processes only some may have got the signal.
         limited = self.settings.minutes and not number
         why = f"stopped after {self.settings.minutes:g} minutes" if limited else "interrupted"
-        raise Stopped(f"{self.stage.name}: {why} at step {self.log['step']}, its state is saved; run the same command "
-                      "again to go on.", number)
+        raise Stopped(
+            f"{self.stage.name}: {why} at step {self.log['step']}, its state is saved; run the same command "
+            "again to go on.",
+            number,
+        )
 
 
 def _or_raise(batches: Batches | Exception) -> Batches:

@@ -19,7 +19,7 @@ ENTRIES = 50
 
 def write_log(stage: str, log: dict, out: Path) -> None:
     """Keep the log of a finished stage as `out/STAGE.json`."""
-    write_whole(out / f"{stage}.json", json.dumps(log, indent=1))      # a card may need the one of before
+    write_whole(out / f"{stage}.json", json.dumps(log, indent=1))  # a card may need the one of before
 
 
 def make_card(settings: Settings, out: Path, device: torch.device, stages: list[str] | None = None) -> dict:
@@ -31,9 +31,16 @@ def make_card(settings: Settings, out: Path, device: torch.device, stages: list[
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{cores} CPU cores"
     described = Path(settings.data) / "dataset.json"
     kept = {key: value for key, value in asdict(settings).items() if key not in ("data", "out", "notes", *STAGES)}
-    card = {"data": json.loads(described.read_text()) if described.is_file() else Path(settings.data).name,
-            "preset": settings.preset, "seed": settings.seed, "date": time.strftime("%Y-%m-%d"),
-            "torch": torch.__version__, "hardware": hardware, "settings": kept, "notes": settings.notes}
+    card = {
+        "data": json.loads(described.read_text()) if described.is_file() else Path(settings.data).name,
+        "preset": settings.preset,
+        "seed": settings.seed,
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "hardware": hardware,
+        "settings": kept,
+        "notes": settings.notes,
+    }
     for stage in stages or STAGES:
         own = out / f"{stage}.json"
         file = own if own.is_file() or not settings.parts else Path(settings.parts) / own.name
@@ -41,10 +48,16 @@ def make_card(settings: Settings, out: Path, device: torch.device, stages: list[
             log = json.loads(file.read_text())
             if file == own:
                 card["settings"][stage] = asdict(getattr(settings, stage))
-            card[stage] = {"steps": log["step"], "examples": log["examples"], "hours": round(log["seconds"] / 3600, 3),
-                           "validation": log.get("validation", {}), "history": thinned(log["history"]),
-                           "validations": thinned(log["validations"]), "changes": log.get("changes", []),
-                           **({"precision": log["precision"]} if "precision" in log else {})}
+            card[stage] = {
+                "steps": log["step"],
+                "examples": log["examples"],
+                "hours": round(log["seconds"] / 3600, 3),
+                "validation": log.get("validation", {}),
+                "history": thinned(log["history"]),
+                "validations": thinned(log["validations"]),
+                "changes": log.get("changes", []),
+                **({"precision": log["precision"]} if "precision" in log else {}),
+            }
     return card
 
 
@@ -52,5 +65,7 @@ def thinned(entries: list[dict]) -> list[dict]:
     """At most `ENTRIES` of them, evenly, the last among them, numbers to four digits."""
     step = -(-len(entries) // ENTRIES)
     chosen = entries[::-1][::step][::-1] if entries else []
-    return [{key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in entry.items()}
-            for entry in chosen]
+    return [
+        {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in entry.items()}
+        for entry in chosen
+    ]

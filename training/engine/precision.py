@@ -43,5 +43,5 @@ def compare_precisions(step: Callable[[bool], object], module: nn.Module, accele
 
 
 def _finish(device: torch.device) -> None:
-    if device.type != "cpu":      # its steps are only begun when Python goes on
+    if device.type != "cpu":  # its steps are only begun when Python goes on
         getattr(torch, device.type).synchronize()

@@ -22,10 +22,16 @@ from training.engine.model_card import make_card, write_log
 from training.engine.settings import STAGES, Settings, model_of, tracker_names
 from training.engine.stage import Stage
 
-CLASSES = {"vae": "vae.VaeStage", "vae of kl": "vae_kl.KLVaeStage", "estimator": "estimator.EstimatorStage",
-           "aligner": "aligner.AlignerStage", "aligner of matching": "matching_aligner.MatchingAlignerStage",
-           "reposedm": "denoiser.RePoseDMStage", "decoder": "reference_decoder.ReferenceDecoderStage",
-           "reposesd": "reposesd.stage.RePoseSDStage"}
+CLASSES = {
+    "vae": "vae.VaeStage",
+    "vae of kl": "vae_kl.KLVaeStage",
+    "estimator": "estimator.EstimatorStage",
+    "aligner": "aligner.AlignerStage",
+    "aligner of matching": "matching_aligner.MatchingAlignerStage",
+    "reposedm": "denoiser.RePoseDMStage",
+    "decoder": "reference_decoder.ReferenceDecoderStage",
+    "reposesd": "reposesd.stage.RePoseSDStage",
+}
 """Module and class of every stage, in training/stages."""
 
 
@@ -66,10 +72,13 @@ def run(settings: Settings) -> Path:
         torch.set_num_threads(settings.threads)
     classes = {name: stage_class(name, config) for name in wanted}
     check_needs(classes, config, settings)
-    accelerator = open_accelerator(settings.device == "cpu", tracker_names(settings), out,
-                                   any(each.unused for each in classes.values()))
-    accelerator.init_trackers("reposedm", config={"preset": settings.preset, "data": settings.data,
-                                                  "seed": settings.seed, "stages": ",".join(wanted)})
+    accelerator = open_accelerator(
+        settings.device == "cpu", tracker_names(settings), out, any(each.unused for each in classes.values())
+    )
+    accelerator.init_trackers(
+        "reposedm",
+        config={"preset": settings.preset, "data": settings.data, "seed": settings.seed, "stages": ",".join(wanted)},
+    )
     networks: dict[str, torch.nn.Module] = {}
     try:
         for name, kind in classes.items():
@@ -80,21 +89,37 @@ def run(settings: Settings) -> Path:
     parts = {part for name in stages_of(config) for part in [stage_class(name, config).part]}
     if completes(wanted, config) and accelerator.is_main_process:
         load_finished(parts - set(networks), config, settings, networks)
-        save_model(path, {part: networks[part] for part in PARTS if part in parts}, to_dict(config),
-                   make_card(settings, out, accelerator.device, list(stages_of(config))))
+        save_model(
+            path,
+            {part: networks[part] for part in PARTS if part in parts},
+            to_dict(config),
+            make_card(settings, out, accelerator.device, list(stages_of(config))),
+        )
         print(f"Exported {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return path
 
 
-def run_stage(name: str, kind: type[Stage], config: ModelConfig, settings: Settings, accelerator: Accelerator,
-              networks: dict[str, torch.nn.Module]) -> None:
+def run_stage(
+    name: str,
+    kind: type[Stage],
+    config: ModelConfig,
+    settings: Settings,
+    accelerator: Accelerator,
+    networks: dict[str, torch.nn.Module],
+) -> None:
     """Train one stage, or take what is finished of it; writes its result and adds it to `networks`."""
     out = Path(settings.out)
     needed = kind.needs(config)
     load_finished(set(needed) - set(networks), config, settings, networks)
     set_seed(settings.seed + STAGES.index(name))
-    stage = kind(config, getattr(settings, name), settings.data, Path(settings.cache or out),
-                 {part: networks[part].cpu() for part in needed}, accelerator.device)
+    stage = kind(
+        config,
+        getattr(settings, name),
+        settings.data,
+        Path(settings.cache or out),
+        {part: networks[part].cpu() for part in needed},
+        accelerator.device,
+    )
     network, log = train(stage, out, settings.seed, accelerator, settings.resume)
     networks[kind.part] = network.cpu()
     if accelerator.is_main_process:
@@ -116,25 +141,31 @@ def check_needs(classes: dict[str, type[Stage]], config: ModelConfig, settings: 
     own = stages_of(config)
     for name, kind in classes.items():
         if "reposedm" not in own and kind.needs(config):
-            raise InputError(f"stages: {name} needs stages that preset {settings.preset} has not; its own are "
-                             f"{', '.join(own)}.")
+            raise InputError(
+                f"stages: {name} needs stages that preset {settings.preset} has not; its own are {', '.join(own)}."
+            )
         for part in kind.needs(config):
             file = finished_file(part, config, settings)
             if part not in made and not file.is_file():
-                raise InputError(f"Stage {name} needs the result of stage {file.stem}, which stages leaves out, and "
-                                 f"{file.parent} has none of an earlier run: run that stage first, or name the folder "
-                                 f"of a run that has it, parts=FOLDER.")
+                raise InputError(
+                    f"Stage {name} needs the result of stage {file.stem}, which stages leaves out, and "
+                    f"{file.parent} has none of an earlier run: run that stage first, or name the folder "
+                    f"of a run that has it, parts=FOLDER."
+                )
         made.add(kind.part)
     if completes(list(classes), config):
         for part in sorted({stage_class(name, config).part for name in stages_of(config)} - made):
             file = finished_file(part, config, settings)
             if not file.is_file():
-                raise InputError(f"The whole model also needs the result of stage {file.stem}, and {file.parent} has "
-                                 "none: run that stage, too, or name the folder of a run that has it, parts=FOLDER.")
+                raise InputError(
+                    f"The whole model also needs the result of stage {file.stem}, and {file.parent} has "
+                    "none: run that stage, too, or name the folder of a run that has it, parts=FOLDER."
+                )
 
 
-def load_finished(parts: set[str], config: ModelConfig, settings: Settings,
-                  networks: dict[str, torch.nn.Module]) -> None:
+def load_finished(
+    parts: set[str], config: ModelConfig, settings: Settings, networks: dict[str, torch.nn.Module]
+) -> None:
     """Add to `networks` the parts that an earlier run left."""
     for part in sorted(parts):
         file = finished_file(part, config, settings)

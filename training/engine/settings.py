@@ -242,7 +242,7 @@ def load_settings(config: str | Path | None, overrides: list[str]) -> Settings:
             merged = OmegaConf.merge(merged, OmegaConf.load(config))
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(overrides))
         settings = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, YAMLError, TypeError) as error:      # TypeError: a list
+    except (OmegaConfBaseException, YAMLError, TypeError) as error:  # TypeError: a list
         raise InputError(f"Configuration: {str(error).splitlines()[0]}") from error
     check(settings)
     return settings
@@ -262,12 +262,38 @@ def check(settings: Settings) -> None:
     strange = [name for name in tracker_names(settings) if name not in TRACKERS]
     if strange:
         raise InputError(f"tracker: unknown {strange}; known are {', '.join(TRACKERS)}.")
-    least = {"steps": 0, "batch": 1, "accumulate": 1, "lr": 0, "lr_end": 0, "warmup": 0, "weight_decay": 0,
-             "minutes": 0, "save_every": 1, "log_every": 1,
-             "validate_every": 0, "ema": 0, "workers": 0, "pairs": 1, "pictures": 0, "eps": 0, "first_steps": 0,
-             "noise_power": 0, "vlb_weight": 0, "field_limit": 0, "perceptual": 0, "kl": 0, "dropout": 0,
-             "caption_dropout": 0, "colour_shuffle": 0, "flip": 0, "person_weight": 0, "hidden_weight": 0, "group": 2,
-             "estimated": 0}
+    least = {
+        "steps": 0,
+        "batch": 1,
+        "accumulate": 1,
+        "lr": 0,
+        "lr_end": 0,
+        "warmup": 0,
+        "weight_decay": 0,
+        "minutes": 0,
+        "save_every": 1,
+        "log_every": 1,
+        "validate_every": 0,
+        "ema": 0,
+        "workers": 0,
+        "pairs": 1,
+        "pictures": 0,
+        "eps": 0,
+        "first_steps": 0,
+        "noise_power": 0,
+        "vlb_weight": 0,
+        "field_limit": 0,
+        "perceptual": 0,
+        "kl": 0,
+        "dropout": 0,
+        "caption_dropout": 0,
+        "colour_shuffle": 0,
+        "flip": 0,
+        "person_weight": 0,
+        "hidden_weight": 0,
+        "group": 2,
+        "estimated": 0,
+    }
     shares = ("estimated", "dropout", "caption_dropout", "colour_shuffle", "flip", "ema")
     for stage in STAGES:
         own = getattr(settings, stage)
@@ -296,7 +322,12 @@ def model_of(settings: Settings) -> ModelConfig:
         raise InputError(f"preset = {settings.preset!r}: known are {', '.join(PRESETS)}.")
 
     def merged(base: dict, changes: dict) -> dict:
-        return {**base, **{key: merged(base[key], value) if isinstance(base.get(key), dict) and isinstance(value, dict)
-                           else value for key, value in changes.items()}}
+        return {
+            **base,
+            **{
+                key: merged(base[key], value) if isinstance(base.get(key), dict) and isinstance(value, dict) else value
+                for key, value in changes.items()
+            },
+        }
 
     return from_dict(ModelConfig, merged(to_dict(PRESETS[settings.preset]), settings.model), "model")

@@ -13,8 +13,9 @@ MOST_WIDE = 3600
 """Pixels, unless one block alone is wider."""
 
 
-def comparison_sheet(columns: dict[str, np.ndarray], captions: list[str], across: int = 3,
-                     zoom: int | None = None) -> Image.Image:
+def comparison_sheet(
+    columns: dict[str, np.ndarray], captions: list[str], across: int = 3, zoom: int | None = None
+) -> Image.Image:
     """One row a pair, filled block by block from the left.
 
     Args:

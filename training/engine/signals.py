@@ -48,7 +48,7 @@ class Interrupts:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():      # elsewhere Python catches no signals
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python catches no signals
             with held():
                 self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
             outer = [getattr(handler, "__self__", None) for handler in self._before.values()]
@@ -61,7 +61,7 @@ class Interrupts:
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         self._restore()
-        if kind is None and self.number and self._before:      # it came too late for whoever reads `number`
+        if kind is None and self.number and self._before:  # it came too late for whoever reads `number`
             signal.raise_signal(self.number)
 
     def _restore(self) -> None:

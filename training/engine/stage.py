@@ -48,8 +48,15 @@ class Stage(ABC):
     part: ClassVar[str]
     unused: ClassVar[bool] = False
 
-    def __init__(self, config: ModelConfig, settings: StageSettings, root: str | Path, out: Path,
-                 networks: dict[str, nn.Module], device: torch.device):
+    def __init__(
+        self,
+        config: ModelConfig,
+        settings: StageSettings,
+        root: str | Path,
+        out: Path,
+        networks: dict[str, nn.Module],
+        device: torch.device,
+    ):
         self.config, self.settings, self.root, self.out = config, settings, Path(root), Path(out)
         self.networks, self.device = networks, device
 
@@ -89,8 +96,9 @@ class Stage(ABC):
         """
         found = [m for m in module.modules() if hasattr(m, "enable_gradient_checkpointing")]
         if not found:
-            raise InputError(f"{self.name}.checkpointing: the {self.part} cannot compute activations again; leave it "
-                             "false.")
+            raise InputError(
+                f"{self.name}.checkpointing: the {self.part} cannot compute activations again; leave it false."
+            )
         for part in found:
             part.enable_gradient_checkpointing()
 
@@ -128,8 +136,10 @@ class Stage(ABC):
     def made_of(self) -> dict[str, int]:
         """What else than settings the result depends on, as check sums: a run that goes on compares them."""
         file = self.root / "dataset.json"
-        return {"data": checksum(file.read_bytes()) if file.is_file() else 0,
-                **{f"finished {name}": checksum(network) for name, network in self.networks.items()}}
+        return {
+            "data": checksum(file.read_bytes()) if file.is_file() else 0,
+            **{f"finished {name}": checksum(network) for name, network in self.networks.items()},
+        }
 
     def save(self, network: nn.Module, path: Path, card: dict[str, Any]) -> None:
         """Write the stage's result, one self-describing file."""

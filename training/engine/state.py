@@ -77,8 +77,10 @@ def read_state(path: Path) -> dict[str, Any] | None:
             raise KeyError("it is no state of a stage")
         return state
     except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read ({reason(error)}): delete it or give resume=false to train this stage "
-                         "anew, or put a copy of it back.") from error
+        raise InputError(
+            f"{path} cannot be read ({reason(error)}): delete it or give resume=false to train this stage "
+            "anew, or put a copy of it back."
+        ) from error
 
 
 def checksum(*values: np.ndarray | torch.Tensor | nn.Module | bytes) -> int:
@@ -96,5 +98,8 @@ def checksum(*values: np.ndarray | torch.Tensor | nn.Module | bytes) -> int:
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What a run that goes on does differently from the one that made the state: "lr: 0.001 → 0.002"."""
     names = sorted(set(before) | set(now))
-    return [f"{name}: {before.get(name, 'nothing')} → {now.get(name, 'nothing')}" for name in names
-            if before.get(name) != now.get(name)]
+    return [
+        f"{name}: {before.get(name, 'nothing')} → {now.get(name, 'nothing')}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]

@@ -63,6 +63,7 @@ class Comparison:
 
     def values(self, row: str) -> dict[str, np.ndarray]:
         """Measure → (n,), the mean over the seeds, for a pair with at least one number."""
+
         def mean(name: str) -> np.ndarray:
             found = np.stack([measured.values[name] for measured in self.rows[row]])
             known = np.isfinite(found)
@@ -108,9 +109,18 @@ def shared_batches(people: People, pairs: Pairs, size: int, what: str) -> Iterat
         yield Batch.read(people, pairs, first, size)
 
 
-def compare(people: People, pairs: Pairs, contenders: list[Contender], judge: Judge, seeds: Sequence[int] = (0,),
-            batch: int = 16, folders: dict[str, Path] | None = None, save: Path | None = None,
-            source_pose: str = "estimated", finder: RePoseDMPipeline | None = None) -> Comparison:
+def compare(
+    people: People,
+    pairs: Pairs,
+    contenders: list[Contender],
+    judge: Judge,
+    seeds: Sequence[int] = (0,),
+    batch: int = 16,
+    folders: dict[str, Path] | None = None,
+    save: Path | None = None,
+    source_pose: str = "estimated",
+    finder: RePoseDMPipeline | None = None,
+) -> Comparison:
     """Measure the source copied, what checkpoints make of the pairs, pictures in folders, and the truth.
 
     Every process gets the same whole comparison.
@@ -126,8 +136,11 @@ def compare(people: People, pairs: Pairs, contenders: list[Contender], judge: Ju
     parts = []
     for given in shared_batches(people, pairs, batch, "measuring"):
         joints, aligned = align_all(given, contenders, source_pose, finder)
-        part = _Part(given.first, poses=[pose[None] for pose in given.joints],
-                     pictures={"source": _encoded(given.source), "pose": _encoded(to_pictures(given.skeleton))})
+        part = _Part(
+            given.first,
+            poses=[pose[None] for pose in given.joints],
+            pictures={"source": _encoded(given.source), "pose": _encoded(to_pictures(given.skeleton))},
+        )
         shown = next(filter(None, map(views, aligned)), {})
         part.pictures |= {name: _encoded(pictures) for name, pictures in shown.items()}
         for row, number, pictures in all_pictures(given, contenders, joints, aligned, list(seeds), folders or {}):
@@ -141,16 +154,21 @@ def compare(people: People, pairs: Pairs, contenders: list[Contender], judge: Ju
             part.maps = map_errors(people, given, contenders, joints, aligned)
         parts.append(part)
     parts = sorted(gathered(parts), key=lambda part: part.first)
-    rows = {row: [_joined([part.rows[row][number] for part in parts]) for number in range(len(measured))]
-            for row, measured in parts[0].rows.items()}
+    rows = {
+        row: [_joined([part.rows[row][number] for part in parts]) for number in range(len(measured))]
+        for row, measured in parts[0].rows.items()
+    }
     pictures = {row: [file for part in parts for file in part.pictures[row]] for row in parts[0].pictures}
-    maps = {row: {name: np.concatenate([part.maps[row][name] for part in parts]) for name in measures}
-            for row, measures in parts[0].maps.items()}
+    maps = {
+        row: {name: np.concatenate([part.maps[row][name] for part in parts]) for name in measures}
+        for row, measures in parts[0].maps.items()
+    }
     return Comparison(pairs, rows, pictures, [pose for part in parts for pose in part.poses], maps)
 
 
-def align_all(batch: Batch, contenders: list[Contender], source_pose: str,
-              finder: RePoseDMPipeline | None) -> tuple[Tensor | None, list[Aligned]]:
+def align_all(
+    batch: Batch, contenders: list[Contender], source_pose: str, finder: RePoseDMPipeline | None
+) -> tuple[Tensor | None, list[Aligned]]:
     """The joints that the row `SKELETON` takes for the sources', see `compare`, and the batch aligned by each."""
     finder = contenders[0].pipe if finder is None and contenders else finder
     joints = None if finder is None and source_pose == "estimated" else find_source(finder, batch, source_pose)
@@ -163,8 +181,14 @@ def align_all(batch: Batch, contenders: list[Contender], source_pose: str,
     return joints, aligned
 
 
-def all_pictures(batch: Batch, contenders: list[Contender], joints: Tensor | None, aligned: list[Aligned],
-                 seeds: list[int], folders: dict[str, Path]) -> Iterator[tuple[str, int, np.ndarray]]:
+def all_pictures(
+    batch: Batch,
+    contenders: list[Contender],
+    joints: Tensor | None,
+    aligned: list[Aligned],
+    seeds: list[int],
+    folders: dict[str, Path],
+) -> Iterator[tuple[str, int, np.ndarray]]:
     """(row, number of the seed, pictures) in the order of the table; `joints` and `aligned` by `align_all`."""
     yield COPY, 0, batch.source
     if joints is not None:
@@ -187,8 +211,11 @@ def all_pictures(batch: Batch, contenders: list[Contender], joints: Tensor | Non
 
 def _joined(parts: list[Measured]) -> Measured:
     features = None if parts[0].features is None else np.concatenate([part.features for part in parts])
-    return Measured({name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values},
-                    [found for part in parts for found in part.people], features)
+    return Measured(
+        {name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values},
+        [found for part in parts for found in part.people],
+        features,
+    )
 
 
 def gathered(parts: list) -> list:

@@ -88,10 +88,19 @@ class Batch:
         of_source, of_target = (part.identity, part.source), (part.identity, part.target)
         masks, source_masks = (people.masks(*which) for which in (of_target, of_source))
         source, truth = (people.read("pictures", *which) for which in (of_source, of_target))
-        return cls(first, part, source, truth, people.skeletons(*of_target), people.joints(*of_target),
-                   None if masks is None else masks[:, 0].numpy(), people.garments(*of_target),
-                   None if source_masks is None else source_masks[:, 0].numpy(),
-                   people.openpose(*of_source), people.openpose(*of_target))
+        return cls(
+            first,
+            part,
+            source,
+            truth,
+            people.skeletons(*of_target),
+            people.joints(*of_target),
+            None if masks is None else masks[:, 0].numpy(),
+            people.garments(*of_target),
+            None if source_masks is None else source_masks[:, 0].numpy(),
+            people.openpose(*of_source),
+            people.openpose(*of_target),
+        )
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -136,13 +145,27 @@ def align(pipe: RePoseDMPipeline, batch: Batch, joints: Tensor | None) -> Aligne
     if pipe.aligner.reads_pose:
         target = torch.from_numpy(batch.target_pose).float()
         start = start_from(joints, target, source, pipe.aligner.config.shrink)
-    return Aligned(source, skeleton, start, *make_condition(pipe.aligner, pipe.denoiser, pipe.encode, source, skeleton,
-                                                            pipe.autoencoder.stride, start=start))
+    return Aligned(
+        source,
+        skeleton,
+        start,
+        *make_condition(
+            pipe.aligner, pipe.denoiser, pipe.encode, source, skeleton, pipe.autoencoder.stride, start=start
+        ),
+    )
 
 
 @torch.no_grad()
-def transfer(pipe: RePoseDMPipeline, aligned: Aligned, seeds: list[int], steps: int, scale: float,
-             guide: FieldConfig | None = None, poses: np.ndarray | None = None, start: float = 1.0) -> Tensor:
+def transfer(
+    pipe: RePoseDMPipeline,
+    aligned: Aligned,
+    seeds: list[int],
+    steps: int,
+    scale: float,
+    guide: FieldConfig | None = None,
+    poses: np.ndarray | None = None,
+    start: float = 1.0,
+) -> Tensor:
     """What `RePoseDMPipeline` does with one aligned picture and one pose, for each of a batch, by DDIM.
 
     Here each picture has a seed. The pipeline draws the noise of a whole batch from one, so that there the second
@@ -165,12 +188,16 @@ def transfer(pipe: RePoseDMPipeline, aligned: Aligned, seeds: list[int], steps: 
         size, native = tuple(aligned.source.shape[-2:]), pipe.config.network_size
         compare = PoseInteractionField(pipe.estimator, guide.space, mask=guide.mask)
         target = pose_target(compare, [Pose(joints[None], *size) for joints in poses], size, native)
-        field = FieldGuidance.configured(guide, compare, target.map(lambda values: values.to(pipe.device)),
-                                         lambda z: fit_image(pipe.decode(z), *native))
+        field = FieldGuidance.configured(
+            guide,
+            compare,
+            target.map(lambda values: values.to(pipe.device)),
+            lambda z: fit_image(pipe.decode(z), *native),
+        )
     shape = condition.pose.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     noise = noise.to(pipe.device)
-    sigmas = simple_sigmas(pipe.schedule, round(steps / start))[-steps - 1:].to(pipe.device)
+    sigmas = simple_sigmas(pipe.schedule, round(steps / start))[-steps - 1 :].to(pipe.device)
     first = initial_latent(noise, sigmas[0]) if start == 1 else condition.aligned + sigmas[0] * noise
     model = GuidedDenoiser(pipe.denoiser, pipe.schedule, condition, scale, field)
     return pipe.picture(sample_ddim(model, first, sigmas), aligned.seen, aligned.source)
@@ -181,14 +208,29 @@ def to_pictures(images: Tensor) -> np.ndarray:
     return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
 
 
-def generate(contender: Contender, batch: Batch, aligned: Aligned,
-             seeds: list[int]) -> Iterator[tuple[str, int, np.ndarray]]:
+def generate(
+    contender: Contender, batch: Batch, aligned: Aligned, seeds: list[int]
+) -> Iterator[tuple[str, int, np.ndarray]]:
     """(row, number of the seed, pictures) of every guidance of a checkpoint and every seed."""
     for number, seed in enumerate(seeds):
         noises = [SEED_STRIDE * seed + batch.first + i for i in range(len(batch))]
         for row, kind in contender.kinds.items():
-            yield row, number, to_pictures(transfer(contender.pipe, aligned, noises, contender.steps, contender.scale,
-                                                    kind, batch.target_pose, contender.start))
+            yield (
+                row,
+                number,
+                to_pictures(
+                    transfer(
+                        contender.pipe,
+                        aligned,
+                        noises,
+                        contender.steps,
+                        contender.scale,
+                        kind,
+                        batch.target_pose,
+                        contender.start,
+                    )
+                ),
+            )
 
 
 def by_skeleton(batch: Batch, joints: Tensor) -> np.ndarray:
@@ -213,13 +255,23 @@ def views(aligned: Aligned) -> dict[str, np.ndarray]:
     if found is None:
         return {}
     masks = {"visibility": found.visibility, "person": found.person}
-    return {"plate": to_pictures(found.plate),
-            **{name: to_pictures(2 * mask.expand(-1, 3, -1, -1) - 1) for name, mask in masks.items()}}
+    return {
+        "plate": to_pictures(found.plate),
+        **{name: to_pictures(2 * mask.expand(-1, 3, -1, -1) - 1) for name, mask in masks.items()},
+    }
 
 
-def open_contender(path: str | Path, people: People, name: str = OURS, strength: float | None = None,
-                   steps: int | None = None, scale: float | None = None, device: str = "cpu",
-                   start: float = 1.0, source_pose: str = "estimated") -> Contender:
+def open_contender(
+    path: str | Path,
+    people: People,
+    name: str = OURS,
+    strength: float | None = None,
+    steps: int | None = None,
+    scale: float | None = None,
+    device: str = "cpu",
+    start: float = 1.0,
+    source_pose: str = "estimated",
+) -> Contender:
     """A checkpoint without guidance, and with guidance of `strength` where that is above 0.
 
     Args:
@@ -236,11 +288,13 @@ def open_contender(path: str | Path, people: People, name: str = OURS, strength:
     pipe = RePoseDMPipeline.from_pretrained(path, device)
     config = pipe.config
     if (people.height, people.width) != (config.height, config.width):
-        raise InputError(f"The set {people.root} has pictures of {people.width}×{people.height}, "
-                         f"{Path(path).name} makes {config.width}×{config.height}: make a set with --height "
-                         f"{config.height} --width {config.width}.")
+        raise InputError(
+            f"The set {people.root} has pictures of {people.width}×{people.height}, "
+            f"{Path(path).name} makes {config.width}×{config.height}: make a set with --height "
+            f"{config.height} --width {config.width}."
+        )
     steps = config.steps if steps is None else steps
-    simple_sigmas(pipe.schedule, steps)      # refuses a number of steps before the first picture
+    simple_sigmas(pipe.schedule, steps)  # refuses a number of steps before the first picture
     strength = config.field.strength if strength is None else strength
     kinds = {name: OFF}
     if strength:

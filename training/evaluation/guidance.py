@@ -28,9 +28,13 @@ SHOWN = ("joint_error", "pck@0.05", "perceptual", "ssim_256@1.5", "colour_right"
 
 def settings_to_compare(default: FieldConfig) -> list[FieldConfig]:
     """No guidance, the default, and its mask with every space, window, limit and strength, each once."""
-    grid = [replace(default, strength=strength, start=start, end=end, space=space, limit=limit)
-            for space, strengths in STRENGTHS.items() for start, end in WINDOWS for limit in LIMITS
-            for strength in strengths]
+    grid = [
+        replace(default, strength=strength, start=start, end=end, space=space, limit=limit)
+        for space, strengths in STRENGTHS.items()
+        for start, end in WINDOWS
+        for limit in LIMITS
+        for strength in strengths
+    ]
     return list(dict.fromkeys((OFF, default, *grid)))
 
 
@@ -41,15 +45,25 @@ def label(kind: FieldConfig) -> str:
     return f"{kind.space}, strength {kind.strength:g}, {kind.start:g} to {kind.end:g}, limit {kind.limit:g}"
 
 
-def measure(pipe: RePoseDMPipeline, people: People, pairs: Pairs, kinds: list[FieldConfig], seed: int,
-            judge: Judge) -> Comparison:
+def measure(
+    pipe: RePoseDMPipeline, people: People, pairs: Pairs, kinds: list[FieldConfig], seed: int, judge: Judge
+) -> Comparison:
     """Every setting, as a row under its label."""
     settings = pipe.config.steps, pipe.config.guidance_scale
     return compare(people, pairs, [Contender(pipe, {label(kind): kind for kind in kinds}, *settings)], judge, [seed])
 
 
-def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None = None, seed: int = 0,
-          device: str = "cpu", shown: int = 12, compare: bool = True) -> dict:
+def study(
+    weights: str,
+    data: str,
+    out: str,
+    pairs: int = 64,
+    judge: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    shown: int = 12,
+    compare: bool = True,
+) -> dict:
     """Compare settings on validation people, measure the default on test people, and write the report into `out`.
 
     `compare` = False leaves out the former.
@@ -62,10 +76,11 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
         raise InputError(f"pairs = {pairs}: must be at least 1.")
     validation, test = People(data, "val"), People(data, "test")
     pipe = open_contender(weights, validation, device=device).pipe
-    judging = Judge(load_detector(judge, device) if judge else Detector.of(pipe, f"the estimator of {OURS}"),
-                    device=device)
+    judging = Judge(
+        load_detector(judge, device) if judge else Detector.of(pipe, f"the estimator of {OURS}"), device=device
+    )
     folder = Path(out)
-    make_folder(folder, "out")      # before the work, not after it
+    make_folder(folder, "out")  # before the work, not after it
     own = pipe.config.field
     default = replace(own, strength=own.strength or 1.0, training=0.0, estimate="x0")
     compared = {}
@@ -78,18 +93,30 @@ def study(weights: str, data: str, out: str, pairs: int = 64, judge: str | None 
     found = measure(pipe, test, held_out, [OFF, default], seed, judging)
     rows = {label(kind): found.values(label(kind)) for kind in (OFF, default)}
     off, on = rows.values()
-    results = {"protocol": {"weights": Path(weights).name, "pairs": pairs, "seed": seed, "steps": pipe.config.steps,
-                            "guidance_scale": pipe.config.guidance_scale, "default": asdict(default),
-                            "own_strength": own.strength, "judge": Path(judge).name if judge else None},
-               "validation": compared, "test": summarise(rows, held_out.identity),
-               "difference": summarise({"on − off": difference(on, off)}, held_out.identity)}
+    results = {
+        "protocol": {
+            "weights": Path(weights).name,
+            "pairs": pairs,
+            "seed": seed,
+            "steps": pipe.config.steps,
+            "guidance_scale": pipe.config.guidance_scale,
+            "default": asdict(default),
+            "own_strength": own.strength,
+            "judge": Path(judge).name if judge else None,
+        },
+        "validation": compared,
+        "test": summarise(rows, held_out.identity),
+        "difference": summarise({"on − off": difference(on, off)}, held_out.identity),
+    }
     (folder / "guidance.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "guidance.md").write_text(markdown(results), encoding="utf-8")
     # The pairs that guidance moves most, in either direction: there is something to see in them.
     order = np.argsort(-np.abs(np.nan_to_num(on["joint_error"] - off["joint_error"])))[:shown]
     columns = {"source": "source", "pose": "pose", "off": label(OFF), "on": label(default), "target": TRUTH}
-    captions = [f"{n}: joints off by {off['joint_error'][n]:.1f} px without and {on['joint_error'][n]:.1f} px with "
-                "guidance" for n in order]
+    captions = [
+        f"{n}: joints off by {off['joint_error'][n]:.1f} px without and {on['joint_error'][n]:.1f} px with guidance"
+        for n in order
+    ]
     sheet = comparison_sheet({name: found.shown(row, order) for name, row in columns.items()}, captions, across=2)
     sheet.save(folder / "guidance.jpg", quality=90)
     return results
@@ -104,8 +131,10 @@ def markdown(results: dict) -> str:
         f"# Pose field guidance off and on: {p['weights']}",
         f"{p['pairs']} pairs, {p['steps']} DDIM steps, w_c {p['guidance_scale']:g}, seed {p['seed']}, the same noise "
         f"for every row. Joints are found by {judge}. In brackets: 95 % bootstrap interval.",
-        f"## Test people, {default}", markdown_table(results["test"], list(SHOWN), "guidance"),
-        markdown_table(results["difference"], list(SHOWN), "pair by pair", signed=True)]
+        f"## Test people, {default}",
+        markdown_table(results["test"], list(SHOWN), "guidance"),
+        markdown_table(results["difference"], list(SHOWN), "pair by pair", signed=True),
+    ]
     if results["validation"]:
         parts += ["## Validation people, every setting", markdown_table(results["validation"], list(SHOWN), "guidance")]
     return "\n\n".join(parts) + "\n"

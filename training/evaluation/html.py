@@ -19,11 +19,12 @@ def chosen_pairs(values: np.ndarray, most: int) -> np.ndarray:
     if len(values) <= most:
         return np.arange(len(values))
     order = np.argsort(np.nan_to_num(values, nan=-np.inf), kind="stable")
-    return np.sort(np.concatenate([order[:most // 2], order[len(order) - (most - most // 2):]]))
+    return np.sort(np.concatenate([order[: most // 2], order[len(order) - (most - most // 2) :]]))
 
 
-def write_page(results: dict, comparison: Comparison, row: str, path: str | Path, most: int = 64,
-               figure: Path | None = None) -> None:
+def write_page(
+    results: dict, comparison: Comparison, row: str, path: str | Path, most: int = 64, figure: Path | None = None
+) -> None:
     """Write the page.
 
     Args:
@@ -41,22 +42,42 @@ def write_page(results: dict, comparison: Comparison, row: str, path: str | Path
     measures = [name for name in COLUMNS if any(name in found for found in values.values())]
     measures.sort(key=lambda name: name != first)
     data = {
-        "title": f"{protocol['title']}: {protocol['pairs']} pairs", "how": how(protocol), "notes": protocol["notes"],
-        "tables": [{"name": table, "head": [heading(name, protocol["extractor"]) for name in columns],
-                    "lines": [[label, *(shown(cells.get(name), name) for name in columns)]
-                              for label, cells in results[part].items()]}
-                   for part in PARTS for table, columns in tables(results, part).items()],
+        "title": f"{protocol['title']}: {protocol['pairs']} pairs",
+        "how": how(protocol),
+        "notes": protocol["notes"],
+        "tables": [
+            {
+                "name": table,
+                "head": [heading(name, protocol["extractor"]) for name in columns],
+                "lines": [
+                    [label, *(shown(cells.get(name), name) for name in columns)]
+                    for label, cells in results[part].items()
+                ],
+            }
+            for part in PARTS
+            for table, columns in tables(results, part).items()
+        ],
         "figure": figure and base64.b64encode(figure.read_bytes()).decode(),
-        "which": f"{len(which)} of {len(pairs)} pairs" + (
-            "." if len(which) == len(pairs) else f": the best and the worst {heading(first, None)[:-2]} of “{row}”."),
-        "measures": {name: {"heading": heading(name, None), "better": -1 if "↓" in COLUMNS[name][0] else 1}
-                     for name in measures},
+        "which": f"{len(which)} of {len(pairs)} pairs"
+        + ("." if len(which) == len(pairs) else f": the best and the worst {heading(first, None)[:-2]} of “{row}”."),
+        "measures": {
+            name: {"heading": heading(name, None), "better": -1 if "↓" in COLUMNS[name][0] else 1} for name in measures
+        },
         "sortable": [row, *(name for name in values if name != row)],
         "given": [label for label in comparison.pictures if label not in comparison.rows],
-        "pairs": [{"number": int(n), "caption": lines[n],
-                   "pictures": {label: base64.b64encode(files[n]).decode()
-                                for label, files in comparison.pictures.items()},
-                   "values": {label: {name: rounded(float(found[name][n])) for name in found}
-                              for label, found in values.items()}} for n in which]}
+        "pairs": [
+            {
+                "number": int(n),
+                "caption": lines[n],
+                "pictures": {
+                    label: base64.b64encode(files[n]).decode() for label, files in comparison.pictures.items()
+                },
+                "values": {
+                    label: {name: rounded(float(found[name][n])) for name in found} for label, found in values.items()
+                },
+            }
+            for n in which
+        ],
+    }
     text = json.dumps(data, ensure_ascii=False).replace("</", "<\\/")
     Path(path).write_text(TEMPLATE.read_text(encoding="utf-8").replace("DATA", text, 1), encoding="utf-8")

@@ -71,13 +71,13 @@ class Detector:
             images: (B, 3, H, W) in [-1, 1].
         """
         height, width = images.shape[-2:]
-        seen, scale, shift = images, np.ones(2), np.zeros(2)      # x, y
+        seen, scale, shift = images, np.ones(2), np.zeros(2)  # x, y
         size = self.size
         if self.side:
             size = [-(-round(self.side * length / min(height, width)) // CELL) * CELL for length in (height, width)]
         if size and size != (height, width):
             seen, least = fit_image(images, *size), min(size[0] / height, size[1] / width)
-            inner = np.array([round(width * least), round(height * least)])      # whole pixels, as in fit_image
+            inner = np.array([round(width * least), round(height * least)])  # whole pixels, as in fit_image
             scale, shift = inner / (width, height), (np.array(size[::-1]) - inner) // 2
         if self.several:
             found = [people.cpu().numpy() for people in predict_people(self.estimator, seen)]
@@ -105,14 +105,18 @@ def load_detector(path: str | Path, device: str = "cpu", udp: bool = False) -> D
         state = read_weights(path)
         width = next((v.shape[1] for k, v in state.items() if k.endswith("final_layers.0.weight")), None)
         if f"w{width}" not in ESTIMATORS:
-            raise InputError(f"judge: {path.name} is no HigherHRNet of width 32 or 48; give public weights of one, or "
-                             "the estimator.safetensors of a run of training/train.py.")
+            raise InputError(
+                f"judge: {path.name} is no HigherHRNet of width 32 or 48; give public weights of one, or "
+                "the estimator.safetensors of a run of training/train.py."
+            )
         estimator = load_official(HigherHRNet(replace(ESTIMATORS[f"w{width}"], udp=udp)), state)
         return Detector(_ready(estimator, device), f"HigherHRNet-W{width} ({path.name})", True, OFFICIAL_SIDE)
     parts, header = load_parts(path)
     if "estimator" not in parts:
-        raise InputError(f"judge: {path.name} holds {', '.join(sorted(parts))}; give the estimator.safetensors "
-                         "of a run of training/train.py.")
+        raise InputError(
+            f"judge: {path.name} holds {', '.join(sorted(parts))}; give the estimator.safetensors "
+            "of a run of training/train.py."
+        )
     if set(parts) == {"estimator"}:
         config, size = from_dict(EstimatorConfig, header["config"], path.name), _trained_at(header.get("card", {}))
     else:
@@ -157,8 +161,14 @@ class Judge:
         lpips, vgg: None leaves them out.
     """
 
-    def __init__(self, detector: Detector, extractor: FeatureExtractor | None = None, lpips: LPIPS | None = None,
-                 device: str | torch.device = "cpu", vgg: VGGDistance | None = None):
+    def __init__(
+        self,
+        detector: Detector,
+        extractor: FeatureExtractor | None = None,
+        lpips: LPIPS | None = None,
+        device: str | torch.device = "cpu",
+        vgg: VGGDistance | None = None,
+    ):
         self.detector, self.device = detector, device
         self.extractor = None if extractor is None else extractor.to(device)
         distances = {"perceptual": PerceptualDistance(), "lpips": lpips, "vgg": vgg}
@@ -193,8 +203,9 @@ class Judge:
             values.update(metrics.colour_measures(pictures, batch.truth, batch.garments))
             values["sharpness"] = metrics.sharpness(pictures, batch.truth, batch.garments)
         if batch.masks is not None and batch.source_masks is not None:
-            values["background"] = metrics.background_difference(pictures, batch.source, batch.masks,
-                                                                 batch.source_masks)
+            values["background"] = metrics.background_difference(
+                pictures, batch.source, batch.masks, batch.source_masks
+            )
         return values
 
     def _poses(self, people: list[np.ndarray], batch: Batch) -> dict[str, np.ndarray]:

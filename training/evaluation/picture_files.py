@@ -50,8 +50,10 @@ def read_pictures(folder: Path, batch: Batch) -> np.ndarray:
     for n in range(len(batch)):
         path = folder / file_name(batch, n)
         if not path.is_file():
-            raise InputError(f"{folder} has no {path.name}: it must hold one PNG picture for each pair, named "
-                             "NUMBER_PERSON_SOURCE_TARGET.png; --save-pictures writes such names.")
+            raise InputError(
+                f"{folder} has no {path.name}: it must hold one PNG picture for each pair, named "
+                "NUMBER_PERSON_SOURCE_TARGET.png; --save-pictures writes such names."
+            )
         try:
             with Image.open(path) as picture:
                 pictures.append(np.array(to_rgb(picture)))
@@ -59,6 +61,8 @@ def read_pictures(folder: Path, batch: Batch) -> np.ndarray:
             raise InputError(f"{path} cannot be read as a picture ({error}): write it again.") from None
         height, width = pictures[-1].shape[:2]
         if (height, width) != batch.truth.shape[1:3]:
-            raise InputError(f"{path} is {width}×{height}, the set has {batch.truth.shape[2]}×{batch.truth.shape[1]}: "
-                             "resize the pictures to the set's size.")
+            raise InputError(
+                f"{path} is {width}×{height}, the set has {batch.truth.shape[2]}×{batch.truth.shape[1]}: "
+                "resize the pictures to the set's size."
+            )
     return np.stack(pictures)

@@ -26,8 +26,9 @@ ERRORS = ("epe", "epe_median", "epe_90")
 
 
 @torch.no_grad()
-def map_errors(people: People, batch: Batch, contenders: list[Contender], joints: Tensor | None,
-               aligned: list[Aligned]) -> MapErrors:
+def map_errors(
+    people: People, batch: Batch, contenders: list[Contender], joints: Tensor | None, aligned: list[Aligned]
+) -> MapErrors:
     """End-point errors on the visible cells of the set's correspondence, of each pair.
 
     Args:
@@ -77,7 +78,7 @@ class _Truth:
         unit: (2, 1, 1), % of the height in a unit of a map.
     """
 
-    def __init__(self, flow: Tensor, visible: Tensor, aspect: float):      # visible: 2 where the source shows it
+    def __init__(self, flow: Tensor, visible: Tensor, aspect: float):  # visible: 2 where the source shows it
         self.flow, self.visible, self.seen = flow, visible, visible == 2
         self.unit = torch.tensor([50.0 * aspect, 50.0])[:, None, None]
 
@@ -95,8 +96,7 @@ class _Truth:
         return {name: np.where(known, value, np.nan) for name, value in zip(ERRORS, values, strict=True)}
 
 
-def disturbed_errors(aligner: MatchingPoseAligner, name: str, aligned: Aligned, truth: _Truth,
-                     first: int) -> MapErrors:
+def disturbed_errors(aligner: MatchingPoseAligner, name: str, aligned: Aligned, truth: _Truth, first: int) -> MapErrors:
     """What each iteration after the first leaves of a map that is exact but for a smooth disturbance.
 
     The exact map at the aligner's cells, where half of a cell or more is visible, plus a field of 4×3 random values,
@@ -109,8 +109,9 @@ def disturbed_errors(aligner: MatchingPoseAligner, name: str, aligned: Aligned, 
     place, shown = coarse_truth(truth.flow, truth.visible, *cells)
     exact = _Truth(place, 2 * shown, float(truth.unit[0] / truth.unit[1]))
     base = resize_map(aligned.alignment.maps[0].cpu(), *cells)
-    values = torch.stack([torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(first + n))
-                          for n in range(len(place))])
+    values = torch.stack(
+        [torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(first + n)) for n in range(len(place))]
+    )
     field = F.interpolate(values, cells, mode="bicubic", align_corners=False)
     length = (field.norm(dim=1, keepdim=True) * shown).sum((1, 2, 3)) / shown.sum((1, 2, 3)).clamp(min=1)
     field = field / length[:, None, None, None] / truth.unit * (100 / ROWS)
@@ -148,8 +149,7 @@ def draw_recurrence(maps: dict[str, dict[str, dict[str, Any]]], names: list[str]
     for place, name in zip(axes[1:], mended, strict=True):
         rows = [disturbed(name), *steps[name][1:]]
         for pixels in DISTURBANCES:
-            _line(place, range(len(rows)), [maps[row][left(pixels)] for row in rows],
-                  f"{pixels} px of {ROWS}")
+            _line(place, range(len(rows)), [maps[row][left(pixels)] for row in rows], f"{pixels} px of {ROWS}")
         place.set_xticks(range(len(rows)), ["before", *(f"after {n}" for n in range(2, len(rows) + 1))])
         place.set_title(f"left of a disturbance: {name}")
     for place in axes:

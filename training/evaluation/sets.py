@@ -1,5 +1,5 @@
-"""The cells of the tables: means over pairs, and measures of all pictures of a row together (AP and its kin, FID, KID).
-"""
+"""The cells of the tables: means over pairs, and measures of all pictures of a row together (AP and its kin, FID,
+KID)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def more_pairs(people: People, pairs: Pairs, count: int) -> Pairs:
         numbers = _numbers(people, drawn)
         drawn = drawn[[n for n in _firsts(numbers) if numbers[n] not in known]]
         size *= 2
-    return drawn[:max(0, missing)]
+    return drawn[: max(0, missing)]
 
 
 def _numbers(people: People, pairs: Pairs) -> np.ndarray:
@@ -66,14 +66,23 @@ def _firsts(values: np.ndarray) -> np.ndarray:
     return np.sort(np.unique(values, return_index=True)[1])
 
 
-def collect(measured: Comparison, people: People, more: Pairs, contenders: list[Contender], judge: Judge,
-            seeds: list[int], batch: int, source_pose: str, finder: RePoseDMPipeline | None) -> Collected:
+def collect(
+    measured: Comparison,
+    people: People,
+    more: Pairs,
+    contenders: list[Contender],
+    judge: Judge,
+    seeds: list[int],
+    batch: int,
+    source_pose: str,
+    finder: RePoseDMPipeline | None,
+) -> Collected:
     """The features of the measured pairs, each once, and of `more`, for whose pictures nothing else is measured."""
     first = _firsts(_numbers(people, measured.pairs))
     rows = {row: [one.features[first] for one in each] for row, each in measured.rows.items()}
     parts = []
     for given in shared_batches(people, more, batch, "more pairs for KID"):
-        given.first += len(measured.pairs)      # noise of their own
+        given.first += len(measured.pairs)  # noise of their own
         joints, aligned = align_all(given, contenders, source_pose, finder)
         found: dict[str, list[np.ndarray]] = {}
         for row, _, pictures in all_pictures(given, contenders, joints, aligned, seeds, {}):
@@ -81,11 +90,19 @@ def collect(measured: Comparison, people: People, more: Pairs, contenders: list[
         parts.append((given.first, found))
     parts = sorted(gathered(parts), key=lambda part: part[0])
     for row in parts[0][1] if parts else ():
-        rows[row] = [np.concatenate([old, *(found[row][number] for _, found in parts)])
-                     for number, old in enumerate(rows[row])]
+        rows[row] = [
+            np.concatenate([old, *(found[row][number] for _, found in parts)]) for number, old in enumerate(rows[row])
+        ]
     once = measured.pairs[first]
-    return Collected(rows, Pairs(*(np.concatenate([getattr(part, name) for part in (once, more)])
-                                   for name in ("identity", "source", "target"))))
+    return Collected(
+        rows,
+        Pairs(
+            *(
+                np.concatenate([getattr(part, name) for part in (once, more)])
+                for name in ("identity", "source", "target")
+            )
+        ),
+    )
 
 
 def targets(collected: Collected, people: People) -> RealSet:
@@ -103,14 +120,20 @@ def every_picture(people: People, judge: Judge, batch: int = 16) -> RealSet:
     found = []
     firsts = list(range(0, len(identity), batch))[rank::world]
     for first in tqdm(firsts, desc=f"{people.split}: features of the real pictures", unit="batch", disable=rank > 0):
-        found.append((first, judge.features(people.pictures(identity[first:first + batch],
-                                                            index[first:first + batch]))))
+        found.append(
+            (first, judge.features(people.pictures(identity[first : first + batch], index[first : first + batch])))
+        )
     features = [part for _, part in sorted(gathered(found), key=lambda part: part[0])]
     return RealSet(np.concatenate(features), identity)
 
 
-def summarise_rows(measured: Comparison, collected: Collected | None = None, real: RealSet | None = None,
-                   kid_real: RealSet | None = None, against_truth: bool = True) -> Summary:
+def summarise_rows(
+    measured: Comparison,
+    collected: Collected | None = None,
+    real: RealSet | None = None,
+    kid_real: RealSet | None = None,
+    against_truth: bool = True,
+) -> Summary:
     """Cells of every row: of single pictures with their intervals, of all pictures together, and of each seed.
 
     Args:
@@ -126,10 +149,12 @@ def summarise_rows(measured: Comparison, collected: Collected | None = None, rea
             if real is not None and not (row == TRUTH and against_truth):
                 seeds[n]["fid"] = as_cell(fid(torch.from_numpy(real.features), torch.from_numpy(one.features)))
                 features = collected.rows[row][n]
-                seeds[n]["kid"] = as_cell(*kid(kid_real.features, features, kid_real.persons,
-                                               collected.pairs.identity[:len(features)]) or (None,))
+                seeds[n]["kid"] = as_cell(
+                    *kid(kid_real.features, features, kid_real.persons, collected.pairs.identity[: len(features)])
+                    or (None,)
+                )
         for name in seeds[0]:
-            if name not in found[row]:      # a mean over the seeds
+            if name not in found[row]:  # a mean over the seeds
                 found[row][name] = {end: _mean([cells[name][end] for cells in seeds]) for end in seeds[0][name]}
             if len(each) > 1:
                 found[row][name]["seeds"] = [cells[name]["mean"] for cells in seeds]

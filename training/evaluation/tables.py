@@ -26,23 +26,40 @@ def left(pixels: int) -> str:
 
 TABLES: dict[str, dict[str, tuple[str, str]]] = {
     "Pictures": {
-        "perceptual": ("perceptual ↓", "{:.3f}"), "lpips": ("LPIPS (AlexNet) ↓", "{:.3f}"), "vgg": ("VGG ↓", "{:.3f}"),
-        "psnr": ("PSNR ↑", "{:.2f}"), "ssim_51": ("SSIM ↑", "{:.3f}"),
-        "ssim_256@1.2": ("SSIM_256 σ 1.2 ↑", "{:.3f}"), "ssim_256@1.5": ("SSIM_256 σ 1.5 ↑", "{:.3f}"),
-        "foreground_l1": ("foreground L1 ↓", "{:.3f}"), "colour_right": ("colours right ↑", "{:.1%}"),
-        "colour_difference": ("ΔE ↓", "{:.1f}"), "sharpness": ("sharpness → 1", "{:.2f}"),
-        "background": ("background ↓", "{:.0f}")},
+        "perceptual": ("perceptual ↓", "{:.3f}"),
+        "lpips": ("LPIPS (AlexNet) ↓", "{:.3f}"),
+        "vgg": ("VGG ↓", "{:.3f}"),
+        "psnr": ("PSNR ↑", "{:.2f}"),
+        "ssim_51": ("SSIM ↑", "{:.3f}"),
+        "ssim_256@1.2": ("SSIM_256 σ 1.2 ↑", "{:.3f}"),
+        "ssim_256@1.5": ("SSIM_256 σ 1.5 ↑", "{:.3f}"),
+        "foreground_l1": ("foreground L1 ↓", "{:.3f}"),
+        "colour_right": ("colours right ↑", "{:.1%}"),
+        "colour_difference": ("ΔE ↓", "{:.1f}"),
+        "sharpness": ("sharpness → 1", "{:.2f}"),
+        "background": ("background ↓", "{:.0f}"),
+    },
     "Poses": {
-        "pck@0.05": ("PCK@0.05 ↑", "{:.1%}"), "pck_ratio": ("PCK@0.05 / the truth's ↑", "{:.3f}"),
-        "pck@0.1": ("PCK@0.1 ↑", "{:.1%}"), "pck_torso@0.2": ("PCK torso@0.2 ↑", "{:.1%}"),
-        "pck_head@0.5": ("PCKh-like@0.5 ↑", "{:.1%}"), "joint_error": ("joints px ↓", "{:.2f}"),
-        "oks": ("OKS ↑", "{:.3f}"), "ap": ("AP ↑", "{:.1%}"),
-        "ap_m": ("AP(m) ↑", "{:.1%}"), "cap_published": ("CAP as published ↑", "{:.1%}"),
-        "cap": ("CAP fixed ↑", "{:.1%}"), "pce": ("PCE ↓", "{:.2f}")},
+        "pck@0.05": ("PCK@0.05 ↑", "{:.1%}"),
+        "pck_ratio": ("PCK@0.05 / the truth's ↑", "{:.3f}"),
+        "pck@0.1": ("PCK@0.1 ↑", "{:.1%}"),
+        "pck_torso@0.2": ("PCK torso@0.2 ↑", "{:.1%}"),
+        "pck_head@0.5": ("PCKh-like@0.5 ↑", "{:.1%}"),
+        "joint_error": ("joints px ↓", "{:.2f}"),
+        "oks": ("OKS ↑", "{:.3f}"),
+        "ap": ("AP ↑", "{:.1%}"),
+        "ap_m": ("AP(m) ↑", "{:.1%}"),
+        "cap_published": ("CAP as published ↑", "{:.1%}"),
+        "cap": ("CAP fixed ↑", "{:.1%}"),
+        "pce": ("PCE ↓", "{:.2f}"),
+    },
     "Sets of pictures": {"fid": ("FID, {extractor} ↓", "{:.2f}"), "kid": ("KID, {extractor} ↓", "{:.4f}")},
     "Sampling maps": {
-        "epe": ("epe ↓", "{:.2f} %"), "epe_median": ("median ↓", "{:.2f} %"), "epe_90": ("90 % ↓", "{:.2f} %"),
-        **{left(pixels): (f"left of {pixels} px ↓", "{:.2f} %") for pixels in DISTURBANCES}},
+        "epe": ("epe ↓", "{:.2f} %"),
+        "epe_median": ("median ↓", "{:.2f} %"),
+        "epe_90": ("90 % ↓", "{:.2f} %"),
+        **{left(pixels): (f"left of {pixels} px ↓", "{:.2f} %") for pixels in DISTURBANCES},
+    },
 }
 COLUMNS = {name: column for table in TABLES.values() for name, column in table.items()}
 """Measure → heading and number format, in the order of the tables."""
@@ -62,6 +79,7 @@ Summary = dict[str, dict[str, Cell]]
 
 def summarise(rows: dict[str, Measures], identity: np.ndarray) -> Summary:
     """Means over pairs (of `GEOMETRIC` geometric ones) with 95 % bootstrap intervals; identity (n,) of each pair."""
+
     def cell(name: str, values: np.ndarray) -> Cell:
         if name in GEOMETRIC:
             return as_cell(*np.exp(interval(np.log(values), identity)))
@@ -99,8 +117,9 @@ def shown(cell: Cell | None, name: str, signed: bool = False) -> str:
     return form.format(cell["mean"]) + (f" [{', '.join(ends)}]" if ends else "")
 
 
-def markdown_table(summary: Summary, columns: list[str], corner: str, signed: bool = False,
-                   extractor: str | None = None) -> str:
+def markdown_table(
+    summary: Summary, columns: list[str], corner: str, signed: bool = False, extractor: str | None = None
+) -> str:
     """A Markdown table, a line a row."""
     lines = [[corner, *(heading(name, extractor) for name in columns)], ["---"] + ["---:"] * len(columns)]
     lines += [[row, *(shown(cells.get(name), name, signed) for name in columns)] for row, cells in summary.items()]
@@ -118,15 +137,19 @@ def how(protocol: dict) -> str:
     """One paragraph: how the rows were made, and what the brackets are."""
     p = protocol
     seeds = ", ".join(map(str, p["seeds"]))
-    made = [f"{name}: {c['weights']}, {c['steps']} DDIM steps, w_c {c['guidance_scale']:g}"
-            + (f", from the aligned latent at {c['start']:g} of the schedule" if c.get("start", 1) < 1 else "")
-            for name, c in p["checkpoints"].items()]
+    made = [
+        f"{name}: {c['weights']}, {c['steps']} DDIM steps, w_c {c['guidance_scale']:g}"
+        + (f", from the aligned latent at {c['start']:g} of the schedule" if c.get("start", 1) < 1 else "")
+        for name, c in p["checkpoints"].items()
+    ]
     made += [f"{name}: pictures in a folder of that name" for name in p["folders"]]
     seeds = f"Seeds {seeds}; numbers are means over them" if len(p["seeds"]) > 1 else f"Seed {seeds}"
     said = [f"{p['width']}×{p['height']}", *(["; ".join(made), seeds] if made else [])]
-    return (f"{p['pairs']} pairs of {p['identities']} people of {p['data']}, split {p['split']!r}, pictures "
-            f"{'. '.join(said)}. "
-            "In brackets: 95 % bootstrap interval, whole people resampled.")
+    return (
+        f"{p['pairs']} pairs of {p['identities']} people of {p['data']}, split {p['split']!r}, pictures "
+        f"{'. '.join(said)}. "
+        "In brackets: 95 % bootstrap interval, whole people resampled."
+    )
 
 
 def results_tables(results: dict, names: list[str] | None = None) -> str:
@@ -134,19 +157,30 @@ def results_tables(results: dict, names: list[str] | None = None) -> str:
     extractor = results["protocol"]["extractor"]
     if names is not None:
         return markdown_table(results["rows"], names, "compared with the true target", extractor=extractor)
-    return "\n\n".join(markdown_table(results[part], columns, table, extractor=extractor)
-                       for part in PARTS if part in results for table, columns in tables(results, part).items())
+    return "\n\n".join(
+        markdown_table(results[part], columns, table, extractor=extractor)
+        for part in PARTS
+        if part in results
+        for table, columns in tables(results, part).items()
+    )
 
 
 def markdown(results: dict) -> str:
     """results.md: what was measured, the tables, the differences from the baselines, and what the numbers mean."""
     p = results["protocol"]
-    parts = [f"# {p['title']}: {p['pairs']} pairs of {p['identities']} people, split {p['split']!r}", how(p),
-             results_tables(results)]
+    parts = [
+        f"# {p['title']}: {p['pairs']} pairs of {p['identities']} people, split {p['split']!r}",
+        how(p),
+        results_tables(results),
+    ]
     if results["differences"]:
-        parts += ["Differences pair by pair; where the interval holds no 0, the difference is more than chance:",
-                  *(markdown_table(results["differences"], columns, "difference", signed=True)
-                    for columns in tables(results, "differences").values())]
+        parts += [
+            "Differences pair by pair; where the interval holds no 0, the difference is more than chance:",
+            *(
+                markdown_table(results["differences"], columns, "difference", signed=True)
+                for columns in tables(results, "differences").values()
+            ),
+        ]
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in p["notes"])]) + "\n"
 
 
@@ -159,7 +193,7 @@ def captions(measures: Measures, pairs: Pairs) -> list[str]:
             line += f" · perceptual {measures['perceptual'][n]:.3f}"
         line += f" · PCK@0.05 {measures['pck@0.05'][n]:.0%}"
         if "colour_difference" in measures:
-            line += f" · colours off by {measures['colour_difference'][n]:.0f}"   # Pillow's font has no Δ
+            line += f" · colours off by {measures['colour_difference'][n]:.0f}"  # Pillow's font has no Δ
         lines.append(line)
     return lines
 

@@ -34,6 +34,8 @@ def load(network: str, folder: str | Path | None = None) -> Mapping[str, Tensor]
     """
     path = find(network, folder)
     if path is None:
-        raise InputError(f"The weights {FILES[network]} are in none of {', '.join(map(str, places(folder)))}: put the "
-                         f"file there ({ADDRESS}{FILES[network]}), or give its folder with --backbones.")
+        raise InputError(
+            f"The weights {FILES[network]} are in none of {', '.join(map(str, places(folder)))}: put the "
+            f"file there ({ADDRESS}{FILES[network]}), or give its folder with --backbones."
+        )
     return read_weights(path)

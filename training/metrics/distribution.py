@@ -105,8 +105,9 @@ def fid(real: Tensor, fake: Tensor) -> float | None:
     return float(metric.compute())
 
 
-def kid(real: np.ndarray, fake: np.ndarray, real_groups: np.ndarray | None = None,
-        fake_groups: np.ndarray | None = None) -> tuple[float, float, float] | None:
+def kid(
+    real: np.ndarray, fake: np.ndarray, real_groups: np.ndarray | None = None, fake_groups: np.ndarray | None = None
+) -> tuple[float, float, float] | None:
     """Kernel distance (Bińkowski et al., 2018), unbiased for any number of pictures, and its 95 % bootstrap interval.
 
     Over all pictures at once, not the mean over subsets: of the two, which expect the same, the one that varies less.
@@ -125,15 +126,20 @@ def kid(real: np.ndarray, fake: np.ndarray, real_groups: np.ndarray | None = Non
     if real_groups is None or fake_groups is None:
         real_groups, fake_groups = np.arange(len(real)), len(real) + np.arange(len(fake))
     labels, index = np.unique(np.concatenate([real_groups, fake_groups]), return_inverse=True)
-    reals, fakes = (real, index[:len(real)]), (fake, index[len(real):])
-    sums, counts = zip(_kernel_sums(*reals, *reals, len(labels), True), _kernel_sums(*fakes, *fakes, len(labels), True),
-                       _kernel_sums(*reals, *fakes, len(labels), False), strict=True)
+    reals, fakes = (real, index[: len(real)]), (fake, index[len(real) :])
+    sums, counts = zip(
+        _kernel_sums(*reals, *reals, len(labels), True),
+        _kernel_sums(*fakes, *fakes, len(labels), True),
+        _kernel_sums(*reals, *fakes, len(labels), False),
+        strict=True,
+    )
 
     def distance(drawn: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
-            same_real, same_fake, between = (np.einsum("rg,rg->r", drawn @ total, drawn)
-                                             / np.einsum("rg,rg->r", drawn @ count, drawn)
-                                             for total, count in zip(sums, counts, strict=True))
+            same_real, same_fake, between = (
+                np.einsum("rg,rg->r", drawn @ total, drawn) / np.einsum("rg,rg->r", drawn @ count, drawn)
+                for total, count in zip(sums, counts, strict=True)
+            )
         return same_real + same_fake - 2 * between
 
     value = float(distance(np.ones((1, len(labels))))[0])
@@ -142,8 +148,15 @@ def kid(real: np.ndarray, fake: np.ndarray, real_groups: np.ndarray | None = Non
     return value, *percentiles(distance(resampled(len(labels)).astype(np.float64)))
 
 
-def _kernel_sums(first: np.ndarray, first_groups: np.ndarray, second: np.ndarray, second_groups: np.ndarray,
-                 groups: int, same: bool, rows: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+def _kernel_sums(
+    first: np.ndarray,
+    first_groups: np.ndarray,
+    second: np.ndarray,
+    second_groups: np.ndarray,
+    groups: int,
+    same: bool,
+    rows: int = 1024,
+) -> tuple[np.ndarray, np.ndarray]:
     """Sums of (x·y / D + 1)³ over the pairs of each two groups, (groups, groups), and how many pairs those are; of one
     set with itself, `same`, no picture is paired with itself."""
     sums = np.zeros((groups, groups))
@@ -151,12 +164,12 @@ def _kernel_sums(first: np.ndarray, first_groups: np.ndarray, second: np.ndarray
     labels, starts = np.unique(second_groups[order], return_index=True)
     columns = second[order].astype(np.float64).T
     for top in range(0, len(first), rows):
-        part = first[top:top + rows].astype(np.float64)
+        part = first[top : top + rows].astype(np.float64)
         kernel = (part @ columns / first.shape[1] + 1) ** 3
         if same:
-            kernel[np.arange(len(part)), np.argsort(order)[top:top + len(part)]] = 0
+            kernel[np.arange(len(part)), np.argsort(order)[top : top + len(part)]] = 0
         by_column = np.add.reduceat(kernel, starts, axis=1)
-        np.add.at(sums, (first_groups[top:top + rows, None], labels[None]), by_column)
+        np.add.at(sums, (first_groups[top : top + rows, None], labels[None]), by_column)
     sizes = [np.bincount(each, minlength=groups) for each in (first_groups, second_groups)]
     counts = np.outer(*sizes).astype(np.float64)
     return sums, counts - np.diag(sizes[0]) if same else counts

@@ -20,8 +20,9 @@ AREAS = {"all": (0.0, 1e10), "medium": (32.0**2, 96.0**2)}
 
 def people_count_errors(found: list[np.ndarray], truth: list[np.ndarray]) -> np.ndarray:
     """People counting error (PCE) of each picture, (n,): |people found − people asked for|."""
-    return np.array([abs(len(people) - len(_asked_for(poses))) for people, poses in zip(found, truth, strict=True)],
-                    np.float64)
+    return np.array(
+        [abs(len(people) - len(_asked_for(poses))) for people, poses in zip(found, truth, strict=True)], np.float64
+    )
 
 
 def people_measures(found: list[np.ndarray], truth: list[np.ndarray]) -> dict[str, float]:
@@ -42,23 +43,43 @@ def people_measures(found: list[np.ndarray], truth: list[np.ndarray]) -> dict[st
         images.append({"id": number})
         for pose in _asked_for(poses):
             box = _box(pose, pose[:, 2] > 0)
-            persons.append({"id": len(persons) + 1, "image_id": number, "category_id": 1, "iscrowd": 0, "bbox": box,
-                            "area": box[2] * box[3], "num_keypoints": int((pose[:, 2] > 0).sum()),
-                            "keypoints": pose.astype(np.float64).ravel().tolist()})
+            persons.append(
+                {
+                    "id": len(persons) + 1,
+                    "image_id": number,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "num_keypoints": int((pose[:, 2] > 0).sum()),
+                    "keypoints": pose.astype(np.float64).ravel().tolist(),
+                }
+            )
         for person in people[:MOST_PEOPLE]:
             # a box of its own: pycocotools would take absent joints, which lie at 0, for the person's extent
-            detections.append({"image_id": number, "category_id": 1, "score": float(person[:, 2].mean()),
-                               "bbox": _box(person, person[:, 2] > 0),
-                               "keypoints": person.astype(np.float64).ravel().tolist()})
+            detections.append(
+                {
+                    "image_id": number,
+                    "category_id": 1,
+                    "score": float(person[:, 2].mean()),
+                    "bbox": _box(person, person[:, 2] > 0),
+                    "keypoints": person.astype(np.float64).ravel().tolist(),
+                }
+            )
     if not persons:
         return dict.fromkeys(("ap", "ap_m", "cap_published", "cap"), float("nan"))
     ap, medium = _precisions(images, persons, detections)
-    return {"ap": ap, "ap_m": medium, "cap_published": _precisions(images, persons, detections, True)[0],
-            "cap": _precisions(images, persons, detections, False)[0]}
+    return {
+        "ap": ap,
+        "ap_m": medium,
+        "cap_published": _precisions(images, persons, detections, True)[0],
+        "cap": _precisions(images, persons, detections, False)[0],
+    }
 
 
-def _precisions(images: list[dict], persons: list[dict], detections: list[dict],
-                published: bool | None = None) -> tuple[float, float]:
+def _precisions(
+    images: list[dict], persons: list[dict], detections: list[dict], published: bool | None = None
+) -> tuple[float, float]:
     """AP of all and of medium people; by `pose_cosine` instead of OKS where `published` is given."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -71,16 +92,23 @@ def _precisions(images: list[dict], persons: list[dict], detections: list[dict],
             persons, people = self._gts[imgId, catId], self._dts[imgId, catId]
             if not persons or not people:
                 return []
-            best = np.argsort([-person["score"] for person in people], kind="mergesort")[:self.params.maxDets[-1]]
+            best = np.argsort([-person["score"] for person in people], kind="mergesort")[: self.params.maxDets[-1]]
             poses = [np.reshape(person["keypoints"], (17, 3)) for person in persons]
-            return np.array([[pose_cosine(np.reshape(people[i]["keypoints"], (17, 3)), pose, published)
-                              for pose in poses] for i in best])
+            return np.array(
+                [
+                    [pose_cosine(np.reshape(people[i]["keypoints"], (17, 3)), pose, published) for pose in poses]
+                    for i in best
+                ]
+            )
 
-    with contextlib.redirect_stdout(io.StringIO()):      # it reports its progress
+    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress
         truth, found = COCO(), COCO()
         categories = [{"id": 1, "name": "person"}]
-        truth.dataset = {"images": images, "annotations": [dict(person) for person in persons],
-                         "categories": categories}
+        truth.dataset = {
+            "images": images,
+            "annotations": [dict(person) for person in persons],
+            "categories": categories,
+        }
         truth.createIndex()
         if detections:
             found = truth.loadRes([dict(detection) for detection in detections])
@@ -93,9 +121,10 @@ def _precisions(images: list[dict], persons: list[dict], detections: list[dict],
         evaluation.params.areaRngLbl = list(AREAS)
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, 0, :, 0]      # thresholds × recalls × areas, -1 where nobody is
-    return tuple(float(area[area > -1].mean()) if (area > -1).any() else float("nan")
-                 for area in np.moveaxis(precision, -1, 0))
+    precision = evaluation.eval["precision"][:, :, 0, :, 0]  # thresholds × recalls × areas, -1 where nobody is
+    return tuple(
+        float(area[area > -1].mean()) if (area > -1).any() else float("nan") for area in np.moveaxis(precision, -1, 0)
+    )
 
 
 def _asked_for(poses: np.ndarray) -> np.ndarray:

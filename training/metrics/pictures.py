@@ -41,8 +41,10 @@ def ssim_51(pictures: np.ndarray, truth: np.ndarray) -> np.ndarray:
         InputError: pictures smaller than the window, of which it says nothing.
     """
     if min(truth.shape[1:3]) < WINDOW:
-        raise InputError(f"SSIM with its window of {WINDOW} pixels cannot measure pictures of {truth.shape[2]}×"
-                         f"{truth.shape[1]}; use SSIM_256.")
+        raise InputError(
+            f"SSIM with its window of {WINDOW} pixels cannot measure pictures of {truth.shape[2]}×"
+            f"{truth.shape[1]}; use SSIM_256."
+        )
     return _ssim(pictures, truth, win_size=WINDOW)
 
 
@@ -114,7 +116,7 @@ def sharpness(pictures: np.ndarray, truth: np.ndarray, garments: np.ndarray) -> 
             region = labels == label
             if region.sum() < least:
                 continue
-            inside = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]      # the picture's border is an edge, too
+            inside = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]  # the picture's border is an edge, too
             window = 0.5 - 0.5 * np.cos(np.pi * np.clip((inside - EDGE) / TAPER, 0, 1))
             if window.any():
                 flat = [(values - np.average(values, weights=window)) * window for values in light]
@@ -125,8 +127,9 @@ def sharpness(pictures: np.ndarray, truth: np.ndarray, garments: np.ndarray) -> 
     return found
 
 
-def background_difference(pictures: np.ndarray, source: np.ndarray, masks: np.ndarray,
-                          source_masks: np.ndarray) -> np.ndarray:
+def background_difference(
+    pictures: np.ndarray, source: np.ndarray, masks: np.ndarray, source_masks: np.ndarray
+) -> np.ndarray:
     """Largest difference of a channel (0..255) from the source outside of both persons, grown by `AROUND`.
 
     Args:
@@ -143,8 +146,9 @@ def background_difference(pictures: np.ndarray, source: np.ndarray, masks: np.nd
 def _ssim(pictures: np.ndarray, truth: np.ndarray, **options) -> np.ndarray:
     from skimage.metrics import structural_similarity
 
-    return np.array([structural_similarity(a, b, channel_axis=-1, data_range=1.0, **options)
-                     for a, b in _units(pictures, truth)])
+    return np.array(
+        [structural_similarity(a, b, channel_axis=-1, data_range=1.0, **options) for a, b in _units(pictures, truth)]
+    )
 
 
 def _units(pictures: np.ndarray, truth: np.ndarray) -> zip:

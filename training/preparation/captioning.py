@@ -104,8 +104,11 @@ def below(path: str) -> str:
     return str(PurePosixPath(*parts[first:]))
 
 
-_ARRAYS = {(f"numpy.{core}.{module}", name) for core in ("core", "_core")
-           for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))}
+_ARRAYS = {
+    (f"numpy.{core}.{module}", name)
+    for core in ("core", "_core")
+    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+}
 _ARRAYS |= {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 
 
@@ -135,8 +138,16 @@ def read_pose_file(file: Path) -> np.ndarray:
                 raise ValueError("numbers instead of a list of people")
             people = _NumbersOnly(member).load()
         joints = np.array([np.asarray(person["keypoints"], np.float32) for person in people], np.float32)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, KeyError, TypeError, AttributeError, EOFError, IndexError,
-            ImportError) as error:
+    except (
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        IndexError,
+        ImportError,
+    ) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     if not len(joints):
         return np.zeros((0, 17, 3), np.float32)
@@ -148,7 +159,7 @@ def read_pose_file(file: Path) -> np.ndarray:
 def make_line(root: Path, item: Caption) -> dict | Skip:
     """A line of captions.jsonl: image, caption, split, height, width and joints (P, 17, 3) of a whole picture."""
     for path in filter(None, (item.image, item.pose)):
-        if inside(root, path) is None:      # by a link; too slow to look at for a million pictures in one process
+        if inside(root, path) is None:  # by a link; too slow to look at for a million pictures in one process
             return Skip(item.name, "outside of the root", path)
     picture = open_picture(Item(item.name, 0, item.split, root / item.image))
     if isinstance(picture, Skip):
@@ -169,12 +180,19 @@ def make_line(root: Path, item: Caption) -> dict | Skip:
     joints = np.where(there[..., None], joints, 0)[there.any(1)]
     if not len(joints):
         return Skip(item.name, "no keypoints")
-    return {"image": item.image, "caption": item.text, "split": item.split, "height": height, "width": width,
-            "joints": [[[round(float(v), 2) for v in point] for point in person] for person in joints]}
+    return {
+        "image": item.image,
+        "caption": item.text,
+        "split": item.split,
+        "height": height,
+        "width": width,
+        "joints": [[[round(float(v), 2) for v in point] for point in person] for person in joints],
+    }
 
 
-def prepare_captions(adapter: CaptionedAdapter, root: Path, out: Path, size: tuple[int, int], workers: int,
-                     shares: Shares) -> dict:
+def prepare_captions(
+    adapter: CaptionedAdapter, root: Path, out: Path, size: tuple[int, int], workers: int, shares: Shares
+) -> dict:
     """Write captions.jsonl and its index, or go on where an earlier run stopped; returns the report.
 
     The pictures stay where they are: every one is opened once, to know that it is whole, and read again in training.
@@ -184,22 +202,34 @@ def prepare_captions(adapter: CaptionedAdapter, root: Path, out: Path, size: tup
     """
     plan = adapter.plan(root, shares)
     if not plan.items:
-        raise InputError(f"{root}: no picture of {adapter.title} found there; training/data/README.md shows the "
-                         "folders that are expected.")
+        raise InputError(
+            f"{root}: no picture of {adapter.title} found there; training/data/README.md shows the "
+            "folders that are expected."
+        )
     text = "\n".join(f"{item.name} {item.split} {item.image} {item.text}" for item in plan.items)
-    description = {"format": FORMAT, "version": VERSION, "name": adapter.title, "licence": adapter.licence,
-                   "source": {"adapter": adapter.name, "val": shares.val}, "images": str(root.resolve()),
-                   "height": size[0], "width": size[1], "plan": zlib.crc32(text.encode("utf-8", "backslashreplace"))}
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": adapter.title,
+        "licence": adapter.licence,
+        "source": {"adapter": adapter.name, "val": shares.val},
+        "images": str(root.resolve()),
+        "height": size[0],
+        "width": size[1],
+        "plan": zlib.crc32(text.encode("utf-8", "backslashreplace")),
+    }
     _describe(out, description)
     rough = out / "captions.part.jsonl"
     if not rough.is_file() and (out / "captions.jsonl").is_file():
-        os.replace(out / "captions.jsonl", rough)      # a finished set: only what was left out is tried again
+        os.replace(out / "captions.jsonl", rough)  # a finished set: only what was left out is tried again
     done = _finished(rough)
     missing = [n for n in range(len(plan.items)) if n not in done]
     skipped = list(plan.skipped)
     try:
-        with rough.open("ab") as file, tqdm(total=len(plan.items), initial=len(done), desc=adapter.name,
-                                            unit="picture") as bar:
+        with (
+            rough.open("ab") as file,
+            tqdm(total=len(plan.items), initial=len(done), desc=adapter.name, unit="picture") as bar,
+        ):
             for number, line in _lines(root, plan, missing, workers):
                 if isinstance(line, Skip):
                     skipped.append(line)
@@ -210,10 +240,13 @@ def prepare_captions(adapter: CaptionedAdapter, root: Path, out: Path, size: tup
     except OSError as error:
         raise full(error, rough) from error
     counts = _finish(out, rough)
-    report = {"adapter": adapter.name, "written": sum(counts.values()),
-              "splits": {split: {"pictures": counts.get(split, 0)} for split in SPLITS},
-              "skipped": dict(Counter(skip.reason for skip in skipped).most_common()),
-              "skipped_files": [skip._asdict() for skip in sorted(skipped)]}
+    report = {
+        "adapter": adapter.name,
+        "written": sum(counts.values()),
+        "splits": {split: {"pictures": counts.get(split, 0)} for split in SPLITS},
+        "skipped": dict(Counter(skip.reason for skip in skipped).most_common()),
+        "skipped_files": [skip._asdict() for skip in sorted(skipped)],
+    }
     write_whole(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 

@@ -78,7 +78,7 @@ def _heatmaps(network: torch.nn.Module, size: tuple[int, int], picture: np.ndarr
     image = torch.tensor(picture).movedim(-1, 0)[None].float() / 127.5 - 1
     joints = predict_pose(network, fit_image(image, *size), THRESHOLD)[0].double().numpy()
     scale = min(size[0] / height, size[1] / width)
-    inner = np.array([max(1, round(width * scale)), max(1, round(height * scale))])        # as in fit_image
+    inner = np.array([max(1, round(width * scale)), max(1, round(height * scale))])  # as in fit_image
     joints[:, :2] = (joints[:, :2] - (np.array(size[::-1]) - inner) // 2) * (width, height) / inner
     found = np.concatenate([joints[:, :2], 2.0 * (joints[:, 2:] > 0)], 1)
     found = np.where(found[:, 2:] > 0, found, 0).astype(np.float32)
@@ -94,15 +94,17 @@ def _load_openpose(folder: str):
         cached = try_to_load_from_cache("lllyasviel/Annotators", OPENPOSE_FILE)
         file = Path(cached) if isinstance(cached, str) else file
     if not file.is_file():
-        raise InputError(f"estimator = 'openpose': {file} is missing. Put OpenPose's {OPENPOSE_FILE} there (it is in "
-                         "lllyasviel/Annotators on Hugging Face), or name its folder with --openpose-weights; nothing "
-                         "is downloaded.")
+        raise InputError(
+            f"estimator = 'openpose': {file} is missing. Put OpenPose's {OPENPOSE_FILE} there (it is in "
+            "lllyasviel/Annotators on Hugging Face), or name its folder with --openpose-weights; nothing "
+            "is downloaded."
+        )
     from controlnet_aux.open_pose import OpenposeDetector
     from controlnet_aux.open_pose.body import Body
     from controlnet_aux.open_pose.model import bodypose_model
     from controlnet_aux.open_pose.util import transfer
 
-    body = Body.__new__(Body)      # its own constructor unpickles whatever is in the file
+    body = Body.__new__(Body)  # its own constructor unpickles whatever is in the file
     body.model = bodypose_model()
     try:
         body.model.load_state_dict(transfer(body.model, read_weights(file)))
@@ -117,8 +119,9 @@ def _openpose(detector, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     height, width = picture.shape[:2]
     best = np.zeros((18, 3), np.float32)
     for pose in detector.detect_poses(picture):
-        points = np.array([(0, 0, 0) if k is None else (k.x * width, k.y * height, 2) for k in pose.body.keypoints],
-                          np.float32)
+        points = np.array(
+            [(0, 0, 0) if k is None else (k.x * width, k.y * height, 2) for k in pose.body.keypoints], np.float32
+        )
         if _extent(points) > _extent(best):
             best = points
     return openpose_to_coco(best), best

@@ -28,8 +28,10 @@ def read_keypoints(file: Path) -> Iterator[tuple[str, np.ndarray] | Skip]:
         fields = [part.strip() for part in line.split(":")]
         if number == 1:
             if fields != HEADER:
-                raise InputError(f"{file}: its first line is {line[:80]!r}, not {':'.join(HEADER)!r}; this is no "
-                                 "keypoint list of the PATN/GFLA split.")
+                raise InputError(
+                    f"{file}: its first line is {line[:80]!r}, not {':'.join(HEADER)!r}; this is no "
+                    "keypoint list of the PATN/GFLA split."
+                )
             continue
         try:
             name, y, x = fields

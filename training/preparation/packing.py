@@ -26,9 +26,14 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def layout(rows: int, height: int, width: int) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of every array that an adapter's set has."""
-    return {"pictures": ((rows, height, width, 3), "uint8"), "joints": ((rows, 17, 3), "float32"),
-            "openpose": ((rows, 18, 3), "float32"), "identity": ((rows,), "int64"), "split": ((rows,), "uint8"),
-            "done": ((rows,), "uint8")}
+    return {
+        "pictures": ((rows, height, width, 3), "uint8"),
+        "joints": ((rows, 17, 3), "float32"),
+        "openpose": ((rows, 18, 3), "float32"),
+        "identity": ((rows,), "int64"),
+        "split": ((rows,), "uint8"),
+        "done": ((rows,), "uint8"),
+    }
 
 
 def claim(out: Path) -> None:
@@ -59,8 +64,16 @@ class PeopleWriter:
 
     def __init__(self, out: Path, plan: Plan, description: dict, size: tuple[int, int]):
         self.out, self.plan, self._waiting = out, plan, 0
-        self._describe({"format": "people set", "version": VERSION, "height": size[0], "width": size[1],
-                        "rows": len(plan.items), **description})
+        self._describe(
+            {
+                "format": "people set",
+                "version": VERSION,
+                "height": size[0],
+                "width": size[1],
+                "rows": len(plan.items),
+                **description,
+            }
+        )
         self.files = RowFiles(out, layout(len(plan.items), *size))
         names = "".join(json.dumps(item.name)[1:-1] + "\n" for item in plan.items)
         write_whole(out / "names.txt", names)
@@ -74,8 +87,10 @@ class PeopleWriter:
             found = read_json(file, str(file), "delete it, or give another --out")
             if found != description:
                 keys = sorted(key for key in {*found, *description} if found.get(key) != description.get(key))
-                raise InputError(f"{self.out} holds a set of other arguments or other originals ({', '.join(keys)} "
-                                 "differ): give another --out, or the same arguments as then.")
+                raise InputError(
+                    f"{self.out} holds a set of other arguments or other originals ({', '.join(keys)} "
+                    "differ): give another --out, or the same arguments as then."
+                )
         else:
             write_whole(file, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
 
@@ -87,8 +102,13 @@ class PeopleWriter:
     def write(self, number: int, row: Row) -> None:
         """Write a row; it counts as finished once it is settled."""
         item = self.plan.items[number]
-        values = {"pictures": row.picture, "joints": row.joints, "openpose": row.openpose, "identity": item.identity,
-                  "split": SPLITS.index(item.split)}
+        values = {
+            "pictures": row.picture,
+            "joints": row.joints,
+            "openpose": row.openpose,
+            "identity": item.identity,
+            "split": SPLITS.index(item.split),
+        }
         self.files.write(number, {name: np.asarray(value)[None] for name, value in values.items()})
         self._waiting += 1
         if self._waiting >= FLUSH_EVERY:
@@ -102,7 +122,7 @@ class PeopleWriter:
     def __enter__(self) -> PeopleWriter:
         return self
 
-    def __exit__(self, *_) -> None:      # also after Ctrl-C: what is there is kept
+    def __exit__(self, *_) -> None:  # also after Ctrl-C: what is there is kept
         self.settle()
         self.files.close()
 
@@ -125,8 +145,10 @@ def full(error: OSError, file: Path) -> InputError | OSError:
     """What to raise for an error of writing: a full disk is the user's to mend."""
     if error.errno not in FULL:
         return error
-    return InputError(f"{file}: the disk is full ({error.strerror}). What was finished is kept; make room, or give "
-                      "another --out, and run the same command again.")
+    return InputError(
+        f"{file}: the disk is full ({error.strerror}). What was finished is kept; make room, or give "
+        "another --out, and run the same command again."
+    )
 
 
 def write_whole(file: Path, text: str) -> None:

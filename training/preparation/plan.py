@@ -72,15 +72,16 @@ def need(root: Path, *names: str) -> Path:
     for name in names:
         if (root / name).exists():
             return root / name
-    raise InputError(f"{root}: {' or '.join(names)} is missing there. training/data/README.md shows which files to put "
-                     "where.")
+    raise InputError(
+        f"{root}: {' or '.join(names)} is missing there. training/data/README.md shows which files to put where."
+    )
 
 
 def inside(base: Path, name: str) -> Path | None:
     """`base`/`name`, or None where that leads out of `base`: absolute, by "..", or by a link."""
     try:
         path = (base / name).resolve()
-    except (OSError, ValueError, RuntimeError):     # a name with a null byte, too long, or links in a circle
+    except (OSError, ValueError, RuntimeError):  # a name with a null byte, too long, or links in a circle
         return None
     return path if path.is_relative_to(base.resolve()) else None
 

@@ -86,12 +86,12 @@ def open_picture(item: Item) -> np.ndarray | Skip:
         return Skip(item.name, "missing file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")      # of Pillow, on odd metadata and big pictures
+            warnings.simplefilter("ignore")  # of Pillow, on odd metadata and big pictures
             with Image.open(item.path) as picture:
                 return np.array(to_rgb(ImageOps.exif_transpose(picture)))
     except MemoryError:
         raise
-    except Exception as error:                   # Pillow raises almost anything on broken files
+    except Exception as error:  # Pillow raises almost anything on broken files
         return Skip(item.name, "corrupt picture", f"{type(error).__name__}: {error}"[:200])
 
 
@@ -108,7 +108,7 @@ def fit(picture: np.ndarray, height: int, width: int, resize: str) -> tuple[np.n
     image = torch.from_numpy(picture).movedim(-1, 0)[None].float()
     fitted = fit_image(image, height, width)[0].movedim(0, -1).round().clamp(0, 255).byte().numpy()
     scale = min(height / h, width / w)
-    inner_h, inner_w = max(1, round(h * scale)), max(1, round(w * scale))        # as in fit_image
+    inner_h, inner_w = max(1, round(h * scale)), max(1, round(w * scale))  # as in fit_image
     return fitted, np.array([inner_w / w, inner_h / h]), np.array([(width - inner_w) // 2, (height - inner_h) // 2])
 
 
@@ -121,13 +121,10 @@ def moved(points: np.ndarray, scale: np.ndarray, offset: np.ndarray, size: tuple
     return np.where(there[:, None], result, 0).astype(np.float32)
 
 
-
-
 _READER: Reader | None = None
 
 
-def read_rows(plan: Plan, missing: Sequence[int], reading: Reading,
-              workers: int) -> Iterator[tuple[int, Row | Skip]]:
+def read_rows(plan: Plan, missing: Sequence[int], reading: Reading, workers: int) -> Iterator[tuple[int, Row | Skip]]:
     """Number and row (or why there is none) of every missing row, in any order, by several processes.
 
     `workers` = 1 is this process; the number changes no byte.
@@ -144,7 +141,7 @@ def read_rows(plan: Plan, missing: Sequence[int], reading: Reading,
 
 def _start_worker(reading: Reading) -> None:
     global _READER
-    torch.set_num_threads(1)      # as many threads as workers are wanted, not their square
+    torch.set_num_threads(1)  # as many threads as workers are wanted, not their square
     _READER = Reader(reading)
 
 

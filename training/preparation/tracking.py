@@ -62,8 +62,8 @@ class Track:
         sizes = np.stack([boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]], 1)
         found: list[tuple[int, np.ndarray]] = []
         for n, frame in enumerate(self.frames):
-            usual = np.median(sizes[max(0, n - 7):n + 8], axis=0)
-            whole = (np.abs(sizes[n] / usual - 1) < (0.5, 0.15)).all()      # a walker's width changes, height hardly
+            usual = np.median(sizes[max(0, n - 7) : n + 8], axis=0)
+            whole = (np.abs(sizes[n] / usual - 1) < (0.5, 0.15)).all()  # a walker's width changes, height hardly
             if whole and self.alone[n] and (not found or frame - found[-1][0] >= every):
                 found.append((frame, boxes[n]))
         return found
@@ -94,13 +94,21 @@ def follow(frames: Iterable[np.ndarray]) -> list[Track]:
     return [track for track in tracks if track.moved]
 
 
-def _assign(tracks: list[Track], active: list[Track], number: int, people: list[Blob],
-            others: list[Blob]) -> list[Track]:
+def _assign(
+    tracks: list[Track], active: list[Track], number: int, people: list[Blob], others: list[Blob]
+) -> list[Track]:
     """One frame: longer tracks, new ones (added to `tracks`), and those that go on."""
-    overlaps = np.array([[overlap(track.predicted(), blob.box) * _alike(track.colours, blob.colours) for blob in people]
-                         for track in active]).reshape(len(active), len(people))
-    matched = {row: column for row, column in zip(*linear_sum_assignment(-overlaps), strict=True)
-               if overlaps[row, column] >= LEAST_OVERLAP}
+    overlaps = np.array(
+        [
+            [overlap(track.predicted(), blob.box) * _alike(track.colours, blob.colours) for blob in people]
+            for track in active
+        ]
+    ).reshape(len(active), len(people))
+    matched = {
+        row: column
+        for row, column in zip(*linear_sum_assignment(-overlaps), strict=True)
+        if overlaps[row, column] >= LEAST_OVERLAP
+    }
     going = []
     for row, track in enumerate(active):
         if row in matched:
@@ -156,7 +164,7 @@ class Detector:
         import cv2  # slow to import, and only videos need it
 
         self.cv2, self.scale = cv2, min(1.0, LOOK / height)
-        self.size = round(width * self.scale), round(height * self.scale)      # width, height
+        self.size = round(width * self.scale), round(height * self.scale)  # width, height
         self.background = cv2.createBackgroundSubtractorMOG2(history=200, varThreshold=25, detectShadows=True)
         self.kernel = np.ones((max(3, self.size[1] // 40), max(3, self.size[1] // 80)), np.uint8)
 
@@ -164,14 +172,13 @@ class Detector:
         """People, whole in the frame, and all else that moves."""
         cv2, (width, height) = self.cv2, self.size
         small = cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA) if self.scale < 1 else frame
-        mask = (self.background.apply(small) == 255).astype(np.uint8)          # 127 is a shadow
+        mask = (self.background.apply(small) == 255).astype(np.uint8)  # 127 is a shadow
         mask = cv2.morphologyEx(cv2.medianBlur(mask, 5), cv2.MORPH_CLOSE, self.kernel)
         people, others = [], []
         for left, top, w, h, area in cv2.connectedComponentsWithStats(mask)[2][1:]:
             box = np.array([left, top, left + w, top + h]) / self.scale
             whole = left > 1 and top > 1 and left + w < width - 1 and top + h < height - 1
-            person = (h >= LEAST_HEIGHT * height and ASPECTS[0] <= h / w <= ASPECTS[1]
-                      and area >= LEAST_FILLED * w * h)
+            person = h >= LEAST_HEIGHT * height and ASPECTS[0] <= h / w <= ASPECTS[1] and area >= LEAST_FILLED * w * h
             if whole and person:
                 place = slice(top, top + h), slice(left, left + w)
                 people.append(Blob(box, self._colours(small[place], mask[place])))
@@ -182,6 +189,8 @@ class Detector:
     def _colours(self, picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Histograms of the upper and the lower half, (2, 64): 4 steps a channel, each of sum 1."""
         half = len(picture) // 2
-        parts = [self.cv2.calcHist([picture[rows]], [0, 1, 2], mask[rows], [4, 4, 4], [0, 256] * 3).ravel()
-                 for rows in (slice(half), slice(half, None))]
+        parts = [
+            self.cv2.calcHist([picture[rows]], [0, 1, 2], mask[rows], [4, 4, 4], [0, 256] * 3).ravel()
+            for rows in (slice(half), slice(half, None))
+        ]
         return np.stack([part / max(1.0, part.sum()) for part in parts])

@@ -24,8 +24,9 @@ GROUND = 0.3
 """Weight of the background's end-point error relative to the body's."""
 
 
-def alignment_loss(alignment: Alignment, source: Tensor, target: Tensor, flow: Tensor, visible: Tensor,
-                   ground: Tensor | None = None) -> dict[str, Tensor]:
+def alignment_loss(
+    alignment: Alignment, source: Tensor, target: Tensor, flow: Tensor, visible: Tensor, ground: Tensor | None = None
+) -> dict[str, Tensor]:
     """End-point error on the body, visibility cross-entropy, and photometric error where the source shows the target.
 
     With `ground` the end-point error of the background, too: it stays where it is.
@@ -56,14 +57,19 @@ def alignment_loss(alignment: Alignment, source: Tensor, target: Tensor, flow: T
             moved = moved + GROUND * mean_where(distance(here), ground)
         logit = F.interpolate(logit, size=(h, w), mode="bilinear", align_corners=False)
         off = (warp(source, sampling) - target).abs().mean(1, keepdim=True)
-        return {"flow": moved / 4, "epe": mean_where(error, seen),
-                "visibility": F.binary_cross_entropy_with_logits(logit, seen), "photometric": mean_where(off, shows)}
+        return {
+            "flow": moved / 4,
+            "epe": mean_where(error, seen),
+            "visibility": F.binary_cross_entropy_with_logits(logit, seen),
+            "photometric": mean_where(off, shows),
+        }
 
     return over_iterations([one(*each) for each in zip(alignment.maps, alignment.visibility, strict=True)])
 
 
-def joint_loss(alignment: Alignment, source: Tensor, target: Tensor, source_joints: Tensor,
-               target_joints: Tensor) -> dict[str, Tensor]:
+def joint_loss(
+    alignment: Alignment, source: Tensor, target: Tensor, source_joints: Tensor, target_joints: Tensor
+) -> dict[str, Tensor]:
     """For sets without correspondence (**ours**): a joint of the target shows the same joint of the source.
 
     End-point error and visibility cross-entropy at the joints that both pictures have (half as important where one of
@@ -74,21 +80,26 @@ def joint_loss(alignment: Alignment, source: Tensor, target: Tensor, source_join
     """
     half = half_size(source)[:, None]
     at, truth = ((joints[..., :2] / half - 1) for joints in (target_joints, source_joints))
-    at = at.nan_to_num()      # a corrupt joint shows in the loss; on the CPU grid_sample would read anywhere in memory
+    at = at.nan_to_num()  # a corrupt joint shows in the loss; on the CPU grid_sample would read anywhere in memory
     known = ((source_joints[..., 2] > 0) & (target_joints[..., 2] > 0)).float()
     seen = ((source_joints[..., 2] == 2) & (target_joints[..., 2] == 2)).float()
 
     def read(values: Tensor) -> Tensor:
         """(B, C, h, w) at the target's joints, (B, 17, C)."""
-        return F.grid_sample(values, at[:, :, None].to(values), padding_mode="border",
-                             align_corners=False)[..., 0].movedim(1, 2)
+        return F.grid_sample(values, at[:, :, None].to(values), padding_mode="border", align_corners=False)[
+            ..., 0
+        ].movedim(1, 2)
 
     def one(sampling: Tensor, logit: Tensor) -> dict[str, Tensor]:
         error = (((read(sampling) - truth) * half).square().sum(-1) + 0.01).sqrt()
         unsure = F.binary_cross_entropy_with_logits(read(logit)[..., 0], seen, reduction="none")
         off = (warp(source, sampling) - target).abs().mean(1).clamp(max=0.5)
-        return {"flow": mean_where(error * (0.5 + 0.5 * seen), known) / 4, "epe": mean_where(error, known),
-                "visibility": mean_where(unsure, known), "photometric": off.mean()}
+        return {
+            "flow": mean_where(error * (0.5 + 0.5 * seen), known) / 4,
+            "epe": mean_where(error, known),
+            "visibility": mean_where(unsure, known),
+            "photometric": off.mean(),
+        }
 
     return over_iterations([one(*each) for each in zip(alignment.maps, alignment.visibility, strict=True)])
 
@@ -106,10 +117,15 @@ def mean_where(values: Tensor, weight: Tensor) -> Tensor:
 
 def over_iterations(terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The discounted sum of every iteration's flow, visibility and photometric terms, and what is logged of them."""
-    total = sum(DISCOUNT ** (len(terms) - 1 - n) * (term["flow"] + term["visibility"] + term["photometric"])
-                for n, term in enumerate(terms))
-    return {"loss": total, **{f"epe{n + 1}": term["epe"] for n, term in enumerate(terms)},
-            "photometric": terms[-1]["photometric"]}
+    total = sum(
+        DISCOUNT ** (len(terms) - 1 - n) * (term["flow"] + term["visibility"] + term["photometric"])
+        for n, term in enumerate(terms)
+    )
+    return {
+        "loss": total,
+        **{f"epe{n + 1}": term["epe"] for n, term in enumerate(terms)},
+        "photometric": terms[-1]["photometric"],
+    }
 
 
 class AlignerStage(Stage):
@@ -136,9 +152,16 @@ class AlignerStage(Stage):
         self.people, self.held_out = People(self.root, "train"), People(self.root, "val")
         self.encode = self.networks["autoencoder"].to(self.device).encode if self.needs(self.config) else None
         if main and not self.people.has_correspondence:
-            print(f"aligner: {self.root} has no correspondence; learning from joints and colours"
-                  + ("." if self.settings.init else ", from fresh weights. An aligner trained on synthetic people is a "
-                     "better start: give its checkpoint as aligner.init."), flush=True)
+            print(
+                f"aligner: {self.root} has no correspondence; learning from joints and colours"
+                + (
+                    "."
+                    if self.settings.init
+                    else ", from fresh weights. An aligner trained on synthetic people is a "
+                    "better start: give its checkpoint as aligner.init."
+                ),
+                flush=True,
+            )
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
         return dict(vars(self.people.random_pairs(rng, count)))
@@ -148,11 +171,14 @@ class AlignerStage(Stage):
 
     def _read(self, people: People, pairs: Pairs) -> dict[str, Tensor]:
         source, target = (pairs.identity, pairs.source), (pairs.identity, pairs.target)
-        batch = {"source": people.pictures(*source), "target": people.pictures(*target),
-                 "skeleton": people.skeletons(*target)}
+        batch = {
+            "source": people.pictures(*source),
+            "target": people.pictures(*target),
+            "skeleton": people.skeletons(*target),
+        }
         if people.has_correspondence:
             batch["flow"], batch["visible"] = people.correspondence(pairs)
-            if people.has_masks:      # the outline's own pixels are a mixture of both
+            if people.has_masks:  # the outline's own pixels are a mixture of both
                 person = F.adaptive_max_pool2d((people.masks(*source) > 0).float(), batch["visible"].shape[-2:])
                 batch["ground"] = (1 - person) * (batch["visible"] == 0)
         else:
@@ -186,5 +212,6 @@ class AlignerStage(Stage):
         """Source, skeleton, the source as every iteration warps it, target."""
         batch = self._read(self.held_out, self.held_out.fixed_pairs(8))
         source, skeleton = batch["source"].to(self.device), batch["skeleton"].to(self.device)
-        return picture_grid([source, skeleton, *network(source, skeleton, encode=self.encode).images(source),
-                             batch["target"]])
+        return picture_grid(
+            [source, skeleton, *network(source, skeleton, encode=self.encode).images(source), batch["target"]]
+        )

@@ -29,8 +29,9 @@ SHEET_STEPS = 10
 """Sampling steps of a sample sheet at most."""
 
 
-def denoise(model: Denoiser, batch: dict[str, Tensor], z: Tensor, t: Tensor, schedule: DiffusionSchedule,
-            drop: Tensor) -> tuple[Tensor, Tensor | None]:
+def denoise(
+    model: Denoiser, batch: dict[str, Tensor], z: Tensor, t: Tensor, schedule: DiffusionSchedule, drop: Tensor
+) -> tuple[Tensor, Tensor | None]:
     """Run the denoiser on a batch of latents; `drop` (B,) bool marks the examples with the joint null condition."""
     keep = (~drop).to(z.dtype)[:, None, None, None]
     told = Condition.of(model, batch["pose"], batch["source"], batch["aligned"], batch["visibility"], drop)
@@ -56,8 +57,11 @@ class RePoseDMStage(Stage):
 
     @classmethod
     def needs(cls, config: ModelConfig) -> tuple[str, ...]:
-        return ("autoencoder", *(["aligner"] if needs_aligner(config) else []),
-                *(["estimator"] if config.field.training > 0 else []))
+        return (
+            "autoencoder",
+            *(["aligner"] if needs_aligner(config) else []),
+            *(["estimator"] if config.field.training > 0 else []),
+        )
 
     def build(self) -> WithContext:
         return WithContext(Denoiser(self.config.denoiser), DiffusionSchedule(self.config.schedule))
@@ -76,11 +80,17 @@ class RePoseDMStage(Stage):
         frozen = self.autoencoder, self.networks.get("aligner") or NoAlignment(), self.device
         self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
         flipped = self.settings.flip > 0
-        self.cache = cache_latents(people, people.fixed_pairs(self.settings.pairs), *frozen, self.out, joints=guided,
-                                   flipped=flipped)
+        self.cache = cache_latents(
+            people, people.fixed_pairs(self.settings.pairs), *frozen, self.out, joints=guided, flipped=flipped
+        )
         self.check = cache_latents(self.held_out, self.checked, *frozen, self.out)
-        self.field = FieldTerm(self.config, self.networks["estimator"], self.autoencoder, people.height, people.width,
-                               self.device) if guided else None
+        self.field = (
+            FieldTerm(
+                self.config, self.networks["estimator"], self.autoencoder, people.height, people.width, self.device
+            )
+            if guided
+            else None
+        )
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
         steps = self.schedule.timesteps
@@ -88,9 +98,13 @@ class RePoseDMStage(Stage):
         order = np.where(rng.random(count) < self.settings.colour_shuffle, rng.integers(1, 6, count), 0)
         if self.settings.flip > 0:
             order = order + 6 * (rng.random(count) < self.settings.flip)
-        return {"row": rng.integers(0, len(self.cache), count), "t": t, "order": order,
-                "drop": rng.random(count) < self.settings.dropout,
-                "noise": rng.standard_normal((count, *self.cache.tensors["target"].shape[1:]), np.float32)}
+        return {
+            "row": rng.integers(0, len(self.cache), count),
+            "t": t,
+            "order": order,
+            "drop": rng.random(count) < self.settings.dropout,
+            "noise": rng.standard_normal((count, *self.cache.tensors["target"].shape[1:]), np.float32),
+        }
 
     def load(self, plan: Plan) -> dict[str, Tensor]:
         drawn = {name: torch.from_numpy(plan[name]) for name in ("t", "order", "drop", "noise")}
@@ -98,7 +112,7 @@ class RePoseDMStage(Stage):
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         if self.shuffle is not None:
-            with torch.autocast(self.device.type, enabled=False):     # targets keep their precision
+            with torch.autocast(self.device.type, enabled=False):  # targets keep their precision
                 batch = self.shuffle(batch, batch["order"])
         x0, t, noise, drop = (batch[name] for name in ("target", "t", "noise", "drop"))
         z = self.schedule.add_noise(x0, noise, t)
@@ -106,8 +120,20 @@ class RePoseDMStage(Stage):
         gradient = distance = None
         if self.field is not None:
             gradient, distance = self.field(batch["joints"], z, noise, prediction, t, drop)
-        values = training_loss(self.schedule, x0, noise, z, t, prediction, variance, self.settings.vlb_weight, gradient,
-                               self.config.field.training, self.settings.field_limit, self._weight(batch))
+        values = training_loss(
+            self.schedule,
+            x0,
+            noise,
+            z,
+            t,
+            prediction,
+            variance,
+            self.settings.vlb_weight,
+            gradient,
+            self.config.field.training,
+            self.settings.field_limit,
+            self._weight(batch),
+        )
         return values if distance is None else {**values, "field": distance.mean()}
 
     def _weight(self, batch: dict[str, Tensor]) -> Tensor | None:
@@ -148,7 +174,11 @@ class RePoseDMStage(Stage):
         model = GuidedDenoiser(network, self.schedule, condition, self.config.guidance_scale, None)
         latent = sample_ddim(model, initial_latent(noise, sigmas[0]), sigmas)
         pairs = self.checked[np.arange(len(noise))]
-        return picture_grid([self.held_out.pictures(pairs.identity, pairs.source),
-                             self.held_out.skeletons(pairs.identity, pairs.target),
-                             self.autoencoder.to(self.device).decode(latent),
-                             self.held_out.pictures(pairs.identity, pairs.target)])
+        return picture_grid(
+            [
+                self.held_out.pictures(pairs.identity, pairs.source),
+                self.held_out.skeletons(pairs.identity, pairs.target),
+                self.autoencoder.to(self.device).decode(latent),
+                self.held_out.pictures(pairs.identity, pairs.target),
+            ]
+        )

@@ -27,20 +27,32 @@ class Estimates:
     def __init__(self, checkpoint: str | Path, people: People, pairs: int, folder: Path, device: torch.device):
         self.networks, self.device = load_networks(checkpoint), device
         self.schedule = DiffusionSchedule(self.networks.config.schedule)
-        self.cache = cache_latents(people, people.fixed_pairs(pairs), self.networks.autoencoder, self.networks.aligner,
-                                   device, folder, joints=True)
+        self.cache = cache_latents(
+            people,
+            people.fixed_pairs(pairs),
+            self.networks.autoencoder,
+            self.networks.aligner,
+            device,
+            folder,
+            joints=True,
+        )
         self.networks.denoiser.to(device)
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
         """Pair, noise level and noise of each example."""
         shape = count, *self.cache.tensors["target"].shape[1:]
-        return {"row": rng.integers(0, len(self.cache), count), "t": rng.integers(0, self.schedule.timesteps, count),
-                "noise": rng.standard_normal(shape, np.float32)}
+        return {
+            "row": rng.integers(0, len(self.cache), count),
+            "t": rng.integers(0, self.schedule.timesteps, count),
+            "noise": rng.standard_normal(shape, np.float32),
+        }
 
     def load(self, plan: Plan) -> dict[str, Tensor]:
         """The cached tensors of a plan's examples under names that begin with "pair "."""
-        batch = {**self.cache.batch(plan["row"], UNREAD),
-                 **{name: torch.from_numpy(plan[name]) for name in ("t", "noise")}}
+        batch = {
+            **self.cache.batch(plan["row"], UNREAD),
+            **{name: torch.from_numpy(plan[name]) for name in ("t", "noise")},
+        }
         return {f"pair {name}": value for name, value in batch.items()}
 
     @torch.no_grad()

@@ -25,7 +25,7 @@ def heatmap_loss(output, joints: Tensor, height: int, width: int, sigma: float) 
     """Mean squared error of the heat maps at both resolutions; cells near a joint weigh more (they are few)."""
     total = joints.new_zeros(())
     for stride, map_ in ((4, output.heatmaps_quarter), (2, output.heatmaps_half)):
-        predicted = map_.float()      # under bf16 the truth would be rounded, too
+        predicted = map_.float()  # under bf16 the truth would be rounded, too
         truth = render_heatmaps(joints, height, width, sigma, stride).to(predicted)
         total = total + ((1 + 9 * truth) * (predicted - truth).square()).mean()
     return 100 * total

@@ -21,15 +21,23 @@ class FieldTerm:
         height, width: of the pictures that the cached joints belong to.
     """
 
-    def __init__(self, config: ModelConfig, estimator: HigherHRNet, autoencoder: nn.Module, height: int, width: int,
-                 device: torch.device):
+    def __init__(
+        self,
+        config: ModelConfig,
+        estimator: HigherHRNet,
+        autoencoder: nn.Module,
+        height: int,
+        width: int,
+        device: torch.device,
+    ):
         self.config, self.height, self.width, self.device = config.field, height, width, device
         self.schedule = DiffusionSchedule(config.schedule)
         self.field = PoseInteractionField(estimator.to(device), config.field.space, mask=config.field.mask)
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
 
-    def __call__(self, joints: Tensor, z: Tensor, noise: Tensor, prediction: Tensor, t: Tensor,
-                 drop: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, joints: Tensor, z: Tensor, noise: Tensor, prediction: Tensor, t: Tensor, drop: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """∇G like `prediction`, zero where the pose was dropped (**ours**: eq. 16 guides the conditional pass), and G.
 
         Args:

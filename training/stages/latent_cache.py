@@ -41,8 +41,17 @@ class Latents:
 
 
 @torch.no_grad()
-def cache_latents(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Module, device: torch.device,
-                  folder: Path, joints: bool = False, chunk: int = 32, flipped: bool = False) -> Latents:
+def cache_latents(
+    people: People,
+    pairs: Pairs,
+    autoencoder: nn.Module,
+    aligner: nn.Module,
+    device: torch.device,
+    folder: Path,
+    joints: bool = False,
+    chunk: int = 32,
+    flipped: bool = False,
+) -> Latents:
     """Encode and align every pair once; kept in a file of `folder` named after the check sum of all it is made of.
 
     That is the set, the pairs' rows in it, and weights and configuration of both networks. With `joints` the target's
@@ -54,9 +63,15 @@ def cache_latents(people: People, pairs: Pairs, autoencoder: nn.Module, aligner:
         InputError: the disk is full.
     """
     rows = [people.rows(pairs.identity, index) for index in (pairs.source, pairs.target)]
-    configs = repr([getattr(network, "config", None) for network in (autoencoder, aligner)])      # scaling, radius, …
-    made_of = checksum((people.root / "dataset.json").read_bytes(), *rows, configs.encode(), autoencoder, aligner,
-                       *([b"flipped"] if flipped else []))
+    configs = repr([getattr(network, "config", None) for network in (autoencoder, aligner)])  # scaling, radius, …
+    made_of = checksum(
+        (people.root / "dataset.json").read_bytes(),
+        *rows,
+        configs.encode(),
+        autoencoder,
+        aligner,
+        *([b"flipped"] if flipped else []),
+    )
     file = folder / f"latents.{people.split}.{made_of:08x}.pt"
     stored = _read(file)
     if stored is None:
@@ -70,12 +85,19 @@ def cache_latents(people: People, pairs: Pairs, autoencoder: nn.Module, aligner:
 def _read(file: Path) -> dict[str, Tensor] | None:
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True) if file.is_file() else None
-    except (RuntimeError, OSError, EOFError, ValueError):      # damaged: it is only a cache
+    except (RuntimeError, OSError, EOFError, ValueError):  # damaged: it is only a cache
         return None
 
 
-def _align(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Module, device: torch.device,
-           chunk: int, flipped: bool) -> dict[str, Tensor]:
+def _align(
+    people: People,
+    pairs: Pairs,
+    autoencoder: nn.Module,
+    aligner: nn.Module,
+    device: torch.device,
+    chunk: int,
+    flipped: bool,
+) -> dict[str, Tensor]:
     autoencoder, aligner = autoencoder.to(device).eval(), aligner.to(device).eval()
     columns: dict[str, Tensor] = {}
     for first in tqdm(range(0, len(pairs), chunk), desc=f"{people.split}: aligning", unit="batch", mininterval=1):
@@ -87,14 +109,21 @@ def _align(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Mod
             alignment = aligner(source, skeleton, start=start_from(*joints, source, aligner.config.shrink))
         else:
             alignment = aligner(source, skeleton, encode=autoencoder.encode)
-        row = {"target": autoencoder.encode(people.pictures(part.identity, part.target).to(device)),
-               "pose": autoencoder.encode(skeleton), "source": autoencoder.encode(source),
-               "aligned": alignment.features, "visibility": aligner.latent_visibility(alignment, autoencoder.stride)}
+        row = {
+            "target": autoencoder.encode(people.pictures(part.identity, part.target).to(device)),
+            "pose": autoencoder.encode(skeleton),
+            "source": autoencoder.encode(source),
+            "aligned": alignment.features,
+            "visibility": aligner.latent_visibility(alignment, autoencoder.stride),
+        }
         if alignment.person is not None:
             seen = alignment.visibility[-1]
             reference = make_reference(source, skeleton, alignment, alignment.image, seen.sigmoid())
-            row |= {"aligned": autoencoder.encode(on_plate(reference)), "map": alignment.maps[-1],
-                    "logits": torch.cat([seen, alignment.person, alignment.source_person], 1)}
+            row |= {
+                "aligned": autoencoder.encode(on_plate(reference)),
+                "map": alignment.maps[-1],
+                "logits": torch.cat([seen, alignment.person, alignment.source_person], 1),
+            }
         if flipped:
             mirrored = mirrored_joints(people.openpose(part.identity, part.target), people.width)
             drawn = draw_joints(mirrored, people.height, people.width).float() / 127.5 - 1
@@ -105,7 +134,7 @@ def _align(people: People, pairs: Pairs, autoencoder: nn.Module, aligner: nn.Mod
             # Whole from the start: small results kept between large intermediate ones would leave the heap in shreds.
             if name not in columns:
                 columns[name] = torch.empty((len(pairs), *value.shape[1:]), dtype=torch.float16)
-            columns[name][first:first + len(value)] = value
+            columns[name][first : first + len(value)] = value
     return columns
 
 
@@ -129,10 +158,13 @@ class ColourShuffle:
 
     def __init__(self, autoencoder: Autoencoder, device: torch.device):
         if autoencoder.config.kind != "pca":
-            raise InputError(f"reposedm.colour_shuffle: latents of a {autoencoder.config.kind!r} autoencoder cannot be "
-                             "recoloured; set it to 0.")
+            raise InputError(
+                f"reposedm.colour_shuffle: latents of a {autoencoder.config.kind!r} autoencoder cannot be "
+                "recoloured; set it to 0."
+            )
         matrices, offsets = [], []
         for flip, order in itertools.product((False, True), itertools.permutations(range(3))):
+
             def permute(patches: Tensor, order: tuple[int, ...] = order, flip: bool = flip) -> Tensor:
                 pixels = rearrange(patches, "... (c p q) -> ... c p q", c=3, p=PATCH)[..., order, :, :]
                 return (pixels.flip(-1) if flip else pixels).flatten(-3)
@@ -146,8 +178,10 @@ class ColourShuffle:
         """`batch` recoloured, each example by the permutation `choice` (B,), 0 being none, and mirrored as well where
         it is 6 or more; poses keep their colours."""
         matrix, offset, flip = self.matrices[choice], self.offsets[choice], (choice >= 6)[:, None, None, None]
-        changed = {name: torch.einsum("bij,bjhw->bihw", matrix, batch[name]) + offset[..., None, None]
-                   for name in ("target", "source", "aligned")}
+        changed = {
+            name: torch.einsum("bij,bjhw->bihw", matrix, batch[name]) + offset[..., None, None]
+            for name in ("target", "source", "aligned")
+        }
         if not flip.any():
             return {**batch, **changed}
         for name in ("target", "source", "aligned", "visibility", "cover"):

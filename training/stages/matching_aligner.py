@@ -125,8 +125,16 @@ class Iterations(nn.Module):
         channels = network.config.channels
         self.surface_target, self.surface_source = nn.Conv2d(channels, 3, 1), nn.Conv2d(channels, 3, 1)
 
-    def forward(self, pictures: Tensor, skeletons: Tensor, rows: tuple[Tensor, Tensor], start: Start, iterations: int,
-                truth: Tensor, disturbances: list[Disturbance]) -> tuple[list[Pass], dict[str, Tensor]]:
+    def forward(
+        self,
+        pictures: Tensor,
+        skeletons: Tensor,
+        rows: tuple[Tensor, Tensor],
+        start: Start,
+        iterations: int,
+        truth: Tensor,
+        disturbances: list[Disturbance],
+    ) -> tuple[list[Pass], dict[str, Tensor]]:
         """pictures: (P, 6, H, W); skeletons: (P, 3, H, W); rows: source and target of the B pairs; start: of the pairs;
         truth: exact map (B, 2, 2h, 2w) where visible, NaN elsewhere."""
         source, target = rows
@@ -136,8 +144,11 @@ class Iterations(nn.Module):
         shown = torch.cat([shown[:, :3], torch.where(known_pose[:, None, None, None], shown[:, 3:], -1.0)], 1)
         # A picture is read with and without its skeleton, whichever pairs ask for; each of the two once.
         once, place = torch.unique(torch.stack([source, known_pose.long()]), dim=1, return_inverse=True)
-        read = torch.where(once[1][:, None, None, None] > 0, pictures[once[0]],
-                           torch.cat([pictures[once[0], :3], torch.full_like(pictures[once[0], 3:], -1)], 1))
+        read = torch.where(
+            once[1][:, None, None, None] > 0,
+            pictures[once[0]],
+            torch.cat([pictures[once[0], :3], torch.full_like(pictures[once[0], 3:], -1)], 1),
+        )
         first = tuple(f[place] for f in net.encode_source(read))
         pose = tuple(f[target] for f in net.encode_pose(skeletons))
         keys = logits = None
@@ -149,8 +160,9 @@ class Iterations(nn.Module):
                 exact = disturbance.chosen[:, None, None, None] & ~truth.isnan()
                 sampling = torch.where(exact, wrong, sampling.detach())
                 seen = net.encode_source(warp(shown, sampling))
-            found, pose, merged = net.iterate(n, pose, seen, keys, sampling, known, logits, start, shown,
-                                              skeletons[target])
+            found, pose, merged = net.iterate(
+                n, pose, seen, keys, sampling, known, logits, start, shown, skeletons[target]
+            )
             if keys is None:
                 keys = merged
                 more = {"mask": net.source_mask(first, merged), "surface": self.surface_source(merged).float()}
@@ -197,7 +209,7 @@ class MatchingAlignerStage(Stage):
         per_pair = [rng for rng in rngs for _ in range(len(batch["flow"]) // len(rngs))]
         batch["with_pose"] = torch.tensor([rng.random() >= BLIND for rng in per_pair])
         joints = batch["joints"]
-        for rng, points in zip(each, joints, strict=True):      # an estimator's errors
+        for rng, points in zip(each, joints, strict=True):  # an estimator's errors
             if rng.random() < 0.5:
                 points[:, :2] += torch.from_numpy(rng.normal(0, 0.008 * self.size[0], (18, 2)).astype(np.float32))
                 points[torch.from_numpy(rng.random(18) < 0.04)] = 0
@@ -205,8 +217,9 @@ class MatchingAlignerStage(Stage):
         half = np.array([self.size[1] / 2, self.size[0] / 2], np.float32) * 128 / self.size[0]
         for n in range(self.later):
             batch[f"chosen{n}"] = torch.tensor([rng.random() < DISTURBED for rng in per_pair])
-            fields = np.stack([rng.standard_normal((2, 4, 3)) * rng.uniform(*DISTURBANCE) / half[:, None, None]
-                               for rng in per_pair])
+            fields = np.stack(
+                [rng.standard_normal((2, 4, 3)) * rng.uniform(*DISTURBANCE) / half[:, None, None] for rng in per_pair]
+            )
             batch[f"field{n}"] = torch.from_numpy(fields.astype(np.float32))
         return batch
 
@@ -226,10 +239,15 @@ class MatchingAlignerStage(Stage):
 
         flow, visible = moved_flow(flow, visible, part(source), part(target))
         true = torch.from_numpy(moved_joints(joints, moves, (people.height, people.width), self.size))
-        batch = {"pictures": moved_pictures(people.pictures(*chosen), moves, self.size),
-                 "mask": moved_pictures(people.masks(*chosen), moves, self.size, "zeros"),
-                 "joints": true.clone(), "target_joints": true, "skeletons": self._drawn(true),
-                 "flow": flow, "visible": visible}
+        batch = {
+            "pictures": moved_pictures(people.pictures(*chosen), moves, self.size),
+            "mask": moved_pictures(people.masks(*chosen), moves, self.size, "zeros"),
+            "joints": true.clone(),
+            "target_joints": true,
+            "skeletons": self._drawn(true),
+            "flow": flow,
+            "visible": visible,
+        }
         surface = people.surface(*chosen)
         if surface is not None:
             cells = self.size[0] // CELL, self.size[1] // CELL
@@ -241,8 +259,9 @@ class MatchingAlignerStage(Stage):
 
     def _losses(self, model: nn.Module, batch: dict[str, Tensor], iterations: int) -> dict[str, Tensor]:
         count = self.settings.group
-        source, target = (torch.from_numpy(rows).to(self.device)
-                          for rows in rows_of(len(batch["pictures"]) // count, count))
+        source, target = (
+            torch.from_numpy(rows).to(self.device) for rows in rows_of(len(batch["pictures"]) // count, count)
+        )
         pictures = torch.cat([batch["pictures"], batch["seen_skeletons"]], 1)
         start = start_from(batch["joints"][source], batch["target_joints"][target], batch["pictures"][source])
         start.share = start.share * batch["with_pose"][:, None, None, None]
@@ -258,8 +277,16 @@ class MatchingAlignerStage(Stage):
         with torch.autocast(self.device.type, enabled=False):
             return self._terms(passes, more, batch, source, target, (place, shown), (exact, clear))
 
-    def _terms(self, passes: list[Pass], more: dict[str, Tensor], batch: dict[str, Tensor], source: Tensor,
-               target: Tensor, at_cells: tuple[Tensor, Tensor], at_half: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    def _terms(
+        self,
+        passes: list[Pass],
+        more: dict[str, Tensor],
+        batch: dict[str, Tensor],
+        source: Tensor,
+        target: Tensor,
+        at_cells: tuple[Tensor, Tensor],
+        at_half: tuple[Tensor, Tensor],
+    ) -> dict[str, Tensor]:
         """`at_cells`, `at_half`: of `coarse_truth` at the matched cells and at half of them."""
         flow, visible = batch["flow"], batch["visible"]
         h, w = flow.shape[-2:]
@@ -295,8 +322,9 @@ class MatchingAlignerStage(Stage):
             values[f"epe{n + 1}"] = mean_where(error[clean], seen[clean]) if clean.any() else error.new_zeros(())
             values[f"match{n + 1}"] = match
             values[f"choice{n + 1}"] = chosen
-        total = total + F.binary_cross_entropy_with_logits(F.interpolate(more["mask"], (h, w), mode="bilinear"),
-                                                           masks[source])
+        total = total + F.binary_cross_entropy_with_logits(
+            F.interpolate(more["mask"], (h, w), mode="bilinear"), masks[source]
+        )
         if "surface" in batch:
             values["surface"] = surface_loss(more["surface"], batch["surface"][source])
             total = total + values["surface"]
@@ -319,9 +347,15 @@ class MatchingAlignerStage(Stage):
         source, target = (pairs.identity, pairs.source), (pairs.identity, pairs.target)
         flow, visible = people.correspondence(pairs)
         at, to = (torch.from_numpy(moved_joints(people.openpose(*which), still, *sizes)) for which in (source, target))
-        batch = {"source": moved_pictures(people.pictures(*source), still, self.size),
-                 "target": moved_pictures(people.pictures(*target), still, self.size),
-                 "skeleton": self._drawn(to), "at": at, "to": to, "flow": flow, "visible": visible}
+        batch = {
+            "source": moved_pictures(people.pictures(*source), still, self.size),
+            "target": moved_pictures(people.pictures(*target), still, self.size),
+            "skeleton": self._drawn(to),
+            "at": at,
+            "to": to,
+            "flow": flow,
+            "visible": visible,
+        }
         return {name: value.to(self.device) for name, value in batch.items()}
 
     def _check(self, network: MatchingPoseAligner, pairs: Pairs) -> dict[str, float]:
@@ -355,10 +389,20 @@ class MatchingAlignerStage(Stage):
         batch = self.unmoved(self.held_out, self.held_out.fixed_pairs(8))
         start = start_from(batch["at"], batch["to"], batch["source"])
         found = network(batch["source"], batch["skeleton"], start=start)
-        masks = [F.interpolate(logit.sigmoid(), self.size).expand(-1, 3, -1, -1) * 2 - 1
-                 for logit in (found.visibility[-1], found.person, found.source_person)]
-        return picture_grid([batch["source"], batch["skeleton"], warp(batch["source"], start.map),
-                             *found.images(batch["source"]), *masks, batch["target"]])
+        masks = [
+            F.interpolate(logit.sigmoid(), self.size).expand(-1, 3, -1, -1) * 2 - 1
+            for logit in (found.visibility[-1], found.person, found.source_person)
+        ]
+        return picture_grid(
+            [
+                batch["source"],
+                batch["skeleton"],
+                warp(batch["source"], start.map),
+                *found.images(batch["source"]),
+                *masks,
+                batch["target"],
+            ]
+        )
 
 
 def moved_surface(surface: Tensor, moves: Moves, height: int, width: int) -> Tensor:

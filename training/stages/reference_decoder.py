@@ -57,9 +57,12 @@ class ReferenceDecoderStage(Stage):
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
         steps = self.schedule.timesteps
-        return {"row": rng.integers(0, len(self.cache), count), "t": rng.integers(0, steps, count),
-                "noise": rng.standard_normal((count, *self.cache.tensors["target"].shape[1:]), np.float32),
-                "place": rng.random((count, 2))}
+        return {
+            "row": rng.integers(0, len(self.cache), count),
+            "t": rng.integers(0, steps, count),
+            "noise": rng.standard_normal((count, *self.cache.tensors["target"].shape[1:]), np.float32),
+            "place": rng.random((count, 2)),
+        }
 
     def load(self, plan: Plan) -> dict[str, Tensor]:
         drawn = {name: torch.from_numpy(plan[name]) for name in ("t", "noise", "place")}
@@ -76,8 +79,13 @@ class ReferenceDecoderStage(Stage):
         reference = make_reference(source, skeleton, alignment, alignment.image, seen.sigmoid())
         masks = people.masks(chosen.identity, chosen.target)
         shown = {f"shown {name}": value for name, value in vars(reference).items()}
-        return {**batch, **shown, "original": source, "mask": masks,
-                "picture": people.pictures(chosen.identity, chosen.target)}
+        return {
+            **batch,
+            **shown,
+            "original": source,
+            "mask": masks,
+            "picture": people.pictures(chosen.identity, chosen.target),
+        }
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         decoded, latent, reference = self._estimate(batch, batch["noise"], batch["t"])
@@ -111,7 +119,7 @@ class ReferenceDecoderStage(Stage):
             y, x = (on[int(place[0] * len(on))] if len(on) else mask.new_tensor([height / 2, width / 2])).tolist()
             top = int(min(max(y - side // 2, 0), height - side))
             left = int(min(max(x - side // 2, 0), width - side))
-            pairs.append([picture[row, :, top:top + side, left:left + side] for picture in (made, truth)])
+            pairs.append([picture[row, :, top : top + side, left : left + side] for picture in (made, truth)])
         return tuple(torch.stack(part) for part in zip(*pairs, strict=True))
 
     @torch.no_grad()
@@ -131,8 +139,12 @@ class ReferenceDecoderStage(Stage):
         for rows in np.array_split(np.arange(len(self.checked)), -(-len(self.checked) // 16)):
             batch, made = self._shown(network, rows, 700)
             reference = reference_of(batch)
-            pictures = {"warp": reference.warped, "on_plate": on_plate(reference), "result": made,
-                        "autoencoder": self.networks["autoencoder"].decode(batch["target"]).clamp(-1, 1)}
+            pictures = {
+                "warp": reference.warped,
+                "on_plate": on_plate(reference),
+                "result": made,
+                "autoencoder": self.networks["autoencoder"].decode(batch["target"]).clamp(-1, 1),
+            }
             for name, picture in pictures.items():
                 values.setdefault(f"perceptual_{name}", []).extend(distance(picture, batch["picture"]).tolist())
                 values.setdefault(f"l1_{name}", []).append(float((picture - batch["picture"]).abs().mean()))

@@ -71,12 +71,21 @@ class VaeStage(Stage):
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
         stride = self.config.autoencoder.stride
         identity, index = self.people.random_pictures(rng, count)
-        corner = [stride * rng.integers(0, (side - crop) // stride + 1, count)
-                  for side, crop in zip((self.people.height, self.people.width), self.crop, strict=True)]
+        corner = [
+            stride * rng.integers(0, (side - crop) // stride + 1, count)
+            for side, crop in zip((self.people.height, self.people.width), self.crop, strict=True)
+        ]
         shape = count, self.config.autoencoder.channels, *(crop // stride for crop in self.crop)
         noise = rng.standard_normal(shape, np.float32) * (NOISE * rng.random((count, 1, 1, 1), np.float32))
-        return {"identity": identity, "index": index, "skeleton": rng.random(count) < SKELETONS, "y": corner[0],
-                "x": corner[1], "mirror": rng.random(count) < 0.5, "noise": noise}
+        return {
+            "identity": identity,
+            "index": index,
+            "skeleton": rng.random(count) < SKELETONS,
+            "y": corner[0],
+            "x": corner[1],
+            "mirror": rng.random(count) < 0.5,
+            "noise": noise,
+        }
 
     def load(self, plan: Plan) -> dict[str, Tensor]:
         skeleton = plan["skeleton"]
@@ -87,7 +96,7 @@ class VaeStage(Stage):
                 continue
             for row, image in zip(rows, read(plan["identity"][rows], plan["index"][rows]), strict=True):
                 y, x = plan["y"][row], plan["x"][row]
-                part = image[:, y:y + self.crop[0], x:x + self.crop[1]]
+                part = image[:, y : y + self.crop[0], x : x + self.crop[1]]
                 images[row] = part.flip(-1) if plan["mirror"][row] else part
         return {"images": images, "noise": torch.from_numpy(plan["noise"])}
 

@@ -65,16 +65,21 @@ class KLVaeStage(VaeStage):
     def prepare(self, main: bool) -> None:
         stride = self.config.autoencoder.stride
         if not self.settings.steps and not self.settings.init:
-            raise InputError("vae.steps = 0 takes public weights as they are: give the file of Stable Diffusion's VAE, "
-                             "or of a whole checkpoint, as vae.init.")
+            raise InputError(
+                "vae.steps = 0 takes public weights as they are: give the file of Stable Diffusion's VAE, "
+                "or of a whole checkpoint, as vae.init."
+            )
         if self.settings.crop < stride or self.settings.crop % stride:
-            raise InputError(f"vae.crop = {self.settings.crop}: must be a multiple of the autoencoder's stride, "
-                             f"{stride}.")
+            raise InputError(
+                f"vae.crop = {self.settings.crop}: must be a multiple of the autoencoder's stride, {stride}."
+            )
         self.people, self.held_out = People(self.root, "train"), People(self.root, "val")
         self.crop = min(self.settings.crop, self.people.height), min(self.settings.crop, self.people.width)
         if any(side % stride for side in self.crop):
-            raise InputError(f"{self.root}: pictures of {self.people.width}×{self.people.height} pixels, which the "
-                             f"stride {stride} does not divide; vae.crop must be smaller than their sides.")
+            raise InputError(
+                f"{self.root}: pictures of {self.people.width}×{self.people.height} pixels, which the "
+                f"stride {stride} does not divide; vae.crop must be smaller than their sides."
+            )
         self.features = load_network().to(self.device) if self.settings.perceptual > 0 else None
 
     def initialise(self, module: Reconstruction) -> None:

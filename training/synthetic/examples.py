@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-if not __package__:   # run as a script: modules are found from the repository's root
+if not __package__:  # run as a script: modules are found from the repository's root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
@@ -22,8 +22,14 @@ from reposedm_core.pose import Pose, coco_to_openpose, to_keypoints
 from training.data.people_set import People
 from training.synthetic.materials import LABELS
 
-EXAMPLES = {"blue_dress": (3350, 0, 5), "blue_shirt": (0, 3, 2), "lime_top": (3875, 0, 2),
-            "red_trousers": (650, 0, 2), "striped_shirt": (3375, 0, 3), "teal_trousers": (2125, 3, 0)}
+EXAMPLES = {
+    "blue_dress": (3350, 0, 5),
+    "blue_shirt": (0, 3, 2),
+    "lime_top": (3875, 0, 2),
+    "red_trousers": (650, 0, 2),
+    "striped_shirt": (3375, 0, 3),
+    "teal_trousers": (2125, 3, 0),
+}
 """Name: identity (4,000 identities, 6 poses, seed 1, revision 2 of the generator), source and target picture."""
 
 CLOTHES = [LABELS.index(name) for name in ("top", "bottom", "dress")]

@@ -91,7 +91,7 @@ def describe(folder: Path, arguments: Arguments) -> None:
         "poses": list(KINDS),
         "licence": "Rendered from Anny (code Apache-2.0) and MakeHuman assets (CC0), some poses from motion clips of "
         "the Bullet Physics SDK (zlib); may be passed on freely. The pictures show no real person.",
-    }  # fmt: skip
+    }
     path = folder / "dataset.json"
     if path.exists():
         if read_json(path, str(path), "delete it, or give another --out") != description:

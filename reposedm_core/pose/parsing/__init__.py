@@ -12,5 +12,15 @@ from .formats import FORMATS
 from .reader import load_pose_file, load_pose_text, one_pose, parse_keypoints
 from .writer import to_keypoints
 
-__all__ = ["BODIES", "FORMATS", "agreed", "is_pose_file", "load_pose_file", "load_pose_text", "one_pose",
-           "parse_keypoints", "pose_files", "to_keypoints"]
+__all__ = [
+    "BODIES",
+    "FORMATS",
+    "agreed",
+    "is_pose_file",
+    "load_pose_file",
+    "load_pose_text",
+    "one_pose",
+    "parse_keypoints",
+    "pose_files",
+    "to_keypoints",
+]

@@ -39,8 +39,8 @@ class Body:
     toes: bool = False
 
     def split(self, points: np.ndarray) -> dict[str, np.ndarray]:
-        """Points (N, 3), absent ones zero, as the parts of a `Pose`: (18, 3), (70, 3), ...; zeros for what it has not.
-        """
+        """Points (N, 3), absent ones zero, as the parts of a `Pose`: (18, 3), (70, 3), ...; zeros for what it has
+        not."""
         joints = points[list(self.joints)]
         parts = {"joints": coco_to_openpose(joints) if len(joints) == 17 else joints}
         with_absent = np.concatenate([points, np.zeros((1, 3))])
@@ -64,12 +64,26 @@ BODIES = (
     Body(26, "Halpe", _COCO, (20, 22, 24, 21, 23, 25)),
     Body(33, "MediaPipe", _MEDIAPIPE, (31, None, 29, 32, None, 30)),
     Body(133, "COCO-WholeBody", _COCO, range(17, 23), range(23, 91), range(91, 112), range(112, 133)),
-    Body(134, "DWPose: OpenPose, feet, face and hands", _OPENPOSE, range(18, 24), range(24, 92), range(92, 113),
-         range(113, 134)),
+    Body(
+        134,
+        "DWPose: OpenPose, feet, face and hands",
+        _OPENPOSE,
+        range(18, 24),
+        range(24, 92),
+        range(92, 113),
+        range(113, 134),
+    ),
     Body(135, "BODY_135", _COCO, range(19, 25), range(65, 135), (9, *range(25, 45)), (10, *range(45, 65))),
     Body(135, "OpenPose and others, which are left out", _OPENPOSE),
-    Body(136, "Halpe with face and hands", _COCO, (20, 22, 24, 21, 23, 25), range(26, 94), range(94, 115),
-         range(115, 136)),
+    Body(
+        136,
+        "Halpe with face and hands",
+        _COCO,
+        (20, 22, 24, 21, 23, 25),
+        range(26, 94),
+        range(94, 115),
+        range(115, 136),
+    ),
 )
 """All orders that are read. Two of the same number of points are told apart by their limbs, see `choose_body`."""
 

@@ -41,8 +41,9 @@ def told_canvas(frame: dict, points: np.ndarray, where: str) -> tuple[int, int]:
     Raises:
         InputError: no numbers, or none that a canvas can have.
     """
-    sides = [next((value for value in (plain(frame.get(pair[side])) for pair in SIZE_KEYS) if value), 0)
-             for side in (0, 1)]
+    sides = [
+        next((value for value in (plain(frame.get(pair[side])) for pair in SIZE_KEYS) if value), 0) for side in (0, 1)
+    ]
     size = plain(frame.get("image_size"))
     if not any(sides) and size:
         if isinstance(size, dict):
@@ -83,8 +84,10 @@ def guess_canvas(points: Iterable[np.ndarray], source: str) -> tuple[int, int]:
             highs.append(near.max(0))
     if not lows:
         if some:
-            raise InputError(f"{source}: the points lie further out than a canvas can reach: 1 to {MAX_CANVAS} pixels "
-                             "a side are allowed; correct them, or give the width and height.")
+            raise InputError(
+                f"{source}: the points lie further out than a canvas can reach: 1 to {MAX_CANVAS} pixels "
+                "a side are allowed; correct them, or give the width and height."
+            )
         return UNKNOWN
     low, high = np.min(lows, 0), np.max(highs, 0)
     width, height = (min(max(1, math.ceil(side)), MAX_CANVAS) for side in high + np.maximum(low, 0))

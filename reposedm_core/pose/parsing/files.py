@@ -19,8 +19,13 @@ SUFFIXES = (".json", ".jsonl", ".ndjson")
 _MOST = 2**29
 """Bytes of text that are read."""
 
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 def is_pose_file(name: str | PathLike) -> bool:
@@ -31,8 +36,9 @@ def is_pose_file(name: str | PathLike) -> bool:
 def pose_files(folder: Path) -> list[Path]:
     """The pose files directly in a folder, with numbers in their names in the order of numbers."""
     found = [path for path in folder.iterdir() if is_pose_file(path.name) and path.is_file()]
-    return sorted(found, key=lambda path: [(int(part) if part.isdecimal() else 0, part)
-                                           for part in re.split(r"(\d+)", path.name)])
+    return sorted(
+        found, key=lambda path: [(int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", path.name)]
+    )
 
 
 def read_file(path: str | PathLike) -> Any:
@@ -46,14 +52,14 @@ def read_file(path: str | PathLike) -> Any:
         if path.is_dir():
             files = pose_files(path)
             if not files:
-                raise InputError(f"{path.name}: there is no file with a pose in this folder: it holds none that ends "
-                                 f"in {', '.join(SUFFIXES)}.")
+                raise InputError(
+                    f"{path.name}: there is no file with a pose in this folder: it holds none that ends "
+                    f"in {', '.join(SUFFIXES)}."
+                )
             return [read_text(_text(file), f"{path.name}/{file.name}") for file in files]
         return read_text(_text(path), path.name)
     except OSError as error:
-        raise InputError(
-            f"{path.name}: the file cannot be read ({error.strerror}): check its path."
-        ) from error
+        raise InputError(f"{path.name}: the file cannot be read ({error.strerror}): check its path.") from error
 
 
 def read_text(text: str, source: str) -> Any:
@@ -118,7 +124,7 @@ def _unpacked(data: bytes, name: str) -> bytes:
 def _decoded(data: bytes) -> str:
     coding = next((coding for mark, coding in _MARKS if data.startswith(mark)), None)
     if coding is None and data[1:2] == b"\0" != data[:1]:
-        coding = "utf-16-le"    # text without a mark begins with a bracket
+        coding = "utf-16-le"  # text without a mark begins with a bracket
     elif coding is None and data[:1] == b"\0" and data[1:2] not in (b"", b"\0"):
         coding = "utf-16-be"
     if coding is not None:
@@ -127,6 +133,6 @@ def _decoded(data: bytes) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         text = data.decode("latin-1")
-        if text.lstrip()[:1] not in ("{", "["):     # a picture, or another file of bytes
+        if text.lstrip()[:1] not in ("{", "["):  # a picture, or another file of bytes
             raise
         return text

@@ -71,8 +71,12 @@ def _collect(data: Any, source: str, frames: list[dict | Pose], depth: int) -> N
         frames.append(data)
     elif found is not None:
         for inner in found.read(data):
-            _collect(inherited(inner, data) if isinstance(inner, dict) and isinstance(data, dict) else inner, source,
-                     frames, depth + 1)
+            _collect(
+                inherited(inner, data) if isinstance(inner, dict) and isinstance(data, dict) else inner,
+                source,
+                frames,
+                depth + 1,
+            )
     elif isinstance(data, list):
         for inner in data:
             _collect(inner, source, frames, depth + 1)
@@ -92,9 +96,16 @@ def _has(*keys: str) -> Callable[[Any], bool]:
 
 def _people(data: Any) -> bool:
     """A list of objects that are a person each, as estimators write them."""
-    return isinstance(data, list) and bool(data) and all(
-        isinstance(each, dict) and isinstance(plain(each.get("keypoints")), list)
-        and not any(key in each for key in ("people", "instances", "width", "canvas_width")) for each in data)
+    return (
+        isinstance(data, list)
+        and bool(data)
+        and all(
+            isinstance(each, dict)
+            and isinstance(plain(each.get("keypoints")), list)
+            and not any(key in each for key in ("people", "instances", "width", "canvas_width"))
+            for each in data
+        )
+    )
 
 
 def _by_image(data: Any) -> bool:
@@ -109,15 +120,23 @@ def _read_by_image(data: list[dict]) -> Iterable[dict]:
 
 
 def _by_file(data: Any) -> bool:
-    return isinstance(data, dict) and bool(data) and all(
-        _has("people", "bodies")(each) or _people(each) for each in data.values())
+    return (
+        isinstance(data, dict)
+        and bool(data)
+        and all(_has("people", "bodies")(each) or _people(each) for each in data.values())
+    )
 
 
 def _listed(value: Any) -> list:
     """What a list or an object holds; anything else by itself, which then is no pose."""
     value = plain(value)
-    return [] if value is None else list(value.values()) if isinstance(value, dict) else (
-        value if isinstance(value, list) else [value])
+    return (
+        []
+        if value is None
+        else list(value.values())
+        if isinstance(value, dict)
+        else (value if isinstance(value, list) else [value])
+    )
 
 
 def _several(points: Any) -> bool:
@@ -135,8 +154,14 @@ def _read_editor(data: dict) -> Iterable[dict]:
 
 
 def _read_bodies(data: dict) -> Iterable[dict]:
-    return [{"people": [{**body, "keypoints": body.get("joints")} if isinstance(body, dict) else body
-                        for body in _listed(data["bodies"])]}]
+    return [
+        {
+            "people": [
+                {**body, "keypoints": body.get("joints")} if isinstance(body, dict) else body
+                for body in _listed(data["bodies"])
+            ]
+        }
+    ]
 
 
 def _read_instances(data: dict) -> Iterable[Any]:
@@ -149,27 +174,51 @@ def _read_landmarks(data: dict) -> Iterable[dict]:
     parts = {part: plain(next((data[key] for key in keys if key in data), None)) for part, keys in _LANDMARKS.items()}
     parts = {part: value.get("landmark") if isinstance(value, dict) else value for part, value in parts.items()}
     bodies = parts["pose_keypoints_2d"]
-    if _several(bodies):    # only the body of one person comes with hands and face
+    if _several(bodies):  # only the body of one person comes with hands and face
         return [{"people": [{"pose_keypoints_2d": body} for body in bodies]}]
     return [{"people": [parts]}]
 
 
-OPENPOSE = Format("OpenPose, DWPose, SDPose, and every POSE_KEYPOINT", "an object with `people`",
-                  _has("people", "animals"), lambda data: [data])
+OPENPOSE = Format(
+    "OpenPose, DWPose, SDPose, and every POSE_KEYPOINT",
+    "an object with `people`",
+    _has("people", "animals"),
+    lambda data: [data],
+)
 FORMATS = (
     OPENPOSE,
     Format("frames", "an object with `frames`, a list", _has("frames"), lambda data: _listed(data["frames"])),
-    Format("AlphaPose, a list", "a list of objects with `image_id` and `keypoints`; a frame for each image",
-           _by_image, _read_by_image),
+    Format(
+        "AlphaPose, a list",
+        "a list of objects with `image_id` and `keypoints`; a frame for each image",
+        _by_image,
+        _read_by_image,
+    ),
     Format("AlphaPose, bodies", "an object with `bodies`, each with `joints`", _has("bodies"), _read_bodies),
-    Format("AlphaPose, by file", "an object whose keys are names of pictures, each with `people`, `bodies` or a list "
-           "of people", _by_file, lambda data: data.values()),
-    Format("mmpose", "an object with `instances`, `instance_info` or `predictions`, or a list of people with "
-           "`keypoints` and `keypoint_scores`", lambda data: _has("instances", "instance_info", "predictions")(data)
-           or _people(data), lambda data: [{"people": data}] if isinstance(data, list) else _read_instances(data)),
-    Format("MediaPipe", "an object with `pose_landmarks`, perhaps `left_hand_landmarks` and `right_hand_landmarks`",
-           _has(*_LANDMARKS["pose_keypoints_2d"]), _read_landmarks),
-    Format("openpose-editor", "an object with `keypoints`, the points of one person or lists of them",
-           _has("keypoints"), _read_editor),
+    Format(
+        "AlphaPose, by file",
+        "an object whose keys are names of pictures, each with `people`, `bodies` or a list of people",
+        _by_file,
+        lambda data: data.values(),
+    ),
+    Format(
+        "mmpose",
+        "an object with `instances`, `instance_info` or `predictions`, or a list of people with "
+        "`keypoints` and `keypoint_scores`",
+        lambda data: _has("instances", "instance_info", "predictions")(data) or _people(data),
+        lambda data: [{"people": data}] if isinstance(data, list) else _read_instances(data),
+    ),
+    Format(
+        "MediaPipe",
+        "an object with `pose_landmarks`, perhaps `left_hand_landmarks` and `right_hand_landmarks`",
+        _has(*_LANDMARKS["pose_keypoints_2d"]),
+        _read_landmarks,
+    ),
+    Format(
+        "openpose-editor",
+        "an object with `keypoints`, the points of one person or lists of them",
+        _has("keypoints"),
+        _read_editor,
+    ),
 )
 """All formats, in the order in which they are tried. Files of any of them may be JSON or JSON lines."""

@@ -89,9 +89,7 @@ def parse_keypoints(
     if isinstance(data, (np.ndarray, torch.Tensor)):
         people = data[None] if data.ndim == 2 else data
         if people.ndim != 3:
-            raise InputError(
-                f"{source}: joints of shape {tuple(data.shape)} are no pose: (people, points, 3) is."
-            )
+            raise InputError(f"{source}: joints of shape {tuple(data.shape)} are no pose: (people, points, 3) is.")
         data = {"people": [{"pose_keypoints_2d": person} for person in people]}
     frames = read_frames(data, source)
     sequence = Sequence(source, threshold, picture, (height, width), note or _log, tick)

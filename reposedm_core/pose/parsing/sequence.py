@@ -50,20 +50,27 @@ class Frame:
     """A frame on its way to a `Pose`."""
 
     people: list[_Person]
-    canvas: tuple[int, int]     # 0 for a side that nobody tells
+    canvas: tuple[int, int]  # 0 for a side that nobody tells
     guessed: str
 
 
 class Sequence:
     """One call of `parse_keypoints`: what was left out, and the canvas of frames that do not tell theirs."""
 
-    def __init__(self, source: str, threshold: float, picture: tuple[int, int] | None, given: tuple[int, int],
-                 note: Note, tick: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        source: str,
+        threshold: float,
+        picture: tuple[int, int] | None,
+        given: tuple[int, int],
+        note: Note,
+        tick: Callable[[], object],
+    ) -> None:
         self.source, self.threshold, self.picture, self.given = source, threshold, picture, given
         self.note, self.tick = note, tick
         self.left_out: dict[str, list[str]] = {}
         self.guess: tuple[int, int, str] | None = None
-        self.known: tuple[int, int] | None = None   # instead of a guess
+        self.known: tuple[int, int] | None = None  # instead of a guess
 
     def frame(self, number: int, frame: dict) -> Frame:
         """A frame as it is in the file."""
@@ -74,8 +81,9 @@ class Sequence:
         if not isinstance(people, list):
             raise InputError(f"{where}: 'people' is no list: {REMEDY}.")
         check_people(self.source, [len(people)], number)
-        found = [self._person(f"frame {number}, person {i}", person) for i, person in enumerate(people)
-                 if person is not None]
+        found = [
+            self._person(f"frame {number}, person {i}", person) for i, person in enumerate(people) if person is not None
+        ]
         found = [person for person in found if person is not None]
         points = [part for person in found for part in person.points]
         told = told_canvas(frame, np.concatenate(points) if points else np.zeros((0, 3)), where)
@@ -142,10 +150,14 @@ class Sequence:
             return
         for number, frame in enumerate(frames):
             if not all(frame.canvas) and any(any(person.normalised.values()) for person in frame.people):
-                raise InputError(f"{self.source}: frame {number}: the coordinates are in 0..1 and the canvas size is "
-                                 "missing: add canvas_width and canvas_height, or give the width and height.")
-        size = guess_canvas((part[part[:, 2] > 0] for frame in unknown for person in frame.people
-                             for part in person.parts.values()), self.source)
+                raise InputError(
+                    f"{self.source}: frame {number}: the coordinates are in 0..1 and the canvas size is "
+                    "missing: add canvas_width and canvas_height, or give the width and height."
+                )
+        size = guess_canvas(
+            (part[part[:, 2] > 0] for frame in unknown for person in frame.people for part in person.parts.values()),
+            self.source,
+        )
         for frame in unknown:
             frame.guessed = "size" if not any(frame.canvas) else "width" if frame.canvas[0] else "height"
             frame.canvas = tuple(told or side for told, side in zip(frame.canvas, size, strict=True))
@@ -162,10 +174,13 @@ class Sequence:
             for part, points in person.parts.items():
                 if person.normalised[part]:
                     points[:, :2] *= (width, height)
-        parts = {part: np.array([person.parts[part] for person in frame.people]).reshape(-1, size, 3)
-                 for part, size in PARTS.items()}
-        pose = Pose(**parts, height=height, width=width, ids=[person.number for person in frame.people],
-                    guessed=frame.guessed)
+        parts = {
+            part: np.array([person.parts[part] for person in frame.people]).reshape(-1, size, 3)
+            for part, size in PARTS.items()
+        }
+        pose = Pose(
+            **parts, height=height, width=width, ids=[person.number for person in frame.people], guessed=frame.guessed
+        )
         return pose.on_canvas(*self.known) if self.known else pose
 
     def refuse(self, frames: list[dict | Pose]) -> None:
@@ -184,8 +199,10 @@ class Sequence:
             self.note(f"{self.source}: {texts[0]}; the {what} is left out{more}.")
         if self.guess and not self.known:
             height, width, side = self.guess
-            self.note(f"{self.source}: the {side} of the picture is not told; {width} × {height} is guessed from where "
-                      "people are. Give width and height to Load Pose, or connect the picture where a node takes it.")
+            self.note(
+                f"{self.source}: the {side} of the picture is not told; {width} × {height} is guessed from where "
+                "people are. Give width and height to Load Pose, or connect the picture where a node takes it."
+            )
 
 
 def is_animal(frame: dict) -> bool:
@@ -197,8 +214,12 @@ def _number(person: dict) -> int | None:
     """Who a person is, as the file numbers people."""
     for value in (plain(person.get(key)) for key in _IDS):
         value = value[0] if isinstance(value, list) and value else value
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**53 \
-                and value == int(value):
+        if (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and abs(value) < 2**53
+            and value == int(value)
+        ):
             return int(value)
     return None
 

@@ -34,26 +34,30 @@ def align(pack, host, source, pose, width=0, height=0):
         return pack.nodes.aligner.RecurrentPoseAlignerNode.execute(host[2], host[1], source, pose, width, height).args
 
 
-def sample(pack, model, aligned, seed=0, steps=3, cfg=1.5, sampler="ddim", scheduler="simple", denoise=1.0,
-           latent=None):
+def sample(
+    pack, model, aligned, seed=0, steps=3, cfg=1.5, sampler="ddim", scheduler="simple", denoise=1.0, latent=None
+):
     with torch.inference_mode():
-        out = pack.nodes.sampler.RePoseDMKSampler.execute(model, *aligned[:2], latent or aligned[2], seed, steps, cfg,
-                                                         sampler, scheduler, denoise)
+        out = pack.nodes.sampler.RePoseDMKSampler.execute(
+            model, *aligned[:2], latent or aligned[2], seed, steps, cfg, sampler, scheduler, denoise
+        )
     return out.args[0]["samples"]
 
 
 def guide(pack, host, pose, strength=0.05, start=0.0, end=1.0, space="heatmaps", model=None):
     with torch.inference_mode():
         return pack.nodes.guidance.PoseInteractionFieldGuidance.execute(
-            model or host[0], host[1], host[3], pose, strength, start, end, space).args[0]
+            model or host[0], host[1], host[3], pose, strength, start, end, space
+        ).args[0]
 
 
 @pytest.mark.parametrize(("cfg", "size"), [(1.5, (0, 0)), (1.0, (0, 0)), (2.5, (56, 72))])
 def test_same_latent_as_the_pipeline(pack, tiny, host, source, pose, cfg, size):
     latent = sample(pack, host[0], align(pack, host, source, pose, *size), seed=3, cfg=cfg)
     width, height = (side or None for side in size)
-    result = RePoseDMPipeline.from_pretrained(tiny)(source, POSE, seed=3, steps=3, guidance_scale=cfg, width=width,
-                                                    height=height, field_strength=0.0)
+    result = RePoseDMPipeline.from_pretrained(tiny)(
+        source, POSE, seed=3, steps=3, guidance_scale=cfg, width=width, height=height, field_strength=0.0
+    )
     assert (latent - result.latent).abs().max() < 1e-5 * result.latent.abs().max()
     picture = host[1].decode(latent).movedim(-1, 1)
     assert (picture - result.image).abs().max() < 1e-5
@@ -88,8 +92,9 @@ def test_keys_and_values_are_computed_once_a_run(pack, host, source, pose, cfg, 
 def test_guided_latent_is_the_pipeline_s(pack, tiny, host, source, pose, start, end):
     aligned = align(pack, host, source, pose)
     latent = sample(pack, guide(pack, host, pose, 0.05, start, end), aligned, seed=3)
-    result = RePoseDMPipeline.from_pretrained(tiny)(source, POSE, seed=3, steps=3, guidance_scale=1.5,
-                                                    field_strength=0.05, field_start=start, field_end=end)
+    result = RePoseDMPipeline.from_pretrained(tiny)(
+        source, POSE, seed=3, steps=3, guidance_scale=1.5, field_strength=0.05, field_start=start, field_end=end
+    )
     assert (latent - result.latent).abs().max() < 1e-4 * result.latent.abs().max()
     assert (latent - sample(pack, host[0], aligned, seed=3)).abs().max() > 1e-3
 
@@ -110,8 +115,9 @@ def test_guidance_off_is_the_model_itself(pack, host, pose):
     assert guide(pack, host, pose, start=0.7, end=0.7) is host[0]
 
 
-@pytest.mark.parametrize("move", [lambda network: network.double(),
-                                  lambda network: network.to("meta").to_empty(device="cpu")])
+@pytest.mark.parametrize(
+    "move", [lambda network: network.double(), lambda network: network.to("meta").to_empty(device="cpu")]
+)
 def test_field_stays_differentiable_when_moved_in_inference_mode(pack, host, move):
     bridge = pack.nodes.host.patchers
     network = bridge.own_copy(host[3].patcher)
@@ -164,8 +170,15 @@ def test_start_from_a_picture(pack, host, source, pose):
     aligned = align(pack, host, source, pose)
     with torch.inference_mode():
         latent = {"samples": host[1].encode(aligned[3])}
-    kept = [(sample(pack, host[0], aligned, steps=2, denoise=denoise, latent=latent)
-             - sample(pack, host[0], aligned, steps=2, denoise=denoise)).abs().mean() for denoise in (0.1, 0.4, 1.0)]
+    kept = [
+        (
+            sample(pack, host[0], aligned, steps=2, denoise=denoise, latent=latent)
+            - sample(pack, host[0], aligned, steps=2, denoise=denoise)
+        )
+        .abs()
+        .mean()
+        for denoise in (0.1, 0.4, 1.0)
+    ]
     assert kept[0] > 2 * kept[1] > 4 * kept[2]
 
 
@@ -209,7 +222,8 @@ def test_preview_shows_the_colours_of_the_decoded_picture(pack, host):
     latent_format, autoencoder = host[0].model.latent_format, host[1].first_stage_model
     latent = torch.randn(1, 16, 8, 6, generator=torch.Generator().manual_seed(0))
     shown = latent_preview.Latent2RGBPreviewer(
-        latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias).decode_latent_to_preview(latent)
+        latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
+    ).decode_latent_to_preview(latent)
     cells = torch.nn.functional.avg_pool2d(autoencoder.decode_linear(latent), 8)[0].movedim(0, -1)
     expected = ((cells + 1) / 2).clamp(0, 1) * 255
     assert np.abs(np.asarray(shown).astype(float) - expected.numpy()).max() <= 1.001
@@ -252,8 +266,10 @@ def test_lora_on_the_denoiser(pack, host, source, pose):
     aligned = align(pack, host, source, pose)
     key = "denoiser.unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
     rows, columns = host[0].model.diffusion_model.get_submodule(key).weight.shape
-    lora = {f"diffusion_model.{key}.lora_up.weight": torch.ones(rows, 2),
-            f"diffusion_model.{key}.lora_down.weight": torch.ones(2, columns)}
+    lora = {
+        f"diffusion_model.{key}.lora_up.weight": torch.ones(rows, 2),
+        f"diffusion_model.{key}.lora_down.weight": torch.ones(2, columns),
+    }
     with torch.inference_mode():
         patched = comfy.sd.load_lora_for_models(host[0], None, lora, 1.0, 0.0)[0]
     before = sample(pack, host[0], aligned)

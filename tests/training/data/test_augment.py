@@ -51,7 +51,8 @@ def test_ranges_of_the_geometry_are_arguments():
     assert np.allclose(same, joints, atol=1e-4)
     _, moved = random_affine(rngs(200), images, joints, turn=0, scale=(0.5, 2), shift=(0, 0), mirror=0)
     ratio = np.linalg.norm(moved[:, 0, :2] - moved[:, 1, :2], axis=-1) / np.linalg.norm(
-        joints[:, 0, :2] - joints[:, 1, :2], axis=-1)
+        joints[:, 0, :2] - joints[:, 1, :2], axis=-1
+    )
     assert 0.5 <= ratio.min() < 0.55 and 1.9 < ratio.max() <= 2.001 and 0.35 < (ratio < 1).mean() < 0.65
     _, moved = random_affine(rngs(200), images, joints, mirror=0)
     high, low = (np.abs(joints[..., 1] - y) < 12 for y in (28, H - 28))
@@ -96,6 +97,7 @@ def test_strength_says_how_much_happens_to_a_picture(pictures):
 @pytest.mark.parametrize("name", ["_blur", "_few_pixels", "_noise", "_jpeg"])
 def test_every_change_does_its_own(name: str, pictures: torch.Tensor):
     """Blur and few pixels take fine detail away, noise adds some; none of them moves or tints a picture."""
+
     def detail(image: torch.Tensor) -> float:
         return float(image.diff(dim=-1).square().mean() + image.diff(dim=-2).square().mean())
 
@@ -110,9 +112,9 @@ def test_every_change_does_its_own(name: str, pictures: torch.Tensor):
         ratios.append(detail(out) / detail(image))
     if name == "_noise":
         assert min(ratios) > 1
-    elif name != "_jpeg":      # few pixels shown as squares may have some
+    elif name != "_jpeg":  # few pixels shown as squares may have some
         assert np.median(ratios) < 0.7
-    if name == "_blur":      # what is in the middle stays in the middle: joints and maps remain true
+    if name == "_blur":  # what is in the middle stays in the middle: joints and maps remain true
         spot = torch.zeros(1, 3, 41, 41)
         spot[..., 20, 20] = 1
         for rng in rngs(20, 2):

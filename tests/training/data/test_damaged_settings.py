@@ -15,7 +15,8 @@ from training.preparation.plan import Plan
 from training.synthetic.generate import Arguments, describe
 
 READERS = {
-    "people set": lambda root: People(root, "train"), "captioned set": lambda root: Captioned(root, "train"),
+    "people set": lambda root: People(root, "train"),
+    "captioned set": lambda root: Captioned(root, "train"),
     "either": lambda root: open_captions(root, "train"),
     "a set to go on with": lambda root: PeopleWriter(root, Plan([]), {}, (32, 32)),
     "a synthetic set to go on with": lambda root: describe(root, Arguments(1, 2)),
@@ -24,8 +25,9 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "", "{", "[]", "\ud800"],
-                         ids=lambda text: ascii(text)[:9])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "", "{", "[]", "\ud800"], ids=lambda text: ascii(text)[:9]
+)
 @pytest.mark.parametrize("reader", READERS)
 def test_it_is_named(tmp_path, reader, text):
     (tmp_path / "dataset.json").write_text(text, errors="surrogatepass")

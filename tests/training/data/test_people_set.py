@@ -13,7 +13,7 @@ import torch
 from reposedm_core.errors import InputError
 from training.data.people_set import SPLITS, Pairs, People, open_people
 
-COUNTS = {3: 2, 8: 1, 9: 4, 20: 3}      # label: pictures of the training people
+COUNTS = {3: 2, 8: 1, 9: 4, 20: 3}  # label: pictures of the training people
 H, W = 16, 12
 
 
@@ -26,9 +26,14 @@ def root(tmp_path: Path) -> Path:
     row = np.arange(n)
     joints = np.zeros((n, 17, 3), np.float32)
     joints[..., 0], joints[..., 2] = row[:, None] % W, 2
-    arrays = {"pictures": np.broadcast_to(row[:, None, None, None], (n, H, W, 3)).astype(np.uint8), "joints": joints,
-              "openpose": joints[:, [0, *range(17)]], "identity": identity, "split": split,
-              "done": (row != 4).astype(np.uint8)}
+    arrays = {
+        "pictures": np.broadcast_to(row[:, None, None, None], (n, H, W, 3)).astype(np.uint8),
+        "joints": joints,
+        "openpose": joints[:, [0, *range(17)]],
+        "identity": identity,
+        "split": split,
+        "done": (row != 4).astype(np.uint8),
+    }
     for name, value in arrays.items():
         np.save(tmp_path / f"{name}.npy", value)
     (tmp_path / "dataset.json").write_text(json.dumps({"format": "people set", "version": 2, "name": "numbers"}))
@@ -74,11 +79,11 @@ def test_what_a_set_has_not_is_none_and_correspondence_is_refused(root):
 
 def test_correspondence_is_found_past_an_unfinished_picture(root):
     flow = np.zeros((14, 4, 2, 2, 2), np.float16)
-    flow[...] = (np.arange(14)[:, None] * 10 + np.arange(4))[..., None, None, None]      # source row, target's place
+    flow[...] = (np.arange(14)[:, None] * 10 + np.arange(4))[..., None, None, None]  # source row, target's place
     np.save(root / "flow.npy", flow)
     np.save(root / "visibility.npy", np.full((14, 4, 2, 2), 2, np.uint8))
     label, done = np.load(root / "identity.npy"), np.load(root / "done.npy")
-    label[2] = done[2] = 0      # as a row that was never written
+    label[2] = done[2] = 0  # as a row that was never written
     np.save(root / "identity.npy", label)
     np.save(root / "done.npy", done)
     found, visible = People(root, "train").correspondence(Pairs(np.array([9, 20]), np.array([0, 2]), np.array([1, 0])))
@@ -104,8 +109,9 @@ def test_random_and_fixed_pairs(root):
     people = People(root, "train")
     pairs = people.random_pairs(np.random.default_rng(0), 400)
     assert (pairs.source != pairs.target).all() and set(pairs.identity) == {3, 9, 20}
-    assert (np.maximum(pairs.source, pairs.target) < people.counts[np.searchsorted(people.identities, pairs.identity)]
-            ).all()
+    assert (
+        np.maximum(pairs.source, pairs.target) < people.counts[np.searchsorted(people.identities, pairs.identity)]
+    ).all()
     assert len(set(zip(pairs.identity, pairs.source, pairs.target, strict=True))) == 14, "all of them, in the long run"
     again = people.random_pairs(np.random.default_rng(0), 400)
     assert np.array_equal(again.source, pairs.source)
@@ -119,10 +125,13 @@ def test_random_and_fixed_pairs(root):
 def test_official_pairs_are_the_pairs(root):
     np.save(root / "pairs_train.npy", np.array([[3, 5], [9, 7], [4, 3], [1, 0], [6, 5]]))
     people = People(root, "train")
-    wanted = [(9, 0, 1), (20, 2, 0), (3, 1, 0), (9, 2, 1)]      # [4, 3] has an unfinished picture
+    wanted = [(9, 0, 1), (20, 2, 0), (3, 1, 0), (9, 2, 1)]  # [4, 3] has an unfinished picture
     assert [(e.identity, e.source_index, e.target_index) for e in people] == wanted and len(people) == 4
-    for pairs, count in ((people.fixed_pairs(99), 4), (people.fixed_pairs(2), 2),
-                         (people.random_pairs(np.random.default_rng(0), 50), 50)):
+    for pairs, count in (
+        (people.fixed_pairs(99), 4),
+        (people.fixed_pairs(2), 2),
+        (people.random_pairs(np.random.default_rng(0), 50), 50),
+    ):
         assert len(pairs) == count
         assert set(zip(pairs.identity, pairs.source, pairs.target, strict=True)) <= set(wanted)
     assert len(People(root, "val")) == 2, "another split has no list of its own"
@@ -135,16 +144,21 @@ def test_a_loader_s_worker_opens_the_files_itself(root):
     people = People(root, "train")
     stored = pickle.dumps(people)
     assert len(stored) < 500, "a pickled memory map would be the whole array"
-    assert np.array_equal(pickle.loads(stored).joints(np.array([9]), np.array([2])),
-                          people.joints(np.array([9]), np.array([2])))
+    assert np.array_equal(
+        pickle.loads(stored).joints(np.array([9]), np.array([2])), people.joints(np.array([9]), np.array([2]))
+    )
 
 
 def test_version_1_is_read_as_the_synthetic_people_of_then(tmp_path):
     rng = np.random.default_rng(0)
-    arrays = {"pictures": rng.integers(0, 256, (3, 4, H, W, 3), np.uint8),
-              "joints": np.zeros((3, 4, 17, 3), np.float32),
-              "masks": np.ones((3, 4, H, W), np.uint8), "flow": rng.normal(size=(3, 4, 4, 8, 6, 2)).astype(np.float16),
-              "visibility": np.full((3, 4, 4, 8, 6), 2, np.uint8), "done": np.array([1, 1, 1], np.uint8)}
+    arrays = {
+        "pictures": rng.integers(0, 256, (3, 4, H, W, 3), np.uint8),
+        "joints": np.zeros((3, 4, 17, 3), np.float32),
+        "masks": np.ones((3, 4, H, W), np.uint8),
+        "flow": rng.normal(size=(3, 4, 4, 8, 6, 2)).astype(np.float16),
+        "visibility": np.full((3, 4, 4, 8, 6), 2, np.uint8),
+        "done": np.array([1, 1, 1], np.uint8),
+    }
     for name, value in arrays.items():
         np.save(tmp_path / f"{name}.npy", value)
     (tmp_path / "dataset.json").write_text(json.dumps({"generator": "synthetic people", "version": 1}))
@@ -176,9 +190,12 @@ def test_folders_that_are_no_set_say_why(root, tmp_path):
     refused("no finished picture in the split 'train'; 14 of its 14 pictures are not finished")
     (root / "joints.npy").rename(root / "hidden.npy")
     refused(r"no whole people set \(joints.npy missing\)")
-    for text, match in (("{", "does not say which version"), ("[]", "does not say which version"),
-                        ('{"format": "people set", "version": 3}', "of version 3: make the set again"),
-                        ('{"format": "captioned set", "version": 1}', "only the stage reposesd trains on it")):
+    for text, match in (
+        ("{", "does not say which version"),
+        ("[]", "does not say which version"),
+        ('{"format": "people set", "version": 3}', "of version 3: make the set again"),
+        ('{"format": "captioned set", "version": 1}', "only the stage reposesd trains on it"),
+    ):
         (root / "dataset.json").write_text(text)
         refused(match)
 

@@ -40,7 +40,7 @@ class Toy(Stage):
     """Weights, buffers that change while training, dropout, and random choices of both kinds in the plan."""
 
     name, part = "toy", "toy"
-    fails = None      # called as fails(step) before each loss
+    fails = None  # called as fails(step) before each loss
 
     def build(self):
         torch.manual_seed(3)
@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, whole, killed_at):
         run(tmp_path, fails=dying)
     last = killed_at // 4 * 4
     assert (state(tmp_path)["step"] if last else (tmp_path / "toy.state.pt").exists()) == last
-    torch.manual_seed(99)      # nothing depends on what the new process has drawn before
+    torch.manual_seed(99)  # nothing depends on what the new process has drawn before
     average, log = run(tmp_path)
     assert_same_training(state(tmp_path), state(whole[0]))
     assert log["step"] == STEPS
@@ -190,6 +190,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path, whole, workers):
 
 def test_accumulated_batches_are_one_large_batch(tmp_path):
     """Without batch norm and dropout, which see one batch at a time."""
+
     class Plain(Toy):
         def build(self):
             torch.manual_seed(3)
@@ -268,7 +269,8 @@ def test_validation_and_sheets_come_while_it_trains_and_see_the_average(tmp_path
     assert log["examples"] == 40
     assert not average.training and not any(p.requires_grad for p in average.parameters())
     assert sorted(file.name for file in (tmp_path / "samples").iterdir()) == [
-        f"toy-00000{step}.jpg" for step in ("04", "08", "10")]
+        f"toy-00000{step}.jpg" for step in ("04", "08", "10")
+    ]
     curves = Image.open(tmp_path / "toy.png")
     assert curves.width > 400 and len(np.unique(np.asarray(curves.convert("L")))) > 10
     json.dumps(log)
@@ -294,7 +296,7 @@ def test_a_gradient_that_is_no_number_is_not_applied(tmp_path):
     class Steep(Toy):
         def loss(self, model, batch, step):
             values = super().loss(model, batch, step)
-            root = (values["loss"] - values["loss"].detach()).abs().sqrt()       # 0, and its slope is not
+            root = (values["loss"] - values["loss"].detach()).abs().sqrt()  # 0, and its slope is not
             return {**values, "loss": values["loss"] + root} if step == 5 else values
 
     with pytest.raises(FloatingPointError, match=r"its gradient is (nan|inf) at step 5"):
@@ -319,8 +321,11 @@ def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path, whole, ful
             full_disk(3000)
         return 1.0
 
-    with pytest.raises(InputError, match=r"toy\.state\.pt could not be written \(File too large\); the one of before "
-                                         r"is intact\. Make room, .*same command"):
+    with pytest.raises(
+        InputError,
+        match=r"toy\.state\.pt could not be written \(File too large\); the one of before "
+        r"is intact\. Make room, .*same command",
+    ):
         run(tmp_path, fails=filling)
     assert state(tmp_path)["step"] == 4
     assert not list(tmp_path.glob("*.part"))
@@ -363,7 +368,7 @@ def test_a_checkpoint_is_replaced_whole_and_on_the_disk_before_it_is_named(tmp_p
     assert [file.name for file in tmp_path.iterdir()] == ["toy.state.pt"]
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:len(data) // 2], lambda data: b"", lambda data: b"no state"])
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"no state"])
 def test_a_damaged_state_is_named(tmp_path, damage):
     path = tmp_path / "toy.state.pt"
     with pytest.raises(Stopped):

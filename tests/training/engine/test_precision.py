@@ -48,8 +48,10 @@ def run(out: Path, quick: bool | None, **changes) -> dict:
 @PRECISIONS
 def test_the_quicker_one_is_taken_and_told_and_no_weight_knows_of_the_trial(tmp_path, quick, capsys):
     log = run(tmp_path / "auto", quick)
-    told = re.search(rf"toy is trained in {NAMES[quick]}, the quicker one here: bfloat16 is (\S+) times as fast",
-                     capsys.readouterr().out)
+    told = re.search(
+        rf"toy is trained in {NAMES[quick]}, the quicker one here: bfloat16 is (\S+) times as fast",
+        capsys.readouterr().out,
+    )
     seconds = log["precision"]
     assert seconds["chosen"] == NAMES[quick] and seconds[NAMES[quick]] < seconds[NAMES[not quick]]
     assert float(told[1]) == pytest.approx(seconds["float32"] / seconds["bfloat16"], rel=0.02), "three digits are kept"
@@ -98,8 +100,14 @@ def test_nothing_to_train_is_not_timed(tmp_path, capsys):
 
 def one_of_two(rank: int, out: Path, port: int) -> None:
     """A training process to which bfloat16 is a little slow, and another to which float32 is very slow."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
-                      MASTER_PORT=str(port), CUDA_VISIBLE_DEVICES="")
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        CUDA_VISIBLE_DEVICES="",
+    )
     torch.set_num_threads(1)
     stage = uneven(out, rank == 1, batch=2, bf16="auto")
     stage.work = (2, 20)[rank]

@@ -24,24 +24,27 @@ def test_settings_come_from_the_file_and_then_from_the_command(tmp_path):
     assert settings.vae == Settings().vae
 
 
-@pytest.mark.parametrize(("text", "overrides", "named"), [
-    ("reposedm: {stpes: 7}", [], "stpes"),
-    ("optimizer: adam", [], "optimizer"),
-    ("denoiser: {steps: 7}", [], "denoiser"),
-    ("", ["aligner.first_stpes=3"], "first_stpes"),
-    ("", ["reposedm.steps=many"], "many"),
-    ("", ["stages=[vae,refiner]"], "refiner"),
-    ("", ["vae.batch=0"], r"vae\.batch = 0: must be 1 or more"),
-    ("", ["reposedm.dropout=1.5"], r"reposedm\.dropout = 1\.5: must be 0 to 1"),
-    ("", ["vae.lr=.nan"], r"vae\.lr = nan"),
-    ("", ["reposedm.noise_power=-1"], r"reposedm\.noise_power = -1\.0: must be 0 or more"),
-    ("", ["threads=-1"], "threads = -1"),
-    ("", ["tracker=paper"], "tracker: unknown .*paper.*tensorboard"),
-    ("", ["device=gpu"], "device = 'gpu'"),
-    ("", ["vae.bf16=fp16"], r"vae\.bf16 = 'fp16': must be true, false or auto"),
-    ("vae: [", [], "Configuration"),
-    ("- a\n- b", [], "Configuration"),
-])
+@pytest.mark.parametrize(
+    ("text", "overrides", "named"),
+    [
+        ("reposedm: {stpes: 7}", [], "stpes"),
+        ("optimizer: adam", [], "optimizer"),
+        ("denoiser: {steps: 7}", [], "denoiser"),
+        ("", ["aligner.first_stpes=3"], "first_stpes"),
+        ("", ["reposedm.steps=many"], "many"),
+        ("", ["stages=[vae,refiner]"], "refiner"),
+        ("", ["vae.batch=0"], r"vae\.batch = 0: must be 1 or more"),
+        ("", ["reposedm.dropout=1.5"], r"reposedm\.dropout = 1\.5: must be 0 to 1"),
+        ("", ["vae.lr=.nan"], r"vae\.lr = nan"),
+        ("", ["reposedm.noise_power=-1"], r"reposedm\.noise_power = -1\.0: must be 0 or more"),
+        ("", ["threads=-1"], "threads = -1"),
+        ("", ["tracker=paper"], "tracker: unknown .*paper.*tensorboard"),
+        ("", ["device=gpu"], "device = 'gpu'"),
+        ("", ["vae.bf16=fp16"], r"vae\.bf16 = 'fp16': must be true, false or auto"),
+        ("vae: [", [], "Configuration"),
+        ("- a\n- b", [], "Configuration"),
+    ],
+)
 def test_settings_that_do_not_exist_or_cannot_be_meant_are_refused_by_name(tmp_path, text, overrides, named):
     file = tmp_path / "run.yaml"
     file.write_text(text)

@@ -27,7 +27,7 @@ def test_a_signal_is_noted_or_raised_where_it_comes(number):
     with Interrupts() as interrupts:
         signal.raise_signal(number)
         assert interrupts.number == number
-        interrupts.number = 0      # dealt with
+        interrupts.number = 0  # dealt with
     with pytest.raises(Interrupted, match="run the same command again") as raised, Interrupts(at_once=True):
         signal.raise_signal(number)
     assert raised.value.number == number
@@ -42,7 +42,7 @@ def test_what_came_before_is_raised_at_once(number):
         assert raised.value.number == number
         with Interrupts() as second:
             assert second.number == number
-            first.number = second.number = 0      # dealt with
+            first.number = second.number = 0  # dealt with
 
 
 @SIGNALS
@@ -70,7 +70,7 @@ def test_a_forked_process_starts_with_signals_held():
     with held():
         child = os.fork()
         if child == 0:
-            os.read(read, 1)      # by now the signal is there
+            os.read(read, 1)  # by now the signal is there
             for number in Interrupts.SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])

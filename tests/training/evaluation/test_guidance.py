@@ -38,25 +38,40 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_settings_cover_strength_space_and_window_once():
-    new, known = (guidance.settings_to_compare(FieldConfig(strength, 0.0, 1.0, training=1.0))
-                  for strength in (7.0, 1.0))
+    new, known = (
+        guidance.settings_to_compare(FieldConfig(strength, 0.0, 1.0, training=1.0)) for strength in (7.0, 1.0)
+    )
     names = [guidance.label(kind) for kind in new]
     assert len(set(names)) == len(names) == len(known) + 1 == 2 + (2 + 2) * 5 * 3
     assert names[:2] == ["off", "heatmaps, strength 7, 0 to 1, limit 0.1"]
     assert "features, strength 0.1, 0.5 to 1, limit 0.2" in names
 
 
-def test_study_measures_the_default_on_test_people_with_another_judge(both_splits, weights, judge, tmp_path, capsys,
-                                                                      monkeypatch):
+def test_study_measures_the_default_on_test_people_with_another_judge(
+    both_splits, weights, judge, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(guidance, "STRENGTHS", {"heatmaps": (1.0,), "features": (1.0,)})
     monkeypatch.setattr(guidance, "WINDOWS", ((0.0, 1.0),))
     monkeypatch.setattr(guidance, "LIMITS", (0.1,))
-    arguments = ["--weights", str(weights), "--data", str(both_splits), "--out", str(tmp_path), "--pairs", "2",
-                 "--judge", str(judge)]
+    arguments = [
+        "--weights",
+        str(weights),
+        "--data",
+        str(both_splits),
+        "--out",
+        str(tmp_path),
+        "--pairs",
+        "2",
+        "--judge",
+        str(judge),
+    ]
     assert study_guidance.main(arguments) == 0
     found = json.loads((tmp_path / "guidance.json").read_text(encoding="utf-8"))
-    assert list(found["validation"]) == ["off", "heatmaps, strength 1, 0 to 1, limit 0.1",
-                                         "features, strength 1, 0 to 1, limit 0.1"]
+    assert list(found["validation"]) == [
+        "off",
+        "heatmaps, strength 1, 0 to 1, limit 0.1",
+        "features, strength 1, 0 to 1, limit 0.1",
+    ]
     assert list(found["test"]) == ["off", "heatmaps, strength 1, 0 to 1, limit 0.1"]
     off, on = (row["joint_error"]["mean"] for row in found["test"].values())
     assert found["difference"]["on − off"]["joint_error"]["mean"] == pytest.approx(on - off, abs=1e-5)
@@ -65,8 +80,9 @@ def test_study_measures_the_default_on_test_people_with_another_judge(both_split
     with Image.open(tmp_path / "guidance.jpg") as sheet:
         assert sheet.height > 64
     # The rows without guidance and of the default are those of an evaluation with the same pairs and judge.
-    options = evaluate.Options(both_splits, {"RePoseDM": weights}, pairs=2, field_strength=1.0, judge=judge,
-                               real="none")
+    options = evaluate.Options(
+        both_splits, {"RePoseDM": weights}, pairs=2, field_strength=1.0, judge=judge, real="none"
+    )
     whole = evaluate.evaluate(options, tmp_path / "whole")
     assert whole["rows"]["RePoseDM"]["joint_error"] == found["test"]["off"]["joint_error"]
     assert whole["rows"]["RePoseDM + field 1"]["joint_error"]["mean"] == pytest.approx(on, abs=1e-5)
@@ -79,13 +95,17 @@ def without_guidance(weights: Path, tmp_path: Path) -> Path:
     """The tiny checkpoint as B1 and B2 are: it samples without the field."""
     networks = load_networks(weights)
     field = replace(networks.config.field, strength=0.0, mask="predicted")
-    save_model(tmp_path / "b2.safetensors", {name: getattr(networks, name) for name in NETWORKS},
-               to_dict(replace(networks.config, field=field)))
+    save_model(
+        tmp_path / "b2.safetensors",
+        {name: getattr(networks, name) for name in NETWORKS},
+        to_dict(replace(networks.config, field=field)),
+    )
     return tmp_path / "b2.safetensors"
 
 
-def test_a_checkpoint_that_samples_without_guidance_is_studied_at_strength_1(both_splits, without_guidance, tmp_path,
-                                                                            monkeypatch):
+def test_a_checkpoint_that_samples_without_guidance_is_studied_at_strength_1(
+    both_splits, without_guidance, tmp_path, monkeypatch
+):
     monkeypatch.setattr(guidance, "STRENGTHS", {"heatmaps": (1.0,)})
     monkeypatch.setattr(guidance, "WINDOWS", ((0.0, 1.0),))
     monkeypatch.setattr(guidance, "LIMITS", (0.1,))
@@ -108,8 +128,12 @@ def test_people_of_another_size_are_refused(both_splits, weights, tmp_path, caps
 
 
 def test_bad_input_is_one_clear_line(both_splits, weights, judge, tmp_path, capsys):
-    assert study_guidance.main(["--weights", str(weights), "--data", str(both_splits), "--out", str(tmp_path),
-                                "--pairs", "0"]) == 2
+    assert (
+        study_guidance.main(
+            ["--weights", str(weights), "--data", str(both_splits), "--out", str(tmp_path), "--pairs", "0"]
+        )
+        == 2
+    )
     assert "pairs = 0" in capsys.readouterr().err
 
 

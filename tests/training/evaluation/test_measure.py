@@ -37,7 +37,7 @@ def test_joints_lie_in_the_picture_s_own_pixels_whatever_the_detector_sees(pictu
     """Pictures twice as large, brought back to the estimator's own scale, with borders left and right."""
     shipped = load_detector(SHIPPED)
     large = F.interpolate(pictures, scale_factor=2, mode="bicubic").clamp(-1, 1)
-    found = Detector(shipped.estimator, "smaller", side=96)(large)        # 192×256 → 96×128 within 128×128
+    found = Detector(shipped.estimator, "smaller", side=96)(large)  # 192×256 → 96×128 within 128×128
     for one, other in zip(shipped(pictures), found, strict=True):
         sure = (one[0, :, 2] > 0.4) & (other[0, :, 2] > 0.4)
         assert sure.sum() >= 8
@@ -53,8 +53,11 @@ def test_a_judge_sees_pictures_at_the_size_that_it_was_trained_at(pictures, weig
     for one, other in zip(shipped(pictures), shipped(large), strict=True):
         sure = (one[0, :, 2] > 0.4) & (other[0, :, 2] > 0.4)
         assert sure.sum() >= 8 and np.median(np.abs(2 * one[0, sure, :2] - other[0, sure, :2])) < 2
-    cards = {"none": ({}, None), "mini": ({"preset": "mini-256", "settings": {"model": {}}}, (128, 96)),
-             "changed": ({"preset": "mini-256", "settings": {"model": {"height": 512}}}, None)}
+    cards = {
+        "none": ({}, None),
+        "mini": ({"preset": "mini-256", "settings": {"model": {}}}, (128, 96)),
+        "changed": ({"preset": "mini-256", "settings": {"model": {"height": 512}}}, None),
+    }
     for name, (card, size) in cards.items():
         save_model(tmp_path / name, {"estimator": shipped.estimator}, to_dict(shipped.estimator.config), card)
         assert load_detector((tmp_path / name).rename(tmp_path / f"{name}.safetensors")).size == size
@@ -63,6 +66,7 @@ def test_a_judge_sees_pictures_at_the_size_that_it_was_trained_at(pictures, weig
 @pytest.mark.parametrize(("height", "width"), [(256, 176), (176, 256), (101, 67)])
 def test_the_borders_of_what_the_detector_sees_do_not_move_the_joints(monkeypatch, height, width):
     """An estimator that finds the only bright spot, to a fraction of a pixel."""
+
     def spot(estimator, seen, threshold):
         light = (seen[:, 0].double() + 1).clamp(min=1e-3) - 1e-3
         total = light.sum((1, 2))

@@ -25,8 +25,10 @@ def results(figures: Path, weights: Path, tmp_path_factory: pytest.TempPathFacto
 def test_tables_go_between_the_markers_again_and_again(results, tmp_path, capsys):
     found, out = results
     page = tmp_path / "README.md"
-    page.write_text("# A\n\n<!-- results -->\nold\n<!-- /results -->\n\nrest\n"
-                    "<!-- results poses -->\n<!-- /results poses -->\n", encoding="utf-8")
+    page.write_text(
+        "# A\n\n<!-- results -->\nold\n<!-- /results -->\n\nrest\n<!-- results poses -->\n<!-- /results poses -->\n",
+        encoding="utf-8",
+    )
     given = [str(out / "results.json"), "--into", str(page)]
     for _ in range(2):
         assert report.main(given) == 0
@@ -46,9 +48,11 @@ def test_what_report_refuses(results, tmp_path, capsys):
     _, out = results
     page = tmp_path / "README.md"
     page.write_text("<!-- results -->\n", encoding="utf-8")
-    for given, message in (([str(out / "results.json"), "--into", str(page)], "must hold the lines"),
-                           ([str(out / "results.json"), "--into", str(tmp_path / "none.md")], "cannot be read"),
-                           ([str(page), "--into", str(page)], "is no results.json")):
+    for given, message in (
+        ([str(out / "results.json"), "--into", str(page)], "must hold the lines"),
+        ([str(out / "results.json"), "--into", str(tmp_path / "none.md")], "cannot be read"),
+        ([str(page), "--into", str(page)], "is no results.json"),
+    ):
         assert report.main(given) == 2
         assert message in capsys.readouterr().err
     assert page.read_text(encoding="utf-8") == "<!-- results -->\n"

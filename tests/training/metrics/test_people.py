@@ -49,9 +49,10 @@ def test_ap_by_hand():
 
 def test_ap_is_the_share_of_thresholds_below_oks():
     truth = person(3)
-    shift = next(d for d in np.linspace(0, 20, 400)
-                 if object_keypoint_similarity(truth[0] + (d, 0, 0), truth[0], 3600) < 0.72)
-    assert people_measures([detected(truth, 0.9, (shift, 0))], [truth])["ap"] == pytest.approx(0.5)   # .50 to .70
+    shift = next(
+        d for d in np.linspace(0, 20, 400) if object_keypoint_similarity(truth[0] + (d, 0, 0), truth[0], 3600) < 0.72
+    )
+    assert people_measures([detected(truth, 0.9, (shift, 0))], [truth])["ap"] == pytest.approx(0.5)  # .50 to .70
 
 
 def test_ap_m_is_of_people_of_32_to_96_pixels():
@@ -61,7 +62,7 @@ def test_ap_m_is_of_people_of_32_to_96_pixels():
     assert people_measures(found, truth)["ap_m"] == 0
     found = [NOBODY, detected(medium, 0.9), NOBODY]
     measures = people_measures(found, truth)
-    assert measures["ap_m"] == pytest.approx(1) and measures["ap"] == pytest.approx(34 / 101)         # recall 1/3
+    assert measures["ap_m"] == pytest.approx(1) and measures["ap"] == pytest.approx(34 / 101)  # recall 1/3
     assert np.isnan(people_measures([detected(small, 0.9)], [small])["ap_m"])
 
 

@@ -30,6 +30,7 @@ def textured(count: int, seed: int = 0) -> np.ndarray:
 
 # measures
 
+
 def test_identical_pictures_are_perfect():
     pictures = textured(2)
     masks = np.ones((2, HEIGHT, WIDTH))
@@ -42,12 +43,12 @@ def test_identical_pictures_are_perfect():
 
 
 def test_differences_by_hand():
-    truth, brighter = plain(102, 102, 102), plain(153, 153, 153)          # 0.4 and 0.6
+    truth, brighter = plain(102, 102, 102), plain(153, 153, 153)  # 0.4 and 0.6
     assert metrics.psnr(brighter, truth) == pytest.approx([-10 * np.log10(0.2**2)])
     masks = np.zeros((1, HEIGHT, WIDTH))
     masks[:, :10] = 1
     half = truth.copy()
-    half[:, 5:30] = brighter[:, 5:30]                                      # half of the mask, and much outside it
+    half[:, 5:30] = brighter[:, 5:30]  # half of the mask, and much outside it
     assert metrics.foreground_l1(half, truth, masks) == pytest.approx([0.1])
     assert np.isnan(metrics.foreground_l1(half, truth, 0 * masks)).all()
     blurred = textured(1).mean((1, 2), keepdims=True).round().astype(np.uint8) + np.zeros_like(textured(1))
@@ -62,11 +63,14 @@ def test_psnr_and_ssim_51_are_the_formulas():
     assert metrics.psnr(other, truth) == pytest.approx([10 * np.log10(1 / np.mean((x - y) ** 2))])
     means = x.mean((0, 1)), y.mean((0, 1))
     count = x.shape[0] * x.shape[1]
-    spread = count / (count - 1)                                              # scikit-image's sample covariance
+    spread = count / (count - 1)  # scikit-image's sample covariance
     variances = spread * x.var((0, 1)), spread * y.var((0, 1))
     covariance = spread * ((x - means[0]) * (y - means[1])).mean((0, 1))
-    expected = ((2 * means[0] * means[1] + 1e-4) * (2 * covariance + 9e-4)
-                / ((means[0] ** 2 + means[1] ** 2 + 1e-4) * (variances[0] + variances[1] + 9e-4))).mean()
+    expected = (
+        (2 * means[0] * means[1] + 1e-4)
+        * (2 * covariance + 9e-4)
+        / ((means[0] ** 2 + means[1] ** 2 + 1e-4) * (variances[0] + variances[1] + 9e-4))
+    ).mean()
     assert metrics.ssim_51(other, truth) == pytest.approx([expected])
 
 
@@ -81,7 +85,7 @@ def test_ssim_256_is_the_formula(sigma):
     radius = int(3.5 * sigma + 0.5)
     side = 2 * radius + 1
     truth, other = (np.random.default_rng(seed).integers(0, 256, (1, side, side, 3), np.uint8) for seed in (2, 3))
-    line = np.exp(-np.arange(-radius, radius + 1) ** 2 / (2 * sigma**2))
+    line = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
     window = np.outer(line, line)[..., None] / line.sum() ** 2
     x, y = truth[0].astype(float), other[0].astype(float)
     mx, my = (window * x).sum((0, 1)), (window * y).sum((0, 1))
@@ -104,13 +108,13 @@ def test_a_colour_shift_is_flagged_where_it_is_a_garment():
     garments = np.zeros((4, HEIGHT, WIDTH), np.uint8)
     garments[:, :20] = REGIONS["top"]
     garments[:2, 40:] = REGIONS["bottom"]
-    garments[2, 40, :10] = REGIONS["bottom"]      # 10 of 3072 pixels: too few to be judged
+    garments[2, 40, :10] = REGIONS["bottom"]  # 10 of 3072 pixels: too few to be judged
     garments[3] = 0
     pictures = truth.copy()
-    pictures[0, :20] = (133, 128, 124)                     # a little off
-    pictures[1, 40:] = (190, 60, 60)                       # the trousers are red
+    pictures[0, :20] = (133, 128, 124)  # a little off
+    pictures[1, 40:] = (190, 60, 60)  # the trousers are red
     pictures[2, 40, :10] = (255, 0, 0)
-    pictures[3] = (255, 0, 0)                              # no garment to judge
+    pictures[3] = (255, 0, 0)  # no garment to judge
     found = metrics.colour_measures(pictures, truth, garments)
     assert found["colour_right"][:3].tolist() == [1, 0, 1] and np.isnan(found["colour_right"][3])
     assert found["colour_difference"][1] == pytest.approx(delta_e((190, 60, 60), (128, 128, 128)) / 2)
@@ -119,11 +123,15 @@ def test_a_colour_shift_is_flagged_where_it_is_a_garment():
 
 def delta_e(first: tuple[int, int, int], second: tuple[int, int, int]) -> float:
     """CIE76 of two sRGB colours, from the definitions (D65, 2°)."""
+
     def lab(colour):
         c = np.array(colour) / 255
         linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-        xyz = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169],
-                        [0.019334, 0.119193, 0.950227]]) @ linear / (0.95047, 1.0, 1.08883)
+        xyz = (
+            np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
+            @ linear
+            / (0.95047, 1.0, 1.08883)
+        )
         f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
         return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
@@ -166,6 +174,7 @@ def test_a_ratio_of_means_is_sure_where_its_parts_go_together():
 
 
 # sharpness, background
+
 
 def dressed(values: np.ndarray, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Grey pictures (1, 128, 96, 3) of `values` in a garment's box on `ground`, and the garment's labels."""
@@ -212,7 +221,7 @@ def test_background_is_the_largest_difference_away_from_both_persons():
     masks, source_masks = np.zeros((2, 1, 128, 96), np.uint8)
     masks[0, 40:60, 40:50] = source_masks[0, 80:90, 10:20] = 1
     picture = source.copy()
-    picture[0, 36:64, 36:54] = picture[0, 76:94, 6:24] = 255      # up to 4 pixels off: 8 of 256 rows
+    picture[0, 36:64, 36:54] = picture[0, 76:94, 6:24] = 255  # up to 4 pixels off: 8 of 256 rows
     assert metrics.background_difference(picture, source, masks, source_masks)[0] == 0
     picture[0, 100, 90, 1] = 93
     assert metrics.background_difference(picture, source, masks, source_masks)[0] == 7
@@ -222,6 +231,7 @@ def test_background_is_the_largest_difference_away_from_both_persons():
 
 
 # perceptual distance
+
 
 @pytest.fixture(scope="module")
 def perceptual() -> PerceptualDistance:
@@ -249,8 +259,10 @@ def test_perceptual_distance_grows_with_what_is_wrong(perceptual):
 
 
 def test_sheet_has_the_pictures_where_they_belong():
-    columns = {"a": np.concatenate([plain(200, 0, 0), plain(0, 200, 0), plain(0, 0, 200)]),
-               "b": plain(9, 9, 9, count=3)}
+    columns = {
+        "a": np.concatenate([plain(200, 0, 0), plain(0, 200, 0), plain(0, 0, 200)]),
+        "b": plain(9, 9, 9, count=3),
+    }
     sheet = np.asarray(comparison_sheet(columns, ["one", "two", "three"], across=2, zoom=1))
     found = {tuple(colour) for colour in sheet.reshape(-1, 3)}
     assert {(200, 0, 0), (0, 200, 0), (0, 0, 200), (9, 9, 9)} <= found

@@ -44,14 +44,18 @@ def test_fid_of_fewer_samples_than_features_is_that_of_all_axes():
     rng = np.random.default_rng(0)
     real, fake = rng.normal(1, 1, (8, 30)), rng.normal(0, 2, (6, 30))
     root = sqrtm(np.cov(real.T) @ np.cov(fake.T) + 0j)
-    expected = (np.square(real.mean(0) - fake.mean(0)).sum() + np.trace(np.cov(real.T)) + np.trace(np.cov(fake.T))
-                - 2 * np.trace(root).real)
+    expected = (
+        np.square(real.mean(0) - fake.mean(0)).sum()
+        + np.trace(np.cov(real.T))
+        + np.trace(np.cov(fake.T))
+        - 2 * np.trace(root).real
+    )
     assert fid(torch.from_numpy(real), torch.from_numpy(fake)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_kid_of_gaussians_is_the_closed_form():
     """Of (xy + 1)³ between N(0, 1) and N(1, 1): E k(x,x') = 4, E k(y,y') = 32, E k(x,y) = 7, so 4 + 32 − 14."""
-    real = norm.ppf((np.arange(500) + 0.5) / 500)[:, None]      # quantiles: no luck of the draw
+    real = norm.ppf((np.arange(500) + 0.5) / 500)[:, None]  # quantiles: no luck of the draw
     fake, again = real + 1, np.random.default_rng(0).normal(size=(500, 1))
     value, low, high = kid(real, fake)
     assert value == pytest.approx(22, rel=0.05) and low < value < high and high - low < 16
@@ -139,18 +143,23 @@ def test_lpips_is_the_formula(tmp_path):
     state = {f"features.{key}": value for key, value in features.state_dict().items()}
     torch.save(state, tmp_path / backbones.FILES["alexnet"])
     pictures = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    linear = torch.load(Path(torchmetrics.__file__).parent / "functional/image/lpips_models/alex.pth",
-                        map_location="cpu", weights_only=True)
+    linear = torch.load(
+        Path(torchmetrics.__file__).parent / "functional/image/lpips_models/alex.pth",
+        map_location="cpu",
+        weights_only=True,
+    )
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     layers = [[], []]
     for found, picture in zip(layers, pictures, strict=True):
         x = (picture - shift[:, None, None]) / scale[:, None, None]
         for number, layer in enumerate(features):
             x = layer(x).detach()
-            if number in (1, 4, 7, 9, 11):                                # the activations
+            if number in (1, 4, 7, 9, 11):  # the activations
                 found.append((x / x.square().sum(1, keepdim=True).sqrt()).detach())
-    expected = sum(((a - b).square() * linear[f"lin{n}.model.1.weight"]).sum(1).mean((1, 2))
-                   for n, (a, b) in enumerate(zip(*layers, strict=True)))
+    expected = sum(
+        ((a - b).square() * linear[f"lin{n}.model.1.weight"]).sum(1).mean((1, 2))
+        for n, (a, b) in enumerate(zip(*layers, strict=True))
+    )
     distance = LPIPS(tmp_path)
     torch.testing.assert_close(distance(*pictures), expected.detach(), rtol=1e-4, atol=1e-6)
     assert distance(pictures[0], pictures[0]).abs().max() == 0

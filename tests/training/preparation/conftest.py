@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-NOSE, LEFT_ANKLE = 0, 13      # of OpenPose-18
+NOSE, LEFT_ANKLE = 0, 13  # of OpenPose-18
 DOTS = {NOSE: (255, 0, 0), LEFT_ANKLE: (0, 0, 255)}
 
 
@@ -39,13 +39,12 @@ def keypoint_line(name: str, points: dict[int, tuple[int, int]], colon: str = ":
     return colon.join((name, json.dumps(y), json.dumps(x))) + "\n"
 
 
-DEEPFASHION = {      # path below img_highres: name in the lists, which list, nose and left ankle at 256×176
+DEEPFASHION = {  # path below img_highres: name in the lists, which list, nose and left ankle at 256×176
     "WOMEN/Dresses/id_00002629/02_1_front.jpg": ("fashionWOMENDressesid0000262902_1front.jpg", "train"),
     "WOMEN/Dresses/id_00002629/02_3_back.jpg": ("fashionWOMENDressesid0000262902_3back.jpg", "train"),
     "WOMEN/Dresses/id_00002629/01_1_front.jpg": ("fashionWOMENDressesid0000262901_1front.jpg", "train"),
     "WOMEN/Tees_Tanks/id_00007962/09_1_front.jpg": ("fashionWOMENTees_Tanksid0000796209_1front.jpg", "train"),
-    "WOMEN/Tees_Tanks/id_00007962/09_7_additional.jpg": ("fashionWOMENTees_Tanksid0000796209_7additional.jpg",
-                                                         "train"),
+    "WOMEN/Tees_Tanks/id_00007962/09_7_additional.jpg": ("fashionWOMENTees_Tanksid0000796209_7additional.jpg", "train"),
     "WOMEN/Skirts/id_00001771/02_1_front.jpg": ("fashionWOMENSkirtsid0000177102_1front.jpg", "train"),
     "WOMEN/Skirts/id_00001771/02_2_side.jpg": ("fashionWOMENSkirtsid0000177102_2side.jpg", "train"),
     "MEN/Denim/id_00000080/01_1_front.jpg": ("fashionMENDenimid0000008001_1front.jpg", "test"),
@@ -80,11 +79,23 @@ def deepfashion(tmp_path: Path) -> Path:
     return root
 
 
-MARKET = {"bounding_box_train": ("0002_c1s1_000451_03.jpg", "0002_c2s1_000301_01.jpg", "0007_c3s3_077419_03.jpg",
-                                 "0007_c1s6_028546_01.jpg", "0010_c6s4_002427_07.jpg", "0010_c3s3_077744_02.jpg"),
-          "bounding_box_test": ("-1_c1s1_000401_03.jpg", "0000_c1s1_000151_01.jpg", "0001_c1s1_001051_03.jpg",
-                                "0001_c2s1_000301_02.jpg"),
-          "query": ("0001_c3s1_000551_00.jpg",)}
+MARKET = {
+    "bounding_box_train": (
+        "0002_c1s1_000451_03.jpg",
+        "0002_c2s1_000301_01.jpg",
+        "0007_c3s3_077419_03.jpg",
+        "0007_c1s6_028546_01.jpg",
+        "0010_c6s4_002427_07.jpg",
+        "0010_c3s3_077744_02.jpg",
+    ),
+    "bounding_box_test": (
+        "-1_c1s1_000401_03.jpg",
+        "0000_c1s1_000151_01.jpg",
+        "0001_c1s1_001051_03.jpg",
+        "0001_c2s1_000301_02.jpg",
+    ),
+    "query": ("0001_c3s1_000551_00.jpg",),
+}
 
 
 @pytest.fixture
@@ -96,8 +107,10 @@ def market(tmp_path: Path) -> Path:
             save_figure(root / folder / name, (128, 64), {NOSE: (30.5 + n, 20.5), LEFT_ANKLE: (25.5, 110.5 - n)})
             (root / folder / "Thumbs.db").write_bytes(b"\0")
     for split, folder in (("train", "bounding_box_train"), ("test", "bounding_box_test")):
-        lines = [keypoint_line(name, {NOSE: (30 + n, 20), LEFT_ANKLE: (25, 110 - n)})
-                 for n, name in enumerate(MARKET[folder])]
+        lines = [
+            keypoint_line(name, {NOSE: (30 + n, 20), LEFT_ANKLE: (25, 110 - n)})
+            for n, name in enumerate(MARKET[folder])
+        ]
         (root / f"market-annotation-{split}.csv").write_text("name:keypoints_y:keypoints_x\n" + "".join(lines))
     return root
 

@@ -67,8 +67,10 @@ def test_deepfashion(deepfashion, tmp_path, size, within):
     assert (len(train), len(test)) == (6, 2), "the official pairs, source and target of one outfit"
     assert report["splits"]["train"] == {"people": 4, "pictures": 7, "pairs": 6, "official pairs": 6}
     pair = np.load(out / "pairs_test.npy")[0]
-    assert [names(out)[row] for row in pair] == ["fashionMENDenimid0000008001_1front.jpg",
-                                                 "fashionMENDenimid0000008001_4full.jpg"]
+    assert [names(out)[row] for row in pair] == [
+        "fashionMENDenimid0000008001_1front.jpg",
+        "fashionMENDenimid0000008001_4full.jpg",
+    ]
 
 
 def test_deepfashion_holds_out_whole_persons(deepfashion, tmp_path):
@@ -85,7 +87,8 @@ def test_deepfashion_holds_out_whole_persons(deepfashion, tmp_path):
 def test_deepfashion_reads_mended_names_paths_and_pair_lists_without_keypoints(deepfashion, tmp_path):
     for split in ("train", "test"):
         (deepfashion / f"fasion-resize-annotation-{split}.csv").rename(
-            deepfashion / f"fashion-resize-annotation-{split}.csv")
+            deepfashion / f"fashion-resize-annotation-{split}.csv"
+        )
         (deepfashion / f"fasion-resize-pairs-{split}.csv").unlink()
     a, b = "WOMEN/Tees_Tanks/id_00007962/09_1_front.jpg", "WOMEN/Tees_Tanks/id_00007962/09_7_additional.jpg"
     (deepfashion / "train_pairs.txt").write_text(f"img/{a},img/{b}\n")
@@ -105,10 +108,22 @@ def test_deepfashion_says_what_it_leaves_out(deepfashion, tmp_path):
     first, *lines = annotation.read_text().splitlines(keepends=True)
     without = DEEPFASHION["WOMEN/Dresses/id_00002629/01_1_front.jpg"][0]
     lines = [keypoint_line(without, {}) if line.startswith(without) else line for line in lines]
-    annotation.write_text("".join([first, *lines, lines[-1], "half a line: [1, 2\n", "x.jpg: [1]: [2]\n",
-                                   keypoint_line("../../secret.jpg", {NOSE: (1, 1)})]))
+    annotation.write_text(
+        "".join(
+            [
+                first,
+                *lines,
+                lines[-1],
+                "half a line: [1, 2\n",
+                "x.jpg: [1]: [2]\n",
+                keypoint_line("../../secret.jpg", {NOSE: (1, 1)}),
+            ]
+        )
+    )
     with (deepfashion / "fasion-resize-pairs-train.csv").open("a") as pairs:
-        pairs.write("fashionWOMENDressesid0000262902_3back.jpg,fashionWOMENTees_Tanksid0000796209_1front.jpg\nonly_one\n")
+        pairs.write(
+            "fashionWOMENDressesid0000262902_3back.jpg,fashionWOMENTees_Tanksid0000796209_1front.jpg\nonly_one\n"
+        )
     found = reasons(report := prepare("deepfashion", deepfashion, tmp_path / "set", (64, 44), shares=Shares(val=0)))
     assert found == {
         "fashionWOMENDressesid0000262902_1front.jpg": "missing file",
@@ -118,11 +133,12 @@ def test_deepfashion_says_what_it_leaves_out(deepfashion, tmp_path):
         "fashionWOMENSkirtsid0000177105_1front.jpg": "in no list",
         without: "no keypoints",
         lines[-1].split(":")[0]: "duplicate",
-        "half a line": "unreadable line", "x.jpg": "unreadable line",
+        "half a line": "unreadable line",
+        "x.jpg": "unreadable line",
         "../../secret.jpg": "missing file",
-        "fashionWOMENDressesid0000262902_3back.jpg, fashionWOMENTees_Tanksid0000796209_1front.jpg":
-            "pair of two outfits",
-        "only_one": "unreadable line"}
+        "fashionWOMENDressesid0000262902_3back.jpg, fashionWOMENTees_Tanksid0000796209_1front.jpg": "pair of two outfits",  # noqa: E501
+        "only_one": "unreadable line",
+    }
     assert report["written"] == 5 and People(tmp_path / "set", "train").counts.tolist() == [1, 2]
     assert json.loads((tmp_path / "set/report.json").read_text()) == report
     # What is mended is taken up by another run.
@@ -137,8 +153,11 @@ def test_deepfashion_says_what_it_leaves_out(deepfashion, tmp_path):
 def test_market1501(market, tmp_path):
     out = tmp_path / "set"
     report = prepare("market1501", market, out, shares=Shares(val=0))
-    assert reasons(report) == {"-1_c1s1_000401_03.jpg": "distractor", "0000_c1s1_000151_01.jpg": "distractor",
-                               "0001_c3s1_000551_00.jpg": "no keypoints"}
+    assert reasons(report) == {
+        "-1_c1s1_000401_03.jpg": "distractor",
+        "0000_c1s1_000151_01.jpg": "distractor",
+        "0001_c3s1_000551_00.jpg": "no keypoints",
+    }
     assert names(out) == sorted((*MARKET["bounding_box_train"], *MARKET["bounding_box_test"][2:], *MARKET["query"]))
     whole = array(out, "done") == 1
     assert array(out, "identity")[whole].tolist() == [1, 1, 2, 2, 7, 7, 10, 10]
@@ -152,7 +171,8 @@ def test_market1501(market, tmp_path):
 
 def test_market1501_estimates_what_is_not_annotated_if_asked_and_takes_official_pairs(market, tmp_path):
     (market / "market-pairs-train.csv").write_text(
-        "from,to\n0007_c3s3_077419_03.jpg,0007_c1s6_028546_01.jpg\n0007_c3s3_077419_03.jpg,0010_c6s4_002427_07.jpg\n")
+        "from,to\n0007_c3s3_077419_03.jpg,0007_c1s6_028546_01.jpg\n0007_c3s3_077419_03.jpg,0010_c6s4_002427_07.jpg\n"
+    )
     report = prepare("market1501", market, tmp_path / "set", estimator="ours", least_joints=1, shares=Shares(val=0))
     assert reasons(report)["0007_c3s3_077419_03.jpg, 0010_c6s4_002427_07.jpg"] == "pair of two people"
     assert len(People(tmp_path / "set", "train")) == 1
@@ -178,18 +198,25 @@ def test_a_folder_of_people(folder, tmp_path):
     report = prepare("folder", folder, out, (128, 96), shares=Shares(0.3, 0.3))
     found = reasons(report)
     assert {name: found.pop(name) for name in ("anna/portrait.png", "in no folder.png", "dora", "berta/link.jpg")} == {
-        "anna/portrait.png": "duplicate", "in no folder.png": "not in a person's folder",
-        "dora": "outside of the root", "berta/link.jpg": "outside of the root"}
+        "anna/portrait.png": "duplicate",
+        "in no folder.png": "not in a person's folder",
+        "dora": "outside of the root",
+        "berta/link.jpg": "outside of the root",
+    }
     assert set(found.values()) <= {"no keypoints", "too few visible joints"}, "grey pictures with a dot show nobody"
-    assert names(out) == [f"{person}/{file}" for person in ("anna", "berta", "carla")
-                          for file in sorted(["again.png" if person == "anna" else "portrait.png", "holiday 0.jpg",
-                                              "holiday 1.png", "holiday 2.JPG"])]
+    assert names(out) == [
+        f"{person}/{file}"
+        for person in ("anna", "berta", "carla")
+        for file in sorted(
+            ["again.png" if person == "anna" else "portrait.png", "holiday 0.jpg", "holiday 1.png", "holiday 2.JPG"]
+        )
+    ]
     assert sorted(set(array(out, "split"))) == [0, 1, 2]
     done = array(out, "done") == 1
     assert np.array_equal(array(out, "identity")[done], np.repeat([0, 1, 2], 4)[done])
     portraits = [n for n, name in enumerate(names(out)) if name.endswith(("again.png", "portrait.png"))]
     assert (array(out, "done")[portraits] == 1).all()
-    true = json.loads((example.parent / "red_trousers_pose.json").read_text())      # of another picture: not compared
+    true = json.loads((example.parent / "red_trousers_pose.json").read_text())  # of another picture: not compared
     assert true and (array(out, "joints")[portraits, :, 2] > 0).sum(1).min() >= 12
     assert np.array_equal(array(out, "pictures")[portraits[0]], np.asarray(Image.open(example).convert("RGB")))
 
@@ -261,6 +288,7 @@ def test_bad_arguments_are_one_clear_line(deepfashion, folder, tmp_path, capsys)
     assert "none of fasion-resize-annotation" in refused("deepfashion", deepfashion)
     assert "val = 0.9, test = 0.2" in refused("folder", folder, "--val", "0.9", "--test", "0.2")
     assert "neither ours, openpose or none" in refused("folder", folder, "--estimator", "nothing.pth")
-    message = refused("folder", folder, "--estimator", "openpose", "--openpose-weights", str(tmp_path / "empty"),
-                      "--size", "32x24")
+    message = refused(
+        "folder", folder, "--estimator", "openpose", "--openpose-weights", str(tmp_path / "empty"), "--size", "32x24"
+    )
     assert "body_pose_model.pth is missing" in message and "nothing is downloaded" in message

@@ -40,9 +40,11 @@ def laion(tmp_path: Path) -> Path:
         save_figure(root / f"images/{stem}.jpg", size, {NOSE: NOSE_AT})
         (root / f"pose/{stem}.npz").parent.mkdir(parents=True, exist_ok=True)
         np.savez(root / f"pose/{stem}.npz", people_of((70.0, 30.0), NOSE_AT) if n == 1 else people_of(NOSE_AT))
-        mapping[stem.replace("/", "_")] = {"img_path": f"Aesthetics_Human/images/{stem}.jpg",
-                                           "pose_path": f"Aesthetics_Human/pose/{stem}.npz",
-                                           "prompt": f"a person, number {n} é"}
+        mapping[stem.replace("/", "_")] = {
+            "img_path": f"Aesthetics_Human/images/{stem}.jpg",
+            "pose_path": f"Aesthetics_Human/pose/{stem}.npz",
+            "prompt": f"a person, number {n} é",
+        }
     (root / "mapping_file_training.json").write_text(json.dumps(mapping))
     return root
 
@@ -51,24 +53,49 @@ def laion(tmp_path: Path) -> Path:
 def human_art(tmp_path: Path) -> Path:
     """Human-Art's own annotations: COCO's format with descriptions, and a file a split."""
     root = tmp_path / "HumanArt"
-    for split, scene, first in (("training", "2D_virtual_human/cartoon", 1),
-                                ("validation", "real_human/acrobatics", 11)):
+    for split, scene, first in (
+        ("training", "2D_virtual_human/cartoon", 1),
+        ("validation", "real_human/acrobatics", 11),
+    ):
         images, people = [], []
         for number in range(first, first + 4):
             name = f"images/{scene}/{number:012d}.jpg"
             save_figure(root / name, (90, 120), {NOSE: (NOSE_AT[0] + 0.5, NOSE_AT[1] + 0.5)})
-            images.append({"file_name": f"HumanArt/{name}", "height": 90, "width": 120, "id": number,
-                           "page_url": "", "image_url": "", "picture_name": f"picture {number}", "author": "",
-                           "description": "a dancer" if number % 2 else "", "category": scene.split("/")[1]})
+            images.append(
+                {
+                    "file_name": f"HumanArt/{name}",
+                    "height": 90,
+                    "width": 120,
+                    "id": number,
+                    "page_url": "",
+                    "image_url": "",
+                    "picture_name": f"picture {number}",
+                    "author": "",
+                    "description": "a dancer" if number % 2 else "",
+                    "category": scene.split("/")[1],
+                }
+            )
             for person, there in ((0, 2), (1, 1)):
                 points = np.zeros((17, 3), int)
                 points[:5] = (int(NOSE_AT[0]) + 30 * person, int(NOSE_AT[1]), there)
-                people.append({"keypoints": points.ravel().tolist(), "keypoints_21": [0] * 63, "iscrowd": 0,
-                               "num_keypoints": 5, "image_id": number, "area": 10.0, "bbox": [0, 0, 9, 9],
-                               "category_id": 1, "id": 2 * number + person, "annotator": 1})
+                people.append(
+                    {
+                        "keypoints": points.ravel().tolist(),
+                        "keypoints_21": [0] * 63,
+                        "iscrowd": 0,
+                        "num_keypoints": 5,
+                        "image_id": number,
+                        "area": 10.0,
+                        "bbox": [0, 0, 9, 9],
+                        "category_id": 1,
+                        "id": 2 * number + person,
+                        "annotator": 1,
+                    }
+                )
         (root / "annotations").mkdir(exist_ok=True)
-        (root / f"annotations/{split}_humanart.json").write_text(json.dumps(
-            {"info": {}, "images": images, "annotations": people, "categories": []}))
+        (root / f"annotations/{split}_humanart.json").write_text(
+            json.dumps({"info": {}, "images": images, "annotations": people, "categories": []})
+        )
     return root
 
 
@@ -93,7 +120,7 @@ def test_laion_human(laion, tmp_path):
     for example, (height, width) in zip(examples, SIZES, strict=True):
         assert example.picture.shape == (3, 64, 64) and example.poses.shape[1:] == (18, 3)
         scale = 64 / min(height, width)
-        nose = (np.array(NOSE_AT) - (width / 2, height / 2)) * scale + 32      # the middle stays the middle
+        nose = (np.array(NOSE_AT) - (width / 2, height / 2)) * scale + 32  # the middle stays the middle
         assert np.abs(leftmost(example) - nose).max() < 0.7
         assert np.abs(dot_in(example) - nose).max() < 1
     assert examples[1].joints[0, 0, 0] != examples[1].joints[1, 0, 0], "two people, the wider one first"
@@ -102,7 +129,7 @@ def test_laion_human(laion, tmp_path):
 def test_a_cut_at_another_place_takes_the_joints_with_it(laion, tmp_path):
     prepare("laion_human", laion, tmp_path / "set", (64, 64), shares=Shares(val=0))
     captioned = Captioned(tmp_path / "set", "train")
-    left, right = (captioned.read(1, (x, 0.0)) for x in (0.0, 0.3))      # 90×160, scaled to 64×114
+    left, right = (captioned.read(1, (x, 0.0)) for x in (0.0, 0.3))  # 90×160, scaled to 64×114
     assert np.allclose(left.joints[:, 0, 0] - right.joints[:, 0, 0], 15, atol=0.01), "0.3 of the 50 that are cut off"
     for example in (left, right):
         assert np.abs(dot_in(example) - leftmost(example)).max() < 1
@@ -127,9 +154,16 @@ def test_splits_and_what_is_left_out(laion, tmp_path):
     (laion / "mapping_file_training.json").write_text(json.dumps(mapping))
     report = prepare("laion_human", laion, tmp_path / "set", shares=Shares(val=0))
     assert {skip["name"]: skip["reason"] for skip in report["skipped_files"]} == {
-        keys[0]: "corrupt picture", keys[1]: "missing pose file", keys[2]: "corrupt pose file", keys[3]: "no caption",
-        keys[4]: "no keypoints", "out": "outside of the root", "link": "outside of the root",
-        "half": "unreadable entry", "elsewhere": "unreadable entry"}
+        keys[0]: "corrupt picture",
+        keys[1]: "missing pose file",
+        keys[2]: "corrupt pose file",
+        keys[3]: "no caption",
+        keys[4]: "no keypoints",
+        "out": "outside of the root",
+        "link": "outside of the root",
+        "half": "unreadable entry",
+        "elsewhere": "unreadable entry",
+    }
     assert len(Captioned(tmp_path / "set")) == report["written"] == 1
     # A finished set, and a picture that was mended: only that one is taken up, in its place.
     save_figure(laion / "images/00000/000000000.jpg", SIZES[0], {NOSE: NOSE_AT})
@@ -184,8 +218,12 @@ def test_a_pose_file_cannot_run_anything(tmp_path, monkeypatch):
     assert not (tmp_path / "harm was done").exists()
     np.load(tmp_path / "pose.npz", allow_pickle=True)["arr_0"]
     assert (tmp_path / "harm was done").exists(), "the file is harmful to who unpickles it"
-    for content in (np.zeros((2, 17, 3)), np.array([{"keypoints": np.zeros((5, 3))}], object),
-                    np.array([{"other": 1}], object), np.array(["x"], object)):
+    for content in (
+        np.zeros((2, 17, 3)),
+        np.array([{"keypoints": np.zeros((5, 3))}], object),
+        np.array([{"other": 1}], object),
+        np.array(["x"], object),
+    ):
         np.savez(tmp_path / "pose.npz", content)
         with pytest.raises(ValueError, match=r"."):
             read_pose_file(tmp_path / "pose.npz")

@@ -47,8 +47,10 @@ def test_files_of_this_project_and_public_ones_are_told_apart(picture, tmp_path)
     save_model(tmp_path / "other.safetensors", {"aligner": torch.nn.Linear(2, 2)}, {})
     with pytest.raises(InputError, match="holds aligner, but no estimator"):
         load_estimator(str(tmp_path / "other.safetensors"))
-    public = {f"module.{key.removeprefix('trunk.')}": value
-              for key, value in HigherHRNet(ESTIMATORS["w32"]).state_dict().items()}
+    public = {
+        f"module.{key.removeprefix('trunk.')}": value
+        for key, value in HigherHRNet(ESTIMATORS["w32"]).state_dict().items()
+    }
     torch.save(public, tmp_path / "pose_higher_hrnet_w32_512.pth")
     assert load_estimator(str(tmp_path / "pose_higher_hrnet_w32_512.pth")).args[0].config == ESTIMATORS["w32"]
     torch.save({"weight": torch.zeros(2)}, tmp_path / "linear.pth")
@@ -61,8 +63,11 @@ def test_files_of_this_project_and_public_ones_are_told_apart(picture, tmp_path)
 def test_pictures_are_shown_to_the_estimator_at_the_networks_size(picture, second_config, shaken, tmp_path):
     """Of a second-generation model, which is half the size of its pictures."""
     networks = shaken(second_config)
-    save_model(tmp_path / "whole.safetensors", {part: getattr(networks, part) for part in parts_of(second_config)},
-               to_dict(second_config))
+    save_model(
+        tmp_path / "whole.safetensors",
+        {part: getattr(networks, part) for part in parts_of(second_config)},
+        to_dict(second_config),
+    )
     estimator, sizes = load_estimator(str(tmp_path / "whole.safetensors")), []
     estimator.args[0].register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[-2:])))
     estimator(picture)

@@ -62,8 +62,19 @@ def finished(folder: Path) -> int:
 
 def test_killed_at_random_and_started_again_it_ends_the_same(originals, whole, tmp_path):
     out, rng, kills = tmp_path / "set", np.random.default_rng(), 0
-    command = [sys.executable, "training/prepare.py", "market1501", "--root", originals, "--out", out,
-               "--workers", "1", "--estimator", "none"]
+    command = [
+        sys.executable,
+        "training/prepare.py",
+        "market1501",
+        "--root",
+        originals,
+        "--out",
+        out,
+        "--workers",
+        "1",
+        "--estimator",
+        "none",
+    ]
     while kills < 2:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before = finished(out)
@@ -72,7 +83,7 @@ def test_killed_at_random_and_started_again_it_ends_the_same(originals, whole, t
         process.send_signal(signal.SIGKILL)
         process.wait()
         kept = np.flatnonzero(np.load(out / "done.npy"))
-        if finished(out) >= COUNT - 1:      # the kill came late, on a busy machine: from the start again
+        if finished(out) >= COUNT - 1:  # the kill came late, on a busy machine: from the start again
             shutil.rmtree(out)
             kills = 0
             continue
@@ -127,13 +138,25 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_full_disk_is_told_before_anything_is_lost(originals, tmp_path):
-    command = [sys.executable, "-c", FULL_DISK, "market1501", "--root", originals, "--out", tmp_path / "set",
-               "--workers", "1", "--estimator", "none"]
+    command = [
+        sys.executable,
+        "-c",
+        FULL_DISK,
+        "market1501",
+        "--root",
+        originals,
+        "--out",
+        tmp_path / "set",
+        "--workers",
+        "1",
+        "--estimator",
+        "none",
+    ]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 2, run.stderr
     assert "pictures.npy could not be written" in run.stderr and "run the same command again" in run.stderr
     assert "Traceback" not in run.stderr and not list((tmp_path / "set").glob("*.part"))
-    report = prepare("market1501", originals, tmp_path / "set", estimator="none")      # there is room again
+    report = prepare("market1501", originals, tmp_path / "set", estimator="none")  # there is room again
     assert report["written"] == COUNT - 1
 
 

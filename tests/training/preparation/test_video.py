@@ -17,11 +17,12 @@ from training.prepare import prepare
 
 av = pytest.importorskip("av")
 VTEST = Path(__file__).parents[3] / ".host/vtest.avi"
-SIZE = 192, 256      # height, width of the drawn videos
+SIZE = 192, 256  # height, width of the drawn videos
 
 
-def walkers(ways: list[tuple[tuple[int, int], tuple[float, float], tuple[int, int, int]]], frames: int,
-            start: int = WARM_UP) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+def walkers(
+    ways: list[tuple[tuple[int, int], tuple[float, float], tuple[int, int, int]]], frames: int, start: int = WARM_UP
+) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
     """Frames in which boxes of 36×14 pixels walk over a noisy floor: (x, y) at first, speed and colour of each; and
     where each is in every frame, (left, top, right, bottom), None before `start`."""
     rng = np.random.default_rng(0)
@@ -32,7 +33,7 @@ def walkers(ways: list[tuple[tuple[int, int], tuple[float, float], tuple[int, in
         for (x, y), (dx, dy), colour in ways:
             left, top = round(x + dx * (n - start)), round(y + dy * (n - start))
             if n >= start:
-                picture[max(0, top):top + 36, max(0, left):left + 14] = colour
+                picture[max(0, top) : top + 36, max(0, left) : left + 14] = colour
             there.append(np.array([left, top, left + 14, top + 36], float))
         pictures.append(picture.clip(0, 255).astype(np.uint8))
         boxes.append(there)
@@ -74,7 +75,7 @@ def test_what_stands_still_or_is_no_person_s_shape_is_no_track():
     rng = np.random.default_rng(0)
     wide = [np.clip(rng.integers(100, 104, (*SIZE, 3)), 0, 255).astype(np.uint8) for _ in range(60)]
     for n in range(WARM_UP, 60):
-        wide[n][80:100, 3 * n - 40:3 * n + 20] = GREEN
+        wide[n][80:100, 3 * n - 40 : 3 * n + 20] = GREEN
     assert follow(wide) == [], "a car"
 
 
@@ -126,8 +127,10 @@ def test_a_folder_of_videos(tmp_path):
 def pedestrians(tmp_path_factory) -> tuple[Path, Path, dict]:
     """The first 16 seconds of vtest.avi as a video of its own, and the set that it gives."""
     if not VTEST.is_file():
-        pytest.skip(f"NO VIDEO OF REAL PEOPLE at {VTEST}: nothing was tried on real pedestrians; run "
-                    ".ci/system-packages.sh video (Debian's opencv-doc)")
+        pytest.skip(
+            f"NO VIDEO OF REAL PEOPLE at {VTEST}: nothing was tried on real pedestrians; run "
+            ".ci/system-packages.sh video (Debian's opencv-doc)"
+        )
     folder = tmp_path_factory.mktemp("video")
     with av.open(str(VTEST)) as source, av.open(str(folder / "short.avi"), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
@@ -136,8 +139,11 @@ def pedestrians(tmp_path_factory) -> tuple[Path, Path, dict]:
                 break
             packet.stream = stream
             target.mux(packet)
-    return folder / "short.avi", folder / "set", prepare("video", folder / "short.avi", folder / "set",
-                                                         shares=Shares(0.1, 0.1))
+    return (
+        folder / "short.avi",
+        folder / "set",
+        prepare("video", folder / "short.avi", folder / "set", shares=Shares(0.1, 0.1)),
+    )
 
 
 def test_real_pedestrians(pedestrians):

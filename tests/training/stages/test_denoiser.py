@@ -34,7 +34,7 @@ HEIGHT, WIDTH = 64, 48
 def test_recolouring_latents_is_recolouring_pictures():
     torch.manual_seed(0)
     images = torch.rand(24, 3, 16, 16) * 2 - 1
-    autoencoder = Autoencoder(AutoencoderConfig(channels=192, widths=(8, 8, 8)))       # every component: exact
+    autoencoder = Autoencoder(AutoencoderConfig(channels=192, widths=(8, 8, 8)))  # every component: exact
     autoencoder.fit(patches_of(torch.rand(64, 3, 16, 16), 8).flatten(0, 2))
     latents = autoencoder.encode(images)
     batch = {"target": latents, "source": latents, "aligned": latents, "pose": latents}
@@ -130,7 +130,7 @@ def networks(weights):
     for parameter in estimator.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     for layer in estimator.final_layers:
-        layer.bias.data.add_(0.3)      # untrained, it would find no joint anywhere and mask all out
+        layer.bias.data.add_(0.3)  # untrained, it would find no joint anywhere and mask all out
     loaded = load_networks(weights)
     loaded.config, loaded.estimator = replace(loaded.config, estimator=config), estimator.eval()
     return loaded
@@ -140,15 +140,16 @@ def stage_of(out, people, networks, steps=2, base=None, batch=3, dropout=0.3, **
     """The stage, prepared. `field` are fields of the `FieldConfig`."""
     config = base or networks.config
     config = replace(config, field=replace(config.field, **field))
-    settings = RePoseDMSettings(steps=steps, batch=batch, pairs=4, warmup=0, lr=1e-3, dropout=dropout, vlb_weight=0.1,
-                                workers=0)
+    settings = RePoseDMSettings(
+        steps=steps, batch=batch, pairs=4, warmup=0, lr=1e-3, dropout=dropout, vlb_weight=0.1, workers=0
+    )
     parts = {part: getattr(networks, part) for part in RePoseDMStage.needs(config)}
     return RePoseDMStage(config, settings, people, out, parts, torch.device("cpu"))
 
 
 def run(out, people, networks, **options):
     """Train a few steps; returns the trained weights and the last entry of the log."""
-    torch.manual_seed(1)      # of the fresh denoiser
+    torch.manual_seed(1)  # of the fresh denoiser
     out.mkdir(exist_ok=True)
     average, log = train(stage_of(out, people, networks, **options), out, 0, Accelerator(cpu=True), resume=False)
     return average.state_dict(), log["history"][-1]
@@ -172,8 +173,7 @@ def test_with_and_without_the_field_differ_by_it_alone(tmp_path, people, network
 
 
 @pytest.mark.parametrize(("space", "estimate"), [("heatmaps", "x0"), ("features", "noise")])
-def test_training_with_the_field_runs_and_leaves_the_frozen_networks_alone(tmp_path, people, networks, space,
-                                                                           estimate):
+def test_training_with_the_field_runs_and_leaves_the_frozen_networks_alone(tmp_path, people, networks, space, estimate):
     frozen = networks.estimator, networks.autoencoder
     before = [copy.deepcopy(network.state_dict()) for network in frozen]
     trained, history = run(tmp_path, people, networks, training=0.5, space=space, estimate=estimate)
@@ -238,8 +238,9 @@ def test_runs_that_share_a_cache_may_make_it_at_the_same_time(tmp_path, people, 
     figures, save, calls = People(people, "train"), torch.save, []
 
     def cached():
-        return cache_latents(figures, figures.fixed_pairs(3), networks.autoencoder, networks.aligner,
-                             torch.device("cpu"), tmp_path)
+        return cache_latents(
+            figures, figures.fixed_pairs(3), networks.autoencoder, networks.aligner, torch.device("cpu"), tmp_path
+        )
 
     def interleaved(state, file):
         calls.append(file)
@@ -284,8 +285,10 @@ def test_the_field_looks_at_the_estimate_that_is_configured(people, networks, es
     assert config.schedule.prediction == "v_prediction"
     beta = np.linspace(config.schedule.beta_start, config.schedule.beta_end, config.schedule.timesteps)
     alpha_bar = torch.from_numpy(np.cumprod(1 - beta)[t]).float()[:, None, None, None]
-    latent = {"noise": noise - (alpha_bar.sqrt() * v + (1 - alpha_bar).sqrt() * z),
-              "x0": alpha_bar.sqrt() * z - (1 - alpha_bar).sqrt() * v}[estimate]
+    latent = {
+        "noise": noise - (alpha_bar.sqrt() * v + (1 - alpha_bar).sqrt() * z),
+        "x0": alpha_bar.sqrt() * z - (1 - alpha_bar).sqrt() * v,
+    }[estimate]
     field = PoseInteractionField(networks.estimator, config.field.space, mask=config.field.mask)
     expected = field.gradient(latent, networks.autoencoder.decode, field.target_from_joints(joints, HEIGHT, WIDTH))
     found = term(joints, z, noise, v, t, torch.zeros(2, dtype=torch.bool))

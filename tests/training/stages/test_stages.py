@@ -30,14 +30,14 @@ def people(tmp_path_factory) -> Path:
     """Generated people with masks and correspondence, one of whom trains."""
     pytest.importorskip("anny", reason="the synthetic people need anny")
     out = tmp_path_factory.mktemp("people")
-    generate.generate(out, identities=3, poses=3, seed=1, workers=1, height=64, width=48, correspondence=True,
-                       cell=2)
+    generate.generate(out, identities=3, poses=3, seed=1, workers=1, height=64, width=48, correspondence=True, cell=2)
     return out
 
 
 def stage_of(name: str, root: Path, out: Path):
-    settings = load_settings(CONFIGS / "tiny.yaml", ["reposedm.pairs=4", "reposedm.dropout=0.5",
-                                                     "aligner.first_steps=0"])
+    settings = load_settings(
+        CONFIGS / "tiny.yaml", ["reposedm.pairs=4", "reposedm.dropout=0.5", "aligner.first_steps=0"]
+    )
     config = model_of(settings)
     torch.manual_seed(0)
     kind = stage_class(name, config)
@@ -51,9 +51,16 @@ def rows(values: dict, chosen: slice) -> dict:
     return {name: value[chosen] for name, value in values.items()}
 
 
-@pytest.fixture(scope="module", params=[(name, kind) for name in STAGES for kind in ("people", "figures")
-                                        if name in ("estimator", "aligner") or kind == "people"],
-                ids=lambda p: f"{p[0]} on {p[1]}")
+@pytest.fixture(
+    scope="module",
+    params=[
+        (name, kind)
+        for name in STAGES
+        for kind in ("people", "figures")
+        if name in ("estimator", "aligner") or kind == "people"
+    ],
+    ids=lambda p: f"{p[0]} on {p[1]}",
+)
 def stage(request, tmp_path_factory):
     name, root = request.param
     return stage_of(name, request.getfixturevalue(root), tmp_path_factory.mktemp("out"))
@@ -82,7 +89,7 @@ def test_a_loss_is_the_mean_of_the_examples_losses_and_draws_nothing(stage):
         for parameter in module.parameters():
             parameter.add_(0.03 * torch.randn_like(parameter))
     batch = stage.load(stage.plan(np.random.default_rng(0), 5))
-    module.eval()      # batch norm alone sees other examples
+    module.eval()  # batch norm alone sees other examples
     before = torch.get_rng_state()
     with torch.no_grad():
         whole = stage.loss(module, batch, 10**6)
@@ -99,8 +106,9 @@ def test_a_loss_is_the_mean_of_the_examples_losses_and_draws_nothing(stage):
 def test_the_joint_loss_is_least_where_joints_show_themselves():
     """A map that leads every joint of the target to the source's, against the identity and against one that is off."""
     generator = torch.Generator().manual_seed(0)
-    source_joints = torch.cat([torch.rand(2, 17, 2, generator=generator) * torch.tensor([40.0, 56.0]) + 4,
-                               torch.full((2, 17, 1), 2.0)], -1)
+    source_joints = torch.cat(
+        [torch.rand(2, 17, 2, generator=generator) * torch.tensor([40.0, 56.0]) + 4, torch.full((2, 17, 1), 2.0)], -1
+    )
     shift = torch.tensor([6.0, -4.0])
     target_joints = source_joints.clone()
     target_joints[..., :2] += shift
@@ -122,7 +130,7 @@ def test_the_joint_loss_is_least_where_joints_show_themselves():
     assert value(0 * shift, target_joints=absent)["epe1"] == 0, "what the target has not is not asked for"
     corrupt = target_joints.clone()
     corrupt[0, 3, 0] = torch.nan
-    value(0 * shift, target_joints=corrupt)      # and does not read out of bounds
+    value(0 * shift, target_joints=corrupt)  # and does not read out of bounds
     corrupt = source_joints.clone()
     corrupt[0, 3, 0] = torch.nan
     assert not torch.isfinite(value(0 * shift, source_joints=corrupt)["loss"])
@@ -198,8 +206,10 @@ def test_the_estimator_is_shown_more_than_the_set_has(people, tmp_path):
 def test_the_heat_maps_truth_is_not_rounded_where_the_network_computes_in_bfloat16():
     joints = torch.tensor([[[11.3, 9.1, 2.0]] * 17])
     truths = [render_heatmaps(joints, 32, 24, 1.5, stride) for stride in (4, 2)]
-    output = SimpleNamespace(heatmaps_quarter=torch.zeros_like(truths[0], dtype=torch.bfloat16),
-                             heatmaps_half=torch.zeros_like(truths[1], dtype=torch.bfloat16))
+    output = SimpleNamespace(
+        heatmaps_quarter=torch.zeros_like(truths[0], dtype=torch.bfloat16),
+        heatmaps_half=torch.zeros_like(truths[1], dtype=torch.bfloat16),
+    )
     found = heatmap_loss(output, joints, 32, 24, 1.5)
     assert found.dtype == torch.float32
     expected = 100 * sum(((1 + 9 * truth.double()) * truth.double().square()).mean() for truth in truths)

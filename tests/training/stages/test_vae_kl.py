@@ -50,8 +50,12 @@ def test_weights_of_a_file_are_the_start(figures, tmp_path, public, layout):
     if layout == "own":
         save_model(path, {"autoencoder": public}, to_dict(CONFIG), dtype=torch.float32)
     else:
-        save_file(state if layout == "diffusers" else {
-            f"first_stage_model.{key}": value for key, value in vae_to_ldm(state, CONFIG.autoencoder).items()}, path)
+        save_file(
+            state
+            if layout == "diffusers"
+            else {f"first_stage_model.{key}": value for key, value in vae_to_ldm(state, CONFIG.autoencoder).items()},
+            path,
+        )
     stage = stage_of(figures, tmp_path, perceptual=0)
     module = stage.build()
     assert not same(public.state_dict(), module.autoencoder.state_dict())
@@ -78,8 +82,9 @@ def test_the_loss_is_the_written_one(figures, tmp_path, public):
         divergence = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0))
     difference = pictures - batch["images"]
     torch.testing.assert_close(values["kl"], divergence.sum() / batch["images"].numel())
-    torch.testing.assert_close(values["loss"], difference.abs().mean() + difference.square().mean()
-                               + 0.25 * values["kl"])
+    torch.testing.assert_close(
+        values["loss"], difference.abs().mean() + difference.square().mean() + 0.25 * values["kl"]
+    )
 
 
 def test_a_batch_s_loss_is_the_mean_of_its_examples(figures, tmp_path, public):
@@ -87,7 +92,7 @@ def test_a_batch_s_loss_is_the_mean_of_its_examples(figures, tmp_path, public):
     batch = batch_of(stage)
     with torch.no_grad():
         whole = stage.loss(Reconstruction(public), batch, 0)
-        parts = [stage.loss(Reconstruction(public), {k: v[i:i + 1] for k, v in batch.items()}, 0) for i in range(4)]
+        parts = [stage.loss(Reconstruction(public), {k: v[i : i + 1] for k, v in batch.items()}, 0) for i in range(4)]
     for name, value in whole.items():
         torch.testing.assert_close(value, torch.stack([part[name] for part in parts]).mean(), rtol=1e-4, atol=1e-5)
     assert whole["perceptual"] > 0.05
@@ -122,24 +127,33 @@ def test_features_without_direction_have_a_finite_gradient():
 def test_validation_names_its_measures(figures, tmp_path, public):
     with torch.no_grad():
         values = stage_of(figures, tmp_path).validate(public)
-    assert set(values) == {f"{a}_{b}" for a in ("pictures", "skeletons")
-                           for b in ("psnr", "perceptual", "latent_deviation")}
+    assert set(values) == {
+        f"{a}_{b}" for a in ("pictures", "skeletons") for b in ("psnr", "perceptual", "latent_deviation")
+    }
     assert all(np.isfinite(list(values.values()))) and values["pictures_psnr"] > 0
 
 
 def test_no_steps_take_public_weights_as_they_are(figures, tmp_path, public):
     save_file(public.vae.state_dict(), tmp_path / "public.safetensors")
-    arguments = ["preset=market-128x64", f"data={figures}", f"out={tmp_path}", "stages=[vae]", "device=cpu",
-                 "tracker=none", "model.autoencoder.widths=[8,8,8,16]", "model.autoencoder.scaling=0.5", "vae.crop=32",
-                 "vae.steps=0"]
+    arguments = [
+        "preset=market-128x64",
+        f"data={figures}",
+        f"out={tmp_path}",
+        "stages=[vae]",
+        "device=cpu",
+        "tracker=none",
+        "model.autoencoder.widths=[8,8,8,16]",
+        "model.autoencoder.scaling=0.5",
+        "vae.crop=32",
+        "vae.steps=0",
+    ]
     assert main(arguments) == 2, "no weights were given"
     assert main([*arguments, f"vae.init={tmp_path / 'public.safetensors'}"]) == 0
     parts, header = load_parts(tmp_path / "vae.safetensors")
     assert header["parts"] == ["autoencoder"] and same(public.state_dict(), parts["autoencoder"])
 
 
-@pytest.mark.parametrize(("crop", "message"), [(20, "vae.crop = 20: must be a multiple of .* 8"),
-                                               (0, "vae.crop = 0")])
+@pytest.mark.parametrize(("crop", "message"), [(20, "vae.crop = 20: must be a multiple of .* 8"), (0, "vae.crop = 0")])
 def test_a_crop_that_does_not_fit_is_named(figures, tmp_path, crop, message):
     stage = KLVaeStage(CONFIG, VaeSettings(crop=crop), figures, tmp_path, {}, torch.device("cpu"))
     with pytest.raises(InputError, match=message):

@@ -66,7 +66,7 @@ def _is_there(session: int) -> bool:
 
 @pytest.mark.processes
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(whole: Path, tmp_path: Path) -> None:
-    while (done := _killed(tmp_path)).all():      # before the kill came: on a busy machine it may be late
+    while (done := _killed(tmp_path)).all():  # before the kill came: on a busy machine it may be late
         shutil.rmtree(tmp_path)
     before = np.load(tmp_path / "pictures.npy")
     assert np.array_equal(before[done], np.load(whole / "pictures.npy")[done])

@@ -28,7 +28,7 @@ KINDS = {"joints": np.float32, "done": np.uint8}
 
 def fixed_order(count: int, limit: int = 0) -> np.ndarray:
     """Numbers 0 to count - 1 in a fixed mixed order, the first `limit` of them, or all."""
-    return np.random.default_rng(ORDER_SEED).permutation(count)[:limit or None]
+    return np.random.default_rng(ORDER_SEED).permutation(count)[: limit or None]
 
 
 def skeleton(example: CaptionedExample) -> Tensor:
@@ -39,7 +39,7 @@ def skeleton(example: CaptionedExample) -> Tensor:
 def largest(example: CaptionedExample) -> np.ndarray:
     """COCO joints (MOST_PEOPLE, 17, 3) float32 of the largest people, filled up with zeros."""
     joints = np.zeros((MOST_PEOPLE, 17, 3), np.float32)
-    joints[:len(example.joints)] = example.joints[:MOST_PEOPLE]
+    joints[: len(example.joints)] = example.joints[:MOST_PEOPLE]
     return joints
 
 
@@ -58,8 +58,9 @@ class CaptionedLatents:
         self.folder, self.data, self.numbers = folder, data, numbers
 
     @torch.no_grad()
-    def make(self, autoencoder: KLAutoencoder, text: TextEncoder, device: torch.device, about: bytes = b"",
-             chunk: int = 8) -> None:
+    def make(
+        self, autoencoder: KLAutoencoder, text: TextEncoder, device: torch.device, about: bytes = b"", chunk: int = 8
+    ) -> None:
         """Encode what is not encoded yet; the networks are on `device`.
 
         Args:
@@ -70,10 +71,17 @@ class CaptionedLatents:
         """
         n, stride, channels = len(self.numbers), autoencoder.stride, autoencoder.channels
         latent = n, channels, self.data.height // stride, self.data.width // stride
-        shapes = {"target": latent, "pose": latent, "tokens": (n, text.words, text.dim),
-                  "joints": (n, MOST_PEOPLE, 17, 3), "done": (n,)}
-        made_of = {"checksum": checksum(autoencoder, text.network, self.numbers, about),
-                   "shapes": {name: list(shape) for name, shape in shapes.items()}}
+        shapes = {
+            "target": latent,
+            "pose": latent,
+            "tokens": (n, text.words, text.dim),
+            "joints": (n, MOST_PEOPLE, 17, 3),
+            "done": (n,),
+        }
+        made_of = {
+            "checksum": checksum(autoencoder, text.network, self.numbers, about),
+            "shapes": {name: list(shape) for name, shape in shapes.items()},
+        }
         try:
             if self._known() != made_of:
                 self._create(shapes)
@@ -81,8 +89,10 @@ class CaptionedLatents:
             arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r+") for name in shapes}
             self._fill(arrays, autoencoder, text, device, chunk)
         except OSError as error:
-            raise InputError(f"{self.folder} could not be written: {error.strerror or error}. Make room there, or give "
-                             "reposesd.cache=false or fewer reposesd.pictures.") from error
+            raise InputError(
+                f"{self.folder} could not be written: {error.strerror or error}. Make room there, or give "
+                "reposesd.cache=false or fewer reposesd.pictures."
+            ) from error
         self.arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in shapes}
 
     def _known(self) -> dict | None:
@@ -97,20 +107,28 @@ class CaptionedLatents:
         for name, shape in shapes.items():
             file = self.folder / f"{name}.npy"
             np.lib.format.open_memmap(file, "w+", KINDS.get(name, np.float16), shape).flush()
-            if hasattr(os, "posix_fallocate"):      # a disk that fills up later would kill the process, not raise
+            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process, not raise
                 with file.open("r+b") as opened:
                     os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
-    def _fill(self, arrays: dict[str, np.ndarray], autoencoder: KLAutoencoder, text: TextEncoder, device: torch.device,
-              chunk: int) -> None:
+    def _fill(
+        self,
+        arrays: dict[str, np.ndarray],
+        autoencoder: KLAutoencoder,
+        text: TextEncoder,
+        device: torch.device,
+        chunk: int,
+    ) -> None:
         # Chunks keep their places: a row computed beside other rows may differ in its last digit.
         chunks = [np.arange(first, min(first + chunk, len(self))) for first in range(0, len(self), chunk)]
         missing = [rows for rows in chunks if not arrays["done"][rows].all()]
         for rows in tqdm(missing, desc="encoding", unit="batch", mininterval=5, disable=not missing):
             examples = [self.data.read(int(number)) for number in self.numbers[rows]]
-            made = {"target": autoencoder.encode(torch.stack([e.picture for e in examples]).to(device)),
-                    "pose": autoencoder.encode(torch.stack([skeleton(e) for e in examples]).to(device)),
-                    "tokens": text(text.ids([e.caption for e in examples]).to(device))}
+            made = {
+                "target": autoencoder.encode(torch.stack([e.picture for e in examples]).to(device)),
+                "pose": autoencoder.encode(torch.stack([skeleton(e) for e in examples]).to(device)),
+                "tokens": text(text.ids([e.caption for e in examples]).to(device)),
+            }
             for name, value in made.items():
                 arrays[name][rows] = value.half().cpu().numpy()
             arrays["joints"][rows] = np.stack([largest(e) for e in examples])
@@ -124,5 +142,8 @@ class CaptionedLatents:
 
     def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
         """target, pose, tokens and joints of the rows (n,), float32."""
-        return {name: torch.from_numpy(np.asarray(array[rows], np.float32)) for name, array in self.arrays.items()
-                if name != "done"}
+        return {
+            name: torch.from_numpy(np.asarray(array[rows], np.float32))
+            for name, array in self.arrays.items()
+            if name != "done"
+        }

@@ -52,17 +52,26 @@ class RePoseSDStage(Stage):
     name, part = "reposesd", "denoiser"
     settings: RePoseSDSettings
 
-    def __init__(self, config: ModelConfig, settings: RePoseSDSettings, root: str | Path, out: Path,
-                 networks: dict[str, nn.Module], device: torch.device):
+    def __init__(
+        self,
+        config: ModelConfig,
+        settings: RePoseSDSettings,
+        root: str | Path,
+        out: Path,
+        networks: dict[str, nn.Module],
+        device: torch.device,
+    ):
         """Raises an `InputError` where there is no Stable Diffusion 2.1, or no estimator for the pose field."""
         self.start = StableDiffusion(settings.start, config, settings.tokenizer)
         super().__init__(self.start.config, settings, root, out, networks, device)
         if settings.train not in TRAINED:
             raise InputError(f"reposesd.train = {settings.train!r}: known are {', '.join(TRAINED)}.")
         if self.config.field.training > 0 and not settings.estimator:
-            raise InputError(f"field.training = {self.config.field.training:g}: training with the pose field needs the "
-                             "weights of a pose estimator; give them as reposesd.estimator, or train without the field "
-                             "by model.field.training=0.")
+            raise InputError(
+                f"field.training = {self.config.field.training:g}: training with the pose field needs the "
+                "weights of a pose estimator; give them as reposesd.estimator, or train without the field "
+                "by model.field.training=0."
+            )
 
     # -- the network
 
@@ -107,8 +116,10 @@ class RePoseSDStage(Stage):
         """Stable Diffusion's text encoder, frozen."""
         network = self.start.text_encoder()
         if network.dim != self.config.denoiser.context_dim:
-            raise InputError(f"reposesd.start = {self.start.path}: its text encoder's states have {network.dim} "
-                             f"numbers and its U-Net reads {self.config.denoiser.context_dim}.")
+            raise InputError(
+                f"reposesd.start = {self.start.path}: its text encoder's states have {network.dim} "
+                f"numbers and its U-Net reads {self.config.denoiser.context_dim}."
+            )
         return network.to(self.device)
 
     @cached_property
@@ -133,8 +144,9 @@ class RePoseSDStage(Stage):
         self.field = None
         if self.config.field.training > 0:
             estimator = load_estimator(self.settings.estimator, self.config.estimator)
-            self.field = FieldTerm(self.config, estimator, self.autoencoder, self.data.height, self.data.width,
-                                   self.device)
+            self.field = FieldTerm(
+                self.config, estimator, self.autoencoder, self.data.height, self.data.width, self.device
+            )
 
     def made_of(self) -> dict[str, int]:
         return {**super().made_of(), "autoencoder": checksum(self.autoencoder), "text": checksum(self.text.network)}
@@ -143,21 +155,30 @@ class RePoseSDStage(Stage):
         stride = self.autoencoder.stride
         drop = rng.random(count) < self.settings.dropout
         shape = count, self.config.denoiser.latent_channels, self.data.height // stride, self.data.width // stride
-        return {"row": rng.integers(0, len(self.numbers), count), "t": rng.integers(0, self.schedule.timesteps, count),
-                "place": rng.random((count, 2)), "drop": drop,
-                "drop_text": drop | (rng.random(count) < self.settings.caption_dropout),
-                "noise": rng.standard_normal(shape, np.float32)}
+        return {
+            "row": rng.integers(0, len(self.numbers), count),
+            "t": rng.integers(0, self.schedule.timesteps, count),
+            "place": rng.random((count, 2)),
+            "drop": drop,
+            "drop_text": drop | (rng.random(count) < self.settings.caption_dropout),
+            "noise": rng.standard_normal(shape, np.float32),
+        }
 
     def load(self, plan: Plan) -> dict[str, Tensor]:
         drawn = {name: torch.from_numpy(plan[name]) for name in ("t", "drop", "drop_text", "noise")}
         if self.cache is not None:
             return {**self.cache.batch(plan["row"]), **drawn}
-        examples = [self.data.read(int(number), tuple(place))
-                    for number, place in zip(self.numbers[plan["row"]], plan["place"], strict=True)]
-        return {"picture": torch.stack([example.picture for example in examples]),
-                "skeleton": torch.stack([skeleton(example) for example in examples]),
-                "ids": self.text.ids([example.caption for example in examples]),
-                "joints": torch.from_numpy(np.stack([largest(example) for example in examples])), **drawn}
+        examples = [
+            self.data.read(int(number), tuple(place))
+            for number, place in zip(self.numbers[plan["row"]], plan["place"], strict=True)
+        ]
+        return {
+            "picture": torch.stack([example.picture for example in examples]),
+            "skeleton": torch.stack([skeleton(example) for example in examples]),
+            "ids": self.text.ids([example.caption for example in examples]),
+            "joints": torch.from_numpy(np.stack([largest(example) for example in examples])),
+            **drawn,
+        }
 
     @torch.no_grad()
     def encoded(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -165,8 +186,12 @@ class RePoseSDStage(Stage):
         if "target" in batch:
             return batch
         with torch.autocast(self.device.type, enabled=False):
-            return {**batch, "target": self.autoencoder.encode(batch["picture"]),
-                    "pose": self.autoencoder.encode(batch["skeleton"]), "tokens": self.text(batch["ids"])}
+            return {
+                **batch,
+                "target": self.autoencoder.encode(batch["picture"]),
+                "pose": self.autoencoder.encode(batch["skeleton"]),
+                "tokens": self.text(batch["ids"]),
+            }
 
     # -- the loss
 
@@ -180,8 +205,17 @@ class RePoseSDStage(Stage):
         gradient = distance = None
         if self.field is not None:
             gradient, distance = self.field(batch["joints"], z, noise, prediction, t, drop)
-        values = training_loss(self.schedule, x0, noise, z, t, prediction, gradient=gradient,
-                               field_weight=self.config.field.training, field_limit=self.settings.field_limit)
+        values = training_loss(
+            self.schedule,
+            x0,
+            noise,
+            z,
+            t,
+            prediction,
+            gradient=gradient,
+            field_weight=self.config.field.training,
+            field_limit=self.settings.field_limit,
+        )
         return values if distance is None else {**values, "field": distance.mean()}
 
     def validate(self, network: RePoseSD) -> dict[str, float]:
@@ -212,11 +246,17 @@ class RePoseSDStage(Stage):
         noise = torch.randn(told["target"].shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         model = GuidedRePoseSD(network, self.schedule, condition, self.config.guidance_scale)
         latents = sample_ddim(model, initial_latent(noise, sigmas[0]), sigmas)
-        columns = {"pose": torch.stack([skeleton(e) for e in examples]),
-                   "sampled": torch.cat([self.autoencoder.decode(z) for z in latents.split(1)]),
-                   "truth": torch.stack([e.picture for e in examples])}
-        return comparison_sheet({name: to_uint8(pictures) for name, pictures in columns.items()},
-                                [e.caption[:60] for e in examples], across=1, zoom=1 if self.data.height > 256 else 2)
+        columns = {
+            "pose": torch.stack([skeleton(e) for e in examples]),
+            "sampled": torch.cat([self.autoencoder.decode(z) for z in latents.split(1)]),
+            "truth": torch.stack([e.picture for e in examples]),
+        }
+        return comparison_sheet(
+            {name: to_uint8(pictures) for name, pictures in columns.items()},
+            [e.caption[:60] for e in examples],
+            across=1,
+            zoom=1 if self.data.height > 256 else 2,
+        )
 
 
 def to_uint8(pictures: Tensor) -> np.ndarray:

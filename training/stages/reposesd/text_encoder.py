@@ -33,8 +33,9 @@ class TextEncoder(nn.Module):
 
     def ids(self, captions: list[str]) -> Tensor:
         """Token numbers (B, n) int64, cut and filled up to the n = `words` that the network has positions for (77)."""
-        return self.tokenizer(captions, padding="max_length", truncation=True, max_length=self.words,
-                              return_tensors="pt").input_ids
+        return self.tokenizer(
+            captions, padding="max_length", truncation=True, max_length=self.words, return_tensors="pt"
+        ).input_ids
 
     @torch.no_grad()
     def forward(self, ids: Tensor) -> Tensor:
@@ -51,14 +52,18 @@ def load_tokenizer(folder: str | Path):
     from transformers import CLIPTokenizer
 
     there = all((Path(folder) / name).is_file() for name in ("vocab.json", "merges.txt"))
-    if not there and not (Path(folder) / "tokenizer.json").is_file():      # transformers would make an empty one
-        raise InputError(f"reposesd: no CLIP tokenizer in {folder}; give a folder with vocab.json and merges.txt as "
-                         "reposesd.tokenizer.")
+    if not there and not (Path(folder) / "tokenizer.json").is_file():  # transformers would make an empty one
+        raise InputError(
+            f"reposesd: no CLIP tokenizer in {folder}; give a folder with vocab.json and merges.txt as "
+            "reposesd.tokenizer."
+        )
     try:
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"reposesd: the CLIP tokenizer in {folder} cannot be read ({str(error).splitlines()[0]}); put "
-                         "its files there again.") from error
+        raise InputError(
+            f"reposesd: the CLIP tokenizer in {folder} cannot be read ({str(error).splitlines()[0]}); put "
+            "its files there again."
+        ) from error
 
 
 def build_text_encoder(weights: Mapping[str, Tensor], config: Path | None, tokenizer: str | Path) -> TextEncoder:
@@ -75,17 +80,24 @@ def build_text_encoder(weights: Mapping[str, Tensor], config: Path | None, token
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    own = {key.removeprefix("text_model."): value.float() for key, value in weights.items()
-           if value.is_floating_point() and "text_projection" not in key}
+    own = {
+        key.removeprefix("text_model."): value.float()
+        for key, value in weights.items()
+        if value.is_floating_point() and "text_projection" not in key
+    }
     if config is not None:
         sizes = CLIPTextConfig.from_dict(json.loads(config.read_text(encoding="utf-8")))
     else:
         words, dim = own["embeddings.token_embedding.weight"].shape
         sizes = CLIPTextConfig(
-            vocab_size=words, hidden_size=dim, intermediate_size=len(own["encoder.layers.0.mlp.fc1.bias"]),
+            vocab_size=words,
+            hidden_size=dim,
+            intermediate_size=len(own["encoder.layers.0.mlp.fc1.bias"]),
             num_hidden_layers=1 + max(int(key.split(".")[2]) for key in own if key.startswith("encoder.layers.")),
-            num_attention_heads=max(1, dim // 64), hidden_act="gelu",
-            max_position_embeddings=len(own["embeddings.position_embedding.weight"]))
+            num_attention_heads=max(1, dim // 64),
+            hidden_act="gelu",
+            max_position_embeddings=len(own["embeddings.position_embedding.weight"]),
+        )
     network = CLIPTextModel(sizes)
     prefix = "text_model." if any(key.startswith("text_model.") for key in network.state_dict()) else ""
     load_into(network, {prefix + key: value for key, value in own.items()}, "reposesd.start: text encoder")

@@ -33,8 +33,9 @@ def folder(tmp_path_factory):
     write_stable_diffusion(root)
     text = root / "text_encoder" / "config.json"
     text.write_text(json.dumps({**json.loads(text.read_text()), "hidden_act": "gelu"}))
-    DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
-                  prediction_type="v_prediction").save_pretrained(root / "scheduler")
+    DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction"
+    ).save_pretrained(root / "scheduler")
     return root
 
 
@@ -61,14 +62,30 @@ def crowd(tmp_path_factory):
         Image.fromarray(rng.integers(0, 255, (90, 80, 3), np.uint8)).save(root / f"{number}.png")
         people = (1, 2, MOST_PEOPLE + 2)[number % 3]
         joints = np.concatenate([rng.uniform(8, 72, (people, 17, 2)), np.ones((people, 17, 1))], -1).tolist()
-        line = {"image": f"{number}.png", "caption": f"people {'abcdef'[number]}", "height": 90, "width": 80,
-                "split": "val" if number == 5 else "train", "joints": joints}
+        line = {
+            "image": f"{number}.png",
+            "caption": f"people {'abcdef'[number]}",
+            "height": 90,
+            "width": 80,
+            "split": "val" if number == 5 else "train",
+            "joints": joints,
+        }
         lines.append(json.dumps(line) + "\n")
     (root / "captions.jsonl").write_text("".join(lines))
     np.save(root / "offsets.npy", np.cumsum([0, *map(len, lines)]))
     np.save(root / "split.npy", np.array([0, 0, 0, 0, 0, 1], np.uint8))
-    (root / "dataset.json").write_text(json.dumps({"format": "captioned set", "version": 1, "name": "crowd",
-                                                   "images": str(root), "height": HEIGHT, "width": WIDTH}))
+    (root / "dataset.json").write_text(
+        json.dumps(
+            {
+                "format": "captioned set",
+                "version": 1,
+                "name": "crowd",
+                "images": str(root),
+                "height": HEIGHT,
+                "width": WIDTH,
+            }
+        )
+    )
     return root
 
 

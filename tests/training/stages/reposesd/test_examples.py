@@ -43,8 +43,10 @@ def test_the_cache_goes_on_where_it_stopped_and_is_made_anew_for_other_networks(
     assert not np.array_equal(stage.cache.arrays["target"][3], kept["target"][3])
 
 
-@pytest.mark.parametrize(("dropout", "caption", "both", "text"), [(0, 0, 0, 0), (0.3, 0, 0.3, 0.3), (0, 0.4, 0, 0.4),
-                                                                  (0.5, 0.5, 0.5, 0.75), (1, 0, 1, 1)])
+@pytest.mark.parametrize(
+    ("dropout", "caption", "both", "text"),
+    [(0, 0, 0, 0), (0.3, 0, 0.3, 0.3), (0, 0.4, 0, 0.4), (0.5, 0.5, 0.5, 0.75), (1, 0, 1, 1)],
+)
 def test_the_shares_of_dropped_examples(folder, figures, tmp_path, dropout, caption, both, text):
     stage = prepared(folder, figures, tmp_path, dropout=dropout, caption_dropout=caption)
     plan = stage.plan(np.random.default_rng(0), 1000)
@@ -73,11 +75,15 @@ def test_a_captioned_set_is_cut_at_the_drawn_places_and_shows_everybody(folder, 
 def test_captions_of_people_name_the_colours_of_their_clothes():
     picture, garments = np.zeros((12, 12, 3), np.uint8), np.zeros((12, 12), np.uint8)
     picture[:] = (235, 235, 235)
-    for label, rows, colour in ((2, slice(0, 2), (15, 10, 10)), (3, slice(2, 6), (205, 30, 40)),
-                                (4, slice(6, 10), (40, 85, 200))):
+    for label, rows, colour in (
+        (2, slice(0, 2), (15, 10, 10)),
+        (3, slice(2, 6), (205, 30, 40)),
+        (4, slice(6, 10), (40, 85, 200)),
+    ):
         garments[rows, 3:9], picture[rows, 3:9] = label, colour
-    assert describe(picture, garments) == ("a photo of a person with black hair wearing red top, "
-                                           "blue trousers or skirt, white background")
+    assert describe(picture, garments) == (
+        "a photo of a person with black hair wearing red top, blue trousers or skirt, white background"
+    )
     assert describe(picture, np.zeros_like(garments)).startswith("a photo of a person, ")
     garments[garments == LABELS.index("top")] = LABELS.index("dress")
     assert "wearing blue trousers or skirt, red dress" in describe(picture, garments)

@@ -1,6 +1,5 @@
 """What RePoseSD's training leaves: measures, a sheet, and one file that describes itself, by the entry point."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -35,10 +34,13 @@ def test_the_result_is_read_by_the_package_and_is_a_start_again(folder, figures,
     stage.save(network, path, {"notes": "two steps"})
     config = reposesd_config(path)
     assert config.schedule.prediction == "v_prediction" and (config.height, config.width) == (HEIGHT, WIDTH)
-    for loaded, kept in ((load_reposesd(path), network),
-                         (load_autoencoder(path, config.autoencoder), stage.autoencoder)):
-        assert all(torch.equal(value, kept.state_dict()[key].half().float())
-                   for key, value in loaded.state_dict().items())
+    for loaded, kept in (
+        (load_reposesd(path), network),
+        (load_autoencoder(path, config.autoencoder), stage.autoencoder),
+    ):
+        assert all(
+            torch.equal(value, kept.state_dict()[key].half().float()) for key, value in loaded.state_dict().items()
+        )
     again = StableDiffusion(path, PRESET, str(folder / "tokenizer"))
     assert again.config == config
     text, ids = again.text_encoder(), stage.text.ids(["red hat"])
@@ -54,9 +56,20 @@ def test_the_result_is_read_by_the_package_and_is_a_start_again(folder, figures,
 @pytest.mark.parametrize("space", ["off", "features"])
 def test_the_entry_point_makes_the_file(folder, figures, tmp_path, estimator, capsys, space):
     field = ["model.field.training=0"] if space == "off" else [f"reposesd.estimator={estimator}"]
-    arguments = [str(CONFIGS / "reposesd.yaml"), f"data={figures}", f"out={tmp_path}", f"reposesd.start={folder}",
-                 *field, "device=cpu", "tracker=none", "threads=1", "reposesd.steps=2", "reposesd.accumulate=2",
-                 "reposesd.batch=2", "reposesd.workers=1"]
+    arguments = [
+        str(CONFIGS / "reposesd.yaml"),
+        f"data={figures}",
+        f"out={tmp_path}",
+        f"reposesd.start={folder}",
+        *field,
+        "device=cpu",
+        "tracker=none",
+        "threads=1",
+        "reposesd.steps=2",
+        "reposesd.accumulate=2",
+        "reposesd.batch=2",
+        "reposesd.workers=1",
+    ]
     assert main(arguments) == 0
     path = tmp_path / "reposesd.safetensors"
     card = read_header(path, "reposesd")["card"]
@@ -83,10 +96,24 @@ def test_a_mistake_at_the_entry_point_is_told_in_one_line(figures, tmp_path, cap
 @pytest.mark.processes
 @pytest.mark.slow
 def test_two_processes_train_to_the_weights_of_one_with_twice_the_batch(folder, figures, tmp_path):
-    common = [str(CONFIGS / "reposesd.yaml"), f"data={figures}", "device=cpu", "tracker=none", "threads=1",
-              f"reposesd.start={folder}", "model.field.training=0", "reposesd.steps=3", "reposesd.warmup=0",
-              "reposesd.accumulate=1", "reposesd.lr=1e-3", "reposesd.eps=1e-4", "reposesd.bf16=false",
-              "reposesd.workers=0", "reposesd.validate_every=0", "reposesd.dropout=0.3"]
+    common = [
+        str(CONFIGS / "reposesd.yaml"),
+        f"data={figures}",
+        "device=cpu",
+        "tracker=none",
+        "threads=1",
+        f"reposesd.start={folder}",
+        "model.field.training=0",
+        "reposesd.steps=3",
+        "reposesd.warmup=0",
+        "reposesd.accumulate=1",
+        "reposesd.lr=1e-3",
+        "reposesd.eps=1e-4",
+        "reposesd.bf16=false",
+        "reposesd.workers=0",
+        "reposesd.validate_every=0",
+        "reposesd.dropout=0.3",
+    ]
     assert main([*common, f"out={tmp_path / 'one'}", "reposesd.batch=4"]) == 0
     launch(*common, f"out={tmp_path / 'two'}", "reposesd.batch=2")
     one, two = (torch.load(tmp_path / name / "reposesd.state.pt", weights_only=True) for name in ("one", "two"))

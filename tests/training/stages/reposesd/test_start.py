@@ -47,8 +47,9 @@ def test_hidden_states_are_transformers_own(folder):
     captions = ["red hat", "", "a very long caption that does not fit"]
     ids = text.ids(captions)
     tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
-    assert ids.shape == (3, WORDS) and torch.equal(ids, tokenizer(
-        captions, padding="max_length", truncation=True, max_length=WORDS, return_tensors="pt").input_ids)
+    assert ids.shape == (3, WORDS) and torch.equal(
+        ids, tokenizer(captions, padding="max_length", truncation=True, max_length=WORDS, return_tensors="pt").input_ids
+    )
     model = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
     assert torch.equal(text(ids), model(ids).last_hidden_state)
 
@@ -84,10 +85,15 @@ def test_what_is_not_there_is_named(folder, figures, tmp_path):
         stage_of(folder, figures, tmp_path, tokenizer=str(tmp_path)).prepare(True)
 
 
-@pytest.mark.parametrize(("change", "message"), [({"use_linear_projection": False}, "linear projections: False"),
-                                                 ({"in_channels": 9}, "9 input channels"),
-                                                 ({"attention_head_dim": [4, 8]}, "attention heads of 16 channels"),
-                                                 ({"attention_head_dim": 2}, r"attention heads \[2, 2\]")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_linear_projection": False}, "linear projections: False"),
+        ({"in_channels": 9}, "9 input channels"),
+        ({"attention_head_dim": [4, 8]}, "attention heads of 16 channels"),
+        ({"attention_head_dim": 2}, r"attention heads \[2, 2\]"),
+    ],
+)
 def test_another_version_is_refused(folder, figures, tmp_path, change, message):
     other = tmp_path / "other"
     other.mkdir()

@@ -21,7 +21,7 @@ def test_a_batch_s_loss_is_the_mean_of_its_examples(folder, figures, tmp_path):
     module = started(stage).eval()
     batch = stage.load(stage.plan(np.random.default_rng(0), 4))
     whole = stage.loss(module, batch, 0)["loss"]
-    parts = [stage.loss(module, {name: value[i:i + 1] for name, value in batch.items()}, 0)["loss"] for i in range(4)]
+    parts = [stage.loss(module, {name: value[i : i + 1] for name, value in batch.items()}, 0)["loss"] for i in range(4)]
     torch.testing.assert_close(whole, torch.stack(parts).mean(), rtol=1e-5, atol=1e-6)
 
 
@@ -35,9 +35,10 @@ def test_dropped_conditions_are_what_sampling_has_without_them(folder, figures, 
         seen.append((pose, tokens))
         return torch.zeros_like(z)
 
-    stage.loss(model, {**batch, "drop": torch.tensor([True, False, False]),
-                       "drop_text": torch.tensor([True, True, False])}, 0)
-    (pose, tokens), = seen
+    stage.loss(
+        model, {**batch, "drop": torch.tensor([True, False, False]), "drop_text": torch.tensor([True, True, False])}, 0
+    )
+    ((pose, tokens),) = seen
     assert not pose[0].any() and torch.equal(pose[1:], batch["pose"][1:])
     empty = stage.text(stage.text.ids([""]))[0]
     assert torch.equal(tokens[0], empty) and torch.equal(tokens[1], empty)
@@ -102,8 +103,9 @@ def test_activations_that_are_computed_again_give_the_same_gradient(folder, figu
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(folder, figures, tmp_path):
     def run(name, **settings):
-        return train(stage_of(folder, figures, tmp_path / name, steps=4, **settings), tmp_path / name, 0,
-                     Accelerator(cpu=True))
+        return train(
+            stage_of(folder, figures, tmp_path / name, steps=4, **settings), tmp_path / name, 0, Accelerator(cpu=True)
+        )
 
     whole, _ = run("a")
     with pytest.raises(Stopped):
