@@ -7,11 +7,11 @@ import os
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import InputError
+from .letterbox import Letterbox
 
 ImageLike = Image.Image | np.ndarray | Tensor | str | os.PathLike
 
@@ -155,18 +155,8 @@ def _deep(values: np.ndarray, mode: str, name: str) -> np.ndarray:
 
 
 def fit_image(image: Tensor, height: int, width: int, border: str = "replicate") -> Tensor:
-    """Letterbox pictures (B, C, H, W) to height×width: aspect kept, centred.
-
-    `border` is what lies around: "replicate" repeats the picture's edge outwards, "constant" is 0.
-    """
-    h, w = image.shape[-2:]
-    if (h, w) == (height, width):
-        return image
-    scale = min(height / h, width / w)
-    inner = max(1, round(h * scale)), max(1, round(w * scale))
-    image = F.interpolate(image, size=inner, mode="bilinear", align_corners=False, antialias=True)
-    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    return F.pad(image, (left, width - inner[1] - left, top, height - inner[0] - top), mode=border)
+    """Pictures (B, C, H, W) letterboxed to height×width; see `Letterbox.image`."""
+    return Letterbox(tuple(image.shape[-2:]), (height, width)).image(image, border)
 
 
 def shown(picture: Tensor) -> Tensor:

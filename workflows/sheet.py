@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from reposedm_core.letterbox import Letterbox
+
 PAPER, INK, FAINT = (250, 249, 246), (30, 30, 34), (110, 108, 104)
 MARGIN, GAP = 20, 12
 
@@ -15,11 +17,10 @@ def fitted(
     picture: Image.Image, width: int, height: int, ground: tuple[int, int, int] = (200, 200, 200)
 ) -> Image.Image:
     """The picture enlarged or reduced (Lanczos) into width×height, aspect kept, on a plain ground (grey)."""
-    scale = min(width / picture.width, height / picture.height)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    letterbox = Letterbox((picture.height, picture.width), (height, width))
     panel = Image.new("RGB", (width, height), ground)
-    small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    panel.paste(small, ((width - size[0]) // 2, (height - size[1]) // 2))
+    small = picture.convert("RGB").resize(letterbox.inner[::-1], Image.Resampling.LANCZOS)
+    panel.paste(small, letterbox.corner[::-1])
     return panel
 
 

@@ -5,13 +5,14 @@ Coordinates are pixels of the canvas with pixel centres at +0.5; points outside 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from ..errors import InputError
+from ..letterbox import Letterbox
 from .skeleton import COCO17, COCO_TO_OPENPOSE, OPENPOSE_TO_COCO
 
 MAX_CANVAS = 32768
@@ -102,16 +103,14 @@ class Pose:
         return self.with_parts(*(part[numbers] for part in self.parts), ids=[self.ids[number] for number in numbers])
 
     def resized(self, height: int, width: int) -> Pose:
-        """Letterboxed to another canvas: aspect kept, the whole old canvas visible, centred."""
+        """Letterboxed to another canvas, as its picture would be (`Letterbox`); the whole old canvas is visible."""
         if (height, width) == (self.height, self.width):
             return self
-        scale = min(height / self.height, width / self.width)
-        return self._moved(scale, (width - scale * self.width) / 2, (height - scale * self.height) / 2, height, width)
+        return self._placed(Letterbox((self.height, self.width), (height, width)).points, height, width)
 
     def unfitted(self, height: int, width: int) -> Pose:
         """The inverse of `resized`: from the canvas that height x width was letterboxed to, back to that size."""
-        scale = max(height / self.height, width / self.width)
-        return self._moved(scale, (width - scale * self.width) / 2, (height - scale * self.height) / 2, height, width)
+        return self._placed(Letterbox((height, width), (self.height, self.width)).back, height, width)
 
     def on_canvas(self, height: int, width: int) -> Pose:
         """On the canvas of the picture that the pose belongs to, where that canvas was a guess; else as it is.
@@ -124,12 +123,15 @@ class Pose:
         return self._moved(scale, 0.0, 0.0, height, width)
 
     def _moved(self, scale: float, right: float, down: float, height: int, width: int) -> Pose:
-        # Absent points are moved too; the new pose zeroes them by their score.
         def move(points: np.ndarray) -> np.ndarray:
             moved = points.astype(np.float64)
             moved[..., :2] = moved[..., :2] * scale + (right, down)
             return moved
 
+        return self._placed(move, height, width)
+
+    def _placed(self, move: Callable[[np.ndarray], np.ndarray], height: int, width: int) -> Pose:
+        # Absent points are moved too; the new pose zeroes them by their score.
         joints, *parts = (move(part) for part in self.parts)
         return Pose(joints, height, width, *parts, ids=self.ids)
 

@@ -94,7 +94,8 @@ def test_geometry_is_that_of_the_node(editor):
         const moved = geometry.placeJoint(pose, 0, skeleton.names.indexOf("left_knee"), 20, 30, skeleton, true);
         const whole = geometry.withPlaces(pose, skeleton);
         return {
-            fitted: geometry.writePose(geometry.fitted(pose, 60, 40)), twice: geometry.writePose(twice),
+            fitted: geometry.writePose(geometry.fitted(pose, 60, 40)),
+            halved: geometry.writePose(geometry.fitted(pose, 61, 45)), twice: geometry.writePose(twice),
             again: geometry.writePose(geometry.readPose(geometry.writePose(pose))), once: geometry.writePose(pose),
             mirror: geometry.writePose(mirror), moved: geometry.writePose(moved),
             guessed: ["size", "height", "width", ""].map((canvas_guessed) =>
@@ -111,6 +112,7 @@ def test_geometry_is_that_of_the_node(editor):
     limb = edit_joint(pose, "left_knee", tuple(float(side) for side in (20, 30) - knee), person=0)
     for name, wanted in (
         ("fitted", pose.resized(40, 60)),
+        ("halved", pose.resized(45, 61)),
         ("twice", pose),
         ("once", pose),
         ("mixed", pose),

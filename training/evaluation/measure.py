@@ -13,7 +13,7 @@ from reposedm_core.checkpoint import load_into, load_parts, read_weights
 from reposedm_core.config import EstimatorConfig, ModelConfig, from_dict
 from reposedm_core.errors import InputError
 from reposedm_core.estimator import HigherHRNet, load_official, predict_people, predict_pose
-from reposedm_core.images import fit_image
+from reposedm_core.letterbox import Letterbox
 from reposedm_core.metrics import object_keypoint_similarity
 from reposedm_core.pipeline import RePoseDMPipeline
 from reposedm_core.presets import ESTIMATORS, PRESETS
@@ -70,22 +70,19 @@ class Detector:
         Args:
             images: (B, 3, H, W) in [-1, 1].
         """
-        height, width = images.shape[-2:]
-        seen, scale, shift = images, np.ones(2), np.zeros(2)  # x, y
-        size = self.size
+        shape = tuple(images.shape[-2:])
+        size = self.size or shape
         if self.side:
-            size = [-(-round(self.side * length / min(height, width)) // CELL) * CELL for length in (height, width)]
-        if size and size != (height, width):
-            seen, least = fit_image(images, *size), min(size[0] / height, size[1] / width)
-            inner = np.array([round(width * least), round(height * least)])  # whole pixels, as in fit_image
-            scale, shift = inner / (width, height), (np.array(size[::-1]) - inner) // 2
+            size = tuple(-(-round(self.side * length / min(shape)) // CELL) * CELL for length in shape)
+        letterbox = Letterbox(shape, size)
+        seen = letterbox.image(images)
         if self.several:
             found = [people.cpu().numpy() for people in predict_people(self.estimator, seen)]
         else:
             # every joint has a place, however unsure, as in the public protocol
             found = list(predict_pose(self.estimator, seen, threshold=0.0).cpu().numpy()[:, None])
         for people in found:
-            people[..., :2] = np.where(people[..., 2:] > 0, (people[..., :2] - shift) / scale, 0)
+            people[..., :2] = np.where(people[..., 2:] > 0, letterbox.back(people)[..., :2], 0)
         return found
 
 

@@ -13,7 +13,7 @@ from reposedm_core.checkpoint import load_into, load_parts, read_weights
 from reposedm_core.config import EstimatorConfig, ModelConfig, from_dict
 from reposedm_core.errors import InputError
 from reposedm_core.estimator import HigherHRNet, load_official, predict_pose
-from reposedm_core.images import fit_image
+from reposedm_core.letterbox import Letterbox
 from reposedm_core.pipeline import RePoseDMPipeline
 from reposedm_core.pose import coco_to_openpose, openpose_to_coco
 from reposedm_core.presets import ESTIMATORS
@@ -74,12 +74,9 @@ def _load_public(file: Path) -> HigherHRNet:
 @torch.no_grad()
 def _heatmaps(network: torch.nn.Module, size: tuple[int, int], picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The one person of a picture, seen letterboxed to `size`."""
-    height, width = picture.shape[:2]
+    letterbox = Letterbox(picture.shape[:2], size)
     image = torch.tensor(picture).movedim(-1, 0)[None].float() / 127.5 - 1
-    joints = predict_pose(network, fit_image(image, *size), THRESHOLD)[0].double().numpy()
-    scale = min(size[0] / height, size[1] / width)
-    inner = np.array([max(1, round(width * scale)), max(1, round(height * scale))])  # as in fit_image
-    joints[:, :2] = (joints[:, :2] - (np.array(size[::-1]) - inner) // 2) * (width, height) / inner
+    joints = letterbox.back(predict_pose(network, letterbox.image(image), THRESHOLD)[0].numpy())
     found = np.concatenate([joints[:, :2], 2.0 * (joints[:, 2:] > 0)], 1)
     found = np.where(found[:, 2:] > 0, found, 0).astype(np.float32)
     return found, coco_to_openpose(found)

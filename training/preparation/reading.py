@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from reposedm_core.images import fit_image, to_rgb
+from reposedm_core.images import to_rgb
+from reposedm_core.letterbox import Letterbox
 from reposedm_core.pose import openpose_to_coco
 from training.preparation.estimation import Estimator, load_estimator
 from training.preparation.plan import Item, Plan, Skip
@@ -105,11 +106,10 @@ def fit(picture: np.ndarray, height: int, width: int, resize: str) -> tuple[np.n
     if resize == "stretch":
         small = np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
         return small, np.array([width / w, height / h]), np.zeros(2)
+    letterbox = Letterbox((h, w), (height, width))
     image = torch.from_numpy(picture).movedim(-1, 0)[None].float()
-    fitted = fit_image(image, height, width)[0].movedim(0, -1).round().clamp(0, 255).byte().numpy()
-    scale = min(height / h, width / w)
-    inner_h, inner_w = max(1, round(h * scale)), max(1, round(w * scale))  # as in fit_image
-    return fitted, np.array([inner_w / w, inner_h / h]), np.array([(width - inner_w) // 2, (height - inner_h) // 2])
+    fitted = letterbox.image(image)[0].movedim(0, -1).round().clamp(0, 255).byte().numpy()
+    return fitted, letterbox.scale, letterbox.offset
 
 
 def moved(points: np.ndarray, scale: np.ndarray, offset: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -88,16 +88,25 @@ const mapPoints = (person, move) => ({ ...person, ...Object.fromEntries(
 
 const replacePerson = (pose, index, person) => ({ ...pose, people: pose.people.with(index, person) });
 
+/** The nearest whole number, and of two as near the even one, as Python rounds. */
+function rounded(value) {
+  const down = Math.floor(value);
+  return value - down === 0.5 ? down + (down % 2) : Math.round(value);
+}
+
 /**
- * Letterboxed to another canvas, as the node does it: aspect kept, the whole old canvas visible, centred. A canvas that
- * was a guess gives way instead: points keep their pixels, or are scaled with the side that is known.
+ * Letterboxed to another canvas as the node does it with pictures: aspect kept, whole pixels, the whole old canvas
+ * visible, centred. A canvas that was a guess gives way instead: points keep their pixels, or are scaled with the side
+ * that is known.
  */
 export function fitted(pose, width, height) {
   const { guessed } = pose;
   const [across, up] = [width / pose.width, height / pose.height];
-  const scale = { size: 1, height: across, width: up }[guessed] ?? Math.min(across, up);
-  const [right, down] = guessed ? [0, 0] : [(width - scale * pose.width) / 2, (height - scale * pose.height) / 2];
-  const move = ([x, y]) => [x * scale + right, y * scale + down];
+  const known = { size: 1, height: across, width: up }[guessed];
+  const inner = [pose.width, pose.height].map((side) => Math.max(1, rounded(side * Math.min(across, up))));
+  const scale = known ? [known, known] : [inner[0] / pose.width, inner[1] / pose.height];
+  const offset = known ? [0, 0] : [Math.floor((width - inner[0]) / 2), Math.floor((height - inner[1]) / 2)];
+  const move = ([x, y]) => [x * scale[0] + offset[0], y * scale[1] + offset[1]];
   return { width, height, guessed, people: pose.people.map((person) => mapPoints(person, move)) };
 }
 
