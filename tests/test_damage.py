@@ -18,14 +18,13 @@ from reposedm_core import InputError, load_networks
 from reposedm_core.checkpoint import KEY, load_parts, read_header, read_weights, save_model
 from reposedm_core.config import to_dict
 from reposedm_core.diffusion.autoencoder import load_autoencoder
-from reposedm_core.estimator import HigherHRNet, load_official, load_vitpose
+from reposedm_core.estimator import load_vitpose
 from reposedm_core.estimator.load import load_estimator
 from reposedm_core.networks import NETWORKS, build_networks
 from reposedm_core.presets import PRESETS
 from reposedm_core.reposesd.network import load_reposesd
 from tests.estimator.test_load import flat, micro
 from tests.estimator.test_vitpose import save_tiny
-from tests.field.conftest import MICRO
 from tests.test_presets import small
 
 DEEP = "[" * 100_000
@@ -203,8 +202,6 @@ def test_wrong_weights_of_public_estimators_are_refused_by_name(tmp_path, damage
     torch.save({"state_dict": state}, tmp_path / "public.pth")
     with pytest.raises(InputError, match=r"public\.pth.* stage2\.0\.fuse_layers\.0\.1\.0\.weight"):
         load_estimator(tmp_path / "public.pth")
-    with pytest.raises(InputError, match=r"stage2\.0\.fuse_layers\.0\.1\.0\.weight"):
-        load_official(HigherHRNet(MICRO), state)
 
 
 @pytest.mark.parametrize("damage", WRONG)

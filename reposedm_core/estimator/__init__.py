@@ -2,7 +2,7 @@
 
 from .grouping import predict_people
 from .hrnet import HigherHRNet, merge_heatmaps, predict_pose
-from .official import load_official, read_official
+from .official import read_official
 from .protocol import EstimatorOutput, PoseEstimator, PoseMaps
 from .vitpose import VitPose, load_vitpose
 
@@ -12,7 +12,6 @@ __all__ = [
     "PoseEstimator",
     "PoseMaps",
     "VitPose",
-    "load_official",
     "load_vitpose",
     "merge_heatmaps",
     "predict_people",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -13,12 +13,15 @@ from ..checkpoint import has_header, load_parts, read_header
 from ..config import EstimatorConfig, ModelConfig, from_dict
 from ..errors import InputError, shortened
 from ..fitting import filled
+from ..presets import PRESETS
 from .hrnet import HigherHRNet
 from .official import read_official
 from .vitpose import load_vitpose
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 """Names of files end in one of these."""
+PUBLIC = (512, 512)
+"""Height and width at which most public HigherHRNet weights were trained."""
 
 
 class Estimator(NamedTuple):
@@ -26,9 +29,10 @@ class Estimator(NamedTuple):
 
     Attributes:
         network: an `estimator.PoseEstimator`.
-        height, width: of the pictures it was trained at (of a RePoseDM file `ModelConfig.network_size`).
+        height, width: of the pictures it was trained at, or the usual ones where its file does not say.
         several: it tells several people in a picture apart (`estimator.predict_people`); else it sees one.
         fixed: it takes pictures of that size alone.
+        size_known: the file says its size.
     """
 
     network: nn.Module
@@ -36,15 +40,15 @@ class Estimator(NamedTuple):
     width: int
     several: bool
     fixed: bool = False
+    size_known: bool = True
 
 
 def load_estimator(path: str | os.PathLike, udp: bool | None = None) -> Estimator:
     """The pose estimator in a file or folder, on the CPU in float32.
 
     Args:
-        path: a RePoseDM checkpoint, whole or of the estimator alone; an official or mmpose's HigherHRNet
-            (`estimator.official`), whose name may say the size it was trained at (512 otherwise); or a ViTPose's
-            folder.
+        path: a RePoseDM checkpoint, whole or of the estimator alone, whose card says the size; an official or mmpose's
+            HigherHRNet (`estimator.official`), whose name may say it (512 otherwise); or a ViTPose's folder.
         udp: of a HigherHRNet, see `estimator.read_official`.
 
     Raises:
@@ -56,16 +60,17 @@ def load_estimator(path: str | os.PathLike, udp: bool | None = None) -> Estimato
         return Estimator(network, network.config.height, network.config.width, several=False, fixed=True)
     if path.suffix.lower() == ".safetensors" and has_header(path):
         return _load_own(path)
-    return Estimator(read_official(path, udp), *size_in_name(path.stem), several=True)
+    size = size_in_name(path.stem)
+    return Estimator(read_official(path, udp), *(size or PUBLIC), several=True, size_known=size is not None)
 
 
-def size_in_name(name: str, default: int = 512) -> tuple[int, int]:
-    """Height and width in the name of a public checkpoint: `w32_512`, `coco_640x640-a1b2`; else `default` twice."""
+def size_in_name(name: str) -> tuple[int, int] | None:
+    """Height and width in the name of a public checkpoint, if it says them: `w32_512`, `coco_640x640-a1b2`."""
     for found in re.finditer(r"(?<![0-9A-Za-z])(\d{3,4})(?:x(\d{3,4}))?(?![0-9A-Za-z])", name):
         width, height = int(found[1]), int(found[2] or found[1])
         if not (width % 32 or height % 32):
             return height, width
-    return default, default
+    return None
 
 
 def _load_own(path: Path) -> Estimator:
@@ -76,9 +81,17 @@ def _load_own(path: Path) -> Estimator:
             "choose a whole RePoseDM model, or a file of its estimator."
         )
     if header["parts"] == ["estimator"] and "estimator" not in header["config"]:
-        whole = ModelConfig(estimator=from_dict(EstimatorConfig, header["config"], path.name))
+        config, size = from_dict(EstimatorConfig, header["config"], path.name), _size_in_card(header["card"])
     else:
         whole = from_dict(ModelConfig, header["config"], path.name)
+        config, size = whole.estimator, whole.network_size
     parts, _ = load_parts(path, only=("estimator",))
-    network = filled(lambda: HigherHRNet(whole.estimator), parts["estimator"], f"{path.name}: estimator")
-    return Estimator(network, *whole.network_size, several=False)
+    network = filled(lambda: HigherHRNet(config), parts["estimator"], f"{path.name}: estimator")
+    return Estimator(network, *(size or ModelConfig().network_size), several=False, size_known=size is not None)
+
+
+def _size_in_card(card: dict[str, Any]) -> tuple[int, int] | None:
+    """The size at which an estimator alone was trained: that of its card's preset, if that was not changed."""
+    settings, preset = card.get("settings"), card.get("preset")
+    changed = settings.get("model") if isinstance(settings, dict) else None
+    return PRESETS[preset].network_size if isinstance(preset, str) and preset in PRESETS and not changed else None

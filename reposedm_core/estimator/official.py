@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import load_into, read_weights
+from ..checkpoint import read_weights
 from ..config import EstimatorConfig
 from ..errors import InputError
 from ..fitting import filled
@@ -39,7 +39,7 @@ def config_of(state: Mapping[str, torch.Tensor], udp: bool = False, name: str = 
     """Sizes of the HigherHRNet whose weights these are, read off their names and shapes.
 
     Args:
-        state: in any layout that `load_official` takes.
+        state: in any layout that `read_official` takes.
         udp: what no weight tells: whether the network was trained with UDP.
         name: of the file, for the message.
 
@@ -91,52 +91,21 @@ def config_of(state: Mapping[str, torch.Tensor], udp: bool = False, name: str = 
 
 
 def read_official(path: str | os.PathLike, udp: bool | None = None) -> HigherHRNet:
-    """A HigherHRNet of the width that the file has, with its weights, in eval mode.
+    """A HigherHRNet of the width that the file has, with its weights, in eval mode, without gradients.
 
     Args:
-        path: as `source` of `load_official`.
+        path: a .pth file (read with weights_only=True; a training checkpoint that nests its weights under "state_dict"
+            too) or a .safetensors file, in the official layout or mmpose's.
         udp: was it trained with UDP? None: if its name says so, as those of mmpose's files do.
 
     Raises:
-        InputError: what `load_official` and `config_of` raise.
+        InputError: no readable file, other sizes (`config_of`), or keys or shapes that do not match; it names them.
     """
     name, state = Path(path).name, read_weights(path)
     config = config_of(state, "udp" in name.lower() if udp is None else udp, name)
-    renamed, names = _renamed(state)
-    return filled(lambda: HigherHRNet(config), renamed, f"Pose estimator weights, {name}", names)
-
-
-def load_official(
-    estimator: HigherHRNet, source: str | os.PathLike | Mapping[str, torch.Tensor], name: str = "the given state dict"
-) -> HigherHRNet:
-    """Load a public HigherHRNet checkpoint into `estimator`, strictly, and return it.
-
-    Args:
-        estimator: of the checkpoint's width, e.g. `HigherHRNet(ESTIMATORS["w32"])`.
-        source: a .pth file (read with weights_only=True), a .safetensors file, or a state dict. A training
-            checkpoint that nests its weights under "state_dict" is accepted.
-        name: what the message calls a state dict.
-
-    Raises:
-        InputError: no readable file, or keys or shapes that do not match; the message names them.
-    """
-    given = isinstance(source, Mapping)
-    name, state = (name, source) if given else (Path(source).name, read_weights(source))
-    if isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
-        raise InputError(f"Pose estimator weights, {name}: not a state dict of tensors; give a HigherHRNet file.")
-    renamed, names = _renamed(state)
-    load_into(
-        estimator, renamed, f"Pose estimator weights, {name} (HigherHRNet-W{estimator.config.channels[0]})", names
-    )
-    return estimator
-
-
-def _renamed(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The weights under the names of `HigherHRNet`, and by those what the file calls them."""
     names = {from_official(key): key for key in state}
-    return {new: state[key] for new, key in names.items()}, names
+    weights = {new: state[key] for new, key in names.items()}
+    return filled(lambda: HigherHRNet(config), weights, f"Pose estimator weights, {name}", names)
 
 
 def _numbers(keys: Iterable[str], pattern: str) -> set[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,6 +14,7 @@ from reposedm_core.config import EstimatorConfig, to_dict
 from reposedm_core.estimator import HigherHRNet, predict_people, predict_pose
 from reposedm_core.estimator.load import load_estimator, size_in_name
 from reposedm_core.pipeline import SHIPPED
+from reposedm_core.presets import PRESETS
 from tests.estimator.test_vitpose import save_tiny
 from tests.field.conftest import MICRO
 
@@ -32,7 +35,7 @@ def flat(estimator: HigherHRNet) -> dict[str, torch.Tensor]:
 
 def test_shipped_weights():
     found = load_estimator(SHIPPED)
-    assert found[1:] == (128, 96, False, False)
+    assert found[1:] == (128, 96, False, False, True)
     with torch.no_grad():
         expected = load_networks(SHIPPED).estimator(picture())
         assert torch.equal(found.network(picture()).heatmaps_half, expected.heatmaps_half)
@@ -41,9 +44,34 @@ def test_shipped_weights():
 def test_a_file_of_the_estimator_alone(tmp_path):
     save_model(tmp_path / "estimator.safetensors", {"estimator": micro()}, to_dict(MICRO), dtype=torch.float32)
     found = load_estimator(tmp_path / "estimator.safetensors")
-    assert (found.height, found.width, found.several) == (128, 96, False)
+    assert found[1:] == (128, 96, False, False, False)
+    assert not found.network.training and not any(weight.requires_grad for weight in found.network.parameters())
     with torch.no_grad():
         assert torch.equal(found.network(picture()).heatmaps_half, micro()(picture()).heatmaps_half)
+
+
+CARDS = {
+    "the preset's": ({"preset": "deepfashion-256x176", "settings": {"model": {}}}, (256, 176, True)),
+    "changed": ({"preset": "deepfashion-256x176", "settings": {"model": {"height": 512}}}, (128, 96, False)),
+    "of no preset": ({"preset": "mine"}, (128, 96, False)),
+    "of other things": ({"preset": [1], "settings": "many"}, (128, 96, False)),
+}
+
+
+@pytest.mark.parametrize(("card", "size"), CARDS.values(), ids=CARDS.keys())
+def test_the_card_says_the_size_of_an_estimator_alone(tmp_path, card, size):
+    save_model(tmp_path / "estimator.safetensors", {"estimator": micro()}, to_dict(MICRO), card)
+    found = load_estimator(tmp_path / "estimator.safetensors")
+    assert (found.height, found.width, found.size_known) == size
+
+
+def test_a_whole_checkpoint_says_the_size_that_its_networks_see(tmp_path):
+    """Half the pictures', where the autoencoder averages over two pixels first."""
+    whole = replace(PRESETS["mini-256"], estimator=MICRO)
+    assert whole.network_size == (whole.height // 2, whole.width // 2)
+    save_model(tmp_path / "whole.safetensors", {"estimator": micro(), "other": torch.nn.Linear(1, 1)}, to_dict(whole))
+    found = load_estimator(tmp_path / "whole.safetensors")
+    assert (found.height, found.width, found.size_known) == (*whole.network_size, True)
 
 
 def test_a_file_of_another_part_is_refused(tmp_path):
@@ -57,7 +85,7 @@ def test_public_files_tell_people_apart(tmp_path, form):
     path = tmp_path / f"pose_higher_hrnet_w8_640.{form}"
     (torch.save if form == "pth" else save_file)(flat(micro()), path)
     found = load_estimator(path)
-    assert found[1:] == (640, 640, True, False)
+    assert found[1:] == (640, 640, True, False, True)
     assert len(predict_people(found.network, picture(), max_people=3)) == 2
     assert not load_estimator(path).network.config.udp and load_estimator(path, udp=True).network.config.udp
 
@@ -65,7 +93,7 @@ def test_public_files_tell_people_apart(tmp_path, form):
 def test_vitpose_folder(tmp_path):
     save_tiny(tmp_path / "vitpose")
     found = load_estimator(tmp_path / "vitpose")
-    assert found[1:] == (64, 48, False, True)
+    assert found[1:] == (64, 48, False, True, True)
     assert predict_pose(found.network, picture()).shape == (2, 17, 3)
 
 
@@ -77,9 +105,9 @@ def test_vitpose_folder(tmp_path):
         ("higher_hrnet32_coco_640x640-295021bb_20200712", (640, 640)),
         ("higher_hrnet48_coco_512x512_udp-7cad61ef_20210222", (512, 512)),
         ("mine_256x320", (320, 256)),
-        ("weights", (512, 512)),
-        ("hrnet_500", (512, 512)),
-        ("epoch300", (512, 512)),
+        ("weights", None),
+        ("hrnet_500", None),
+        ("epoch300", None),
     ],
 )
 def test_size_in_a_name(name, size):

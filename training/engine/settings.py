@@ -162,8 +162,8 @@ class RePoseSDSettings(StageSettings):
         start: local Stable Diffusion 2.1: a folder of diffusers, or a checkpoint file in LDM's layout.
         tokenizer: folder of CLIP's tokenizer (vocab.json, merges.txt); empty: the one in `start`.
         autoencoder: file with other weights of the VAE, such as those of the stage vae; empty: those in `start`.
-        estimator: weights of the frozen pose estimator, an exported checkpoint or the official HigherHRNet file; not
-            needed with model.field.training=0, without the field.
+        estimator: weights of the frozen pose estimator, an exported checkpoint or a public HigherHRNet file; not needed
+            with model.field.training=0, without the field.
         field_limit: see `RePoseDMSettings`.
         dropout: share of examples whose caption and pose are dropped together.
         caption_dropout: share of the others whose caption alone is dropped.

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reposedm_core.checkpoint import load_into, load_parts, read_weights
-from reposedm_core.config import EstimatorConfig, ModelConfig, from_dict
 from reposedm_core.errors import InputError
-from reposedm_core.estimator import HigherHRNet, load_official, predict_people, predict_pose
+from reposedm_core.estimator import PoseEstimator, predict_people, predict_pose
+from reposedm_core.estimator.load import load_estimator
 from reposedm_core.letterbox import Letterbox
 from reposedm_core.metrics import object_keypoint_similarity
 from reposedm_core.pipeline import RePoseDMPipeline
-from reposedm_core.presets import ESTIMATORS, PRESETS
 from training import metrics
 from training.data.people_set import to_unit
 from training.evaluation.generate import Batch
@@ -29,9 +27,8 @@ from training.metrics.vgg import VGGDistance
 ANYBODY = 0.4
 """Mean score of the joints below which nobody is where an estimator of one person looks. The shipped one's mean is 0.50
 or more on 64 test people, and at most 0.41 on backgrounds and noise."""
-OFFICIAL_SIDE, CELL = 512, 64
-"""The shorter side, in pixels, at which public HigherHRNet weights look at a picture; the longer is a multiple of
-`CELL`."""
+CELL = 64
+"""Where several people are looked for, sides are multiples of so many pixels."""
 
 
 @dataclass
@@ -46,7 +43,7 @@ class Detector:
         size: height and width to which pictures are fitted instead; without either they are seen as they are.
     """
 
-    estimator: HigherHRNet
+    estimator: PoseEstimator
     name: str
     several: bool = False
     side: int | None = None
@@ -90,48 +87,23 @@ def load_detector(path: str | Path, device: str = "cpu", udp: bool = False) -> D
     """A pose estimator of its own to judge with.
 
     Args:
-        path: estimator.safetensors or a whole checkpoint of training/train.py; or public HigherHRNet weights (.pth of
-            width 32 or 48), which find several people.
-        udp: public weights that were trained with unbiased data processing (mmpose's "udp").
+        path: what core's `load_estimator` takes. Public HigherHRNet weights find several people. An estimator that
+            does not say the size it was trained at sees pictures as they are.
+        udp: public weights that were trained with unbiased data processing (mmpose's "udp"), whatever their name says.
 
     Raises:
         InputError: no such file, or one of other networks.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        state = read_weights(path)
-        width = next((v.shape[1] for k, v in state.items() if k.endswith("final_layers.0.weight")), None)
-        if f"w{width}" not in ESTIMATORS:
-            raise InputError(
-                f"judge: {path.name} is no HigherHRNet of width 32 or 48; give public weights of one, or "
-                "the estimator.safetensors of a run of training/train.py."
-            )
-        estimator = load_official(HigherHRNet(replace(ESTIMATORS[f"w{width}"], udp=udp)), state)
-        return Detector(_ready(estimator, device), f"HigherHRNet-W{width} ({path.name})", True, OFFICIAL_SIDE)
-    parts, header = load_parts(path)
-    if "estimator" not in parts:
-        raise InputError(
-            f"judge: {path.name} holds {', '.join(sorted(parts))}; give the estimator.safetensors "
-            "of a run of training/train.py."
-        )
-    if set(parts) == {"estimator"}:
-        config, size = from_dict(EstimatorConfig, header["config"], path.name), _trained_at(header.get("card", {}))
-    else:
-        whole = from_dict(ModelConfig, header["config"], path.name)
-        config, size = whole.estimator, whole.network_size
-    estimator = HigherHRNet(config)
-    load_into(estimator, parts["estimator"], f"judge: {path.name}")
-    return Detector(_ready(estimator, device), path.name, size=size)
-
-
-def _trained_at(card: dict) -> tuple[int, int] | None:
-    """The size at which an estimator alone was trained, of its card: that of the preset, if that was not changed."""
-    unchanged = not card.get("settings", {}).get("model")
-    return PRESETS[card["preset"]].network_size if unchanged and card.get("preset") in PRESETS else None
-
-
-def _ready(estimator: HigherHRNet, device: str) -> HigherHRNet:
-    return estimator.eval().requires_grad_(False).to(device)
+    try:
+        found = load_estimator(path, udp or None)
+    except InputError as error:
+        raise InputError(f"judge: {error}") from error
+    network = found.network.to(device)
+    if found.several:
+        name = f"HigherHRNet-W{network.config.channels[0]} ({path.name})"
+        return Detector(network, name, several=True, side=min(found.height, found.width))
+    return Detector(network, path.name, size=(found.height, found.width) if found.size_known else None)
 
 
 @dataclass

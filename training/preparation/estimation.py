@@ -1,4 +1,4 @@
-"""Poses for pictures without annotation: our estimator, a HigherHRNet file, or OpenPose from controlnet_aux."""
+"""Poses for pictures without annotation: an estimator of core's, or OpenPose from controlnet_aux."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reposedm_core.checkpoint import load_into, load_parts, read_weights
-from reposedm_core.config import EstimatorConfig, ModelConfig, from_dict
+from reposedm_core.checkpoint import read_weights
 from reposedm_core.errors import InputError
-from reposedm_core.estimator import HigherHRNet, load_official, predict_pose
+from reposedm_core.estimator import predict_pose
+from reposedm_core.estimator.load import load_estimator as load_network
 from reposedm_core.letterbox import Letterbox
-from reposedm_core.pipeline import RePoseDMPipeline
+from reposedm_core.pipeline import SHIPPED
 from reposedm_core.pose import coco_to_openpose, openpose_to_coco
-from reposedm_core.presets import ESTIMATORS
 
 Estimator = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Picture (h, w, 3) uint8 → COCO joints (17, 3) and OpenPose joints (18, 3), its pixels, state 0 absent or 2 found."""
 
 THRESHOLD = 0.1
-OURS = (128, 96)
-"""Height and width at which an estimator of ours looks when its file does not say."""
-OFFICIAL = (512, 512)
 OPENPOSE_FILE = "body_pose_model.pth"
 
 
@@ -32,43 +28,20 @@ def load_estimator(which: str, openpose_weights: str = "") -> Estimator:
     """An estimator by name.
 
     Args:
-        which: "ours" (the shipped weights), "openpose", or a file: a checkpoint of training/train.py, or the weights
-            of a public HigherHRNet-W32 or -W48 (.pth or .safetensors).
+        which: "ours" (the shipped weights), "openpose", or what core's `load_estimator` takes: a checkpoint of
+            training/train.py, the weights of a public HigherHRNet, or a ViTPose's folder.
         openpose_weights: folder with OpenPose's body_pose_model.pth; only for "openpose".
 
     Raises:
         InputError: no such file, or weights of another network.
     """
-    if which == "ours":
-        pipe = RePoseDMPipeline.from_pretrained()
-        return partial(_heatmaps, pipe.estimator, pipe.config.network_size)
     if which == "openpose":
         return partial(_openpose, _load_openpose(openpose_weights))
-    file = Path(which)
-    if not file.is_file():
-        raise InputError(f"estimator = {which!r}: neither ours, openpose or none, nor a file that exists.")
-    try:
-        parts, header = load_parts(file)
-    except InputError:
-        return partial(_heatmaps, _load_public(file), OFFICIAL)
-    if "estimator" not in parts:
-        raise InputError(f"estimator = {which!r}: the checkpoint holds {', '.join(sorted(parts))}, but no estimator.")
-    whole = len(parts) > 1
-    config = from_dict(ModelConfig if whole else EstimatorConfig, header["config"], file.name)
-    network = HigherHRNet(config.estimator if whole else config)
-    load_into(network, parts["estimator"], f"{file.name}: estimator")
-    return partial(_heatmaps, network.eval(), config.network_size if whole else OURS)
-
-
-def _load_public(file: Path) -> HigherHRNet:
-    """A public HigherHRNet of either width."""
-    state, problems = read_weights(file), []
-    for name in ("w32", "w48"):
-        try:
-            return load_official(HigherHRNet(ESTIMATORS[name]), state).eval()
-        except InputError as error:
-            problems.append(str(error))
-    raise InputError(f"estimator = {file}: {problems[0]}")
+    path = SHIPPED if which == "ours" else Path(which)
+    if not path.exists():
+        raise InputError(f"estimator = {which!r}: neither ours, openpose or none, nor a file or folder that exists.")
+    found = load_network(path)
+    return partial(_heatmaps, found.network, (found.height, found.width))
 
 
 @torch.no_grad()

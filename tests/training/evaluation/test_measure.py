@@ -19,6 +19,7 @@ from reposedm_core.metrics import object_keypoint_similarity
 from reposedm_core.networks import SHIPPED
 from reposedm_core.pipeline import RePoseDMPipeline
 from reposedm_core.presets import ESTIMATORS
+from tests.estimator.test_vitpose import save_tiny
 from training.data.people_set import Pairs
 from training.evaluation import measure
 from training.evaluation.generate import Batch
@@ -81,7 +82,7 @@ def test_the_borders_of_what_the_detector_sees_do_not_move_the_joints(monkeypatc
     assert found[0, :, :2] == pytest.approx(np.tile([x, y], (17, 1)), abs=0.03)
 
 
-def test_public_weights_are_known_by_their_width_and_find_several(tmp_path):
+def test_public_weights_find_several(tmp_path):
     torch.manual_seed(0)
     state = HigherHRNet(ESTIMATORS["w32"]).state_dict()
     torch.save({key.removeprefix("trunk."): value for key, value in state.items()}, tmp_path / "w32.pth")
@@ -90,12 +91,22 @@ def test_public_weights_are_known_by_their_width_and_find_several(tmp_path):
     assert detector.estimator.config.udp and not detector.estimator.training
     own = detector.estimator.state_dict()
     assert all(torch.equal(own[key], value) for key, value in state.items())
+    (tmp_path / "w32.pth").rename(tmp_path / "w32_640_udp.pth")
+    detector = load_detector(tmp_path / "w32_640_udp.pth")
+    assert detector.side == 640 and detector.estimator.config.udp, "its name says so"
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"other\.pth is no HigherHRNet of width 32 or 48"):
+    with pytest.raises(InputError, match=r"judge: .*other\.pth: these are not the weights of a HigherHRNet"):
         load_detector(tmp_path / "other.pth")
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="not a RePoseDM model"):
+    with pytest.raises(InputError, match=r"other\.safetensors: these are not the weights of a HigherHRNet"):
         load_detector(tmp_path / "other.safetensors")
+
+
+def test_an_estimator_of_one_size_judges_pictures_of_any(pictures, tmp_path):
+    save_tiny(tmp_path / "vitpose")
+    detector = load_detector(tmp_path / "vitpose")
+    assert detector.size == (64, 48) and not detector.several
+    assert [found.shape for found in detector(pictures)] == [(1, 17, 3)] * 2
 
 
 class Scripted(Detector):

@@ -17,6 +17,7 @@ from reposedm_core.networks import parts_of
 from reposedm_core.pipeline import RePoseDMPipeline
 from reposedm_core.pose import coco_to_openpose
 from reposedm_core.presets import ESTIMATORS
+from tests.estimator.test_vitpose import save_tiny
 from training.preparation.estimation import _openpose, load_estimator
 
 EXAMPLE = Path(__file__).parents[3] / "workflows/examples/red_trousers.png"
@@ -44,8 +45,10 @@ def test_files_of_this_project_and_public_ones_are_told_apart(picture, tmp_path)
     network = HigherHRNet(config).eval()
     save_model(tmp_path / "estimator.safetensors", {"estimator": network}, to_dict(config))
     assert load_estimator(str(tmp_path / "estimator.safetensors"))(picture)[0].shape == (17, 3)
+    save_tiny(tmp_path / "vitpose")
+    assert load_estimator(str(tmp_path / "vitpose"))(picture)[0].shape == (17, 3)
     save_model(tmp_path / "other.safetensors", {"aligner": torch.nn.Linear(2, 2)}, {})
-    with pytest.raises(InputError, match="holds aligner, but no estimator"):
+    with pytest.raises(InputError, match="holds aligner and no pose estimator"):
         load_estimator(str(tmp_path / "other.safetensors"))
     public = {
         f"module.{key.removeprefix('trunk.')}": value
@@ -54,9 +57,9 @@ def test_files_of_this_project_and_public_ones_are_told_apart(picture, tmp_path)
     torch.save(public, tmp_path / "pose_higher_hrnet_w32_512.pth")
     assert load_estimator(str(tmp_path / "pose_higher_hrnet_w32_512.pth")).args[0].config == ESTIMATORS["w32"]
     torch.save({"weight": torch.zeros(2)}, tmp_path / "linear.pth")
-    with pytest.raises(InputError, match=r"HigherHRNet-W32\) does not fit its network"):
+    with pytest.raises(InputError, match=r"linear\.pth: these are not the weights of a HigherHRNet"):
         load_estimator(str(tmp_path / "linear.pth"))
-    with pytest.raises(InputError, match="neither ours, openpose or none, nor a file that exists"):
+    with pytest.raises(InputError, match="neither ours, openpose or none, nor a file or folder that exists"):
         load_estimator("yours")
 
 

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from reposedm_core.checkpoint import load_into, load_parts, read_header, read_weights
-from reposedm_core.config import EstimatorConfig, ModelConfig, from_dict
+from reposedm_core.checkpoint import load_into, read_weights
+from reposedm_core.config import ModelConfig
 from reposedm_core.diffusion.autoencoder import KLAutoencoder
 from reposedm_core.diffusion.losses import training_loss
 from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.errors import InputError
-from reposedm_core.estimator import HigherHRNet
-from reposedm_core.estimator.official import load_official
+from reposedm_core.estimator import PoseEstimator
+from reposedm_core.estimator.load import load_estimator as load_network
 from reposedm_core.images import check_size, shown
 from reposedm_core.reposesd.network import GuidedRePoseSD, RePoseSD, TextCondition, save_reposesd, unet_weights
 from training.data.captioned_set import Captioned
@@ -143,10 +143,9 @@ class RePoseSDStage(Stage):
         self.check.make(self.autoencoder, self.text, self.device, about)
         self.field = None
         if self.config.field.training > 0:
-            estimator = load_estimator(self.settings.estimator, self.config.estimator)
-            self.field = FieldTerm(
-                self.config, estimator, self.autoencoder, self.data.height, self.data.width, self.device
-            )
+            size = self.data.height, self.data.width
+            estimator = load_estimator(self.settings.estimator, size, self.config.estimator.udp)
+            self.field = FieldTerm(self.config, estimator, self.autoencoder, *size, self.device)
 
     def made_of(self) -> dict[str, int]:
         return {**super().made_of(), "autoencoder": checksum(self.autoencoder), "text": checksum(self.text.network)}
@@ -264,19 +263,22 @@ def to_uint8(pictures: Tensor) -> np.ndarray:
     return (255 * shown(pictures)).round().byte().movedim(1, -1).cpu().numpy()
 
 
-def load_estimator(path: str, config: EstimatorConfig) -> HigherHRNet:
-    """The pose estimator of an exported checkpoint, or of an official HigherHRNet file of the sizes `config`.
+def load_estimator(path: str, size: tuple[int, int], udp: bool) -> PoseEstimator:
+    """The frozen pose estimator of the field, of what core's `load_estimator` takes.
+
+    Args:
+        size: height and width of the pictures. udp: of public weights, whatever their name says.
 
     Raises:
-        InputError: unreadable, without an estimator, or of other sizes.
+        InputError: unreadable, without an estimator, or for pictures of another size alone.
     """
     try:
-        header = read_header(path)
-    except InputError:
-        return load_official(HigherHRNet(config), path).eval().requires_grad_(False)
-    if "estimator" not in header["parts"]:
-        raise InputError(f"reposesd.estimator: {Path(path).name} holds {', '.join(header['parts'])}, and no estimator.")
-    said = header["config"].get("estimator", header["config"])
-    network = HigherHRNet(from_dict(EstimatorConfig, said, f"{Path(path).name}: estimator"))
-    load_into(network, load_parts(path)[0]["estimator"], f"{Path(path).name}: estimator")
-    return network.eval().requires_grad_(False)
+        found = load_network(path, udp or None)
+    except InputError as error:
+        raise InputError(f"reposesd.estimator: {error}") from error
+    if found.fixed and (found.height, found.width) != size:
+        raise InputError(
+            f"reposesd.estimator: {Path(path).name} sees pictures of {found.width}×{found.height} alone, and the "
+            f"set has {size[1]}×{size[0]}; give a HigherHRNet, or a set of that size."
+        )
+    return found.network
