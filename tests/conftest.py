@@ -100,7 +100,7 @@ def pack() -> Iterator[ModuleType]:
         module = importlib.util.module_from_spec(spec)
         patch.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)
-        module.nodes.folders.register_folders()
+        module.nodes.host.folders.register_folders()
         yield module
 
 
