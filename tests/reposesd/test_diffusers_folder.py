@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from reposedm_core import PRESETS, InputError
 from reposedm_core.diffusion.autoencoder import KLAutoencoder
-from reposedm_core.reposesd.diffusers_folder import folder_config, read_folder
+from reposedm_core.reposesd.diffusers_folder import DiffusersFolder, read_folder
 from reposedm_core.reposesd.network import RePoseSD, save_reposesd
 
 SD21 = PRESETS["sd21"]
@@ -74,7 +74,7 @@ def test_folder_is_the_same_as_an_exported_file(networks, folder, tmp_path, pred
     expected, found = load_file(tmp_path / "file.safetensors"), read_folder(folder)
     assert set(found) == set(expected)
     assert all(torch.equal(value, expected[key]) for key, value in found.items())
-    assert folder_config(folder) == config
+    assert DiffusersFolder(folder).config() == config
 
 
 def test_parts_but_the_unet_may_be_missing(folder):
@@ -103,7 +103,7 @@ def test_old_names_of_the_attention_and_half_precision_files_are_read(folder):
 WRONG = {
     "Stable Diffusion 1.5": (
         lambda f: change(f, "unet", use_linear_projection=False, attention_head_dim=8),
-        r"not Stable Diffusion 2\.1's \(attention heads .*use_linear_projection = False\); use",
+        r"not Stable Diffusion 2\.1's \(attention heads .*use_linear_projection = False\)\. Other versions do not fit; in ComfyUI use",
     ),
     "XL": (lambda f: change(f, "unet", addition_embed_type="text_time"), "addition_embed_type = 'text_time'"),
     "unCLIP": (lambda f: change(f, "unet", class_embed_type="projection"), "class_embed_type = 'projection'"),
@@ -116,6 +116,12 @@ WRONG = {
         r"text encoder of model has 12 layers; Stable Diffusion 2\.1's has 23",
     ),
     "other latents": (lambda f: change(f, "vae", scaling_factor=0.13025), r"scales its latents by 0\.13025"),
+    "other groups": (lambda f: change(f, "vae", norm_num_groups=4), "4 groups in its norms; Stable Diffusion's has 8"),
+    "other depth": (lambda f: change(f, "vae", block_out_channels=[8, 8.5]), r"vae/config\.json of model"),
+    "another schedule": (
+        lambda f: scheduler(f, beta_schedule="squaredcos_cap_v2"),
+        r"scheduler_config\.json of model.*squaredcos_cap_v2",
+    ),
     "flow": (lambda f: scheduler(f, prediction_type="flow"), "model predicts 'flow'; expected epsilon or v_prediction"),
     "no weights": (
         lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,12 +66,14 @@ def load_tokenizer(folder: str | Path):
         ) from error
 
 
-def build_text_encoder(weights: Mapping[str, Tensor], config: Path | None, tokenizer: str | Path) -> TextEncoder:
+def build_text_encoder(
+    weights: Mapping[str, Tensor], config: dict[str, Any] | None, tokenizer: str | Path
+) -> TextEncoder:
     """A `TextEncoder` in float32.
 
     Args:
         weights: in transformers' names, with or without their old prefix `text_model.`.
-        config: its config.json; None: OpenCLIP's sizes are read off the weights, 64 channels a head as all of its
+        config: what its config.json says; None: OpenCLIP's sizes are read off the weights, 64 channels a head as all of its
             text encoders have.
         tokenizer: folder of it.
 
@@ -86,7 +88,7 @@ def build_text_encoder(weights: Mapping[str, Tensor], config: Path | None, token
         if value.is_floating_point() and "text_projection" not in key
     }
     if config is not None:
-        sizes = CLIPTextConfig.from_dict(json.loads(config.read_text(encoding="utf-8")))
+        sizes = CLIPTextConfig.from_dict(config)
     else:
         words, dim = own["embeddings.token_embedding.weight"].shape
         sizes = CLIPTextConfig(

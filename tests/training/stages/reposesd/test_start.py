@@ -14,12 +14,37 @@ from training.train_tiny import DIM, WORDS
 from .conftest import PRESET, prepared, stage_of, started
 
 
+def linked(folder, root, **change):
+    """A folder with the same parts, but for the U-Net's weights, and with changes of its settings."""
+    other = root / "other"
+    other.mkdir()
+    for part in folder.iterdir():
+        (other / part.name).symlink_to(part)
+    (other / "unet").unlink()
+    (other / "unet").mkdir()
+    known = json.loads((folder / "unet" / "config.json").read_text())
+    (other / "unet" / "config.json").write_text(json.dumps({**known, **change}))
+    return other
+
+
 def test_the_folder_says_sizes_and_schedule(folder):
     config = StableDiffusion(folder, PRESET).config
     assert config.denoiser.block_channels == (64, 128) and config.denoiser.attention == (True, False)
     assert (config.denoiser.heads_dim, config.denoiser.context_dim, config.denoiser.layers) == (64, DIM, 1)
     assert config.autoencoder.widths == (8, 8, 8, 8) and config.autoencoder.scaling == 0.18215
     assert config.schedule.prediction == "v_prediction" and config.schedule.beta_end == 0.012
+
+
+def test_of_several_files_safetensors_are_read_as_in_the_node(folder, tmp_path):
+    """Half precision beside a pickle in full: what the node samples with is what the training starts from."""
+    other, file = linked(folder, tmp_path), "diffusion_pytorch_model"
+    state = load_file(folder / "unet" / f"{file}.safetensors")
+    save_file({key: value.half() for key, value in state.items()}, other / "unet" / f"{file}.fp16.safetensors")
+    torch.save({key: value + 1 for key, value in state.items()}, other / "unet" / f"{file}.bin")
+    found = StableDiffusion(other, PRESET).unet()
+    for key, value in state.items():
+        if key != "conv_in.weight":  # it grows
+            assert torch.equal(found[f"unet.{key}"], value.half()), key
 
 
 @torch.no_grad()
@@ -88,20 +113,13 @@ def test_what_is_not_there_is_named(folder, figures, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"use_linear_projection": False}, "linear projections: False"),
+        ({"use_linear_projection": False}, r"reposesd\.start: .*use_linear_projection = False"),
         ({"in_channels": 9}, "9 input channels"),
-        ({"attention_head_dim": [4, 8]}, "attention heads of 16 channels"),
+        ({"attention_head_dim": [4, 8]}, r"attention heads \[4, 8\]"),
         ({"attention_head_dim": 2}, r"attention heads \[2, 2\]"),
     ],
 )
 def test_another_version_is_refused(folder, figures, tmp_path, change, message):
-    other = tmp_path / "other"
-    other.mkdir()
-    for part in folder.iterdir():
-        (other / part.name).symlink_to(part)
-    (other / "unet").unlink()
-    (other / "unet").mkdir()
-    known = json.loads((folder / "unet" / "config.json").read_text())
-    (other / "unet" / "config.json").write_text(json.dumps({**known, **change}))
+    other = linked(folder, tmp_path, **change)
     with pytest.raises(InputError, match=message):
         stage_of(other, figures, tmp_path)
