@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reposedm_core.files import write_text
+
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 OPERATORS = "local correlation and windowed attention"
@@ -188,4 +190,4 @@ def rewrite(path: Path, markdown: str) -> None:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"{path}: the table goes between the lines {BEGIN} and {END}; add both, once.")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n{markdown}\n{END}{after}", encoding="utf-8")
+    write_text(path, f"{before}{BEGIN}\n{markdown}\n{END}{after}")

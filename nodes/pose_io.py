@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -12,8 +11,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..reposedm_core import InputError, Pose
-from ..reposedm_core.errors import shortened
-from ..reposedm_core.files import reason
+from ..reposedm_core.files import write_text
 from ..reposedm_core.pose import STYLES, draw_pose, load_pose_file, load_pose_text
 from ..reposedm_core.pose.keypoints import MAX_CANVAS
 from .host import folders
@@ -145,14 +143,9 @@ class SavePose(io.ComfyNode):
         frames = write_poses(poses)
         path, subfolder = folders.output_path(filename_prefix, ".json", poses[0].width, poses[0].height)
         try:
-            path.write_text(json.dumps(frames, allow_nan=False), encoding="utf-8")
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            raise InputError(
-                f"filename_prefix: {shortened(path.name)} could not be written ({reason(error)}); "
-                "choose another name, or make room on the disk."
-            ) from error
+            write_text(path, json.dumps(frames, allow_nan=False))
+        except InputError as error:
+            raise InputError(f"filename_prefix: {error}") from error
         name = f"{subfolder}/{path.name}" if subfolder else path.name
         show_text(cls, name)
         file = {"filename": path.name, "subfolder": subfolder, "type": "output"}

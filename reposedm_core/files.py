@@ -1,8 +1,10 @@
-"""Files that are whole or not there: settings read from JSON, and writing that a kill leaves the previous file of."""
+"""Files that are whole or not there: a kill or a full disk leaves the previous one; and settings read from JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import uuid
@@ -10,10 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from .errors import InputError, shortened
 
 LARGEST_JSON = 64 * 2**20
 """Bytes of a file of settings at most; those of the largest text encoders have a thousandth."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of an error of writing: the disk is full, or a quota or the largest file's size is reached."""
 
 
 def read_json(path: Path, where: str, remedy: str = "download it again") -> dict[str, Any]:
@@ -42,10 +49,14 @@ def reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+def replacing(path: Path, shared: bool = False, durable: bool = False) -> Iterator[Path]:
     """A file to write beside `path`; it takes that place when the block ends well, and is gone when it does not.
 
-    Folders on the way are made. `shared`: others may write the same file now; each writes one of its own first.
+    Folders on the way are made.
+
+    Args:
+        shared: others may write the same file now; each writes one of its own first.
+        durable: not even a power cut costs both files: it is on the disk before it takes the place.
 
     Raises:
         InputError: from an `OSError`, in the block too: the disk is full, or nothing of that name can be there.
@@ -55,13 +66,62 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield fresh
+        if durable:
+            with open(fresh, "rb+") as file:
+                os.fsync(file.fileno())
         os.replace(fresh, path)
+        if durable:
+            _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):  # what is wrong with the place may hinder clearing up, too
             fresh.unlink()
         if isinstance(error, OSError):
             raise unwritable(path, error) from error
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a renamed file's name to the disk; where folders cannot be opened (Windows) the system does so itself."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 as `replacing` does; halves of characters, which names of files may have, are escaped.
+
+    Raises:
+        InputError: the disk refuses; the previous file is whole.
+    """
+    with replacing(path) as fresh:
+        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file as `replacing` does; see `write_text`."""
+    with replacing(path) as fresh:
+        fresh.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON for people to read; see `write_text`."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as .npy; see `write_text`."""
+    with replacing(path) as fresh, fresh.open("wb") as file:
+        np.save(file, array)
+
+
+def write_picture(path: Path, picture: Image.Image, **options: Any) -> None:
+    """Write a picture in the format of the path's ending; see `write_text`. `options` are those of Pillow's `save`."""
+    buffer = io.BytesIO()  # on a full disk Pillow's own writing may cut a file off without an error
+    picture.save(buffer, Image.registered_extensions()[path.suffix.lower()], **options)
+    write_bytes(path, buffer.getvalue())
 
 
 def make_folder(path: Path, setting: str) -> None:
@@ -88,4 +148,18 @@ def unwritable(path: Path, error: OSError) -> InputError:
     return InputError(
         f"{shortened(path, 300)} could not be written ({reason(error)}); {kept}. Make room, or choose "
         "another place, and run the same command again."
+    )
+
+
+def disk_full(error: OSError, place: object) -> InputError | OSError:
+    """What to raise for an error of writing something else than a file of its own: full disks are the user's to solve.
+
+    Returns:
+        an `InputError` that says so of `place`, or `error` itself where that is not it.
+    """
+    if error.errno not in FULL:
+        return error
+    return InputError(
+        f"{place}: the disk is full ({error.strerror}). What was finished is kept; make room, or give another place, "
+        "and run the same command again."
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from reposedm_core import InputError
 from reposedm_core.checkpoint import save_model, save_weights
-from reposedm_core.files import read_json, replacing
-from training.data.row_files import RowFiles, write_whole
+from reposedm_core.files import read_json, replacing, write_array, write_picture, write_text
+from training.data.row_files import RowFiles
 from training.engine.state import save_atomically
 from training.train import main
 
@@ -20,7 +23,8 @@ WRITERS = {
     "model": lambda path: save_model(path, {"part": torch.nn.Linear(2, 2)}, {}),
     "state": lambda path: save_atomically({"step": 1}, path),
     "shared": lambda path: save_atomically({}, path, True),
-    "text": lambda path: write_whole(path, "text"),
+    "text": lambda path: write_text(path, "text"),
+    "array": lambda path: write_array(path, np.zeros(3)),
 }
 
 
@@ -73,7 +77,7 @@ def test_rows_that_cannot_be_written_are_said(tmp_path):
 
 def test_an_error_of_writing_leaves_the_file_of_before(tmp_path):
     path = tmp_path / "text"
-    write_whole(path, "first")
+    write_text(path, "first")
 
     def write(error):
         with replacing(path) as fresh:
@@ -85,6 +89,23 @@ def test_an_error_of_writing_leaves_the_file_of_before(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write(ZeroDivisionError())
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+    write_text(path, "half a character: \udc80")
+    assert path.read_bytes() == rb"half a character: \udc80"
+
+
+def test_a_picture_that_does_not_fit_leaves_the_one_of_before(tmp_path):
+    path, limit = tmp_path / "new" / "sheet.jpg", resource.getrlimit(resource.RLIMIT_FSIZE)
+    write_picture(path, Image.new("RGB", (20, 10), "red"), quality=90)
+    with Image.open(path) as found:
+        assert (found.format, found.size) == ("JPEG", (20, 10))
+    before = path.read_bytes()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limit[1]))
+        with pytest.raises(InputError, match=r"sheet\.jpg could not be written \(.+\); the one of before is intact"):
+            write_picture(path, Image.effect_noise((300, 300), 90))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("out", ["a file/new", "n" * 300, "/proc/self/new"])

@@ -20,7 +20,7 @@ if __package__ in (None, ""):  # run as a script: modules are found from the rep
 import numpy as np
 
 from reposedm_core.errors import InputError
-from reposedm_core.files import make_folder
+from reposedm_core.files import make_folder, write_picture
 from reposedm_core.networks import SHIPPED
 from reposedm_core.pipeline import RePoseDMPipeline
 from training.data.people_set import SPLITS, Pairs, People
@@ -259,7 +259,7 @@ def show(results: dict, measured: Comparison, best: str, out: Path, options: Opt
         {label: measured.shown(row, shown) for label, row in columns.items() if row in measured.pictures},
         captions(measured.values(best), measured.pairs[: len(shown)]),
     )
-    sheet.save(out / "sheet.jpg", quality=90)
+    write_picture(out / "sheet.jpg", sheet, quality=90)
     write_page(results, measured, best, out / "results.html", options.page, figure)
 
 

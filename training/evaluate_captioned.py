@@ -13,7 +13,6 @@ results.md. Under `accelerate launch` the pictures are shared among the processe
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reposedm_core.errors import InputError
-from reposedm_core.files import make_folder
+from reposedm_core.files import make_folder, write_json, write_text
 from reposedm_core.images import to_rgb
 from reposedm_core.networks import SHIPPED
 from training.data.captioned_set import Captioned
@@ -169,8 +168,8 @@ def write(results: dict, out: Path) -> None:
         table,
         "\n".join(f"- {note}" for note in p["notes"]),
     ]
-    (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / "results.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    write_json(out / "results.json", results)
+    write_text(out / "results.md", "\n\n".join(text) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,7 +10,6 @@ FOLDER/report.json and in the table at the end; what was mended since is taken u
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import zlib
@@ -24,11 +23,12 @@ import numpy as np
 from tqdm import tqdm
 
 from reposedm_core.errors import InputError
+from reposedm_core.files import disk_full, write_json
 from training.adapters import ADAPTERS
 from training.data.people_set import SPLITS
 from training.preparation.captioning import CaptionedAdapter, prepare_captions
 from training.preparation.estimation import load_estimator
-from training.preparation.packing import PeopleWriter, claim, full, write_whole
+from training.preparation.packing import PeopleWriter, claim
 from training.preparation.plan import Plan, Shares, Skip
 from training.preparation.reading import Reading
 
@@ -109,7 +109,7 @@ def prepare(
                 bar.update()
         writer.settle()
         report = summary(name, plan, writer.done, sorted(skipped))
-    write_whole(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / "report.json", report)
     return report
 
 
@@ -215,9 +215,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if not isinstance(full(error, options.out), InputError):
+        told = disk_full(error, options.out)
+        if told is error:
             raise
-        print(f"error: {full(error, options.out)}", file=sys.stderr)
+        print(f"error: {told}", file=sys.stderr)
         return 2
     print(table(report))
     return 0

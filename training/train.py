@@ -8,7 +8,6 @@ again. Several processes, GPUs or machines: accelerate launch training/train.py 
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 from pathlib import Path
 
@@ -21,13 +20,11 @@ if __name__ == "__main__":  # before all that takes seconds to import
     Interrupts().__enter__()
 
 from reposedm_core.errors import InputError
+from reposedm_core.files import disk_full
 from training.engine.run import run
 from training.engine.settings import load_settings
 
 CONFIGS = Path(__file__).parent / "configs"
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Of an error of writing: the disk is full, or a quota or the largest file's size is reached."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,13 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # of a sheet, a log or a tracker's file
-        if error.errno not in FULL:
+        told = disk_full(error, "out")
+        if told is error:
             raise
-        print(
-            f"error: the disk is full ({error.strerror}); the last checkpoint is kept. Make room and run the same "
-            "command again.",
-            file=sys.stderr,
-        )
+        print(f"error: {told}", file=sys.stderr)
         return 2
     except (Stopped, Interrupted) as stopped:
         print(stopped, flush=True)

@@ -103,7 +103,7 @@ def test_old_names_of_the_attention_and_half_precision_files_are_read(folder):
 WRONG = {
     "Stable Diffusion 1.5": (
         lambda f: change(f, "unet", use_linear_projection=False, attention_head_dim=8),
-        r"not Stable Diffusion 2\.1's \(attention heads .*use_linear_projection = False\)\. Other versions do not fit; in ComfyUI use",
+        r"not Stable Diffusion 2\.1's \(attention heads .*use_linear_projection = False\)\. Other",
     ),
     "XL": (lambda f: change(f, "unet", addition_embed_type="text_time"), "addition_embed_type = 'text_time'"),
     "unCLIP": (lambda f: change(f, "unet", class_embed_type="projection"), "class_embed_type = 'projection'"),

@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from reposedm_core.errors import InputError
+from reposedm_core.files import write_text
 from training.preparation.adapter import Adapter
-from training.preparation.packing import write_whole
 from training.preparation.plan import Item, Plan, Shares, Skip, hold_out, inside
 from training.preparation.reading import Reader, Reading, Row
 from training.preparation.tracking import follow
@@ -64,7 +64,7 @@ class Video(Adapter):
                     skipped.append(Skip(path.name, "corrupt video", str(error)))
                     continue
                 cache.mkdir(parents=True, exist_ok=True)
-                write_whole(cache / CACHE, json.dumps(found))
+                write_text(cache / CACHE, json.dumps(found))
             skipped += [Skip(*skip) for skip in found[key]["skipped"]]
             tracks += [(path, number, track) for number, track in enumerate(found[key]["tracks"])]
         split = hold_out({f"{path.name} {number}" for path, number, _ in tracks}, shares.val, shares.test)

@@ -20,16 +20,6 @@ Layout = Mapping[str, tuple[tuple[int, ...], str]]
 """Shape and dtype of every array by name; `done` (n,) uint8 is one of them."""
 
 
-def write_whole(path: Path, text: str, errors: str = "strict") -> None:
-    """Write a text file in UTF-8 so that a kill leaves the previous one whole; `errors` as of `str.encode`.
-
-    Raises:
-        InputError: the disk refuses; the previous file is whole.
-    """
-    with replacing(path) as fresh:
-        fresh.write_text(text, encoding="utf-8", errors=errors)
-
-
 class RowFiles:
     """The arrays of a folder, opened for writing; those that are missing are created, filled with zeros.
 

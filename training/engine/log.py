@@ -6,12 +6,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
+
+from reposedm_core.files import write_bytes, write_picture
 
 
 class Journal:
@@ -121,9 +124,7 @@ class Journal:
             )
             self.track({f"validation/{key}": value for key, value in values.items()})
         if sheet is not None:
-            folder = self.out / "samples"
-            folder.mkdir(parents=True, exist_ok=True)
-            sheet.convert("RGB").save(folder / f"{self.name}-{step:07d}.jpg", quality=92)
+            write_picture(self.out / "samples" / f"{self.name}-{step:07d}.jpg", sheet.convert("RGB"), quality=92)
             for tracker in self.accelerator.trackers:
                 if hasattr(tracker, "log_images"):
                     layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
@@ -174,4 +175,6 @@ def draw_curves(name: str, log: dict, path: Path) -> None:
             axes.set_yscale("log")
     for axes in list(figure.axes)[len(columns) :]:
         axes.set_axis_off()
-    figure.savefig(path, dpi=110)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_bytes(path, buffer.getvalue())

@@ -261,15 +261,8 @@ class _Run:
             network = self.stage.part_of(self.average)
             with torch.no_grad():
                 values, sheet = self.stage.validate(network), self.stage.sheet(network)
-            try:
-                journal.validated(values, sheet)
-                draw_curves(self.stage.name, self.log, self.out / f"{self.stage.name}.png")
-            except OSError as error:  # Pillow's says not why
-                raise InputError(
-                    f"{self.stage.name}: sheet or curves of step {self.log['step']} could not be written "
-                    f"({error}); the last checkpoint is kept. Make room in {self.out} and run the same "
-                    "command again."
-                ) from error
+            journal.validated(values, sheet)
+            draw_curves(self.stage.name, self.log, self.out / f"{self.stage.name}.png")
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:

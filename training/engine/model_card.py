@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from training.data.row_files import write_whole
+from reposedm_core.files import write_text
 from training.engine.settings import STAGES, Settings
 
 ENTRIES = 50
@@ -19,7 +19,7 @@ ENTRIES = 50
 
 def write_log(stage: str, log: dict, out: Path) -> None:
     """Keep the log of a finished stage as `out/STAGE.json`."""
-    write_whole(out / f"{stage}.json", json.dumps(log, indent=1))  # a card may need the one of before
+    write_text(out / f"{stage}.json", json.dumps(log, indent=1))  # a card may need the one of before
 
 
 def make_card(settings: Settings, out: Path, device: torch.device, stages: list[str] | None = None) -> dict:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -42,25 +40,12 @@ def save_atomically(state: dict, path: Path, shared: bool = False) -> None:
     Raises:
         InputError: the disk is full or cannot be written; the previous file is whole.
     """
-    with replacing(path, shared) as fresh, open(fresh, "wb") as file:
+    with replacing(path, shared, durable=True) as fresh, open(fresh, "wb") as file:
         recorder = _Recorder(file)
         try:
             torch.save(state, recorder)
         except RuntimeError as error:
             raise recorder.error or error from error
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a renamed file's name to the disk; where folders cannot be opened (Windows) the system does so itself."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def read_state(path: Path) -> dict[str, Any] | None:

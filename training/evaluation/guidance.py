@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from reposedm_core.config import FieldConfig
 from reposedm_core.errors import InputError
-from reposedm_core.files import make_folder
+from reposedm_core.files import make_folder, write_json, write_picture, write_text
 from reposedm_core.pipeline import RePoseDMPipeline
 from training.data.people_set import Pairs, People
 from training.engine.sheets import comparison_sheet
@@ -108,8 +107,8 @@ def study(
         "test": summarise(rows, held_out.identity),
         "difference": summarise({"on − off": difference(on, off)}, held_out.identity),
     }
-    (folder / "guidance.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "guidance.md").write_text(markdown(results), encoding="utf-8")
+    write_json(folder / "guidance.json", results)
+    write_text(folder / "guidance.md", markdown(results))
     # The pairs that guidance moves most, in either direction: there is something to see in them.
     order = np.argsort(-np.abs(np.nan_to_num(on["joint_error"] - off["joint_error"])))[:shown]
     columns = {"source": "source", "pose": "pose", "off": label(OFF), "on": label(default), "target": TRUTH}
@@ -118,7 +117,7 @@ def study(
         for n in order
     ]
     sheet = comparison_sheet({name: found.shown(row, order) for name, row in columns.items()}, captions, across=2)
-    sheet.save(folder / "guidance.jpg", quality=90)
+    write_picture(folder / "guidance.jpg", sheet, quality=90)
     return results
 
 

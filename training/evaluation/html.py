@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reposedm_core.files import write_text
 from training.evaluation.compare import Comparison
 from training.evaluation.tables import COLUMNS, PARTS, captions, heading, how, rounded, shown, tables
 
@@ -80,4 +81,4 @@ def write_page(
         ],
     }
     text = json.dumps(data, ensure_ascii=False).replace("</", "<\\/")
-    Path(path).write_text(TEMPLATE.read_text(encoding="utf-8").replace("DATA", text, 1), encoding="utf-8")
+    write_text(Path(path), TEMPLATE.read_text(encoding="utf-8").replace("DATA", text, 1))

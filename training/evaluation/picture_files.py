@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from reposedm_core.errors import InputError
+from reposedm_core.files import write_picture
 from reposedm_core.images import to_rgb
 from training.evaluation.generate import Batch
 
@@ -35,9 +36,8 @@ def folder_name(row: str) -> str:
 
 def save_pictures(folder: Path, batch: Batch, pictures: np.ndarray) -> None:
     """Write pictures (b, H, W, 3), without loss, under the names of `file_name`."""
-    folder.mkdir(parents=True, exist_ok=True)
     for n, picture in enumerate(pictures):
-        Image.fromarray(picture).save(folder / file_name(batch, n))
+        write_picture(folder / file_name(batch, n), Image.fromarray(picture))
 
 
 def read_pictures(folder: Path, batch: Batch) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch import Tensor
 from reposedm_core.alignment import MatchingPoseAligner
 from reposedm_core.alignment.skeleton_map import skeleton_map
 from reposedm_core.alignment.warp import identity_map, resize_map
+from reposedm_core.files import write_bytes
 from reposedm_core.networks import NoAlignment
 from training.data.people_set import People
 from training.evaluation.generate import COPY, SKELETON, Aligned, Batch, Contender
@@ -161,7 +162,9 @@ def draw_recurrence(maps: dict[str, dict[str, dict[str, Any]]], names: list[str]
     most = max((len(rows) for rows in steps.values()), default=1)
     axes[0].set_xticks(range(1, most + 1))
     axes[0].set_xlabel("iteration")
-    figure.savefig(path, dpi=110)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_bytes(path, buffer.getvalue())
 
 
 def _line(axes: Any, places: range, cells: list[dict[str, Any]], label: str) -> None:

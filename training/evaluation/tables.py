@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -10,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from reposedm_core.errors import InputError
-from reposedm_core.files import make_folder
+from reposedm_core.files import make_folder, write_json, write_text
 from training.data.people_set import Pairs
-from training.data.row_files import write_whole
 from training.metrics import interval
 
 DISTURBANCES = (2, 4, 8)
@@ -202,8 +200,8 @@ def write_report(results: dict, out: str | Path) -> None:
     """Write results.json and results.md into the folder `out`, which is made where it is missing."""
     out = Path(out)
     make_folder(out, "out")
-    (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / "results.md").write_text(markdown(results), encoding="utf-8")
+    write_json(out / "results.json", results)
+    write_text(out / "results.md", markdown(results))
 
 
 def insert(text: str, path: str | Path, name: str = "") -> None:
@@ -225,4 +223,4 @@ def insert(text: str, path: str | Path, name: str = "") -> None:
     if len(pattern.findall(old)) != 1:
         raise InputError(f"{path} must hold the lines {first} and {last}, once each: the tables go between them.")
     new = pattern.sub(lambda _: f"{first}\n\n{text}\n\n{last}", old)
-    write_whole(path, new)
+    write_text(path, new)

@@ -18,10 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from reposedm_core.errors import InputError
-from reposedm_core.files import read_json
+from reposedm_core.files import disk_full, read_json, replacing, write_array, write_json
 from training.data.captioned_set import FORMAT, VERSION
 from training.data.people_set import SPLITS
-from training.preparation.packing import full, write_whole
 from training.preparation.plan import Item, Shares, Skip, hold_out, inside
 from training.preparation.reading import open_picture
 
@@ -238,7 +237,7 @@ def prepare_captions(
                     file.write(json.dumps({"row": number, **line}, ensure_ascii=True).encode() + b"\n")
                 bar.update()
     except OSError as error:
-        raise full(error, rough) from error
+        raise disk_full(error, rough) from error
     counts = _finish(out, rough)
     report = {
         "adapter": adapter.name,
@@ -247,7 +246,7 @@ def prepare_captions(
         "skipped": dict(Counter(skip.reason for skip in skipped).most_common()),
         "skipped_files": [skip._asdict() for skip in sorted(skipped)],
     }
-    write_whole(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / "report.json", report)
     return report
 
 
@@ -257,7 +256,7 @@ def _describe(out: Path, description: dict) -> None:
         if read_json(file, str(file), "delete it, or give another --out") != description:
             raise InputError(f"{out} holds a set of other arguments or other originals: give another --out.")
     else:
-        write_whole(file, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+        write_json(file, description)
 
 
 def _finished(file: Path) -> dict[int, int]:
@@ -279,8 +278,7 @@ def _finished(file: Path) -> dict[int, int]:
 def _finish(out: Path, rough: Path) -> Counter:
     """captions.jsonl in the order of the rows, with offsets.npy and split.npy; how many lines each split has."""
     where, splits, offsets = _finished(rough), [], [0]
-    ordered = out / "captions.ordered.jsonl"
-    try:
+    with replacing(out / "captions.jsonl") as ordered:
         with rough.open("rb") as source, ordered.open("wb") as target:
             for row in sorted(where):
                 source.seek(where[row])
@@ -288,11 +286,8 @@ def _finish(out: Path, rough: Path) -> Counter:
                 target.write(line)
                 offsets.append(offsets[-1] + len(line))
                 splits.append(SPLITS.index(json.loads(line)["split"]))
-        np.save(out / "offsets.npy", np.array(offsets, np.int64))
-        np.save(out / "split.npy", np.array(splits, np.uint8))
-    except OSError as error:
-        raise full(error, ordered) from error
-    os.replace(ordered, out / "captions.jsonl")
+        write_array(out / "offsets.npy", np.array(offsets, np.int64))
+        write_array(out / "split.npy", np.array(splits, np.uint8))
     rough.unlink()
     return Counter(SPLITS[code] for code in splits)
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from reposedm_core.errors import InputError
-from reposedm_core.files import make_folder, read_json
-from training.data import row_files
+from reposedm_core.files import make_folder, read_json, write_array, write_json, write_text
 from training.data.people_set import SPLITS, VERSION
 from training.data.row_files import RowFiles
 from training.preparation.plan import Plan
@@ -21,7 +18,6 @@ FLUSH_EVERY = 64
 """Rows between two flushes; an interruption repeats at most these."""
 BEFORE = ("tracks.json", "tracks.json.part", "dataset.json.part")
 """Files that may be in a folder before it is known to be a set."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def layout(rows: int, height: int, width: int) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -76,10 +72,9 @@ class PeopleWriter:
         )
         self.files = RowFiles(out, layout(len(plan.items), *size))
         names = "".join(json.dumps(item.name)[1:-1] + "\n" for item in plan.items)
-        write_whole(out / "names.txt", names)
+        write_text(out / "names.txt", names)
         for split, rows in official_pairs(plan).items():
-            np.save(out / f"pairs_{split}.part.npy", rows)
-            os.replace(out / f"pairs_{split}.part.npy", out / f"pairs_{split}.npy")
+            write_array(out / f"pairs_{split}.npy", rows)
 
     def _describe(self, description: dict) -> None:
         file, description = self.out / "dataset.json", json.loads(json.dumps(description))
@@ -92,7 +87,7 @@ class PeopleWriter:
                     "differ): give another --out, or the same arguments as then."
                 )
         else:
-            write_whole(file, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+            write_json(file, description)
 
     @property
     def done(self) -> np.ndarray:
@@ -139,18 +134,3 @@ def official_pairs(plan: Plan) -> dict[str, np.ndarray]:
             continue
         found.setdefault(plan.items[a].split, []).append((a, b))
     return {split: np.array(rows, np.int64) for split, rows in found.items()}
-
-
-def full(error: OSError, file: Path) -> InputError | OSError:
-    """What to raise for an error of writing: a full disk is the user's to mend."""
-    if error.errno not in FULL:
-        return error
-    return InputError(
-        f"{file}: the disk is full ({error.strerror}). What was finished is kept; make room, or give "
-        "another --out, and run the same command again."
-    )
-
-
-def write_whole(file: Path, text: str) -> None:
-    """A text file, atomically; halves of characters, which names of files may have, are escaped."""
-    row_files.write_whole(file, text, errors="backslashreplace")

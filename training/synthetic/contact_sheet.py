@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from reposedm_core.errors import InputError
+from reposedm_core.files import write_picture
 
 
 def contact_sheet(pictures: np.ndarray, zoom: int = 1) -> np.ndarray:
@@ -32,4 +33,4 @@ def save_contact_sheet(folder: Path, path: Path, identities: int = 12, zoom: int
     columns = min(int(counts.max()), 8)
     shown = [rows[start : start + columns] for start, count in zip(first, counts, strict=True) if count >= columns]
     sheet = contact_sheet(np.stack([pictures[part] for part in shown[:identities]]), zoom)
-    Image.fromarray(sheet).save(path, quality=92)
+    write_picture(path, Image.fromarray(sheet), quality=92)

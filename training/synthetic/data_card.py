@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reposedm_core.files import write_text
 from training.data.people_set import SPLITS
 from training.synthetic.materials import LABELS
 from training.synthetic.poses import KINDS
@@ -81,7 +82,7 @@ def write_card(folder: Path) -> None:
         pictures=_pictures(folder),
         checksums=_checksums(folder),
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_text(folder / "README.md", card)
 
 
 def _command(arguments: dict) -> str:

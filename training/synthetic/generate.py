@@ -17,9 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from reposedm_core.errors import InputError
-from reposedm_core.files import make_folder, read_json
+from reposedm_core.files import make_folder, read_json, write_text
 from training.data.people_set import SPLITS, VERSION, split_of
-from training.data.row_files import Layout, RowFiles, write_whole
+from training.data.row_files import Layout, RowFiles
 from training.synthetic.body import load_body
 from training.synthetic.materials import LABELS
 from training.synthetic.poses import KINDS
@@ -98,7 +98,7 @@ def describe(folder: Path, arguments: Arguments) -> None:
             raise InputError(f"{path} describes data made with other arguments or by another version of the generator: "
                              "give another --out or the same arguments.")  # fmt: skip
         return
-    write_whole(path, json.dumps(description, indent=1) + "\n")
+    write_text(path, json.dumps(description, indent=1) + "\n")
 
 
 def generate(out: str | Path, identities: int, poses: int, seed: int = 1, workers: int = 2, **more) -> None:

@@ -340,7 +340,7 @@ def test_a_disk_that_is_full_at_a_validation_is_told(tmp_path, whole, full_disk)
             full_disk(3000)
             return Image.effect_noise((300, 300), 90)
 
-    with pytest.raises(InputError, match=r"toy: sheet or curves of step 6 could not be written.*Make room in"):
+    with pytest.raises(InputError, match=r"toy-0000006\.jpg could not be written.*Make room, or"):
         run(tmp_path, Watched, validate_every=6)
     full_disk(resource.RLIM_INFINITY)
     assert state(tmp_path)["step"] == 4

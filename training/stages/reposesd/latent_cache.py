@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from reposedm_core.diffusion.autoencoder import KLAutoencoder
 from reposedm_core.errors import InputError
+from reposedm_core.files import write_json
 from reposedm_core.pose import Pose, draw_pose
 from training.data.captioned_set import Captioned, CaptionedExample
 from training.data.captions import CaptionedPeople
@@ -85,7 +86,7 @@ class CaptionedLatents:
         try:
             if self._known() != made_of:
                 self._create(shapes)
-                (self.folder / "made_of.json").write_text(json.dumps(made_of))
+                write_json(self.folder / "made_of.json", made_of)
             arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r+") for name in shapes}
             self._fill(arrays, autoencoder, text, device, chunk)
         except OSError as error:

@@ -60,8 +60,8 @@ class StableDiffusion:
             inputs, channels = self.folder.settings("unet").get("in_channels"), self.config.denoiser.latent_channels
             if inputs not in (channels, 2 * channels):
                 raise InputError(
-                    f"reposesd.start = {self.path}: its U-Net has {quoted(inputs)} input channels; expected {channels}, "
-                    f"or {2 * channels} with the pose. Inpainting models do not fit."
+                    f"reposesd.start = {self.path}: its U-Net has {quoted(inputs)} input channels; expected "
+                    f"{channels}, or {2 * channels} with the pose. Inpainting models do not fit."
                 )
 
     # -- networks

@@ -73,8 +73,8 @@ def build_text_encoder(
 
     Args:
         weights: in transformers' names, with or without their old prefix `text_model.`.
-        config: what its config.json says; None: OpenCLIP's sizes are read off the weights, 64 channels a head as all of its
-            text encoders have.
+        config: what its config.json says; None: OpenCLIP's sizes are read off the weights, 64 channels a head as all of
+            its text encoders have.
         tokenizer: folder of it.
 
     Raises:
