@@ -333,12 +333,14 @@ def parse(arguments: list[str] | None = None) -> tuple[Options, Path]:
         "--judge",
         type=Path,
         help="another pose estimator that finds the joints in the results: "
-        "estimator.safetensors of a training run, or public HigherHRNet weights (.pth), which find "
-        "several people. By default the first checkpoint's own estimator judges. Field guidance "
+        "estimator.safetensors of a training run, public HigherHRNet weights, which find several people, or "
+        "the folder of a ViTPose. By default the first checkpoint's own estimator judges. Field guidance "
         "follows that very network's gradient, which flatters the joint columns of the guided rows: "
         "give another judge where those count",
     )
-    parser.add_argument("--judge-udp", action="store_true", help="the public weights were trained with UDP")
+    parser.add_argument(
+        "--judge-udp", action="store_true", help="the public weights were trained with UDP (a name may say it)"
+    )
     parser.add_argument(
         "--real",
         default="targets",

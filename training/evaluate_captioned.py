@@ -182,10 +182,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--judge",
         type=Path,
-        help="public HigherHRNet weights (.pth), which find several people, or "
-        "estimator.safetensors of a training run (default: the shipped estimator)",
+        help="public HigherHRNet weights, which find several people, "
+        "estimator.safetensors of a training run, or the folder of a ViTPose (default: the shipped estimator)",
     )
-    parser.add_argument("--judge-udp", action="store_true", help="the public weights were trained with UDP")
+    parser.add_argument(
+        "--judge-udp", action="store_true", help="the public weights were trained with UDP (a name may say it)"
+    )
     parser.add_argument("--extractor", default="auto", choices=("auto", *EXTRACTORS))
     parser.add_argument("--backbones", type=Path, help="folder of torchvision's Inception-v3 weights")
     parser.add_argument("--device", default="cpu")

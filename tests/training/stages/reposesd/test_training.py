@@ -9,8 +9,10 @@ from accelerate import Accelerator
 
 from reposedm_core import PRESETS
 from reposedm_core.errors import InputError
+from tests.estimator.test_vitpose import save_tiny
 from training.engine.loop import train
 from training.engine.signals import Stopped
+from training.stages.reposesd.stage import load_estimator
 
 from .conftest import prepared, same, stage_of, started
 
@@ -63,6 +65,18 @@ def test_the_field_shifts_the_prediction_where_the_pose_is_told(folder, figures,
 def test_the_field_without_an_estimator_is_refused(folder, figures, tmp_path):
     with pytest.raises(InputError, match=r"field.training = 1: .*reposesd.estimator.*model.field.training=0"):
         stage_of(folder, figures, tmp_path, PRESETS["sd21"])
+
+
+def test_an_estimator_of_another_size_alone_is_refused(folder, figures, tmp_path):
+    save_tiny(tmp_path / "vitpose")
+    config = replace(PRESETS["sd21"], field=replace(PRESETS["sd21"].field, space="heatmaps"))
+    stage = stage_of(folder, figures, tmp_path, config, estimator=str(tmp_path / "vitpose"))
+    stage.prepare(True)  # its size is the set's
+    assert stage.field is not None
+    with pytest.raises(InputError, match=r"vitpose sees pictures of 48×64 alone, and the set has 96×128; give"):
+        load_estimator(str(tmp_path / "vitpose"), (128, 96), False)
+    with pytest.raises(InputError, match=r"reposesd\.estimator: .*none\.pth: no such file"):
+        load_estimator(str(tmp_path / "none.pth"), (128, 96), False)
 
 
 def test_attention_alone_is_trained_where_asked(folder, figures, tmp_path):
