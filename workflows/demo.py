@@ -32,6 +32,7 @@ from sheet import make_card, make_sheet, make_thumbnail
 from tqdm import tqdm
 
 from reposedm_core import InputError, Pose, RePoseDMPipeline
+from reposedm_core.files import write_picture
 from reposedm_core.pipeline import one_pose
 from reposedm_core.pose import fit_to_frame, load_pose_file, openpose_to_coco, to_keypoints
 
@@ -121,9 +122,8 @@ def real_input(environment: Mapping[str, str], out: Path) -> RealInput | None:
         except (OSError, UnidentifiedImageError) as error:
             raise InputError(f"SOURCE={source} cannot be read ({error}): give a JPEG or PNG file.") from None
     elif VIDEO.is_file():
-        out.mkdir(parents=True, exist_ok=True)
         picture = out / "photograph.png"
-        video_frame(VIDEO, SOURCE_FRAME).crop(SOURCE_BOX).save(picture)
+        write_picture(picture, video_frame(VIDEO, SOURCE_FRAME).crop(SOURCE_BOX))
     else:
         print(
             "No photograph here: .host/vtest.avi (from Debian's opencv-doc) could not be fetched; "
@@ -178,8 +178,7 @@ def report(outcome: Outcome, target: Pose, title: str, note: str, pipeline: RePo
         f"PCK: share of the target's joints that the shipped estimator, itself trained on synthetic people, finds "
         f"within {TOLERANCE:.0%} of the height."
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    make_sheet(panels, title, (note, numbers, meaning)).save(path)
+    write_picture(path, make_sheet(panels, title, (note, numbers, meaning)))
     print(f"{path}\n  {numbers}\n  {meaning}\n  {note}", flush=True)
 
 
@@ -230,7 +229,7 @@ def renew_thumbnails(comfy: ComfyServer) -> None:
         else:
             pictures = shown(comfy, prompt)
             thumbnail = make_thumbnail([pictures.get(title) or pictures[f"{title} 0"] for title in SHOWN[name]])
-        thumbnail.save(path.with_suffix(".jpg"), quality=90)
+        write_picture(path.with_suffix(".jpg"), thumbnail, quality=90)
         print(path.with_suffix(".jpg"), flush=True)
 
 

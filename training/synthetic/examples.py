@@ -18,6 +18,7 @@ if not __package__:  # run as a script: modules are found from the repository's 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from reposedm_core.files import write_picture, write_text
 from reposedm_core.pose import Pose, coco_to_openpose, to_keypoints
 from training.data.people_set import People
 from training.synthetic.materials import LABELS
@@ -39,19 +40,19 @@ MARGIN = 2
 
 def export(data: People, folder: Path) -> None:
     """Write every example's four files."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, (identity, source, target) in EXAMPLES.items():
         if identity not in data.identities:
             raise SystemExit(f"{data.root} has no test identity {identity}: make it with --identities 4000 --seed 1.")
         for suffix, index in (("", source), ("_target", target)):
             picture = data.read("pictures", np.array([identity]), np.array([index]))[0]
-            Image.fromarray(picture).save(folder / f"{name}{suffix}.png", optimize=True)
+            write_picture(folder / f"{name}{suffix}.png", Image.fromarray(picture), optimize=True)
         worn = data.read("garments", np.array([identity]), np.array([source]))[0]
         clothes = Image.fromarray(np.isin(worn, CLOTHES).astype(np.uint8) * 255)
-        clothes.filter(ImageFilter.MaxFilter(2 * MARGIN + 1)).save(folder / f"{name}_mask.png", optimize=True)
+        clothes = clothes.filter(ImageFilter.MaxFilter(2 * MARGIN + 1))
+        write_picture(folder / f"{name}_mask.png", clothes, optimize=True)
         joints = coco_to_openpose(data.joints(np.array([identity]), np.array([target])).clip(max=[1e9, 1e9, 1]))
         pose = to_keypoints(Pose(joints.round(2), data.height, data.width))
-        (folder / f"{name}_pose.json").write_text(json.dumps(pose) + "\n")
+        write_text(folder / f"{name}_pose.json", json.dumps(pose) + "\n")
 
 
 if __name__ == "__main__":
