@@ -269,7 +269,7 @@ def test_bad_input_is_one_clear_line(data, weights, tmp_path, capsys):
         tmp_path / "part.safetensors",
         {"reposedm": json.dumps({**header, "parts": ["autoencoder"]})},
     )
-    assert "holds autoencoder; give the estimator.safetensors" in refused(judge=tmp_path / "part.safetensors")
+    assert "holds autoencoder and no pose estimator; choose" in refused(judge=tmp_path / "part.safetensors")
     small = tmp_path / "small"
     shutil.copytree(data, small)
     pictures = np.load(small / "pictures.npy")
