@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from models import PAPER, Bench, guidance, random_condition, sampling_step, shipped, size_of
@@ -26,8 +27,8 @@ def rows(bench: Bench) -> Iterator[Row]:
 def step_row(bench: Bench, name: str, pipeline: RePoseDMPipeline) -> Row:
     """One step with the field over the same step without it."""
     size = size_of(pipeline)
-    what, field = f"{name}, {size[0]}×{size[1]}", guidance(pipeline, *size)
-    with sampling_step(pipeline, random_condition(pipeline, *size)) as step, field.field.sampling():
+    what, field = f"{name}, {size[0]}×{size[1]}", replace(guidance(pipeline, *size), start=0.0, end=1.0)
+    with sampling_step(pipeline, random_condition(pipeline, *size)) as step, field.sampling():
         timings = bench.compare(f"guided step, {what}", {"guided": lambda: step(field), "unguided": step})
     value, spread = timings.ratio("guided", "unguided")
     return Row(

@@ -133,8 +133,8 @@ class Step:
 
     @torch.no_grad()
     def __call__(self, field: FieldGuidance | None = None) -> None:
-        """`field` acts at this step, whatever its schedule."""
-        self.model.field = field and replace(field, start=0.0, end=1.0)
+        """`field` acts where its schedule says so."""
+        self.model.field = field
         self.model(self.x, self.sigma)
 
 
@@ -143,8 +143,9 @@ def sampling_step(pipeline: RePoseDMPipeline, condition: Condition, scale: float
     """A `Step` with w_c = `scale` (default: the preset's, both passes of eq. 16 in one batch)."""
     scale = pipeline.config.guidance_scale if scale is None else scale
     model = GuidedDenoiser(pipeline.denoiser, pipeline.schedule, condition, scale)
-    with model.sampling():
-        yield Step(model, torch.randn_like(condition.pose), torch.full((1,), 3.0, device=condition.pose.device))
+    x, sigma = torch.randn_like(condition.pose), torch.full((1,), 3.0, device=condition.pose.device)
+    with model.sampling(x, [sigma]):
+        yield Step(model, x, sigma)
 
 
 def random_condition(pipeline: RePoseDMPipeline, height: int, width: int) -> Condition:

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management as management
-import comfy.model_sampling
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from comfy_api.latest import io
-from torch import Tensor, nn
 
 from ..reposedm_core import PRESETS, InputError
 from ..reposedm_core.config import SPACES
-from ..reposedm_core.diffusion.guidance import alpha_bar_of
-from ..reposedm_core.diffusion.guided import FieldGuidance
-from ..reposedm_core.field import (
-    PoseInteractionField,
-    PoseTarget,
-    chosen_joints,
-    chosen_people,
-    chosen_target,
-)
-from ..reposedm_core.field.field import CHUNK_PIXELS
-from ..reposedm_core.pipeline import fit_image
+from ..reposedm_core.field import PoseInteractionField, chosen_joints, chosen_people
 from ..reposedm_core.pose import Pose
-from .host.decoding import DECODERS, ESTIMATOR_BYTES, Decoder, decoder, out_of_memory, reduced
+from .host.decoding import DECODERS, ESTIMATOR_BYTES, Decoder, decoder
+from .host.field_sampling import FieldNetworks, Guidance, Settings, at_a_time
 from .host.patchers import differentiable, own_copy
-from .host.poses import poses_in_turn, target_poses
-from .host.reposedm_model import RePoseDMModel
-from .host.sockets import BATCH_INDEX, FIELD, FIELD_STRENGTH, EstimatorSocket, LoadedEstimator, PoseKeypoint
+from .host.poses import target_poses
+from .host.sockets import FIELD, EstimatorSocket, LoadedEstimator, PoseKeypoint
 
 DEFAULT = PRESETS["mini"].field
 
@@ -213,27 +199,6 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
         )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Inputs of the node, as they are needed in a step; `people` None is everybody."""
-
-    strength: float
-    limit: float = DEFAULT.limit
-    normalise: bool = False
-    every: int = 1
-    share: float = 1.0
-    people: tuple[int, ...] | None = (0,)
-
-
-class FieldNetworks(nn.Module):
-    """What the gradient passes through, in one patcher: the field's estimator, and the VAE as the decoder."""
-
-    def __init__(self, field: PoseInteractionField, vae: nn.Module):
-        super().__init__()
-        self.field, self.vae = field, vae
-        self.requires_grad_(False)  # or the graph would keep what only gradients of weights need
-
-
 def guided(
     model: Any,
     vae: Any,
@@ -254,7 +219,7 @@ def guided(
     others = result.get_additional_models_with_key(FIELD)  # of a guidance before this one
     result.set_additional_models(FIELD, [*others, differentiable(networks)])
     native = estimator.height, estimator.width
-    result.set_model_sampler_post_cfg_function(guidance(networks, decoding, poses, native, settings, window))
+    Guidance(networks, decoding, poses, native, settings, window).install(result)
     rooms = result.get_wrappers(WrappersMP.PREPARE_SAMPLING, FIELD)
     guidances = (*(each for room in rooms for each in room.guidances), (decoding, native, settings.share))
     result.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, FIELD)
@@ -287,106 +252,3 @@ class Room:
         count = min(count, at_a_time((height * decoding.stride, width * decoding.stride), native, share))
         decoded = [count, channels, max(1, round(height * share)), max(1, round(width * share))]
         return decoding.memory(decoded) + count * ESTIMATOR_BYTES * math.prod(native)
-
-
-def at_a_time(size: tuple[int, int], native: tuple[int, int], share: float) -> int:
-    """How many pictures of that size go through decoder and estimator together."""
-    return max(1, int(CHUNK_PIXELS // max(math.prod(size) * share**2, math.prod(native))))
-
-
-def guidance(
-    networks: FieldNetworks,
-    decoding: Decoder,
-    poses: list[Pose],
-    native: tuple[int, int],
-    settings: Settings,
-    window: tuple[float, float],
-) -> Callable[[dict], Tensor]:
-    """What ComfyUI calls after each step's classifier-free guidance: x̂₀ → x̂₀, guided in that part of the sampling."""
-    targets: dict[tuple, PoseTarget] = {}
-
-    def guide(args: dict) -> Tensor:
-        management.throw_exception_if_processing_interrupted()
-        sigma, host = args["sigma"], args["model"]
-        # The noise levels are those of the sampling, whatever node may have changed them behind this one.
-        first, last = (host.model_sampling.percent_to_sigma(percent) for percent in window)
-        strength = args["model_options"].get("transformer_options", {}).get(FIELD_STRENGTH, settings.strength)
-        if strength == 0 or not last < float(sigma[0]) <= first or not is_turn(args, first, settings.every):
-            return args["denoised"]
-        if args["denoised"].ndim != 5:
-            return bent(args["denoised"], args, strength)
-        if args["denoised"].shape[2] != 1:
-            raise InputError(
-                f"latent: these are videos of {args['denoised'].shape[2]} frames; Pose Interaction Field "
-                "Guidance is for pictures."
-            )
-        return bent(args["denoised"][:, :, 0], args, strength)[:, :, None]
-
-    def bent(x0: Tensor, args: dict, strength: float) -> Tensor:
-        sigma, host = args["sigma"], args["model"]
-        places = args["model_options"].get("transformer_options", {}).get(BATCH_INDEX)
-        turn = poses_in_turn(len(poses), len(x0), places)
-        if turn is None:
-            raise InputError(
-                f"pose: it has {len(poses)} frames and the latent {len(x0)} pictures; give one frame for "
-                "all, or as many of both. RePoseDM KSampler finds the frames that belong to a part of a "
-                "batch, other samplers do not."
-            )
-        size = tuple(side * decoding.stride for side in x0.shape[-2:])
-
-        def picture(latent: Tensor) -> Tensor:
-            management.throw_exception_if_processing_interrupted()
-            decoded = decoding.decode(reduced(latent, settings.share))
-            management.throw_exception_if_processing_interrupted()
-            if not decoded.isfinite().all():
-                raise InputError(
-                    "vae: the picture that it decodes in a guided step is not finite. Start ComfyUI with "
-                    "--bf16-vae or --fp32-vae, or choose the decoder taesd."
-                )
-            return fit_image(decoded, *native)
-
-        weight = args["cond_scale"] if isinstance(host, RePoseDMModel) else 1.0
-        alpha_bar = alpha_bar_of(sigma, isinstance(host.model_sampling, comfy.model_sampling.CONST))
-        try:
-            wanted = size, (0,) if len(poses) == 1 else tuple(turn)
-            if wanted not in targets:
-                found = chosen_target(networks.field, [poses[i] for i in wanted[1]], size, native, settings.people)
-                targets.clear()
-                # Between the steps it lies in main memory: what a run leaves on the device is the host's alone.
-                targets[wanted] = found.map(lambda t: t.cpu())
-            here = next(networks.field.estimator.parameters()).device
-            target = targets[wanted].map(lambda t: t.to(here))
-            return FieldGuidance(
-                networks.field,
-                target,
-                picture,
-                strength,
-                limit=settings.limit,
-                normalise=settings.normalise,
-                chunk=at_a_time(size, native, settings.share),
-            )(x0, alpha_bar, weight)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-        # Outside of the handler, so that nothing refers to the frames that hold the memory. The host knows this
-        # exception, and unloads its models.
-        raise management.OOM_EXCEPTION(
-            f"Pose Interaction Field Guidance ran out of memory at a picture of {size[1]} × {size[0]} pixels. Choose "
-            "the decoder taesd, lower decode_size, or make a smaller picture; the model alone needs less."
-        )
-
-    return guide
-
-
-def is_turn(args: dict, first: float, every: int) -> bool:
-    """Is this step guided, where only one in `every` is, counted from the first step at or below the noise `first`?
-
-    Evaluations in the middle of a step, of samplers of higher order, belong to it. A sampler that does not tell its
-    noise levels is guided in every step.
-    """
-    sigmas = args["model_options"].get("transformer_options", {}).get("sample_sigmas")
-    if every == 1 or sigmas is None:
-        return True
-    levels, sigma = sigmas[:-1].cpu().double(), float(args["sigma"][0])
-    step = max(int((levels >= sigma * (1 - 1e-5)).sum()) - 1, 0)
-    return max(step - int((levels > first * (1 + 1e-5)).sum()), 0) % every == 0

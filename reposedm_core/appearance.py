@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -69,9 +70,9 @@ class KeepOutside:
         """Of the model within."""
         return self.model.schedule
 
-    def sampling(self) -> AbstractContextManager:
+    def sampling(self, x: Tensor, levels: Sequence[Tensor]) -> AbstractContextManager:
         """What the model within prepares while it is sampled."""
-        return sampling_of(self.model)
+        return sampling_of(self.model, x, levels)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Denoised:
         """ŷ_0 at x (B, C, h, w) and σ (B,); the variance logits are the model's."""

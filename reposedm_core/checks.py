@@ -81,6 +81,25 @@ def check_tensor(
     return sizes
 
 
+class Watch:
+    """Looks for NaN and infinity in what a run makes, without making the host wait for the device in its steps."""
+
+    def __init__(self) -> None:
+        self._noted: list[tuple[str, Tensor]] = []
+
+    def note(self, value: Tensor, message: str) -> None:
+        """`report` is to raise `message` where `value` holds any; that is found out on its device."""
+        self._noted.append((message, value.detach().isfinite().all()))
+
+    def report(self) -> None:
+        """Raise an `InputError` with the first message whose value was not finite; forgets what was noted."""
+        noted, self._noted = self._noted, []
+        fine = torch.stack([seen for _, seen in noted]).tolist() if noted else []
+        for (message, _), each in zip(noted, fine, strict=True):
+            if not each:
+                raise InputError(message)
+
+
 def keeps_precision(layer: nn.Module, value: Tensor) -> bool:
     """Does `layer` compute in the dtype of its weights? A host's own classes of layers may cast, and autocast does."""
     kind = value.device.type

@@ -7,7 +7,7 @@ do the projections that each cross-attention makes of it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import wraps
@@ -24,11 +24,24 @@ def version_of(tensor: Tensor) -> int | None:
 
 @dataclass
 class _Entry:
-    """One context, and what the projections made of it."""
+    """One context, and what the projections made of it.
 
-    context: Tensor
+    Attributes:
+        seen, version: the tensor that it came as, and how often that had been written to.
+        values: what was in it, to compare with; None where comparing would make the host wait for a device.
+    """
+
+    seen: Tensor
+    version: int | None
+    values: Tensor | None
     autocast: tuple
     made: dict[nn.Module, Tensor] = field(default_factory=dict)
+
+    def holds(self, context: Tensor, version: int | None) -> bool:
+        """Is it of this context?"""
+        if self.values is not None and context.is_cpu:
+            return _equal(self.values, context)
+        return self.seen is context and self.version == version is not None
 
 
 @dataclass
@@ -43,9 +56,10 @@ class _Pass:
 class ContextCache:
     """Projected contexts of one U-Net, the last few of them, while somebody uses it (see `cached_context`).
 
-    Contexts and weights are compared by value, once a pass of the U-Net: whatever was written to, by whatever way, is
-    projected anew. Between the layers of a pass a context counts as known while it is the same tensor and torch has
-    counted no writing to it.
+    Weights are taken not to change meanwhile. Contexts on a CPU are compared by value, once per pass of the U-Net:
+    whatever was written to, by whatever way, is projected anew. On a GPU, where comparing would make the host wait for
+    longer than projecting takes, and between the layers of a pass, a context counts as known while it is the same
+    tensor and torch has counted no writing to it.
     """
 
     def __init__(self, unet: nn.Module):
@@ -54,7 +68,6 @@ class ContextCache:
         self.layers = [m for m in unet.modules() if isinstance(m, Attention) and m.is_cross_attention]
         self.unet, self.users, self.capacity = unet, 0, 0
         self.entries: list[_Entry] = []
-        self.weights: dict[tuple, Tensor] = {}
         self.passes: dict[int, _Pass] = {}  # by thread
         self._undo: list[Callable[[], None]] = []
 
@@ -71,18 +84,11 @@ class ContextCache:
         """Put everything back and free the memory."""
         for undo in reversed(self._undo):
             undo()
-        self.entries, self.weights, self.passes, self._undo = [], {}, {}, []
+        self.entries, self.passes, self._undo = [], {}, []
 
     def begin(self) -> None:
-        """A new pass of the U-Net: its context and the weights are to be looked at again."""
+        """A new pass of the U-Net: its context is to be looked at again."""
         self.passes.pop(threading.get_ident(), None)
-        weights: dict[tuple, list[Tensor]] = {}
-        for layer in self.layers:
-            for weight in (*layer.to_k.parameters(), *layer.to_v.parameters()):
-                weights.setdefault((weight.device, weight.dtype), []).append(weight.detach().flatten())
-        now = {kind: torch.cat(values) for kind, values in weights.items()}
-        if now.keys() != self.weights.keys() or any(not torch.equal(now[kind], self.weights[kind]) for kind in now):
-            self.entries, self.weights = [], now
 
     def entry(self, context: Tensor) -> _Entry:
         """The entry of `context` (B, N, D), new and empty where it is not known."""
@@ -91,9 +97,10 @@ class ContextCache:
             return now.entry
         kind = context.device.type
         autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-        found = next((e for e in self.entries if e.autocast == autocast and _equal(e.context, context)), None)
+        found = next((e for e in self.entries if e.autocast == autocast and e.holds(context, version)), None)
         if found is None:
-            found = _Entry(context.detach().clone(), autocast)
+            values = context.detach().clone() if context.is_cpu else None
+            found = _Entry(context, version, values, autocast)
             self.entries = [*self.entries, found][-self.capacity :]
         self.passes[threading.get_ident()] = _Pass(context, version, found)
         return found
@@ -114,7 +121,7 @@ class ContextCache:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
 
 
 class _CachedLayer:
@@ -181,6 +188,7 @@ def cached_context(network: nn.Module, capacity: int = 4) -> Iterator[list[Conte
 
     Runs that overlap, of one thread or several, share a cache. With the last of them its memory is freed and the
     layers' own processors are put back, whatever ends it. Passes with gradients switched on go past it.
+    Weights must not change meanwhile.
 
     Args:
         network: a `Denoiser`, or anything with diffusers' UNet2DConditionModel in it; without one nothing happens.
@@ -200,6 +208,6 @@ def cached_context(network: nn.Module, capacity: int = 4) -> Iterator[list[Conte
         ]
 
 
-def sampling_of(model: Any) -> AbstractContextManager:
-    """The context in which a sampler calls `model`: its `sampling()` where it has one (see `GuidedDenoiser`)."""
-    return model.sampling() if hasattr(model, "sampling") else nullcontext()
+def sampling_of(model: Any, x: Tensor, levels: Sequence[Tensor]) -> AbstractContextManager:
+    """The context in which a sampler calls `model`: its `sampling` where it has one (see `GuidedModel.sampling`)."""
+    return model.sampling(x, levels) if hasattr(model, "sampling") else nullcontext()

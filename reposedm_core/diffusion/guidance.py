@@ -109,9 +109,10 @@ def limit_step(
     if size is None:
         return factor * direction
     peak = direction.abs().amax(tuple(range(1, direction.ndim)), keepdim=True)
-    unit = direction / torch.where(peak > 0, peak, 1.0)
-    own = torch.where(peak > 0, _length(unit), 1.0)
-    length = torch.where(peak > 0, factor.abs() * peak * own, 0.0).minimum(_each(_as_tensor(size), direction))
+    none = ~(peak > 0)
+    unit = direction / peak.masked_fill(none, 1.0)
+    own = _length(unit).masked_fill(none, 1.0)
+    length = (factor.abs() * peak * own).masked_fill(none, 0.0).minimum(_each(_as_tensor(size), direction))
     return unit * (factor.sign() * length / own)
 
 
@@ -119,12 +120,13 @@ def _towards_zero(gradient: torch.Tensor, distance: torch.Tensor) -> tuple[torch
     """∇G divided by its largest value, and the factor (B,) by which that makes the step G / ‖∇G‖² · ∇G."""
     gradient = _work(gradient)
     peak = gradient.abs().amax(tuple(range(1, gradient.ndim)), keepdim=True)
-    unit = gradient / torch.where(peak > 0, peak, 1.0)
+    none = ~(peak > 0)
+    unit = gradient / peak.masked_fill(none, 1.0)
     squared = unit.square().sum(tuple(range(1, gradient.ndim)))
-    peak = peak.flatten()
-    factor = distance.to(gradient) / (torch.where(peak > 0, peak, 1.0) * torch.where(peak > 0, squared, 1.0))
-    # Of a gradient that is next to nothing no direction can be told.
-    return unit, torch.where((peak > 0) & factor.isfinite(), factor, 0.0)
+    peak, none = peak.flatten(), none.flatten()
+    factor = distance.to(gradient) / (peak.masked_fill(none, 1.0) * squared.masked_fill(none, 1.0))
+    # A gradient that is next to nothing has no direction.
+    return unit, factor.masked_fill(none | ~factor.isfinite(), 0.0)
 
 
 def _work(value: torch.Tensor) -> torch.Tensor:

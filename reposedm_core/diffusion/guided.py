@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_tensor
+from ..checks import Watch, check_tensor
 from ..config import FieldConfig
 from ..errors import InputError
 from ..field import PoseInteractionField, PoseTarget
@@ -59,6 +60,14 @@ class Condition:
 
 
 @dataclass
+class _Run:
+    """Of a sampling: has a step been checked, and what was noted since."""
+
+    checked: bool = False
+    watch: Watch = dataclass_field(default_factory=Watch)
+
+
+@dataclass
 class FieldGuidance:
     """Gradient guidance by the pose interaction field.
 
@@ -85,6 +94,7 @@ class FieldGuidance:
     limit: float = 0.1
     normalise: bool = False
     chunk: int | None = None
+    _run: _Run | None = dataclass_field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.strength):
@@ -104,9 +114,29 @@ class FieldGuidance:
             raise InputError(f"field: it compares {field.space} and the configuration says {config.space!r}.")
         return cls(field, target, decode, config.strength, config.start, config.end, config.limit)
 
+    @property
+    def watch(self) -> Watch | None:
+        """In which a step of a run notes what is not finite; None where it is to check everything at once."""
+        return self._run.watch if self._run is not None and self._run.checked else None
+
     def active(self, fraction: float, timesteps: int = 1000) -> bool:
         """Does it act where this share of the `timesteps` lies behind?"""
         return self.strength != 0 and in_window(fraction, self.start, self.end, timesteps)
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """A run: its first guided step checks everything, those after it only note what is not finite.
+
+        Raises:
+            InputError: when it is closed, where the gradient of a later step was not finite.
+        """
+        with self.field.sampling():
+            previous, self._run = self._run, _Run()
+            try:
+                yield
+                self._run.watch.report()
+            finally:
+                self._run = previous
 
     def __call__(self, x0: Tensor, alpha_bar: Tensor | float, weight: float = 1.0) -> Tensor:
         """ŷ_0 moved down the field's gradient.
@@ -117,7 +147,9 @@ class FieldGuidance:
         """
         if self.strength == 0 or weight == 0:
             return x0
-        gradient, distance = self.field.gradient(x0, self.decode, self.target, self.chunk)
+        gradient, distance = self.field.gradient(x0, self.decode, self.target, self.chunk, self.watch)
+        if self._run is not None:
+            self._run.checked = True
         return guide_x0(
             x0, gradient, alpha_bar, self.strength * weight, self.limit, distance if self.normalise else None
         )
@@ -162,6 +194,7 @@ class GuidedModel(ABC):
         self.denoiser, self.schedule, self.condition = denoiser, schedule, condition
         self.scale, self.field = scale, field
         self._kept: tuple[tuple, list[Tensor], list[Tensor]] | None = None
+        self._steps: dict[Tensor, int] = {}  # σ of a step, the very tensor → the timestep of its first picture
 
     @abstractmethod
     def conditions(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -172,13 +205,28 @@ class GuidedModel(ABC):
         """Prediction and variance logits of the bare network at y_t = z; t (B,) int64."""
 
     @contextmanager
-    def sampling(self) -> Iterator[None]:
+    def sampling(self, x: Tensor, levels: Sequence[Tensor]) -> Iterator[None]:
         """While it is open the context's keys and values are kept from step to step, and so is the field's estimator.
 
-        The samplers open it. Weights must not change meanwhile.
+        The samplers open it. Weights must not change meanwhile. Calls with one of `levels` are steps: what has to be
+        known of the level was read here, nothing is checked again, and no step makes the host wait for the device.
+
+        Args:
+            x: like the x of all steps. levels: σ of all steps, each (B,), of which one value counts.
+
+        Raises:
+            InputError: what a call raises; at the end of the run, what `FieldGuidance.sampling` raises.
         """
-        with cached_context(self.denoiser), self.field.field.sampling() if self.field else nullcontext():
-            yield
+        self._check(x, levels[0])
+        firsts = timestep_of(self.schedule, torch.stack([sigma[0] for sigma in levels])).tolist()
+        known = dict(zip(levels, firsts, strict=True))
+        self._steps |= known
+        try:
+            with cached_context(self.denoiser), self.field.sampling() if self.field else nullcontext():
+                yield
+        finally:
+            for sigma in known:
+                self._steps.pop(sigma, None)
 
     def _told(self, count: int) -> list[Tensor]:
         """What the network is told of `count` pictures, kept from step to step so that the context stays one tensor."""
@@ -201,9 +249,8 @@ class GuidedModel(ABC):
         Raises:
             InputError: a shape or dtype that does not fit the condition or the network.
         """
-        sizes = check_tensor(x, "x", "B C h w", {"C": self.condition.pose.shape[1]})
-        check_tensor(self.condition.pose, "condition.pose", "P C h w", sizes)
-        check_tensor(sigma, "sigma", "B", sizes)
+        if sigma not in self._steps:
+            self._check(x, sigma)
         work = torch.promote_types(x.dtype, torch.float32)
         t = timestep_of(self.schedule, sigma)
         z = x.to(work) / (sigma.to(work)[:, None, None, None] ** 2 + 1) ** 0.5
@@ -213,11 +260,20 @@ class GuidedModel(ABC):
         if passes == 2:
             prediction = classifier_free(*prediction.to(work).chunk(2), self.scale)
             variance = None if variance is None else variance.chunk(2)[0]
-        x0 = self.schedule.predict_x0(z, prediction.to(work), t).to(x.dtype)
-        total = self.schedule.timesteps
-        if self.field is not None and self.field.active((total - 1 - int(t[0])) / total, total):
-            x0 = self.field(x0, self.schedule.each(self.schedule.alpha_bar, t, len(x)), self.scale)
+        x0 = self.schedule.tweedie(z, prediction.to(work), t).to(x.dtype)
+        if self.field is not None and self._guides(sigma, t):
+            x0 = self.field(x0, self.schedule.each(self.schedule.alpha_bar, t), self.scale)
         return Denoised(x0, variance)
+
+    def _guides(self, sigma: Tensor, t: Tensor) -> bool:
+        """Does the field act at this level, which is that of t?"""
+        first, total = self._steps[sigma] if sigma in self._steps else int(t[0]), self.schedule.timesteps
+        return self.field.active((total - 1 - first) / total, total)
+
+    def _check(self, x: Tensor, sigma: Tensor) -> None:
+        sizes = check_tensor(x, "x", "B C h w", {"C": self.condition.pose.shape[1]})
+        check_tensor(self.condition.pose, "condition.pose", "P C h w", sizes)
+        check_tensor(sigma, "sigma", "B", sizes)
 
 
 def _repeated(value: Tensor, count: int) -> Tensor:

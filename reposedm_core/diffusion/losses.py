@@ -91,9 +91,10 @@ def guided_prediction(
     if weight == 0:
         return prediction
     check_tensor(gradient, "gradient", "B C h w", check_tensor(prediction, "prediction", "B C h w"))
-    factor = weight * schedule.each(schedule.root_one_minus_alpha_bar, t, len(prediction))
+    schedule.check_times(t, len(prediction))
+    factor = weight * schedule.each(schedule.root_one_minus_alpha_bar, t)
     if schedule.config.prediction == "v_prediction":
-        factor = factor / schedule.each(schedule.root_alpha_bar, t, len(prediction))
+        factor = factor / schedule.each(schedule.root_alpha_bar, t)
     return (prediction + limit_step(gradient.detach(), factor, limit or None)).to(prediction.dtype)
 
 

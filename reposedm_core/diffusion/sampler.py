@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class Denoised:
 
 
 Model = Callable[[Tensor, Tensor], Denoised]
+"""(x, σ) → `Denoised`, of x (B, C, h, w) and σ (B,). So that no step waits for the device, a model may read the levels
+of a run before the first, in its `sampling(x, levels)`, where it has one (see `GuidedModel.sampling`)."""
 Callback = Callable[[int, int, Tensor], None]
 """(step, steps, ŷ_0), after each step; raising in it ends the sampling."""
 Sampler = Callable[..., Tensor]
@@ -54,7 +57,10 @@ def initial_latent(noise: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _sampler(loop: Callable[..., None]) -> Sampler:
-    """What every sampler does around its loop: checks, no gradients, and the model's own preparations."""
+    """What every sampler does around its loop: checks, no gradients, and the model's own preparations.
+
+    The loop is given `levels` too: σ_i (B,) of each step, the very tensors of which the model has been told.
+    """
 
     @wraps(loop)
     def sample(
@@ -68,29 +74,41 @@ def _sampler(loop: Callable[..., None]) -> Sampler:
         check_tensor(sigmas, "sigmas", "N")
         if len(sigmas) < 2 or sigmas[-1] != 0 or not (sigmas[:-1] > sigmas[1:]).all():
             raise InputError(f"sigmas = {sigmas.tolist()}: must be 2 or more falling noise levels, the last 0.")
-        with torch.no_grad(), sampling_of(model):
-            return loop(model, x, sigmas, callback, generator)
+        with torch.no_grad():
+            levels = [sigma.expand(len(x)) for sigma in sigmas[:-1]]
+            with sampling_of(model, x, levels):
+                return loop(model, x, sigmas, levels, callback, generator)
 
+    del sample.__wrapped__  # its signature is not the sampler's
     return sample
 
 
 @_sampler
 def sample_ddim(
-    model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None, generator: torch.Generator | None = None
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    levels: list[Tensor],
+    callback: Callback | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Deterministic DDIM (Song et al., η = 0); in this form it is Euler's method. Returns ŷ_0, (B, C, h, w)."""
-    steps = len(sigmas) - 1
-    for i in range(steps):
-        x0 = model(x, sigmas[i].expand(len(x))).x0
+    for i, level in enumerate(levels):
+        x0 = model(x, level).x0
         x = x + (x - x0) / sigmas[i] * (sigmas[i + 1] - sigmas[i])
         if callback:
-            callback(i, steps, x0)
+            callback(i, len(levels), x0)
     return x
 
 
 @_sampler
 def sample_ancestral(
-    model: Model, x: Tensor, sigmas: Tensor, callback: Callback | None = None, generator: torch.Generator | None = None
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    levels: list[Tensor],
+    callback: Callback | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """DDPM ancestral sampling on the given levels with the learned variance Σ_θ (eq. 2; improved DDPM).
 
@@ -98,21 +116,34 @@ def sample_ancestral(
     variance logits gets β̃. The logits are not bounded, as they are not in training (`DiffusionSchedule.log_variance`)
     and in diffusers' own. Noise is drawn on the CPU from `generator`.
     """
-    steps = len(sigmas) - 1
-    for i in range(steps):
-        out = model(x, sigmas[i].expand(len(x)))
-        alpha_t, alpha_s = (1 / (1 + sigmas[j].cpu().double() ** 2) for j in (i, i + 1))
-        beta = 1 - alpha_t / alpha_s
-        y = x * alpha_t.sqrt().to(x)
-        mean = (beta * alpha_s.sqrt() / (1 - alpha_t)).to(x) * out.x0 + (
-            (1 - alpha_s) * (alpha_t / alpha_s).sqrt() / (1 - alpha_t)
-        ).to(x) * y
+    steps = len(levels)
+    factors = torch.stack([_ancestral_factors(*pair) for pair in pairwise(sigmas.cpu().double())]).to(x)
+    for i, level in enumerate(levels):
+        out = model(x, level)
+        root_t, of_x0, of_y, low, high, root_s = factors[i]
+        mean = of_x0 * out.x0 + of_y * (x * root_t)
         if i + 1 < steps:
-            low, high = (beta * (1 - alpha_s) / (1 - alpha_t)).log().to(x), beta.log().to(x)
             fraction = 0.0 if out.variance_logits is None else (out.variance_logits + 1) / 2
-            noise = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
+            # From main memory to the device nobody waits.
+            noise = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x, non_blocking=True)
             mean = mean + (0.5 * (fraction * high + (1 - fraction) * low)).exp() * noise
-        x = mean / alpha_s.sqrt().to(x)
+        x = mean / root_s
         if callback:
             callback(i, steps, out.x0)
     return x
+
+
+def _ancestral_factors(sigma_t: Tensor, sigma_s: Tensor) -> Tensor:
+    """Of a step: √ᾱ_t; the factors of ŷ_0 and y_t in the mean; log β̃ and log β; √ᾱ_s; (6,) in float64."""
+    alpha_t, alpha_s = (1 / (1 + sigma**2) for sigma in (sigma_t, sigma_s))
+    beta = 1 - alpha_t / alpha_s
+    return torch.stack(
+        [
+            alpha_t.sqrt(),
+            beta * alpha_s.sqrt() / (1 - alpha_t),
+            (1 - alpha_s) * (alpha_t / alpha_s).sqrt() / (1 - alpha_t),
+            (beta * (1 - alpha_s) / (1 - alpha_t)).log(),
+            beta.log(),
+            alpha_s.sqrt(),
+        ]
+    )

@@ -111,13 +111,15 @@ def sample_with_scheduler(
         )
     extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
     scheduler.set_timesteps(steps, device=noise.device)
-    sample, levels = noise * scheduler.init_noise_sigma, torch.promote_types(noise.dtype, torch.float32)
-    with torch.no_grad(), sampling_of(model):
+    sample, wide = noise * scheduler.init_noise_sigma, torch.promote_types(noise.dtype, torch.float32)
+    alpha_bars = [_alpha_bar(schedule, t) for t in scheduler.timesteps.tolist()]
+    roots = [(alpha_bar**0.5, (1 - alpha_bar) ** 0.5) for alpha_bar in alpha_bars]
+    levels = [noise.new_full((len(noise),), spread / signal, dtype=wide) for signal, spread in roots]
+    with torch.no_grad(), sampling_of(model, noise, levels):
         for i, t in enumerate(scheduler.timesteps):
             z = scheduler.scale_model_input(sample, t)  # y_t, whatever form the scheduler keeps its sample in
-            alpha_bar = _alpha_bar(schedule, float(t))
-            signal, spread = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-            out = model(z / signal, torch.full((len(z),), spread / signal, dtype=levels, device=z.device))
+            signal, spread = roots[i]
+            out = model(z / signal, levels[i])
             prediction = convert(z, out.x0, signal, spread)
             if variance == "learned_range":
                 if out.variance_logits is None:

@@ -6,6 +6,7 @@ CVPR 2020. The trunk is timm's HighResolutionNet, the heads are here; `official.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -125,11 +126,23 @@ class HigherHRNet(nn.Module):
         return EstimatorOutput(coarse[:, :joints], coarse[:, joints:], fine[..., : height // 2, : width // 2], features)
 
 
-def normalise_imagenet(x: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) in [-1, 1] to zero mean and unit deviation over ImageNet."""
-    mean = torch.tensor(IMAGENET_MEAN, device=x.device, dtype=x.dtype).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=x.device, dtype=x.dtype).view(3, 1, 1)
+def normalise_imagenet(
+    x: torch.Tensor,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> torch.Tensor:
+    """(B, 3, H, W) in [-1, 1] to zero mean and unit deviation over ImageNet, or over another set."""
+    mean, std = _constants(mean, std, x.device, x.dtype)
     return ((x + 1) / 2 - mean) / std
+
+
+@lru_cache(maxsize=16)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, ...]:
+    """Brought to the device once: it would make the host wait in every guided step."""
+    with torch.inference_mode(False):
+        return tuple(torch.tensor(value, device=device, dtype=dtype).view(3, 1, 1) for value in (mean, std))
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from ..checks import check_tensor
 from ..errors import InputError, quoted
 from ..files import read_json, reason
 from ..fitting import check_finite
-from .hrnet import IMAGENET_MEAN, IMAGENET_STD
+from .hrnet import IMAGENET_MEAN, IMAGENET_STD, normalise_imagenet
 
 JOINTS = 17
 COCO_EXPERT = 0
@@ -93,11 +93,8 @@ class VitPose(nn.Module):
             InputError: a picture of another shape or size.
         """
         check_tensor(x, "picture", f"B 3 {self.config.height} {self.config.width}")
-        mean, std = (
-            torch.tensor(value, device=x.device, dtype=x.dtype).view(3, 1, 1) for value in (self.mean, self.std)
-        )
         index = torch.full((len(x),), COCO_EXPERT, device=x.device) if self.experts else None
-        tokens = self.network.backbone(((x + 1) / 2 - mean) / std, dataset_index=index).feature_maps[-1]
+        tokens = self.network.backbone(normalise_imagenet(x, self.mean, self.std), dataset_index=index).feature_maps[-1]
         features = tokens.transpose(1, 2).unflatten(2, self.cells).contiguous()
         return VitPoseMaps((self.network.head(features),), features)
 

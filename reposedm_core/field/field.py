@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_tensor
+from ..checks import Watch, check_tensor
 from ..config import MASKS, SPACES
 from ..errors import InputError
 from ..estimator.folding import FoldedCopy
@@ -19,6 +19,15 @@ from ..estimator.hrnet import merge_heatmaps
 from ..estimator.protocol import PoseEstimator
 from .target import PoseTarget, render_target
 
+LATENT = "latent: it has values that are not finite (NaN or infinity) in a guided step; check the model's weights."
+PICTURE = (
+    "picture: what the decoder makes of the latent in a guided step has values that are not finite (NaN or infinity); "
+    "use a decoder in float32 or bfloat16."
+)
+GRADIENT = (
+    "Pose interaction field: the gradient through decoder and estimator is not finite; use "
+    "networks in float32 or bfloat16."
+)
 CHUNK_PIXELS = 512 * 352
 """Pictures of at most as many pixels together, or one, go through one backward pass: memory is bounded by that."""
 
@@ -126,6 +135,7 @@ class PoseInteractionField(nn.Module):
         Raises:
             InputError: a picture that is not finite, or that the estimator refuses.
         """
+        check_tensor(image, "picture", "B 3 H W", finite=True)
         heatmaps, features = self._see(self._folded.of(self.estimator), image)
         return PoseTarget(heatmaps, (heatmaps.amax((2, 3), keepdim=True) > self.threshold).to(heatmaps), features)
 
@@ -141,7 +151,12 @@ class PoseInteractionField(nn.Module):
     forward = distance
 
     def gradient(
-        self, latent: Tensor, decode: Callable[[Tensor], Tensor], target: PoseTarget, chunk: int | None = None
+        self,
+        latent: Tensor,
+        decode: Callable[[Tensor], Tensor],
+        target: PoseTarget,
+        chunk: int | None = None,
+        watch: Watch | None = None,
     ) -> tuple[Tensor, Tensor]:
         """∇G with respect to the latent of the decoded estimate (eq. 12-15), through decoder and estimator.
 
@@ -155,6 +170,8 @@ class PoseInteractionField(nn.Module):
             chunk: pictures that go through decoder and estimator together; memory grows with it and not with B. None:
                 as many as have `CHUNK_PIXELS` pixels of the target together: one at 512 x 352, for which W32 in
                 float32 keeps 0.8 GB and W48 1.2 GB, weights included, and the decoder its own.
+            watch: of a run one of whose steps has been checked: the others fit as well, and what is not finite is noted
+                in it. None checks everything, for which the host has to wait for the device.
 
         Returns:
             (gradient like `latent`, distance (B,)), both detached; each picture's gradient is its own.
@@ -163,53 +180,68 @@ class PoseInteractionField(nn.Module):
             InputError: what `distance` raises; a latent that is not (B, C, h, w) of finite floats; chunk below 1; a
                 decoder that lets no gradient through or overflows; weights made under `torch.inference_mode()`.
         """
+        if chunk is None:
+            pixels = target.heatmaps[0, 0].numel() * self.estimator.config.strides[-1] ** 2
+            chunk = max(1, CHUNK_PIXELS // pixels)
+        network = self._folded.of(self.estimator)
+        if watch is None:
+            self._check(latent, target, chunk, network)
+        else:
+            watch.note(latent, LATENT)
+        with torch.inference_mode(False), torch.enable_grad():
+            # A clone made here is a normal tensor, whatever mode the original was made in.
+            parts = latent.detach().clone().split(chunk)
+            found = [
+                self._gradient(network, part, decode, target.part(i * chunk, (i + 1) * chunk), watch)
+                for i, part in enumerate(parts)
+            ]
+            return tuple(torch.cat(values) for values in zip(*found, strict=True))
+
+    def _check(self, latent: Tensor, target: PoseTarget, chunk: int, network: nn.Module) -> None:
         check_tensor(latent, "latent", "B C h w", finite=True)
         if len(target.heatmaps) not in (1, len(latent)):
             raise InputError(
                 f"The pose target is for {len(target.heatmaps)} pictures, the latent has {len(latent)}: "
                 "give one target for all, or one a picture."
             )
-        if chunk is None:
-            pixels = target.heatmaps[0, 0].numel() * self.estimator.config.strides[-1] ** 2
-            chunk = max(1, CHUNK_PIXELS // pixels)
         if chunk < 1:
             raise InputError(f"chunk = {chunk}: must be 1 or more.")
-        network = self._folded.of(self.estimator)
         if network is self.estimator and any(t.is_inference() for t in (*network.parameters(), *network.buffers())):
             raise InputError(
                 "Pose interaction field: the estimator's weights were made under torch.inference_mode(); "
                 "build, load and move it under torch.inference_mode(False)."
             )
-        with torch.inference_mode(False), torch.enable_grad():
-            # A clone made here is a normal tensor, whatever mode the original was made in.
-            parts = latent.detach().clone().split(chunk)
-            found = [
-                self._gradient(network, part, decode, target.part(i * chunk, (i + 1) * chunk))
-                for i, part in enumerate(parts)
-            ]
-            return tuple(torch.cat(values) for values in zip(*found, strict=True))
 
     def _gradient(
-        self, network: nn.Module, latent: Tensor, decode: Callable[[Tensor], Tensor], target: PoseTarget
+        self,
+        network: nn.Module,
+        latent: Tensor,
+        decode: Callable[[Tensor], Tensor],
+        target: PoseTarget,
+        watch: Watch | None,
     ) -> tuple[Tensor, Tensor]:
         latent = latent.detach().requires_grad_(True)
         image = decode(latent)
-        check_tensor(image, "picture", "B 3 H W", {"B": len(latent)})
-        if not image.requires_grad:
-            raise InputError(
-                "Pose interaction field: the decoded picture carries no gradient; `decode` must not run "
-                "under torch.no_grad() or detach its result."
-            )
-        distance = self._distance(network, image, target)
+        if watch is None:
+            check_tensor(image, "picture", "B 3 H W", {"B": len(latent)})
+            if not image.requires_grad:
+                raise InputError(
+                    "Pose interaction field: the decoded picture carries no gradient; `decode` must not run "
+                    "under torch.no_grad() or detach its result."
+                )
+        distance = self._distance(network, image, target, watch)
         (gradient,) = torch.autograd.grad(distance.sum(), latent)
-        if not (gradient.is_meta or gradient.isfinite().all()):
-            raise InputError(
-                "Pose interaction field: the gradient through decoder and estimator is not finite; use "
-                "networks in float32 or bfloat16."
-            )
+        if watch is not None:
+            watch.note(gradient, GRADIENT)
+        elif not (gradient.is_meta or gradient.isfinite().all()):
+            raise InputError(GRADIENT)
         return gradient, distance.detach()
 
-    def _distance(self, network: nn.Module, image: Tensor, target: PoseTarget) -> Tensor:
+    def _distance(self, network: nn.Module, image: Tensor, target: PoseTarget, watch: Watch | None = None) -> Tensor:
+        if watch is None:
+            check_tensor(image, "picture", "B 3 H W", finite=True)
+        else:
+            watch.note(image, PICTURE)
         predicted, features = self._see(network, image)
         wanted = target.heatmaps
         if wanted.shape[1:] != predicted.shape[1:] or len(wanted) not in (1, len(predicted)):
@@ -230,13 +262,13 @@ class PoseInteractionField(nn.Module):
 
     def _see(self, network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
         """Merged heat maps and features of pictures, in float32 at least."""
-        check_tensor(image, "picture", "B 3 H W", finite=True)
         output = network(image.to(next(network.parameters(), image)))
         maps = merge_heatmaps(*(_wide(t) for t in output.heatmaps), udp=self.estimator.config.udp)
         return maps, _wide(output.features)
 
     def _compared(self, maps: Tensor) -> Tensor:
-        return maps if self.joints is None else maps[:, self.joints]
+        # A list as index would have to be copied to the device in every step.
+        return maps if self.joints is None else torch.stack([maps[:, joint] for joint in self.joints], 1)
 
     def _mask(self, predicted: Tensor, wanted: Tensor) -> Tensor:
         mask = heatmap_mask(predicted, self.threshold)

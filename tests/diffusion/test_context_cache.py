@@ -136,23 +136,26 @@ def test_another_context_is_never_served_the_old_one_s_keys(model, change, mode)
         assert torch.equal(found, run(model, other))
 
 
-def test_weights_that_change_are_projected_with_anew(model):
+@pytest.mark.parametrize("name", ["to_k", "to_v"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_weights_that_changed_between_two_runs_are_projected_with_anew(model, mode, name):
+    """Written to, written to where torch does not count it, and replaced; while a run lasts they are taken as fixed."""
     tokens = random(1, 1, 64, 16)
-    layer = model.get_submodule("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v")
+    layer = model.get_submodule("unet.mid_block.attentions.0.transformer_blocks.0.attn2." + name)
+    results = []
+
+    def other() -> None:
+        layer.weight = torch.nn.Parameter(torch.ones_like(layer.weight), requires_grad=False)
+
     with torch.no_grad():
-        with cached_context(model):
-            before = run(model, tokens)
-            layer.weight.mul_(2)  # written to
-            scaled = run(model, tokens)
-            assert torch.equal(scaled, run(model, tokens))
-            layer.weight = torch.nn.Parameter(torch.ones_like(layer.weight))  # another tensor
-            replaced = run(model, tokens)
-        assert torch.equal(replaced, run(model, tokens))
-        layer.weight.fill_(3)
-        with cached_context(model):
-            again = run(model, tokens)
-        assert torch.equal(again, run(model, tokens))
-    assert len({float(value.double().sum()) for value in (before, scaled, replaced, again)}) == 4
+        changes = (lambda: None, lambda: layer.weight.mul_(2), lambda: layer.weight.data.mul_(5), other)
+        for change in changes:
+            change()
+            with mode(), cached_context(model):
+                results.append(run(model, tokens))
+                assert torch.equal(results[-1], run(model, tokens))
+            assert torch.equal(results[-1], run(model, tokens))
+    assert len({float(value.double().sum()) for value in results}) == 4
 
 
 def test_other_precision_under_autocast_is_another_context(model):
@@ -271,21 +274,6 @@ def test_runs_of_two_threads_are_those_of_one(model, calls):
     assert len(calls) == 28 and not cached(model) and not model.unet._forward_pre_hooks
 
 
-@pytest.mark.parametrize("name", ["to_k", "to_v"])
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_weights_that_change_where_torch_does_not_count_are_noticed(model, mode, name):
-    """Through `.data`, and those that were made in inference mode."""
-    tokens = random(1, 1, 64, 16)
-    layer = model.get_submodule("unet.mid_block.attentions.0.transformer_blocks.0.attn2." + name)
-    with mode(), cached_context(model):
-        layer.weight = torch.nn.Parameter(layer.weight.clone(), requires_grad=False)
-        before = run(model, tokens)
-        layer.weight.data.mul_(5)
-        after = run(model, tokens)
-    with mode():
-        assert torch.equal(after, run(model, tokens)) and not torch.equal(after, before)
-
-
 @torch.no_grad()
 def test_a_context_written_to_between_two_layers_is_noticed(model):
     """What the later layers make of it is not kept as that of the context which the pass began with."""
@@ -379,7 +367,7 @@ def test_what_is_changed_between_steps_is_seen(model, scale, mode):
             for k in range(2)
         ]
         guided = GuidedDenoiser(model, SCHEDULE, conditions[0], scale)
-        with guided.sampling():
+        with guided.sampling(x, [sigma]):
             seen = [guided(x, sigma).x0]
             guided.scale = 4.0 - scale
             seen.append(guided(x, sigma).x0)

@@ -148,7 +148,7 @@ def test_large_pictures_are_decoded_one_at_a_time(pack, made, guide, monkeypatch
     """The estimator of 64 × 48 pixels would take many pictures at once, whatever the size of those decoded."""
     model, vae = made("SDXL")
     whole = families.sample(guide(model, vae, decode_size=share), steps=1, batch=3)
-    monkeypatch.setattr(pack.nodes.guidance, "CHUNK_PIXELS", 64 * 48 + (3 * 64 * 48 if share < 1 else 0))
+    monkeypatch.setattr(pack.nodes.host.field_sampling, "CHUNK_PIXELS", 64 * 48 + (3 * 64 * 48 if share < 1 else 0))
     bent = guide(model, vae, decode_size=share)
     shapes = count_decodings(bent)
     found = families.sample(bent, steps=1, batch=3)

@@ -38,12 +38,11 @@ def test_every_nth_step(made, guide, family, sampler, every, start, end, decodin
 
 
 def test_evaluations_in_the_middle_of_a_step_belong_to_it(pack):
-    turn = pack.nodes.guidance.is_turn
-    sigmas = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0])
+    turn = pack.nodes.host.field_sampling.is_turn
+    levels = [8.0, 4.0, 2.0, 1.0]
 
     def acts(sigma, every, first=100.0):
-        options = {"transformer_options": {"sample_sigmas": sigmas}}
-        return turn({"sigma": torch.tensor([sigma]), "model_options": options}, first, every)
+        return turn(levels, sigma, first, every)
 
     assert [acts(sigma, 2) for sigma in (8.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.0)] == [
         True,
@@ -56,7 +55,7 @@ def test_evaluations_in_the_middle_of_a_step_belong_to_it(pack):
     ]
     assert [acts(sigma, 2, first=4.0) for sigma in (4.0, 2.0, 1.0)] == [True, False, True], "from the first guided step"
     assert acts(9.0, 3), "a sampler that adds noise before its first step"
-    assert turn({"sigma": torch.tensor([1.0]), "model_options": {}}, 8.0, 5), "a sampler that tells nothing"
+    assert turn(None, 1.0, 8.0, 5), "a sampler that tells nothing"
 
 
 @pytest.mark.parametrize("family", ["SD 1.5", "SDXL", "Flux"])
