@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 
 
 def version_of(tensor: Tensor) -> int | None:
@@ -39,9 +40,9 @@ class _Entry:
 
     def holds(self, context: Tensor, version: int | None) -> bool:
         """Is it of this context?"""
-        if self.values is not None and context.is_cpu:
-            return _equal(self.values, context)
-        return self.seen is context and self.version == version is not None
+        if self.seen is context and self.version == version is not None:
+            return True
+        return self.values is not None and context.is_cpu and _equal(self.values, context)
 
 
 @dataclass
@@ -56,10 +57,9 @@ class _Pass:
 class ContextCache:
     """Projected contexts of one U-Net, the last few of them, while somebody uses it (see `cached_context`).
 
-    Weights are taken not to change meanwhile. Contexts on a CPU are compared by value, once per pass of the U-Net:
-    whatever was written to, by whatever way, is projected anew. On a GPU, where comparing would make the host wait for
-    longer than projecting takes, and between the layers of a pass, a context counts as known while it is the same
-    tensor and torch has counted no writing to it.
+    Weights are taken not to change meanwhile. A context counts as known while it is the same tensor and torch has
+    counted no writing to it. Others are compared by value, once per pass of the U-Net, but on a CPU only: elsewhere
+    that would make the host wait for longer than projecting takes.
     """
 
     def __init__(self, unet: nn.Module):
@@ -95,8 +95,9 @@ class ContextCache:
         now, version = self.passes.get(threading.get_ident()), version_of(context)
         if now is not None and now.seen is context and now.version == version:
             return now.entry
-        kind = context.device.type
-        autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        kind, autocast = context.device.type, ()
+        if is_autocast_available(kind):
+            autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
         found = next((e for e in self.entries if e.autocast == autocast and e.holds(context, version)), None)
         if found is None:
             values = context.detach().clone() if context.is_cpu else None

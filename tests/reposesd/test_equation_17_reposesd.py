@@ -322,7 +322,7 @@ def test_the_text_s_keys_and_values_are_computed_once_a_run(tiny, scale):
 class Push:
     """A field whose gradient is its image: what the guidance does with it can be written out."""
 
-    def gradient(self, x0, decode, target, chunk=None):
+    def gradient(self, x0, decode, target, chunk=None, watch=None):
         return decode(x0), torch.zeros(len(x0))
 
 
