@@ -14,9 +14,8 @@ from .diffusion.denoiser import Conditioner
 from .diffusion.guided import Condition
 from .errors import InputError
 from .estimator import PoseEstimator, predict_pose
-from .field import PoseInteractionField, PoseTarget
-from .images import fit_image
-from .pose import Pose, coco_to_openpose, draw_joints, openpose_to_coco
+from .images import fit_image, from_uint8
+from .pose import Pose, coco_to_openpose, draw_joints
 from .reference import make_reference, on_plate
 
 
@@ -32,7 +31,7 @@ def condition_image(pose: Pose, height: int, width: int) -> Tensor:
             f"pose: no joint of its first person lies inside its canvas of {pose.width} × {pose.height} "
             "pixels; move the pose into it, or give the canvas that it was made for."
         )
-    return draw_joints(pose.resized(height, width).joints[:1], height, width).float() / 127.5 - 1
+    return from_uint8(draw_joints(pose.resized(height, width).joints[:1], height, width))
 
 
 def first_joints(pose: Pose, count: int = 1) -> Tensor:
@@ -44,24 +43,6 @@ def first_joints(pose: Pose, count: int = 1) -> Tensor:
 def source_joints(poses: list[Pose]) -> Tensor:
     """The first persons of several pictures, (B, 18, 3); all zero where nobody was found."""
     return torch.cat([first_joints(pose) for pose in poses])
-
-
-def pose_target(
-    field: PoseInteractionField, poses: list[Pose], size: tuple[int, int], native: tuple[int, int]
-) -> PoseTarget:
-    """What the field compares pictures with: the first person of each pose.
-
-    Args:
-        field: in space "features" the drawn skeleton is the picture of the target.
-        poses: one for all pictures, or one a picture.
-        size: height and width of the pictures.
-        native: height and width that the estimator was trained at; the pictures are to be fitted to it (`fit_image`).
-    """
-    poses = [pose.resized(*size) for pose in poses]
-    if field.space == "features":
-        return field.target_from_image(torch.cat([condition_image(pose, *native) for pose in poses]))
-    joints = [openpose_to_coco(pose.resized(*native).joints[:1]) for pose in poses]
-    return field.target_from_joints(torch.from_numpy(np.concatenate(joints)), *native)
 
 
 def find_pose(estimator: PoseEstimator, picture: Tensor, native: tuple[int, int], device: torch.device) -> Pose:
@@ -123,10 +104,10 @@ def make_condition(
     if sources == 1:
         probable = alignment.visibility[-1].sigmoid()
         seen = Seen(alignment.image, probable, torch.ones_like(probable)[:, None])
-        visibility, aligned = aligner.latent_visibility(alignment, stride), alignment.features
+        aligned = alignment.features
     else:
-        seen = combine(alignment, sources)
-        visibility, aligned = seen.latent_visibility(stride), None
+        seen, aligned = combine(alignment, sources), None
+    visibility = seen.latent_visibility(stride)
     # The person on what the sources show behind him; B1 does not know where that is, nor must its result.
     if alignment.person is not None and conditioner.config.reads_aligned:
         seen.reference = make_reference(image, skeleton, alignment, seen.image, seen.visibility, sources, background)

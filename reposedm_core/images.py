@@ -164,6 +164,16 @@ def shown(picture: Tensor) -> Tensor:
     return ((picture + 1) / 2).clamp(0, 1)
 
 
+def from_uint8(picture: Tensor) -> Tensor:
+    """uint8 → float32 in [-1, 1], of any layout."""
+    return picture.float() / 127.5 - 1
+
+
+def to_uint8(picture: Tensor) -> Tensor:
+    """[-1, 1] → uint8, clamped, of any layout."""
+    return ((picture.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
 def to_pil(picture: Tensor) -> Image.Image:
     """One picture (3, H, W) in 0..1 as a PIL picture."""
     return Image.fromarray((picture.movedim(0, -1) * 255).round().byte().cpu().numpy())

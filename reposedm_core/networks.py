@@ -60,8 +60,6 @@ class NoAlignment(nn.Module):
         certain = source.new_full((batch, 1, height // 4, width // 4), 30.0)  # its sigmoid is 1 in any precision
         return Alignment([here], [certain], source, None if encode is None else encode(source))
 
-    latent_visibility = staticmethod(RecurrentPoseAligner.latent_visibility)
-
 
 @dataclass
 class Networks:

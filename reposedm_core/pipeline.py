@@ -15,13 +15,13 @@ from .alignment import Alignment, Start, start_from
 from .alignment.multi_source import Seen
 from .appearance import AppearanceResult, Dressing, KeepOutside, check_cover, latent_mask
 from .checks import whole
-from .conditioning import condition_image, find_pose, first_joints, make_condition, pose_target, source_joints
+from .conditioning import condition_image, find_pose, first_joints, make_condition, source_joints
 from .diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
-from .diffusion.sampler import Model, initial_latent, simple_sigmas
+from .diffusion.sampler import Model
 from .diffusion.schedule import DiffusionSchedule
-from .diffusion.schedulers import SAMPLERS
+from .diffusion.schedulers import check_sampler, sample_noise
 from .errors import InputError
-from .field import PoseInteractionField
+from .field import PoseInteractionField, pose_target
 from .images import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
 from .networks import NETWORKS, SHIPPED, InPrecision, Networks, load_networks
 from .pose import Pose, one_pose
@@ -235,14 +235,14 @@ class RePoseDMPipeline:
         Raises:
             InputError: a picture or pose that cannot be used, or a size or number out of range.
         """
-        sampled = _sampler(sampler)
+        check_sampler(sampler)
         pose = one_pose(pose)
         condition, alignment, image, skeleton, seen = self._align(
             source, pose, height, width, more_sources=more_sources, source_pose=source_pose
         )
         field = self._guidance(pose, image.shape[-2:], field_strength, field_start, field_end, field_space)
         model = self._model(condition, guidance_scale, field)
-        latent = self._sample(sampled, model, condition, seed, steps, callback)
+        latent = self._sample(sampler, model, condition, seed, steps, callback)
         result = self.picture(latent, seen, image[:: len(image) // len(latent)])
         return PoseTransferResult(
             shown(result),
@@ -289,7 +289,7 @@ class RePoseDMPipeline:
         Raises:
             InputError: a mask that is empty or of another size, nobody found in the reference, or what `__call__` says.
         """
-        sampled = _sampler(sampler)
+        check_sampler(sampler)
         person, cover = to_image(reference, "reference"), to_mask(mask)
         check_cover(person, cover)
         if pose is None:
@@ -311,7 +311,7 @@ class RePoseDMPipeline:
         model = KeepOutside(
             self._model(condition, guidance_scale, field), kept, latent_mask(dressing.cover, self.autoencoder.stride)
         )
-        latent = self._sample(sampled, model, condition, seed, steps, callback)
+        latent = self._sample(sampler, model, condition, seed, steps, callback)
         result = dressing.blend(shown(self.picture(latent, seen, dressing.person)))
         return AppearanceResult(
             result,
@@ -366,7 +366,7 @@ class RePoseDMPipeline:
 
     def _sample(
         self,
-        sampled: Callable[..., Tensor],
+        sampler: str,
         model: Model,
         condition: Condition,
         seed: int,
@@ -374,10 +374,10 @@ class RePoseDMPipeline:
         callback: Callable[[int, int, Tensor], None] | None,
     ) -> Tensor:
         """The latent (B, C, h, w) of a run; all its noise comes from `seed`, drawn on the CPU on any device."""
-        sigmas = simple_sigmas(self.schedule, self.config.steps if steps is None else whole(steps, "steps", 1))
+        steps = self.config.steps if steps is None else whole(steps, "steps", 1)
         generator = torch.Generator().manual_seed(whole(seed, "seed", -(2**63), 2**64 - 1))
         noise = torch.randn(condition.pose.shape, generator=generator).to(self.device)
-        return sampled(model, initial_latent(noise, sigmas[0]), sigmas.to(self.device), callback, generator)
+        return sample_noise(model, noise, steps, sampler, callback, generator)
 
 
 def _listed(more_sources: Sequence[ImageLike]) -> Sequence[ImageLike]:
@@ -385,9 +385,3 @@ def _listed(more_sources: Sequence[ImageLike]) -> Sequence[ImageLike]:
     if not isinstance(more_sources, (list, tuple)):
         raise InputError(f"more_sources: a {type(more_sources).__name__}; give a list of pictures.")
     return more_sources
-
-
-def _sampler(name: str) -> Callable[..., Tensor]:
-    if name not in SAMPLERS:
-        raise InputError(f"sampler = {name!r}: known are {', '.join(SAMPLERS)}.")
-    return SAMPLERS[name]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .alignment import Alignment
 from .diffusion.reference_decoder import Reference
+from .images import from_uint8, to_uint8
 
 FILL_ROWS = 128
 """Rows at which a plate is filled in at most; the fill is enlarged to the picture's size."""
@@ -40,7 +41,7 @@ def make_plate(source: Tensor, person: Tensor) -> tuple[Tensor, Tensor]:
     size = round(height * factor), round(width * factor)
     small = F.interpolate(source, size, mode="bilinear", antialias=True) if factor < 1 else source
     small_hidden = F.adaptive_max_pool2d(hidden, size)
-    pictures = ((small + 1) * 127.5).clamp(0, 255).round().byte().movedim(1, -1).cpu().numpy()
+    pictures = to_uint8(small).movedim(1, -1).cpu().numpy()
     holes = (small_hidden[:, 0] > 0).byte().cpu().numpy()
     filled = np.stack(
         [
@@ -48,7 +49,7 @@ def make_plate(source: Tensor, person: Tensor) -> tuple[Tensor, Tensor]:
             for picture, hole in zip(pictures, holes, strict=True)
         ]
     )
-    fill = torch.from_numpy(filled).to(source).movedim(-1, 1) / 127.5 - 1
+    fill = from_uint8(torch.from_numpy(filled)).to(source).movedim(-1, 1)
     fill = F.interpolate(fill, (height, width), mode="bilinear", align_corners=False) if factor < 1 else fill
     return torch.where(hidden > 0, fill, source), hidden
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...reposedm_core import PRESETS, InputError
 from ...reposedm_core.diffusion.guidance import alpha_bar_of
 from ...reposedm_core.diffusion.guided import FieldGuidance
-from ...reposedm_core.field import PoseInteractionField, PoseTarget, chosen_target
+from ...reposedm_core.field import PoseInteractionField, PoseTarget, pose_target
 from ...reposedm_core.field.field import CHUNK_PIXELS
 from ...reposedm_core.images import fit_image
 from ...reposedm_core.pose import Pose
@@ -204,7 +204,7 @@ class Guidance:
         size, turn = wanted
         if wanted not in self._targets:
             poses = [self.poses[i] for i in turn]
-            found = chosen_target(self.networks.field, poses, size, self.native, self.settings.people)
+            found = pose_target(self.networks.field, poses, size, self.native, self.settings.people)
             self._targets.clear()
             # Between the runs it lies in main memory: what a run leaves on the device is the host's alone.
             self._targets[wanted] = found.map(lambda t: t.cpu())

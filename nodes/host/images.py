@@ -6,7 +6,7 @@ import comfy.model_management as management
 import torch
 from torch import Tensor
 
-from ...reposedm_core.images import fit_image, to_image
+from ...reposedm_core.images import fit_image, shown, to_image
 
 
 def from_comfy(image: Tensor, name: str) -> Tensor:
@@ -26,7 +26,7 @@ def fitted(image: Tensor, name: str, height: int, width: int) -> Tensor:
 
 def to_comfy(image: Tensor) -> Tensor:
     """(B, 3, H, W) in [-1, 1] → IMAGE (B, H, W, 3) in 0..1."""
-    return to_mask((image + 1) / 2).movedim(1, -1)
+    return to_mask(shown(image)).movedim(1, -1)
 
 
 def to_mask(values: Tensor) -> Tensor:

@@ -178,13 +178,21 @@ def keep_keys(patcher: ModelPatcher) -> ModelPatcher:
     return patcher
 
 
-def _sample_with_kept_keys(executor: WrapperExecutor, guider: Any, *args: Any, **kwargs: Any) -> Tensor:
-    # Hooks may change the weights from step to step.
+def _sample_with_kept_keys(executor: WrapperExecutor, guider: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     network = getattr(guider.inner_model, "diffusion_model", None)
-    if guider.model_patcher.hook_patches or not isinstance(network, HostDenoiser):
-        return executor(guider, *args, **kwargs)
+    if not isinstance(network, HostDenoiser):
+        return executor(guider, sigmas, *args, **kwargs)
+    times = guider.inner_model.model_sampling.timestep(sigmas[:-1]).long().tolist()
+    if times and not 0 <= min(times) <= max(times) < network.schedule.timesteps:
+        raise InputError(
+            f"model: its noise levels are at the times {times}, and RePoseDM knows 0 to "
+            f"{network.schedule.timesteps - 1}; remove the node that changes the model's sampling."
+        )
+    # Hooks may change the weights from step to step.
+    if guider.model_patcher.hook_patches:
+        return executor(guider, sigmas, *args, **kwargs)
     with cached_context(network.denoiser):
-        return executor(guider, *args, **kwargs)
+        return executor(guider, sigmas, *args, **kwargs)
 
 
 def _size(latent: Tensor, stride: int) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..checks import check_tensor
 from ..config import AlignerConfig
 from ..errors import InputError
+from ..images import from_uint8
 from ..pose.draw import draw_joints
 from .features import Encoder
 from .limb_choice import LimbChoice, coarse_map
@@ -98,7 +99,7 @@ def start_from(source_joints: Tensor | None, target_joints: Tensor | None, like:
     )
     poses = source_joints, target_joints, (height, width), (height, width)
     start, share = skeleton_map(*poses, cells)
-    drawn = draw_joints(np.asarray(source_joints.cpu()), height, width).to(like) / 127.5 - 1
+    drawn = from_uint8(draw_joints(np.asarray(source_joints.cpu()), height, width)).to(like)
     known = (source_joints[..., 2] > 0).any(1)[:, None, None, None]
     return Start(drawn, torch.where(known, start, identity), share * known, *limb_maps(*poses, finer))
 
@@ -264,9 +265,3 @@ class MatchingPoseAligner(nn.Module):
         if self.position.shape[-2:] == (height, width):
             return self.position
         return F.interpolate(self.position, size=(height, width), mode="bilinear", align_corners=False)
-
-    @staticmethod
-    def latent_visibility(alignment: Alignment, stride: int) -> Tensor:
-        """See `RecurrentPoseAligner.latent_visibility`."""
-        height, width = alignment.image.shape[-2:]
-        return F.adaptive_avg_pool2d(alignment.visibility[-1].sigmoid(), (height // stride, width // stride))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
-from .recurrent import Alignment
+from .recurrent import Alignment, at_latent_cells
 
 if TYPE_CHECKING:
     from ..diffusion.reference_decoder import Reference
@@ -33,9 +33,8 @@ class Seen:
     reference: Reference | None = None
 
     def latent_visibility(self, stride: int) -> Tensor:
-        """(B, 1, H/stride, W/stride) in 0..1, as `RecurrentPoseAligner.latent_visibility` has it of one source."""
-        height, width = self.image.shape[-2:]
-        return F.adaptive_avg_pool2d(self.visibility, (height // stride, width // stride))
+        """(B, 1, H/stride, W/stride) in 0..1, as `Alignment.latent_visibility` has it of one source."""
+        return at_latent_cells(self.visibility, self.image, stride)
 
 
 def combine(alignment: Alignment, sources: int) -> Seen:

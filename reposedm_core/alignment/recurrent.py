@@ -49,6 +49,19 @@ class Alignment:
         """W(I_S; φ¹) … W(I_S; φᴺ), each (B, 3, H, W): the aligned picture as every iteration left it, to look at."""
         return [warp(source, sampling) for sampling in self.maps]
 
+    def latent_visibility(self, stride: int) -> Tensor:
+        """Probability (B, 1, H/stride, W/stride) that a latent cell shows what the source shows."""
+        return at_latent_cells(self.visibility[-1].sigmoid(), self.image, stride)
+
+
+def at_latent_cells(visibility: Tensor, image: Tensor, stride: int) -> Tensor:
+    """Visibility (B, 1, h, w) of `image` (B, 3, H, W) at the cells of its latent, (B, 1, H/stride, W/stride).
+
+    The mean over the map's cells in it, or the one cell that it lies in where the map is coarser.
+    """
+    height, width = image.shape[-2:]
+    return F.adaptive_avg_pool2d(visibility, (height // stride, width // stride))
+
 
 class RecurrentPoseAligner(nn.Module):
     """N iterations of MapFormer and Pose Mapping Aggregator, the picture being warped and re-encoded in each.
@@ -158,15 +171,6 @@ class RecurrentPoseAligner(nn.Module):
         sizes = {"h": picture.shape[-2] // STRIDE, "w": picture.shape[-1] // STRIDE}
         check_tensor(value, "the latent that encode gives", f"{len(picture)} {channels} h w", sizes)
         return value
-
-    @staticmethod
-    def latent_visibility(alignment: Alignment, stride: int) -> Tensor:
-        """Probability (B, 1, H/stride, W/stride) that a latent cell shows what the source shows.
-
-        The mean over the map's cells in it, or the one cell that it lies in where the map is coarser.
-        """
-        height, width = alignment.image.shape[-2:]
-        return F.adaptive_avg_pool2d(alignment.visibility[-1].sigmoid(), (height // stride, width // stride))
 
 
 def check_config(config: AlignerConfig) -> None:

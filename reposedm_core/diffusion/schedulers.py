@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checks import check_tensor
 from ..errors import InputError, quoted
 from .context_cache import sampling_of
-from .sampler import Callback, Model, Sampler, sample_ancestral, sample_ddim
+from .sampler import Callback, Model, Sampler, initial_latent, sample_ancestral, sample_ddim
 from .schedule import DiffusionSchedule, simple_sigmas
 
 
@@ -214,3 +214,36 @@ SAMPLERS: dict[str, Sampler] = {
     "ancestral": sample_ancestral,
     **{name: _of_diffusers(name) for name in SCHEDULERS if name != "ddim"},
 }
+
+
+def sample_noise(
+    model: Model,
+    noise: Tensor,
+    steps: int,
+    sampler: str = "ddim",
+    callback: Callback | None = None,
+    generator: torch.Generator | None = None,
+    start: tuple[Tensor, float] | None = None,
+) -> Tensor:
+    """Noise to a clean latent ŷ_0, (B, C, h, w), through levels evenly spaced in t.
+
+    Args:
+        model: with its `schedule`. noise: standard normal, (B, C, h, w).
+        sampler: a key of `SAMPLERS`. callback, generator: see `sampler.Sampler`.
+        start: a latent like `noise`, and the share of the schedule, below 1, to which it is noised: all steps lie in
+            that share (**ours**). None starts from the noise itself.
+
+    Raises:
+        InputError: a sampler that is not known, or what it raises.
+    """
+    check_sampler(sampler)
+    share = 1.0 if start is None else start[1]
+    sigmas = simple_sigmas(schedule_of(model), round(steps / share))[-steps - 1 :].to(noise.device)
+    x = initial_latent(noise, sigmas[0]) if start is None else start[0] + sigmas[0] * noise
+    return SAMPLERS[sampler](model, x, sigmas, callback, generator)
+
+
+def check_sampler(name: str) -> None:
+    """Raise an `InputError` unless it is a key of `SAMPLERS`."""
+    if name not in SAMPLERS:
+        raise InputError(f"sampler = {quoted(name)}: known are {', '.join(SAMPLERS)}.")

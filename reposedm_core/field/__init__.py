@@ -1,7 +1,7 @@
 """The pose interaction field over a pose estimator (section 3.3)."""
 
 from .field import PoseInteractionField, heatmap_mask, masked_distance
-from .selection import chosen_joints, chosen_people, chosen_target
+from .selection import chosen_joints, chosen_people, joints_target, pose_target
 from .target import PoseTarget
 
 __all__ = [
@@ -9,7 +9,8 @@ __all__ = [
     "PoseTarget",
     "chosen_joints",
     "chosen_people",
-    "chosen_target",
     "heatmap_mask",
+    "joints_target",
     "masked_distance",
+    "pose_target",
 ]

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import InputError, quoted
-from ..pose import Pose, draw_pose, openpose_to_coco
+from ..images import from_uint8
+from ..pose import Pose, coco_to_openpose, draw_pose, openpose_to_coco
 from ..pose.skeleton import COCO17
 from .field import PoseInteractionField
 from .target import PoseTarget
@@ -92,7 +94,7 @@ def chosen_people(text: str) -> tuple[int, ...] | None:
     return tuple(sorted(found))
 
 
-def chosen_target(
+def pose_target(
     field: PoseInteractionField,
     poses: list[Pose],
     size: tuple[int, int],
@@ -122,13 +124,31 @@ def chosen_target(
         for joints, pose in zip(frames, poses, strict=True)
     ]
     if field.space == "features":
-        drawn = torch.stack([draw_pose(Pose(joints, *native)) for joints in fitted])
-        return field.target_from_image((drawn * 255).round() / 127.5 - 1)
+        return _drawn_target(field, fitted, *native)
     joints = np.zeros((len(fitted), max(map(len, fitted)), 17, 3), np.float32)
     for row, found in zip(joints, fitted, strict=True):
         row[: len(found)] = openpose_to_coco(found)
     joints = torch.from_numpy(joints)
     return field.target_from_joints(joints[:, 0] if joints.shape[1] == 1 else joints, *native)
+
+
+def joints_target(field: PoseInteractionField, joints: Tensor, height: int, width: int) -> PoseTarget:
+    """What the field compares pictures with that have people at these joints.
+
+    Args:
+        field: in space "features" the drawn skeletons are the picture of the target.
+        joints: COCO's, see `PoseInteractionField.target_from_joints`. height, width: of the pictures.
+    """
+    if field.space != "features":
+        return field.target_from_joints(joints, height, width)
+    people = coco_to_openpose(joints.cpu().numpy()).reshape(len(joints), -1, 18, 3)
+    return _drawn_target(field, people, height, width)
+
+
+def _drawn_target(field: PoseInteractionField, people: Iterable[np.ndarray], height: int, width: int) -> PoseTarget:
+    """Of the people (n, 18, 3) of each picture."""
+    drawn = torch.stack([draw_pose(Pose(each, height, width)) for each in people])
+    return field.target_from_image(from_uint8((drawn * 255).round()))
 
 
 def _people(pose: Pose, frame: int, people: Iterable[int] | None) -> np.ndarray:

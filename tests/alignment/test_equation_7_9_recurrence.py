@@ -50,7 +50,7 @@ def test_shapes_at_the_trained_size_and_others(height, width, encoder, stride):
     assert [m.shape for m in out.maps] == [(2, 2, height // stride, width // stride)] * 2
     assert [v.shape for v in out.visibility] == [(2, 1, height // stride, width // stride)] * 2
     assert out.image.shape == (2, 3, height, width) and out.features.shape == (2, 16, height // 8, width // 8)
-    assert aligner.latent_visibility(out, 8).shape == (2, 1, height // 8, width // 8)
+    assert out.latent_visibility(8).shape == (2, 1, height // 8, width // 8)
 
 
 def test_every_iteration_composes_on_the_last_and_sees_the_picture_warped_by_it():

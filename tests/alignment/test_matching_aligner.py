@@ -75,7 +75,7 @@ def test_shapes_at_the_trained_size_and_others(height, width, shrink):
         assert {v.shape for v in values} == {(2, count, height // 2, width // 2)}
     assert len(out.maps) == len(out.visibility) == 3 and out.image.shape == (2, 3, *large)
     assert out.features is encoded[0] is out.image
-    assert aligner.latent_visibility(out, 8 * shrink).shape == (2, 1, height // 8, width // 8)
+    assert out.latent_visibility(8 * shrink).shape == (2, 1, height // 8, width // 8)
 
 
 def test_every_iteration_starts_from_the_last_and_sees_the_pictures_warped_by_it():

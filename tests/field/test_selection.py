@@ -7,9 +7,15 @@ import pytest
 import torch
 
 from reposedm_core import InputError
-from reposedm_core.field import PoseInteractionField, chosen_joints, chosen_people, chosen_target, masked_distance
-from reposedm_core.pipeline import pose_target
-from reposedm_core.pose import Pose
+from reposedm_core.field import (
+    PoseInteractionField,
+    chosen_joints,
+    chosen_people,
+    joints_target,
+    masked_distance,
+    pose_target,
+)
+from reposedm_core.pose import Pose, coco_to_openpose, openpose_to_coco
 from reposedm_core.pose.skeleton import COCO17
 from tests.field.conftest import MICRO, SIZE, every_space
 
@@ -85,20 +91,29 @@ def test_people_that_are_none(text):
 
 @every_space
 @pytest.mark.parametrize("size", [(64, 48), (40, 64)])
-def test_first_person_is_the_pipeline_s_target_bit_for_bit(estimator, space, size):
+def test_the_first_person_alone_is_the_target_unless_others_are_chosen(estimator, space, size):
+    """Of training's joints, too, once they are fitted."""
     field, poses = PoseInteractionField(estimator(), space), [crowd(1), crowd(3)]
-    ours, pipeline = chosen_target(field, poses, size, SIZE), pose_target(field, poses, size, SIZE)
-    for name in ("heatmaps", "known", "features"):
-        assert (getattr(ours, name) is None) == (getattr(pipeline, name) is None)
-        assert getattr(ours, name) is None or torch.equal(getattr(ours, name), getattr(pipeline, name)), name
+    found = pose_target(field, poses, size, SIZE)
+    joints = np.concatenate([pose.resized(*size).resized(*SIZE).joints[:1] for pose in poses])
+    coco = torch.from_numpy(openpose_to_coco(joints))
+    if space == "features":  # there the necks are those of COCO's joints
+        alone = pose_target(field, [Pose(pose.joints[:1], 64, 48) for pose in poses], size, SIZE)
+        from_coco = [Pose(coco_to_openpose(each[None]), *SIZE) for each in coco.numpy()]
+        trained = joints_target(field, coco, *SIZE)
+        assert torch.equal(trained.features, pose_target(field, from_coco, SIZE, SIZE).features)
+        assert torch.equal(found.features, alone.features)
+    else:
+        trained = joints_target(field, coco, *SIZE)
+        assert torch.equal(found.heatmaps, trained.heatmaps) and torch.equal(found.known, trained.known)
 
 
 @every_space
 def test_people_are_those_chosen(estimator, space):
     field, pose = PoseInteractionField(estimator(), space), crowd(3)
-    first, last = (chosen_target(field, [Pose(pose.joints[[n]], 64, 48)], (64, 48), SIZE) for n in (0, 2))
-    assert torch.equal(chosen_target(field, [pose], (64, 48), SIZE, (2,)).heatmaps, last.heatmaps)
-    both = chosen_target(field, [pose], (64, 48), SIZE, (0, 2, 8))
+    first, last = (pose_target(field, [Pose(pose.joints[[n]], 64, 48)], (64, 48), SIZE) for n in (0, 2))
+    assert torch.equal(pose_target(field, [pose], (64, 48), SIZE, (2,)).heatmaps, last.heatmaps)
+    both = pose_target(field, [pose], (64, 48), SIZE, (0, 2, 8))
     if space == "heatmaps":
         torch.testing.assert_close(
             both.heatmaps[0, :, ::3], torch.maximum(first.heatmaps, last.heatmaps)[0, :, ::3], atol=0.3, rtol=0
@@ -109,17 +124,17 @@ def test_people_are_those_chosen(estimator, space):
 @every_space
 def test_frames_of_different_crowds_make_one_batch(estimator, space):
     field, poses = PoseInteractionField(estimator(), space), [crowd(1), crowd(20), crowd(2)]
-    target = chosen_target(field, poses, (64, 48), SIZE, None)
+    target = pose_target(field, poses, (64, 48), SIZE, None)
     assert len(target.heatmaps) == 3 and target.heatmaps.isfinite().all()
     for frame, pose in enumerate(poses):
-        alone = chosen_target(field, [pose], (64, 48), SIZE, None)
+        alone = pose_target(field, [pose], (64, 48), SIZE, None)
         torch.testing.assert_close(target.heatmaps[[frame]], alone.heatmaps)
 
 
 def test_who_is_in_no_frame_is_named(estimator):
     field = PoseInteractionField(estimator())
     with pytest.raises(InputError, match=r"people: frame 1 of the pose .* has 1 people and none of those"):
-        chosen_target(field, [crowd(3), crowd(1)], (64, 48), SIZE, (1, 2))
+        pose_target(field, [crowd(3), crowd(1)], (64, 48), SIZE, (1, 2))
 
 
 def test_pose_without_the_chosen_joints_is_named(estimator):
@@ -127,7 +142,7 @@ def test_pose_without_the_chosen_joints_is_named(estimator):
     joints = pose.joints.copy()
     joints[:, [0, 14, 15, 16, 17]] = 0
     with pytest.raises(InputError, match=r"joints: the pose in frame 0 .* has none of those chosen"):
-        chosen_target(field, [Pose(joints, 64, 48)], (64, 48), SIZE)
+        pose_target(field, [Pose(joints, 64, 48)], (64, 48), SIZE)
 
 
 @every_space
@@ -135,14 +150,14 @@ def test_a_pose_larger_than_the_canvas(estimator, space):
     """Joints outside are kept: that they are not in the picture is what the target says."""
     pose = crowd(2)
     wide = Pose(pose.joints * (3, 3, 1), 64, 48)
-    target = chosen_target(PoseInteractionField(estimator(), space), [wide], (64, 48), SIZE, None)
+    target = pose_target(PoseInteractionField(estimator(), space), [wide], (64, 48), SIZE, None)
     assert target.heatmaps.isfinite().all() and target.known.all() == (space == "heatmaps")
 
 
 def test_only_chosen_joints_are_compared(estimator, decoder, latent):
     joints, poses, kind = chosen_joints("arms"), [crowd(1)], {"mask": "predicted", "threshold": 0.05}
     every, some = PoseInteractionField(estimator(), **kind), PoseInteractionField(estimator(), **kind, joints=joints)
-    target = chosen_target(every, poses, (64, 48), SIZE)
+    target = pose_target(every, poses, (64, 48), SIZE)
     moved = target.map(lambda t: t.clone())
     moved.heatmaps[:, :5] += 1  # the head
     picture = decoder()(latent())[:1].detach()
@@ -160,7 +175,7 @@ def test_only_chosen_joints_are_compared(estimator, decoder, latent):
 def test_all_joints_named_is_all_joints(estimator, space):
     picture = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     every, named = (PoseInteractionField(estimator(), space, joints=joints) for joints in (None, range(17)))
-    target = chosen_target(every, [crowd(1)], (64, 48), SIZE)
+    target = pose_target(every, [crowd(1)], (64, 48), SIZE)
     assert torch.equal(every.distance(picture, target), named.distance(picture, target))
 
 

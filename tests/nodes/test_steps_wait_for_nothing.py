@@ -84,7 +84,7 @@ def test_other_samplers_are_asked_for_the_level_alone(made, guide, sampler):
     bent, counts = guide(model, vae), []
     with OurWaits() as waits:
         families.sample(bent, 5, sampler, callback=lambda *_: counts.append(waits.found.copy()))
-    assert set(counts[-1][len(counts[1]) :]) == {"_local_scalar_dense"}
+    assert set(counts[-1][len(counts[1]) :]) == {"item"}
     assert len(counts[-1]) - len(counts[1]) <= 2 * (len(counts) - 2), "once per evaluation"
 
 

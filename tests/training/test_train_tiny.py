@@ -98,7 +98,7 @@ def test_the_nodes_sample_with_it_what_the_pipeline_does(trained, example, pack,
     source = torch.from_numpy(example[0]).float()[None] / 255
     with torch.inference_mode():
         aligned = nodes.align.RecurrentPoseAlignerNode.execute(aligner, vae, source, example[1], 0, 0).args
-        latent = nodes.sample.RePoseDMKSampler.execute(model, *aligned[:3], 3, 2, 1.5, "ddim", "simple", 1.0).args[0][
+        latent = nodes.sampler.RePoseDMKSampler.execute(model, *aligned[:3], 3, 2, 1.5, "ddim", "simple", 1.0).args[0][
             "samples"
         ]
     expected = RePoseDMPipeline.from_pretrained(path)(

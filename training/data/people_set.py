@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from reposedm_core.errors import InputError, quoted
+from reposedm_core.images import from_uint8
 from reposedm_core.pose import coco_to_openpose, draw_joints
 
 SPLITS = ("train", "val", "test")
@@ -31,7 +32,7 @@ def split_of(identity: int) -> str:
 
 def to_unit(pictures: np.ndarray | Tensor) -> Tensor:
     """uint8 (…, H, W, 3) → float32 (…, 3, H, W) in [-1, 1]."""
-    return torch.as_tensor(np.ascontiguousarray(pictures)).movedim(-1, -3).float() / 127.5 - 1
+    return from_uint8(torch.as_tensor(np.ascontiguousarray(pictures)).movedim(-1, -3))
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class People:
 
     def skeletons(self, identity: np.ndarray, index: np.ndarray) -> Tensor:
         """Drawn OpenPose skeletons (n, 3, H, W) in [-1, 1]."""
-        return draw_joints(self.openpose(identity, index), self.height, self.width).float() / 127.5 - 1
+        return from_uint8(draw_joints(self.openpose(identity, index), self.height, self.width))
 
     def masks(self, identity: np.ndarray, index: np.ndarray) -> Tensor | None:
         """Masks of the person, not of a second one, (n, 1, H, W), 0 or 1; None for a set without them."""

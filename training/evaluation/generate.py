@@ -14,13 +14,14 @@ from reposedm_core.alignment import Alignment, Start, start_from
 from reposedm_core.alignment.multi_source import Seen
 from reposedm_core.alignment.skeleton_map import skeleton_map
 from reposedm_core.alignment.warp import warp
-from reposedm_core.conditioning import make_condition, pose_target, source_joints
+from reposedm_core.conditioning import make_condition, source_joints
 from reposedm_core.config import FieldConfig
 from reposedm_core.diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
-from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas
+from reposedm_core.diffusion.sampler import simple_sigmas
+from reposedm_core.diffusion.schedulers import sample_noise
 from reposedm_core.errors import InputError
-from reposedm_core.field import PoseInteractionField
-from reposedm_core.images import fit_image
+from reposedm_core.field import PoseInteractionField, pose_target
+from reposedm_core.images import fit_image, to_uint8
 from reposedm_core.pipeline import RePoseDMPipeline
 from reposedm_core.pose import Pose
 from training.data.people_set import Pairs, People, to_unit
@@ -197,15 +198,14 @@ def transfer(
     shape = condition.pose.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     noise = noise.to(pipe.device)
-    sigmas = simple_sigmas(pipe.schedule, round(steps / start))[-steps - 1 :].to(pipe.device)
-    first = initial_latent(noise, sigmas[0]) if start == 1 else condition.aligned + sigmas[0] * noise
     model = GuidedDenoiser(pipe.denoiser, pipe.schedule, condition, scale, field)
-    return pipe.picture(sample_ddim(model, first, sigmas), aligned.seen, aligned.source)
+    latent = sample_noise(model, noise, steps, start=None if start == 1 else (condition.aligned, start))
+    return pipe.picture(latent, aligned.seen, aligned.source)
 
 
 def to_pictures(images: Tensor) -> np.ndarray:
     """(B, 3, H, W) in [-1, 1] → uint8 (B, H, W, 3), as the pictures would be saved."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
+    return to_uint8(images).movedim(1, -1).cpu().numpy()
 
 
 def generate(

@@ -13,6 +13,7 @@ from reposedm_core.checkpoint import read_weights
 from reposedm_core.errors import InputError
 from reposedm_core.estimator import predict_pose
 from reposedm_core.estimator.load import load_estimator as load_network
+from reposedm_core.images import from_uint8
 from reposedm_core.letterbox import Letterbox
 from reposedm_core.pipeline import SHIPPED
 from reposedm_core.pose import coco_to_openpose, openpose_to_coco
@@ -48,7 +49,7 @@ def load_estimator(which: str, openpose_weights: str = "") -> Estimator:
 def _heatmaps(network: torch.nn.Module, size: tuple[int, int], picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The one person of a picture, seen letterboxed to `size`."""
     letterbox = Letterbox(picture.shape[:2], size)
-    image = torch.tensor(picture).movedim(-1, 0)[None].float() / 127.5 - 1
+    image = from_uint8(torch.tensor(picture).movedim(-1, 0)[None])
     joints = letterbox.back(predict_pose(network, letterbox.image(image), THRESHOLD)[0].numpy())
     found = np.concatenate([joints[:, :2], 2.0 * (joints[:, 2:] > 0)], 1)
     found = np.where(found[:, 2:] > 0, found, 0).astype(np.float32)

@@ -13,8 +13,8 @@ from reposedm_core.config import ModelConfig
 from reposedm_core.diffusion.denoiser import Denoiser
 from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
 from reposedm_core.diffusion.losses import training_loss
-from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas
 from reposedm_core.diffusion.schedule import DiffusionSchedule
+from reposedm_core.diffusion.schedulers import sample_noise
 from reposedm_core.networks import NoAlignment, needs_aligner
 from training.data.people_set import People
 from training.engine.picture_grid import picture_grid
@@ -169,10 +169,9 @@ class RePoseDMStage(Stage):
         """Source, skeleton, the sampled picture (DDIM, no field), target."""
         batch = self._checked(8)
         condition = Condition.of(network, batch["pose"], batch["source"], batch["aligned"], batch["visibility"])
-        sigmas = simple_sigmas(self.schedule, min(self.config.steps, SHEET_STEPS)).to(self.device)
         noise = torch.randn(batch["target"].shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         model = GuidedDenoiser(network, self.schedule, condition, self.config.guidance_scale, None)
-        latent = sample_ddim(model, initial_latent(noise, sigmas[0]), sigmas)
+        latent = sample_noise(model, noise, min(self.config.steps, SHEET_STEPS))
         pairs = self.checked[np.arange(len(noise))]
         return picture_grid(
             [

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from reposedm_core.estimator import HigherHRNet, predict_pose
+from reposedm_core.images import from_uint8
 from reposedm_core.pose import coco_to_openpose, draw_joints, render_heatmaps
 from training.data.augment import paste_background, random_affine, random_backgrounds, random_look
 from training.data.people_set import People
@@ -124,5 +125,5 @@ class EstimatorStage(Stage):
     def sheet(self, network: HigherHRNet) -> Image.Image:
         """Pictures, the joints that are found in them, and the true ones."""
         images, *joints = self._predict(network, 8)
-        drawn = [draw_joints(coco_to_openpose(points), *images.shape[-2:]).float() / 127.5 - 1 for points in joints]
+        drawn = [from_uint8(draw_joints(coco_to_openpose(points), *images.shape[-2:])) for points in joints]
         return picture_grid([images, *drawn])

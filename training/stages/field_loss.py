@@ -9,8 +9,7 @@ from reposedm_core.config import ModelConfig
 from reposedm_core.diffusion.losses import pose_estimate
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.estimator import HigherHRNet
-from reposedm_core.field import PoseInteractionField
-from reposedm_core.pose import Pose, coco_to_openpose, draw_pose
+from reposedm_core.field import PoseInteractionField, joints_target
 
 
 class FieldTerm:
@@ -45,12 +44,7 @@ class FieldTerm:
             z, noise, prediction, t: see `pose_estimate`. drop: (B,) bool.
         """
         with torch.autocast(self.device.type, enabled=False):
-            if self.field.space == "features":
-                poses = coco_to_openpose(joints.cpu().numpy()).reshape(len(joints), -1, 18, 3)
-                drawn = torch.stack([draw_pose(Pose(people, self.height, self.width)) for people in poses])
-                target = self.field.target_from_image(drawn.to(self.device) * 2 - 1)
-            else:
-                target = self.field.target_from_joints(joints, self.height, self.width)
+            target = joints_target(self.field, joints, self.height, self.width)
             latent = pose_estimate(self.schedule, z, noise, prediction, t, self.config.estimate)
             gradient, distance = self.field.gradient(latent, self.autoencoder.decode, target)
         return gradient * (~drop).to(gradient)[:, None, None, None], distance

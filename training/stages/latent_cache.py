@@ -15,6 +15,7 @@ from tqdm import tqdm
 from reposedm_core.alignment import start_from
 from reposedm_core.diffusion.autoencoder import PATCH, Autoencoder
 from reposedm_core.errors import InputError
+from reposedm_core.images import from_uint8
 from reposedm_core.pose import draw_joints
 from reposedm_core.pose.skeleton import OPENPOSE_FLIP
 from reposedm_core.reference import make_reference, on_plate
@@ -114,7 +115,7 @@ def _align(
             "pose": autoencoder.encode(skeleton),
             "source": autoencoder.encode(source),
             "aligned": alignment.features,
-            "visibility": aligner.latent_visibility(alignment, autoencoder.stride),
+            "visibility": alignment.latent_visibility(autoencoder.stride),
         }
         if alignment.person is not None:
             seen = alignment.visibility[-1]
@@ -126,7 +127,7 @@ def _align(
             }
         if flipped:
             mirrored = mirrored_joints(people.openpose(part.identity, part.target), people.width)
-            drawn = draw_joints(mirrored, people.height, people.width).float() / 127.5 - 1
+            drawn = from_uint8(draw_joints(mirrored, people.height, people.width))
             row["pose_flipped"] = autoencoder.encode(drawn.to(device))
         if people.has_correspondence and people.has_masks:
             row["cover"] = cover(people, part, row["target"].shape[-2:])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reposedm_core.alignment.matching_aligner import CELL, MatchingPoseAligner, Pass, Start, start_from
 from reposedm_core.alignment.warp import identity_map, resize_map, warp
+from reposedm_core.images import from_uint8
 from reposedm_core.pose import draw_joints
 from training.data.augment import random_backgrounds, random_look
 from training.data.groups import (
@@ -224,7 +225,7 @@ class MatchingAlignerStage(Stage):
         return batch
 
     def _drawn(self, joints: Tensor) -> Tensor:
-        return draw_joints(joints.numpy(), *self.size).float() / 127.5 - 1
+        return from_uint8(draw_joints(joints.numpy(), *self.size))
 
     def _read(self, people: People, identity: np.ndarray, index: np.ndarray, moves: Moves) -> dict[str, Tensor]:
         """Groups of `people` under `moves`: pictures, what belongs to them, and the correspondence of all pairs."""

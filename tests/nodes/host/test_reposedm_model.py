@@ -291,3 +291,12 @@ def test_fingerprint_of_a_linked_input_is_a_constant(pack):
     assert loader.fingerprint_inputs(checkpoint=None) == loader.fingerprint_inputs(checkpoint=None)
     assert load_pose.fingerprint_inputs(file="none", text=None) == load_pose.fingerprint_inputs(file=None, text="")
     assert load_pose.fingerprint_inputs(file="none", text="a") != load_pose.fingerprint_inputs(file="none", text="b")
+
+
+def test_a_sampling_of_another_kind_is_named_before_the_first_step(pack, host, source, pose):
+    """Its times are no places in the schedule."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
+
+    model = ModelSamplingContinuousEDM().patch(host[0], "v_prediction", 120.0, 0.002)[0]
+    with pytest.raises(pack.reposedm_core.InputError, match=r"^model: its noise levels .* RePoseDM knows 0 to 999"):
+        sample(pack, model, align(pack, host, source, pose), steps=4)

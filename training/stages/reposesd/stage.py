@@ -17,12 +17,12 @@ from reposedm_core.checkpoint import load_into, read_weights
 from reposedm_core.config import ModelConfig
 from reposedm_core.diffusion.autoencoder import KLAutoencoder
 from reposedm_core.diffusion.losses import training_loss
-from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas
 from reposedm_core.diffusion.schedule import DiffusionSchedule
+from reposedm_core.diffusion.schedulers import sample_noise
 from reposedm_core.errors import InputError
 from reposedm_core.estimator import PoseEstimator
 from reposedm_core.estimator.load import load_estimator as load_network
-from reposedm_core.images import check_size, shown
+from reposedm_core.images import check_size, to_uint8
 from reposedm_core.reposesd.network import GuidedRePoseSD, RePoseSD, TextCondition, save_reposesd, unet_weights
 from training.data.captioned_set import Captioned
 from training.data.captions import CaptionedPeople, open_captions
@@ -241,26 +241,20 @@ class RePoseSDStage(Stage):
         examples = [self.held_out.read(int(number)) for number in numbers]
         told = {name: value.to(self.device) for name, value in self.check.batch(np.arange(len(numbers))).items()}
         condition = TextCondition(told["pose"], told["tokens"], self.null.expand_as(told["tokens"]))
-        sigmas = simple_sigmas(self.schedule, min(self.config.steps, SHEET_STEPS)).to(self.device)
         noise = torch.randn(told["target"].shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         model = GuidedRePoseSD(network, self.schedule, condition, self.config.guidance_scale)
-        latents = sample_ddim(model, initial_latent(noise, sigmas[0]), sigmas)
+        latents = sample_noise(model, noise, min(self.config.steps, SHEET_STEPS))
         columns = {
             "pose": torch.stack([skeleton(e) for e in examples]),
             "sampled": torch.cat([self.autoencoder.decode(z) for z in latents.split(1)]),
             "truth": torch.stack([e.picture for e in examples]),
         }
         return comparison_sheet(
-            {name: to_uint8(pictures) for name, pictures in columns.items()},
+            {name: to_uint8(pictures).movedim(1, -1).cpu().numpy() for name, pictures in columns.items()},
             [e.caption[:60] for e in examples],
             across=1,
             zoom=1 if self.data.height > 256 else 2,
         )
-
-
-def to_uint8(pictures: Tensor) -> np.ndarray:
-    """(n, 3, H, W) in [-1, 1] → (n, H, W, 3) uint8."""
-    return (255 * shown(pictures)).round().byte().movedim(1, -1).cpu().numpy()
 
 
 def load_estimator(path: str, size: tuple[int, int], udp: bool) -> PoseEstimator:
