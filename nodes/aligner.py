@@ -295,7 +295,7 @@ def align(
                 wanted = part(joints[1], start).repeat_interleave(sources, 0)
                 known = start_from(of_sources(joints[0], start), wanted, pictures, networks.aligner.config.shrink)
             behind = None if background is None else background.to(device)
-            condition, alignment, seen = make_condition(
+            found = make_condition(
                 networks.aligner,
                 networks.conditioner,
                 encode,
@@ -307,13 +307,13 @@ def align(
                 behind,
             )
             values = [
-                *(getattr(condition, field.name) for field in fields(Condition)),
-                seen.image,
-                seen.visibility,
-                alignment.maps[-1],
+                *(getattr(found.condition, field.name) for field in fields(Condition)),
+                found.seen.image,
+                found.seen.visibility,
+                found.alignment.maps[-1],
             ]
-            if seen.reference is not None:
-                values.append(pack(seen.reference, pictures[::sources] if behind is None else behind))
+            if found.seen.reference is not None:
+                values.append(pack(found.seen.reference, pictures[::sources] if behind is None else behind))
             parts.append([value.to(keep) for value in values])
             if progress is not None:
                 progress.update(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,26 @@ from .estimator import PoseEstimator, predict_pose
 from .images import fit_image, from_uint8
 from .pose import Pose, coco_to_openpose, draw_joints
 from .reference import make_reference, on_plate
+
+
+@dataclass
+class Aligned:
+    """Pictures aligned to poses, and what the denoiser is told of them: B results, each of S sources.
+
+    Attributes:
+        source, skeleton: (B·S, 3, H, W) in [-1, 1].
+        start: what the aligner was told of the sources' poses; None for one that does not read them.
+        condition: of the B results.
+        alignment: of all B·S pictures.
+        seen: what the sources show together.
+    """
+
+    source: Tensor
+    skeleton: Tensor
+    start: Start | None
+    condition: Condition
+    alignment: Alignment
+    seen: Seen
 
 
 def condition_image(pose: Pose, height: int, width: int) -> Tensor:
@@ -68,7 +89,7 @@ def make_condition(
     sources: int = 1,
     start: Start | None = None,
     background: Tensor | None = None,
-) -> tuple[Condition, Alignment, Seen]:
+) -> Aligned:
     """Align pictures to poses and make the condition.
 
     Several sources of one person become one aligned picture (`alignment.multi_source.combine`), and the tokens are made
@@ -83,9 +104,6 @@ def make_condition(
         sources: S.
         start: what is known of the sources' poses; only for an aligner that reads them (`reads_pose`).
         background: of an aligner that finds masks, see `reference.make_reference`.
-
-    Returns:
-        the condition of B results, the alignment of all B·S pictures, and what the sources show together.
     """
     known: dict[int, Tensor] = {}
 
@@ -120,6 +138,8 @@ def make_condition(
         texture = once(image)
         tokens = conditioner.context(texture, torch.ones_like(texture[:, :1]))
         tokens = tokens.unflatten(0, (-1, sources)).flatten(1, 2)
-        return Condition(pose, tokens, aligned, torch.ones_like(visibility)), alignment, seen
-    texture = once(image) if conditioner.config.texture == "source" else aligned
-    return Condition.of(conditioner, pose, texture, aligned, visibility), alignment, seen
+        condition = Condition(pose, tokens, aligned, torch.ones_like(visibility))
+    else:
+        texture = once(image) if conditioner.config.texture == "source" else aligned
+        condition = Condition.of(conditioner, pose, texture, aligned, visibility)
+    return Aligned(image, skeleton, start, condition, alignment, seen)

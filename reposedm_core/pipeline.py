@@ -15,7 +15,7 @@ from .alignment import Alignment, Start, start_from
 from .alignment.multi_source import Seen
 from .appearance import AppearanceResult, Dressing, KeepOutside, check_cover, latent_mask
 from .checks import whole
-from .conditioning import condition_image, find_pose, first_joints, make_condition, source_joints
+from .conditioning import Aligned, condition_image, find_pose, first_joints, make_condition, source_joints
 from .diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
 from .diffusion.sampler import Model
 from .diffusion.schedule import DiffusionSchedule
@@ -124,7 +124,8 @@ class RePoseDMPipeline:
         source_pose: Any = None,
     ) -> tuple[Condition, Alignment, Tensor, Tensor]:
         """Condition for the denoiser, the alignment, and source and skeleton as (B, 3, H, W) in [-1, 1]."""
-        return self._align(source, pose, height, width, name, source_pose=source_pose)[:4]
+        found = self._align(source, pose, height, width, name, source_pose=source_pose)
+        return found.condition, found.alignment, found.source, found.skeleton
 
     def _align(
         self,
@@ -136,8 +137,8 @@ class RePoseDMPipeline:
         more_sources: Sequence[ImageLike] = (),
         source_pose: Any = None,
         background: Tensor | None = None,
-    ) -> tuple[Condition, Alignment, Tensor, Tensor, Seen]:
-        """As `align`, and what is seen; with `more_sources` of one result, the rest of all S pictures."""
+    ) -> Aligned:
+        """As `align`; with `more_sources` of one result, the rest of all S pictures."""
         height, width = self._size(height, width)
         further = [to_image(more, "more_sources") for more in _listed(more_sources)]
         given = to_image(source, name)
@@ -157,8 +158,7 @@ class RePoseDMPipeline:
                 image,
                 self.aligner.config.shrink,
             )
-        condition, alignment, seen = self._condition(image, skeleton, len(image) if further else 1, start, background)
-        return condition, alignment, image, skeleton, seen
+        return self._condition(image, skeleton, len(image) if further else 1, start, background)
 
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Of the result: what is None is the model's."""
@@ -170,7 +170,8 @@ class RePoseDMPipeline:
     @torch.no_grad()
     def condition(self, image: Tensor, skeleton: Tensor) -> tuple[Condition, Alignment]:
         """Condition for the denoiser and the alignment, of source and skeleton (B, 3, H, W) in [-1, 1]."""
-        return self._condition(image, skeleton)[:2]
+        found = self._condition(image, skeleton)
+        return found.condition, found.alignment
 
     def _condition(
         self,
@@ -179,7 +180,7 @@ class RePoseDMPipeline:
         sources: int = 1,
         start: Start | None = None,
         background: Tensor | None = None,
-    ) -> tuple[Condition, Alignment, Seen]:
+    ) -> Aligned:
         return make_condition(
             self.aligner,
             self.denoiser,
@@ -237,21 +238,19 @@ class RePoseDMPipeline:
         """
         check_sampler(sampler)
         pose = one_pose(pose)
-        condition, alignment, image, skeleton, seen = self._align(
-            source, pose, height, width, more_sources=more_sources, source_pose=source_pose
-        )
-        field = self._guidance(pose, image.shape[-2:], field_strength, field_start, field_end, field_space)
-        model = self._model(condition, guidance_scale, field)
-        latent = self._sample(sampler, model, condition, seed, steps, callback)
-        result = self.picture(latent, seen, image[:: len(image) // len(latent)])
+        found = self._align(source, pose, height, width, more_sources=more_sources, source_pose=source_pose)
+        field = self._guidance(pose, found.source.shape[-2:], field_strength, field_start, field_end, field_space)
+        model = self._model(found.condition, guidance_scale, field)
+        latent = self._sample(sampler, model, found.condition, seed, steps, callback)
+        result = self.picture(latent, found.seen, found.source[:: len(found.source) // len(latent)])
         return PoseTransferResult(
             shown(result),
-            shown(seen.image),
-            shown(image),
-            shown(skeleton[: len(result)]),
-            seen.visibility,
+            shown(found.seen.image),
+            shown(found.source),
+            shown(found.skeleton[: len(result)]),
+            found.seen.visibility,
             latent,
-            alignment,
+            found.alignment,
         )
 
     def dress(
@@ -302,27 +301,27 @@ class RePoseDMPipeline:
         pose = one_pose(pose, picture=size).resized(*size)
         size = self._size(height, width)
         dressing = Dressing.fitted(person.to(self.device), cover.to(self.device), *size, feather)
-        condition, alignment, image, skeleton, seen = self._align(
-            garment, pose, *size, "garment", source_pose=garment_pose, background=dressing.person
-        )
+        found = self._align(garment, pose, *size, "garment", source_pose=garment_pose, background=dressing.person)
         field = self._guidance(pose, size, field_strength)
         with torch.no_grad():
             kept = self.encode(dressing.person)
         model = KeepOutside(
-            self._model(condition, guidance_scale, field), kept, latent_mask(dressing.cover, self.autoencoder.stride)
+            self._model(found.condition, guidance_scale, field),
+            kept,
+            latent_mask(dressing.cover, self.autoencoder.stride),
         )
-        latent = self._sample(sampler, model, condition, seed, steps, callback)
-        result = dressing.blend(shown(self.picture(latent, seen, dressing.person)))
+        latent = self._sample(sampler, model, found.condition, seed, steps, callback)
+        result = dressing.blend(shown(self.picture(latent, found.seen, dressing.person)))
         return AppearanceResult(
             result,
             shown(dressing.person).expand_as(result),
-            shown(image),
-            shown(seen.image),
-            shown(skeleton),
+            shown(found.source),
+            shown(found.seen.image),
+            shown(found.skeleton),
             dressing.cover,
-            seen.visibility,
+            found.seen.visibility,
             latent,
-            alignment,
+            found.alignment,
         )
 
     @torch.no_grad()

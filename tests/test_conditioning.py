@@ -31,7 +31,7 @@ def networks():
 
 def condition(networks, image, sources=1):
     skeleton = torch.linspace(-1, 1, len(image) // sources)[:, None, None, None].expand(-1, 3, *SIZE)
-    return make_condition(
+    found = make_condition(
         networks.aligner,
         networks.denoiser,
         networks.autoencoder.encode,
@@ -40,6 +40,8 @@ def condition(networks, image, sources=1):
         8,
         sources,
     )
+    assert found.source is image and found.start is None
+    return found.condition, found.alignment, found.seen
 
 
 @pytest.fixture(scope="module")

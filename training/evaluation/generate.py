@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reposedm_core.alignment import Alignment, Start, start_from
-from reposedm_core.alignment.multi_source import Seen
+from reposedm_core.alignment import start_from
 from reposedm_core.alignment.skeleton_map import skeleton_map
 from reposedm_core.alignment.warp import warp
-from reposedm_core.conditioning import make_condition, source_joints
+from reposedm_core.conditioning import Aligned, make_condition, source_joints
 from reposedm_core.config import FieldConfig
-from reposedm_core.diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
+from reposedm_core.diffusion.guided import FieldGuidance, GuidedDenoiser
 from reposedm_core.diffusion.sampler import simple_sigmas
 from reposedm_core.diffusion.schedulers import sample_noise
 from reposedm_core.errors import InputError
@@ -107,24 +106,6 @@ class Batch:
         return len(self.pairs)
 
 
-@dataclass
-class Aligned:
-    """A batch as a checkpoint's aligner leaves it.
-
-    Attributes:
-        source, skeleton: (b, 3, H, W) in [-1, 1].
-        start: what the aligner was told of the source's pose; None for one that does not read it.
-        condition, alignment, seen: see `conditioning.make_condition`.
-    """
-
-    source: Tensor
-    skeleton: Tensor
-    start: Start | None
-    condition: Condition
-    alignment: Alignment
-    seen: Seen
-
-
 def find_source(pipe: RePoseDMPipeline, batch: Batch, source_pose: str) -> Tensor | None:
     """OpenPose-18 joints (b, 18, 3) of the sources' people by one of `SOURCE_POSES`; None for "none"."""
     if source_pose == "none":
@@ -146,13 +127,8 @@ def align(pipe: RePoseDMPipeline, batch: Batch, joints: Tensor | None) -> Aligne
     if pipe.aligner.reads_pose:
         target = torch.from_numpy(batch.target_pose).float()
         start = start_from(joints, target, source, pipe.aligner.config.shrink)
-    return Aligned(
-        source,
-        skeleton,
-        start,
-        *make_condition(
-            pipe.aligner, pipe.denoiser, pipe.encode, source, skeleton, pipe.autoencoder.stride, start=start
-        ),
+    return make_condition(
+        pipe.aligner, pipe.denoiser, pipe.encode, source, skeleton, pipe.autoencoder.stride, start=start
     )
 
 
