@@ -104,7 +104,7 @@ def test_memory_that_the_host_is_told_of_is_enough_and_not_far_too_much(pack, na
     config = core.PRESETS[name]
     networks = core.networks.build_networks(config)
     autoencoder, nodes = networks.autoencoder, pack.nodes
-    vae, stride = nodes.model.RePoseDMVAE(autoencoder), config.autoencoder.stride
+    vae, stride = nodes.host.reposedm_model.RePoseDMVAE(autoencoder), config.autoencoder.stride
     latent = torch.randn(1, 16, height // stride, width // stride)
     picture = torch.rand(1, 3, height, width) * 2 - 1
 
@@ -124,9 +124,9 @@ def test_memory_that_the_host_is_told_of_is_enough_and_not_far_too_much(pack, na
         found = {
             "decode": (peak(lambda: autoencoder.decode(latent)), decoding),
             "encode": (peak(lambda: autoencoder.encode(picture)), vae.memory_used_encode(picture.shape, torch.float32)),
-            "align": (peak(aligned), nodes.align.memory(config.aligner, height, width)),
+            "align": (peak(aligned), nodes.aligner.memory(config.aligner, height, width)),
         }
-    found["gradient"] = peak(bent), nodes.decoding.VAE_SHARE * decoding
+    found["gradient"] = peak(bent), nodes.host.decoding.VAE_SHARE * decoding
     for what, (most, told) in found.items():
         assert most < told < (25 if what == "encode" else 8) * most, (what, most, told)
 
