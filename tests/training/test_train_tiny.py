@@ -91,13 +91,13 @@ def test_the_nodes_sample_with_it_what_the_pipeline_does(trained, example, pack,
     nodes = pack.nodes
     import folder_paths
 
-    folder = nodes.folders.MODELS
+    folder = nodes.host.folders.MODELS
     monkeypatch.setitem(folder_paths.folder_names_and_paths, folder, ([str(path.parent)], {".safetensors"}))
     folder_paths.filename_list_cache.pop(folder, None)
     model, vae, aligner, _ = nodes.loaders.RePoseDMLoader.execute(path.name).args[:4]
     source = torch.from_numpy(example[0]).float()[None] / 255
     with torch.inference_mode():
-        aligned = nodes.align.RecurrentPoseAlignerNode.execute(aligner, vae, source, example[1], 0, 0).args
+        aligned = nodes.aligner.RecurrentPoseAlignerNode.execute(aligner, vae, source, example[1], 0, 0).args
         latent = nodes.sampler.RePoseDMKSampler.execute(model, *aligned[:3], 3, 2, 1.5, "ddim", "simple", 1.0).args[0][
             "samples"
         ]
