@@ -299,4 +299,4 @@ def test_a_sampling_of_another_kind_is_named_before_the_first_step(pack, host, s
 
     model = ModelSamplingContinuousEDM().patch(host[0], "v_prediction", 120.0, 0.002)[0]
     with pytest.raises(pack.reposedm_core.InputError, match=r"^model: its noise levels .* RePoseDM knows 0 to 999"):
-        sample(pack, model, align(pack, host, source, pose), steps=4)
+        sample(pack, model, align(pack, host, source, pose), steps=20)
