@@ -1,8 +1,8 @@
 """Every stage for a few steps, on the CPU: python training/train_tiny.py [--out FOLDER]
 
-Generates a few small people and trains on them what `train.py` can train: the full model, B1 and B2, and RePoseSD from
-a Stable Diffusion 2.1 of few channels and random weights. It shows that everything runs, and no more: the pictures of
-the results are noise. Running it again goes on where it was stopped.
+Generates a few small people and trains on them what `train.py` can train: the full model, B1 and B2, a model of the
+second generation, and RePoseSD from a Stable Diffusion 2.1 of few channels and random weights. It shows that everything
+runs, and no more: the pictures of the results are noise. Running it again goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ def runs(out: Path) -> list[list[str]]:
         ]
         for name in ("b1", "b2")
     ]
+    second = [str(CONFIGS / "tiny-256.yaml"), f"data={out / 'people'}", f"out={out / 'second'}"]
     reposesd = [
         str(CONFIGS / "reposesd.yaml"),
         f"data={out / 'people'}",
@@ -108,7 +109,7 @@ def runs(out: Path) -> list[list[str]]:
         "reposesd.workers=0",
         "reposesd.bf16=false",
     ]
-    return [full, *ablations, reposesd]
+    return [full, *ablations, second, reposesd]
 
 
 def train_tiny(out: Path, *more: str) -> int:

@@ -66,6 +66,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generated people with masks and correspondence, one of whom trains, one validates and one tests."""
+    pytest.importorskip("anny", reason="the synthetic people need anny")
+    out = tmp_path_factory.mktemp("people")
+    generate.generate(
+        out, identities=3, poses=3, seed=1, workers=1, height=HEIGHT, width=WIDTH, correspondence=True, cell=2
+    )
+    return out
+
+
+@pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained tiny checkpoint; every weight is random, so that every condition has an influence."""
     config = ModelConfig(

@@ -20,6 +20,7 @@ from training.data.people_set import People
 
 ROOT = Path(__file__).parents[2]
 FILES = {"full": "full/reposedm-tiny", "b1": "b1/reposedm-tiny-b1", "b2": "b2/reposedm-tiny-b2"}
+SECOND = "second/reposedm-tiny-256"
 STAGES = {"vae": "pictures_psnr", "estimator": "pck@0.1", "aligner": "epe1", "reposedm": "x0_mse_300"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
@@ -107,6 +108,21 @@ def test_the_nodes_sample_with_it_what_the_pipeline_does(trained, example, pack,
     assert (latent - expected.latent).abs().max() < 1e-4 * expected.latent.abs().max()
 
 
+def test_the_second_generation_is_trained_and_sampled_with(trained, example):
+    path = trained / f"{SECOND}.safetensors"
+    header = read_header(path)
+    assert header["parts"] == sorted({"autoencoder", "estimator", "denoiser", "aligner", "decoder"})
+    assert header["config"]["name"] == "tiny-256" and header["card"]["data"]["source"]["identities"] == 5
+    assert all(
+        header["card"][stage]["steps"] == 8 and header["card"][stage]["validation"]
+        for stage in ("vae", "estimator", "aligner", "reposedm", "decoder")
+    )
+    pipe = RePoseDMPipeline.from_pretrained(path)
+    results = [pipe(Image.fromarray(example[0]), example[1], seed=seed, field_strength=0.0).image for seed in (1, 1, 2)]
+    assert results[0].shape == (1, 3, 64, 48) and torch.isfinite(results[0]).all()
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
 def test_reposesd_is_a_file_that_its_loader_reads(trained):
     path = trained / "reposesd" / "reposesd.safetensors"
     assert load_reposesd(path).config.block_channels == (64, 128)
@@ -115,7 +131,7 @@ def test_reposesd_is_a_file_that_its_loader_reads(trained):
 
 def test_running_it_again_trains_nothing_anew(trained):
     before = {file: file.stat().st_mtime_ns for file in trained.rglob("*.state.pt")}
-    assert len(before) == 7
+    assert len(before) == 12
     done = subprocess.run(
         [
             sys.executable,

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reposedm_core.alignment.warp import identity_map, sample
+from reposedm_core.errors import InputError
 from reposedm_core.pose.skeleton import OPENPOSE_FLIP
 from training.data.people_set import Pairs, People
 
@@ -109,8 +110,18 @@ def rows_of(groups: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def random_groups(people: People, rng: np.random.Generator, groups: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (groups,) of people with `count` pictures or more, and which of them (groups, count), all different."""
+    """Labels (groups,) of people with `count` pictures or more, and which of them (groups, count), all different.
+
+    Raises:
+        InputError: nobody has so many.
+    """
     able = np.flatnonzero(people.counts >= count)
+    if not len(able):
+        raise InputError(
+            f"{people.root}: nobody in the split {people.split!r} has {count} pictures, but "
+            f"{people.counts.max()} at most; ask for smaller groups (aligner.group), or make a set with "
+            "more pictures of each person."
+        )
     place = able[rng.integers(0, len(able), groups)]
     index = np.stack([rng.permutation(people.counts[p])[:count] for p in place])
     return people.identities[place], index

@@ -16,11 +16,12 @@ from reposedm_core.diffusion.losses import training_loss
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.diffusion.schedulers import sample_noise
 from reposedm_core.networks import NoAlignment, needs_aligner
+from reposedm_core.pose.skeleton import COCO_FLIP
 from training.data.people_set import People
 from training.engine.picture_grid import picture_grid
 from training.engine.stage import Plan, Stage
 from training.stages.field_loss import FieldTerm
-from training.stages.latent_cache import ColourShuffle, cache_latents
+from training.stages.latent_cache import FLIPPED, ColourShuffle, cache_latents, mirrored_joints
 
 VALIDATION_PAIRS = 256
 UNREAD = ("map", "logits")
@@ -97,7 +98,7 @@ class RePoseDMStage(Stage):
         t = (steps * rng.random(count) ** self.settings.noise_power).astype(np.int64).clip(max=steps - 1)
         order = np.where(rng.random(count) < self.settings.colour_shuffle, rng.integers(1, 6, count), 0)
         if self.settings.flip > 0:
-            order = order + 6 * (rng.random(count) < self.settings.flip)
+            order = order + FLIPPED * (rng.random(count) < self.settings.flip)
         return {
             "row": rng.integers(0, len(self.cache), count),
             "t": t,
@@ -119,7 +120,11 @@ class RePoseDMStage(Stage):
         prediction, variance = (None if out is None else out.float() for out in model(batch, z, t, drop))
         gradient = distance = None
         if self.field is not None:
-            gradient, distance = self.field(batch["joints"], z, noise, prediction, t, drop)
+            joints = batch["joints"]
+            if self.settings.flip > 0:
+                mirrored = mirrored_joints(joints, self.field.width, COCO_FLIP)
+                joints = torch.where((batch["order"] >= FLIPPED)[:, None, None], mirrored, joints)
+            gradient, distance = self.field(joints, z, noise, prediction, t, drop)
         values = training_loss(
             self.schedule,
             x0,

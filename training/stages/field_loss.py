@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reposedm_core.config import ModelConfig
@@ -29,7 +30,9 @@ class FieldTerm:
         width: int,
         device: torch.device,
     ):
-        self.config, self.height, self.width, self.device = config.field, height, width, device
+        self.config, self.width, self.device = config.field, width, device
+        self.factor = config.height // config.network_size[0]
+        self.size = height // self.factor, width // self.factor  # as the estimator sees them
         self.schedule = DiffusionSchedule(config.schedule)
         self.field = PoseInteractionField(estimator.to(device), config.field.space, mask=config.field.mask)
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
@@ -44,7 +47,12 @@ class FieldTerm:
             z, noise, prediction, t: see `pose_estimate`. drop: (B,) bool.
         """
         with torch.autocast(self.device.type, enabled=False):
-            target = joints_target(self.field, joints, self.height, self.width)
+            joints = joints * joints.new_tensor([1 / self.factor, 1 / self.factor, 1])
+            target = joints_target(self.field, joints, *self.size)
             latent = pose_estimate(self.schedule, z, noise, prediction, t, self.config.estimate)
-            gradient, distance = self.field.gradient(latent, self.autoencoder.decode, target)
+            gradient, distance = self.field.gradient(latent, self._decode, target)
         return gradient * (~drop).to(gradient)[:, None, None, None], distance
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        picture = self.autoencoder.decode(latent)
+        return F.avg_pool2d(picture, self.factor) if self.factor > 1 else picture

@@ -22,6 +22,9 @@ from reposedm_core.reference import make_reference, on_plate
 from training.data.people_set import Pairs, People
 from training.engine.state import checksum, save_atomically
 
+FLIPPED = 6
+"""The least choice of a `ColourShuffle` that mirrors: as many permutations come first."""
+
 
 class Latents:
     """Cached latents of every pair: target, pose, source, aligned source and its visibility (float16 on the CPU).
@@ -126,8 +129,8 @@ def _align(
                 "logits": torch.cat([seen, alignment.person, alignment.source_person], 1),
             }
         if flipped:
-            mirrored = mirrored_joints(people.openpose(part.identity, part.target), people.width)
-            drawn = from_uint8(draw_joints(mirrored, people.height, people.width))
+            joints = torch.from_numpy(people.openpose(part.identity, part.target))
+            drawn = from_uint8(draw_joints(mirrored_joints(joints, people.width), people.height, people.width))
             row["pose_flipped"] = autoencoder.encode(drawn.to(device))
         if people.has_correspondence and people.has_masks:
             row["cover"] = cover(people, part, row["target"].shape[-2:])
@@ -146,11 +149,10 @@ def cover(people: People, pairs: Pairs, size: tuple[int, int]) -> Tensor:
     return torch.cat([person, F.adaptive_avg_pool2d((visible == 1).float(), size)], 1)
 
 
-def mirrored_joints(joints: np.ndarray, width: int) -> np.ndarray:
-    """OpenPose-18 joints (n, 18, 3) of mirrored pictures of that width: left and right change names, too."""
-    mirrored = joints[:, list(OPENPOSE_FLIP)].copy()
-    mirrored[..., 0] = np.where(mirrored[..., 2] > 0, width - mirrored[..., 0], 0)
-    return mirrored
+def mirrored_joints(joints: Tensor, width: int, names: tuple[int, ...] = OPENPOSE_FLIP) -> Tensor:
+    """Joints (n, K, 3) of mirrored pictures of that width: left and right change names, too (`names`)."""
+    x, y, score = joints[:, list(names)].unbind(-1)
+    return torch.stack([torch.where(score > 0, width - x, 0), y, score], -1)
 
 
 class ColourShuffle:
@@ -160,8 +162,8 @@ class ColourShuffle:
     def __init__(self, autoencoder: Autoencoder, device: torch.device):
         if autoencoder.config.kind != "pca":
             raise InputError(
-                f"reposedm.colour_shuffle: latents of a {autoencoder.config.kind!r} autoencoder cannot be "
-                "recoloured; set it to 0."
+                f"reposedm.colour_shuffle, reposedm.flip: latents of a {autoencoder.config.kind!r} "
+                "autoencoder can be neither recoloured nor mirrored; set both to 0."
             )
         matrices, offsets = [], []
         for flip, order in itertools.product((False, True), itertools.permutations(range(3))):
@@ -177,8 +179,8 @@ class ColourShuffle:
 
     def __call__(self, batch: dict[str, Tensor], choice: Tensor) -> dict[str, Tensor]:
         """`batch` recoloured, each example by the permutation `choice` (B,), 0 being none, and mirrored as well where
-        it is 6 or more; poses keep their colours."""
-        matrix, offset, flip = self.matrices[choice], self.offsets[choice], (choice >= 6)[:, None, None, None]
+        it is `FLIPPED` or more; poses keep their colours."""
+        matrix, offset, flip = self.matrices[choice], self.offsets[choice], (choice >= FLIPPED)[:, None, None, None]
         changed = {
             name: torch.einsum("bij,bjhw->bihw", matrix, batch[name]) + offset[..., None, None]
             for name in ("target", "source", "aligned")

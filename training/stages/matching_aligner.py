@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reposedm_core.alignment.matching_aligner import CELL, MatchingPoseAligner, Pass, Start, start_from
 from reposedm_core.alignment.warp import identity_map, resize_map, warp
+from reposedm_core.errors import InputError
 from reposedm_core.images import from_uint8
 from reposedm_core.pose import draw_joints
 from training.data.augment import random_backgrounds, random_look
@@ -188,6 +189,13 @@ class MatchingAlignerStage(Stage):
 
     def prepare(self, main: bool) -> None:
         self.people, self.held_out = People(self.root, "train"), People(self.root, "val")
+        if not (self.people.has_correspondence and self.people.has_masks):
+            raise InputError(
+                f"aligner: {self.root} has not both correspondence and masks, which an aligner of kind "
+                '"matching" is trained on; make synthetic people with python training/generate.py '
+                "--correspondence."
+            )
+        random_groups(self.people, np.random.default_rng(0), 1, self.settings.group)  # are there any?
         self.size = self.config.aligner.height, self.config.aligner.width
         self.later = len(self.config.aligner.kernels) - 1
 

