@@ -137,7 +137,7 @@ def evaluate(
             values["fid"] = fid(found[TRUTH][1], fake)
         cells[row].update({name: as_cell(value) for name, value in values.items()})
         if row != TRUTH:
-            cells[row]["kid"] = as_cell(*kid(found[TRUTH][1].numpy(), fake.numpy()) or (None,))
+            cells[row]["kid"] = as_cell(*kid(found[TRUTH][1].numpy(), fake.numpy(), *2 * [np.arange(total)]) or (None,))
     results = {
         "protocol": {
             "data": captioned.name,
@@ -150,7 +150,7 @@ def evaluate(
             "notes": [
                 finder(detector.name, detector.several),
                 PEOPLE,
-                distribution_note(features.name, "the set's own pictures", total),
+                distribution_note(features.name, "the set's own pictures", total, "one place in the set"),
             ],
         },
         "rows": cells,

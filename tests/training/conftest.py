@@ -123,11 +123,12 @@ def weights_256(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def untrained(config: ModelConfig, folder: Path) -> Path:
-    """A checkpoint of `config`, every weight random."""
-    torch.manual_seed(0)
-    networks = {name: PARTS[name](getattr(config, name)) for name in parts_of(config)}
-    for network in networks.values():
-        for parameter in network.parameters():
+    """A checkpoint of `config`, every weight random, those of each part whatever the others are."""
+    networks = {}
+    for name in parts_of(config):
+        torch.manual_seed(0)
+        networks[name] = PARTS[name](getattr(config, name))
+        for parameter in networks[name].parameters():
             parameter.data.add_(0.03 * torch.randn_like(parameter))
     path = folder / f"{config.name}.safetensors"
     save_model(path, networks, to_dict(config))

@@ -241,7 +241,7 @@ def test_kid_is_that_of_more_pairs_and_all_else_of_the_same(figures, tmp_path):
 def test_page_and_sheet_show_plate_visibility_and_person(results):
     _, out = results
     page = json.loads((out / "results.html").read_text(encoding="utf-8").split('id="data">')[1].split("</script>")[0])
-    assert page["given"] == ["source", "pose", "plate", "visibility", "person"]
+    assert page["given"] == ["source", "pose", "the truth itself", "plate", "visibility", "person"]
     assert set(page["pairs"][0]["pictures"]) == {
         *page["given"],
         "copy the source",
@@ -250,7 +250,6 @@ def test_page_and_sheet_show_plate_visibility_and_person(results):
         PLATE,
         OURS,
         "autoencoder of the truth",
-        "the truth itself",
     }
     assert page["figure"] and [table["name"] for table in page["tables"]][-1] == "Sampling maps"
     with Image.open(out / "sheet.jpg") as sheet:  # 3 blocks of 9 columns, twice as large

@@ -10,6 +10,7 @@ import numpy as np
 
 from reposedm_core.files import write_text
 from training.evaluation.compare import Comparison
+from training.evaluation.generate import TRUTH
 from training.evaluation.tables import COLUMNS, PARTS, captions, heading, how, rounded, shown, tables
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -65,7 +66,12 @@ def write_page(
             name: {"heading": heading(name, None), "better": -1 if "↓" in COLUMNS[name][0] else 1} for name in measures
         },
         "sortable": [row, *(name for name in values if name != row)],
-        "given": [label for label in comparison.pictures if label not in comparison.rows],
+        "given": [
+            "source",
+            "pose",
+            TRUTH,
+            *(label for label in comparison.pictures if label not in (*comparison.rows, "source", "pose")),
+        ],
         "pairs": [
             {
                 "number": int(n),

@@ -140,8 +140,9 @@ class Judge:
     ):
         self.detector, self.device = detector, device
         self.extractor = None if extractor is None else extractor.to(device)
-        distances = {"perceptual": PerceptualDistance(), "lpips": lpips, "vgg": vgg}
-        self.distances = {name: each.to(device) for name, each in distances.items() if each is not None}
+        self.perceptual = PerceptualDistance().to(device)
+        self.lpips, self.vgg = (None if each is None else each.to(device) for each in (lpips, vgg))
+        self._truth: tuple[Batch, list[Tensor]] | None = None
 
     def measure(self, pictures: np.ndarray, batch: Batch, same: bool = False) -> Measured:
         """Every measure of uint8 pictures (b, H, W, 3); `same` says that they are the truth: joints and people only."""
@@ -159,8 +160,13 @@ class Judge:
 
     def _against(self, pictures: np.ndarray, images: Tensor, batch: Batch) -> dict[str, np.ndarray]:
         truth = to_unit(batch.truth).to(self.device)
-        with torch.no_grad():
-            values = {name: distance(images, truth).double().cpu().numpy() for name, distance in self.distances.items()}
+        distances = {"perceptual": self.perceptual(images, truth)}
+        if self.lpips is not None:
+            distances["lpips"] = self.lpips(images, truth)
+        if self.vgg is not None:
+            with torch.no_grad():
+                distances["vgg"] = self.vgg.to_features(images, self._vgg_of(batch, truth))
+        values = {name: distance.double().cpu().numpy() for name, distance in distances.items()}
         values["psnr"] = metrics.psnr(pictures, batch.truth)
         if min(pictures.shape[1:3]) >= WINDOW:
             values["ssim_51"] = metrics.ssim_51(pictures, batch.truth)
@@ -176,6 +182,12 @@ class Judge:
                 pictures, batch.source, batch.masks, batch.source_masks
             )
         return values
+
+    def _vgg_of(self, batch: Batch, truth: Tensor) -> list[Tensor]:
+        """VGG's features of a batch's true pictures, kept for the next row: nothing else costs so much."""
+        if self._truth is None or self._truth[0] is not batch:
+            self._truth = batch, self.vgg.features(truth)
+        return self._truth[1]
 
     def _poses(self, people: list[np.ndarray], batch: Batch) -> dict[str, np.ndarray]:
         """PCK, distances and OKS of the person most like the pose asked for."""

@@ -39,12 +39,13 @@ def finder(judge: str, several: bool) -> str:
     )
 
 
-def distribution_note(extractor: str, real: str, pictures: int) -> str:
+def distribution_note(extractor: str, real: str, pictures: int, groups: str = "one person") -> str:
     """How FID and KID were measured."""
     return (
         f"FID and KID on the features of {extractor}, against {real} ({pictures:,} pictures). FID (torchmetrics) "
-        "is biased upwards with few pictures: compare rows of one table. KID is not; its interval resamples as the "
-        "others do. Numbers of two extractors do not compare."
+        "is biased upwards with few pictures: compare rows of one table. KID is not; pictures of "
+        f"{groups} are not paired in it, and its interval resamples them together. Numbers of two extractors do "
+        "not compare."
     )
 
 

@@ -143,22 +143,35 @@ def draw_recurrence(maps: dict[str, dict[str, dict[str, Any]]], names: list[str]
     figure = Figure(figsize=(4.6 * (1 + len(mended)), 3.6), layout="constrained")
     axes = figure.subplots(1, 1 + len(mended), squeeze=False)[0]
     for name, rows in steps.items():
-        _line(axes[0], range(1, len(rows) + 1), [maps[row]["epe"] for row in rows], name)
+        middle, low, high = _numbers([maps[row]["epe"] for row in rows])
+        (line,) = axes[0].plot(range(1, len(rows) + 1), middle, marker="o", label=name)
+        axes[0].fill_between(range(1, len(rows) + 1), low, high, alpha=0.2, color=line.get_color())
     for row, style in ((SKELETON, "--"), (COPY, ":")):
         if row in maps and maps[row]["epe"]["mean"] is not None:
             axes[0].axhline(maps[row]["epe"]["mean"], linestyle=style, color="grey", label=row)
     axes[0].set_title("error after each iteration")
     for place, name in zip(axes[1:], mended, strict=True):
-        rows = [disturbed(name), *steps[name][1:]]
-        for pixels in DISTURBANCES:
-            _line(place, range(len(rows)), [maps[row][left(pixels)] for row in rows], f"{pixels} px of {ROWS}")
-        place.set_xticks(range(len(rows)), ["before", *(f"after {n}" for n in range(2, len(rows) + 1))])
-        place.set_title(f"left of a disturbance: {name}")
+        rows = {"disturbed": disturbed(name), **{f"iteration {n}": row for n, row in enumerate(steps[name][1:], 2)}}
+        width = 0.8 / len(rows)
+        for number, (label, row) in enumerate(rows.items()):
+            middle, low, high = _numbers([maps[row][left(pixels)] for pixels in DISTURBANCES])
+            at = np.arange(len(DISTURBANCES)) + (number + 0.5) * width - 0.4
+            place.bar(
+                at,
+                middle,
+                width,
+                yerr=[middle - low, high - middle],
+                label=label,
+                capsize=2,
+                color=f"{0.8 - 0.5 * number / max(1, len(rows) - 1):.2f}",
+            )
+        place.set_xticks(range(len(DISTURBANCES)), [f"{pixels} px of {ROWS}" for pixels in DISTURBANCES])
+        place.set_title(f"left of a disturbance by {name}")
     for place in axes:
         place.set_ylabel("end-point error, % of the height")
         place.set_ylim(bottom=0)
         place.grid(alpha=0.3)
-        if place.lines:
+        if place.get_legend_handles_labels()[0]:
             place.legend(fontsize=8)
     most = max((len(rows) for rows in steps.values()), default=1)
     axes[0].set_xticks(range(1, most + 1))
@@ -168,8 +181,11 @@ def draw_recurrence(maps: dict[str, dict[str, dict[str, Any]]], names: list[str]
     write_bytes(path, buffer.getvalue())
 
 
-def _line(axes: Any, places: range, cells: list[dict[str, Any]], label: str) -> None:
+def _numbers(cells: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, low and high of some cells; an interval that is not known has no length."""
     middle = [np.nan if cell["mean"] is None else cell["mean"] for cell in cells]
-    (line,) = axes.plot(places, middle, marker="o", label=label)
-    ends = [[np.nan if cell[end] is None else cell[end] for cell in cells] for end in ("low", "high")]
-    axes.fill_between(places, *ends, alpha=0.2, color=line.get_color())
+    ends = (
+        [mean if cell[end] is None else cell[end] for cell, mean in zip(cells, middle, strict=True)]
+        for end in ("low", "high")
+    )
+    return np.array(middle), *map(np.array, ends)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -111,41 +110,41 @@ def kid(
     """Kernel distance (Bińkowski et al., 2018), unbiased for any number of pictures, and its 95 % bootstrap interval.
 
     Over all pictures at once, not the mean over subsets: of the two, which expect the same, the one that varies less.
-    No picture is paired with itself, neither in the distance nor where resampling drew it twice.
+    Pictures of one group are not paired: a result is like the pictures that it was made of, more than two pictures of
+    different people are, and the distance would come out too small.
 
     Args:
         real, fake: features (n, D) and (m, D).
         real_groups, fake_groups: (n,) and (m,), e.g. identities: whole groups are resampled, a group of both sets in
-            both. None resamples pictures.
+            both. None makes each picture a group of its own.
 
     Returns:
-        distance, low and high, these NaN where there is one group; None where a set has fewer than four pictures.
+        distance, low and high; None where a set has fewer than four pictures, or those of fewer than two groups.
     """
     if min(len(real), len(fake)) < 4:
         return None
     if real_groups is None or fake_groups is None:
         real_groups, fake_groups = np.arange(len(real)), len(real) + np.arange(len(fake))
+    if min(len(np.unique(real_groups)), len(np.unique(fake_groups))) < 2:
+        return None
     labels, index = np.unique(np.concatenate([real_groups, fake_groups]), return_inverse=True)
     reals, fakes = (real, index[: len(real)]), (fake, index[len(real) :])
-    sums, counts = zip(
-        _kernel_sums(*reals, *reals, len(labels), True),
-        _kernel_sums(*fakes, *fakes, len(labels), True),
-        _kernel_sums(*reals, *fakes, len(labels), False),
-        strict=True,
-    )
+    parts = [
+        _kernel_sums(*first, *second, len(labels)) for first, second in ((reals, reals), (fakes, fakes), (reals, fakes))
+    ]
 
     def distance(drawn: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
             same_real, same_fake, between = (
-                np.einsum("rg,rg->r", drawn @ total, drawn) / np.einsum("rg,rg->r", drawn @ count, drawn)
-                for total, count in zip(sums, counts, strict=True)
+                np.einsum("rg,rg->r", drawn @ sums, drawn) / np.einsum("rg,rg->r", drawn @ counts, drawn)
+                for sums, counts in parts
             )
         return same_real + same_fake - 2 * between
 
-    value = float(distance(np.ones((1, len(labels))))[0])
-    if len(labels) < 2:
-        return value, math.nan, math.nan
-    return value, *percentiles(distance(resampled(len(labels)).astype(np.float64)))
+    return (
+        float(distance(np.ones((1, len(labels))))[0]),
+        *percentiles(distance(resampled(len(labels)).astype(np.float64))),
+    )
 
 
 def _kernel_sums(
@@ -154,11 +153,9 @@ def _kernel_sums(
     second: np.ndarray,
     second_groups: np.ndarray,
     groups: int,
-    same: bool,
     rows: int = 1024,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of (x·y / D + 1)³ over the pairs of each two groups, (groups, groups), and how many pairs those are; of one
-    set with itself, `same`, no picture is paired with itself."""
+    """Sums of (x·y / D + 1)³ over the pairs of each two different groups, (groups, groups), and how many those are."""
     sums = np.zeros((groups, groups))
     order = np.argsort(second_groups, kind="stable")
     labels, starts = np.unique(second_groups[order], return_index=True)
@@ -166,10 +163,10 @@ def _kernel_sums(
     for top in range(0, len(first), rows):
         part = first[top : top + rows].astype(np.float64)
         kernel = (part @ columns / first.shape[1] + 1) ** 3
-        if same:
-            kernel[np.arange(len(part)), np.argsort(order)[top : top + len(part)]] = 0
         by_column = np.add.reduceat(kernel, starts, axis=1)
         np.add.at(sums, (first_groups[top : top + rows, None], labels[None]), by_column)
-    sizes = [np.bincount(each, minlength=groups) for each in (first_groups, second_groups)]
-    counts = np.outer(*sizes).astype(np.float64)
-    return sums, counts - np.diag(sizes[0]) if same else counts
+    sizes = [np.bincount(each, minlength=groups).astype(np.float64) for each in (first_groups, second_groups)]
+    counts = np.outer(*sizes)
+    for values in (sums, counts):
+        np.fill_diagonal(values, 0)
+    return sums, counts

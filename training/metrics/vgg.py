@@ -64,6 +64,10 @@ class VGGDistance(nn.Module):
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         with torch.no_grad():
             truth = self.features(second)
+        return self.to_features(first, truth)
+
+    def to_features(self, first: Tensor, truth: list[Tensor]) -> Tensor:
+        """The same with the second pictures' features."""
         return perceptual_distance(self.features(first), truth, least=1e-2)
 
 

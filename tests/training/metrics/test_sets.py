@@ -67,26 +67,38 @@ def test_kid_is_plain_arithmetic():
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(5, 3)), rng.normal(1, 2, size=(7, 3))
 
-    def mean(a: np.ndarray, b: np.ndarray) -> float:
-        return np.mean([(x @ y / 3 + 1) ** 3 for i, x in enumerate(a) for j, y in enumerate(b) if a is not b or i != j])
+    def expected(ours: np.ndarray, theirs: np.ndarray) -> float:
+        def mean(a: np.ndarray, whose: np.ndarray, b: np.ndarray, others: np.ndarray) -> float:
+            return np.mean(
+                [
+                    (x @ y / 3 + 1) ** 3
+                    for x, p in zip(a, whose, strict=True)
+                    for y, q in zip(b, others, strict=True)
+                    if p != q
+                ]
+            )
 
-    expected = mean(real, real) + mean(fake, fake) - 2 * mean(real, fake)
+        return mean(real, ours, real, ours) + mean(fake, theirs, fake, theirs) - 2 * mean(real, ours, fake, theirs)
+
     persons = np.array([3, 1, 1, 2, 3]), np.array([1, 5, 3, 3, 9, 1, 2])
-    assert kid(real, fake)[0] == pytest.approx(expected) == pytest.approx(kid(real, fake, *persons)[0])
+    assert kid(real, fake)[0] == pytest.approx(expected(np.arange(5), np.arange(5, 12)))
+    assert kid(real, fake, *persons)[0] == pytest.approx(expected(*persons)), "no two pictures of one person"
     assert kid(np.full((4, 1), 1.0), np.full((5, 1), 2.0)) == pytest.approx((8 + 125 - 2 * 27,) * 3)
     assert kid(real[:3], fake) is None
-    assert np.isnan(kid(real, fake, np.zeros(5), np.zeros(7))[1:]).all(), "one person gives no interval"
+    assert kid(real, fake, np.zeros(5), np.arange(7)) is None, "of one person"
 
 
 def test_kid_resamples_people_not_pictures():
-    """Twelve pictures that are all alike of each person say no more than one, and a picture is never its own pair."""
+    """Twelve pictures that are all alike of each person say no more than one."""
     rng = np.random.default_rng(0)
     people = np.arange(30)
     real, fake = rng.normal(size=(30, 4)), rng.normal(0.5, 1, (30, 4))
-    _, low, high = kid(real, fake, people, people)
-    _, *again = kid(np.tile(real, (12, 1)), np.tile(fake, (12, 1)), np.tile(people, 12), np.tile(people, 12))
+    value, low, high = kid(real, fake, people, people)
+    again_value, *again = kid(np.tile(real, (12, 1)), np.tile(fake, (12, 1)), np.tile(people, 12), np.tile(people, 12))
     _, *unaware = kid(np.tile(real, (12, 1)), np.tile(fake, (12, 1)))
-    assert again[1] - again[0] == pytest.approx(high - low, rel=0.35)
+    assert again_value == pytest.approx(value) and again == pytest.approx([low, high])
+    paired, low_paired, high_paired = kid(real, real + 1e-3 * fake, people, people)
+    assert abs(paired) < 0.02 and low_paired < paired < high_paired, "alike picture by picture: 0, not less"
     assert unaware[1] - unaware[0] < 0.6 * (high - low)
 
 
