@@ -60,7 +60,8 @@ def test_what_it_finds_is_the_pipeline_s(tiny_256, align, sources, frames, given
     source_pose = frames[:1] if given else None
     found = align(sources[:1], frames[1:2], source_pose=source_pose)
     pipeline = RePoseDMPipeline.from_pretrained(tiny_256)
-    condition, alignment, *_, seen = pipeline._align(sources[:1], POSES[1], None, None, source_pose=source_pose)
+    expected = pipeline._align(sources[:1], POSES[1], None, None, source_pose=source_pose)
+    condition, alignment, seen = expected.condition, expected.alignment, expected.seen
     assert torch.equal(found["aligned"].movedim(-1, 1), ((seen.image + 1) / 2).clamp(0, 1))
     assert torch.equal(found["person"], seen.reference.person[:, 0])
     assert torch.equal(found["positive"][0][0], condition.tokens)

@@ -72,7 +72,7 @@ def test_picture_is_the_pipeline_s_bit_for_bit(tiny_256, run, decode, sources, f
     assert note == "The reference decoder decoded this; around both persons it is the source."
     assert f"RePoseDM Decode: {note}" in caplog.messages
     pipeline = RePoseDMPipeline.from_pretrained(tiny_256)
-    *_, seen = pipeline._align(sources[:1], POSES[1], None, None, source_pose=frames[:1])
+    seen = pipeline._align(sources[:1], POSES[1], None, None, source_pose=frames[:1]).seen
     source = latent[KEY][:, -3:]
     exact = ((pipeline.picture(latent["samples"], seen, source) + 1) / 2).clamp(0, 1)
     assert torch.equal(image.movedim(-1, 1), exact)

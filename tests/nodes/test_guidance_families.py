@@ -68,8 +68,8 @@ def test_normalised_strength_takes_about_the_same_share_off_the_distance(pack, m
     distances = []
     gradient = own.field.gradient
 
-    def spy(latent, decode, target, chunk=None):
-        found = gradient(latent, decode, target, chunk)
+    def spy(latent, decode, target, *rest):
+        found = gradient(latent, decode, target, *rest)
         distances.append((float(found[1]), decode, target))
         return found
 

@@ -91,15 +91,12 @@ def test_host_is_told_what_memory_a_guided_step_takes(made, guide, monkeypatch):
 
 
 def test_kept_results_take_no_room_on_the_device(made, guide):
-    """What the closure keeps from step to step lies in main memory, one size of picture at a time."""
+    """What the guidance keeps from run to run lies in main memory, one size of picture at a time."""
     model, vae = made("SD 1.5")
     bent = guide(model, vae)
     families.sample(bent)
     (function,) = bent.model_options["sampler_post_cfg_function"]
-    for name in ("bent", "targets"):
-        cells = dict(zip(function.__code__.co_freevars, function.__closure__, strict=True))
-        function = cells[name].cell_contents
-    (target,) = function.values()
+    (target,) = function.__self__._targets.values()
     assert target.heatmaps.device.type == "cpu"
 
 
