@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
 from ..reposedm_core import InputError, Pose
 from ..reposedm_core.pose import load_pose_text, to_keypoints
 from ..reposedm_core.pose import skeleton as sk
+from .host.figure import FIGURE, STANDING
 from .host.images import from_comfy, to_comfy
 from .host.poses import read_poses, write_poses
 from .host.sockets import PoseKeypoint
@@ -19,40 +19,10 @@ from .host.sockets import PoseKeypoint
 WIDGET = "REPOSEDM_POSE_EDITOR"
 MAX_SIDE = 16384
 HELP = (
-    "Drag a joint; with Ctrl, what hangs on it goes along. Drag a limb, or anything with Shift, to move the whole "
-    "person. Alt and the wheel, or + and -, scale. Right-click or Delete hides a joint or brings it back. Arrow "
-    "keys nudge."
+    "Drag joints, fingers, points of face and feet; with Ctrl, what hangs on them goes along. Drag a limb to move "
+    "the person, drag over the empty canvas to select points with a box. Ctrl and the wheel zoom. Right-click or "
+    "Delete hides. Help in the editor shows all keys."
 )
-
-STANDING = Pose(
-    np.array(
-        [
-            [
-                (48, 20, 1),
-                (48, 32, 1),
-                (38.5, 32.5, 1),
-                (33, 48, 1),
-                (29.5, 62.5, 1),
-                (57.5, 32.5, 1),
-                (63, 48, 1),
-                (66.5, 62.5, 1),
-                (42, 64, 1),
-                (41, 88, 1),
-                (40, 111, 1),
-                (54, 64, 1),
-                (55, 88, 1),
-                (56, 111, 1),
-                (45.5, 17.5, 1),
-                (50.5, 17.5, 1),
-                (42, 19, 1),
-                (54, 19, 1),
-            ]
-        ]
-    ),
-    height=128,
-    width=96,
-)
-"""Somebody who faces the camera: what there is to drag where no pose comes in."""
 
 
 def _skeleton() -> dict[str, Any]:
@@ -66,15 +36,16 @@ def _skeleton() -> dict[str, Any]:
         "footFlip": sk.FOOT_FLIP,
         "handLimbs": sk.HAND_LIMBS,
         "standing": to_keypoints(STANDING)[0],
+        "figure": to_keypoints(FIGURE)[0],
     }
 
 
-def _read(edit: str, size: tuple[int, int]) -> Pose | None:
-    """The pose that the widget saved, or another client sent, on a canvas; None where nothing was edited."""
+def _read(edit: str, size: tuple[int, int]) -> list[Pose]:
+    """The frames that the widget saved, or another client sent, on a canvas; none where nothing was edited."""
     if not edit.strip():
-        return None
+        return []
     try:
-        return _first(load_pose_text(edit, "edit", picture=size)).resized(*size)
+        return [pose.resized(*size) for pose in load_pose_text(edit, "edit", picture=size)]
     except InputError as error:
         raise InputError(f"{error} Or press Reset in the Pose Editor.") from error
 
@@ -91,9 +62,21 @@ class PoseEditor(io.ComfyNode):
             node_id="RePoseDMPoseEditor",
             display_name="Pose Editor",
             category="RePoseDM/pose",
-            description="Drag a skeleton by its joints over the picture. As long as nothing was dragged, the pose that "
-            "comes in goes out; after that the edited pose does, until Reset. It is saved in the workflow.",
-            search_aliases=["openpose editor", "edit pose", "drag joints", "skeleton editor", "pose maker"],
+            description="Drag people by joints, fingers and faces over the picture; add, copy, turn and scale them; "
+            "frame by frame. As long as nothing was edited, the pose that comes in goes out; after that "
+            "the edited pose does, until Reset. It is saved in the workflow.",
+            search_aliases=[
+                "openpose editor",
+                "edit pose",
+                "drag joints",
+                "skeleton editor",
+                "pose maker",
+                "mannequin",
+                "stick figure",
+                "character pose",
+                "animate pose",
+                "keyframes",
+            ],
             # It can be run by itself, to bring picture and pose into the widget.
             is_output_node=True,
             inputs=[
@@ -154,14 +137,14 @@ class PoseEditor(io.ComfyNode):
             poses = [STANDING.resized(*size)]
         elif picture is not None:
             poses = [frame.resized(*size) for frame in poses]
-        first = _first(poses)
+        guessed = _first(poses).guessed
         edited = _read(edit, size)
         shown = {
-            "pose_editor_start": to_keypoints(first),
+            "pose_editor_start": write_poses(poses),
             "pose_editor_picture": [] if picture is None else ui.PreviewImage(picture).values,
         }
         if nobody:
             shown["pose_editor_nobody"] = [True]
-        if edited is not None:
-            poses = [replace(edited, guessed=first.guessed)]  # what was drawn on a guess is on that guess
+        if edited:
+            poses = [replace(pose, guessed=guessed) for pose in edited]  # what was drawn on a guess is on that guess
         return io.NodeOutput(write_poses(poses), ui=shown)

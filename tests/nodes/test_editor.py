@@ -71,6 +71,7 @@ def test_nothing_connected_gives_a_standing_person(node):
     assert {part: len(values) // 3 for part, values in person.items()} == COUNTS
     x, y, score = np.reshape(person["pose_keypoints_2d"], (18, 3)).T
     assert (score == 1).all() and (x > 75).all() and (x < 225).all() and (y > 0).all() and (y < 200).all()
+    assert np.reshape(person["hand_left_keypoints_2d"], (21, 3))[:, 2].all() and not any(person["face_keypoints_2d"])
     assert x[2] < x[1] < x[5], "the person faces the camera: the right shoulder is on the left of the picture"
     assert y[0] < y[1] < y[8] < y[9] < y[10]
     assert ui == {"pose_editor_start": [frame], "pose_editor_picture": []}
@@ -81,7 +82,7 @@ def test_the_pose_that_comes_in_goes_out_with_all_its_frames(node, incoming):
     frames, ui = run(node, pose=[nobody, *to_keypoints(incoming)])
     assert len(frames) == 2 and frames[0]["people"] == []
     same(frames[1], incoming)
-    assert ui["pose_editor_start"] == [frames[1]], "the first frame with somebody in it"
+    assert ui["pose_editor_start"] == frames, "the widget shows all of them"
 
 
 def test_the_edit_wins_and_the_widget_still_learns_what_came_in(node, incoming):
@@ -91,6 +92,16 @@ def test_the_edit_wins_and_the_widget_still_learns_what_came_in(node, incoming):
     same(frames[0], edited)
     assert not frames[0]["people"][0]["pose_keypoints_2d"][14], "a hidden joint stays hidden"
     same(ui["pose_editor_start"][0], incoming)
+
+
+def test_an_edited_sequence_goes_out_frame_by_frame(node, incoming):
+    nobody = {"people": [], "canvas_width": 90, "canvas_height": 120}
+    moved = Pose(incoming.joints + np.float32([3, -2, 0]) * (incoming.joints[..., 2:] > 0), 120, 90)
+    edit = json.dumps([*to_keypoints(incoming), nobody, *to_keypoints(moved)])
+    frames, ui = run(node, pose=to_keypoints(incoming), image=torch.rand(1, 240, 180, 3), edit=edit)
+    assert len(frames) == 3 and frames[1]["people"] == [] and len(ui["pose_editor_start"]) == 1
+    same(frames[0], incoming.resized(240, 180))
+    same(frames[2], moved.resized(240, 180))
 
 
 def test_a_hidden_joint_that_keeps_its_place_is_absent(node, incoming):
@@ -227,3 +238,10 @@ def test_tables_that_the_widget_gets(pack, node):
     for flip in (skeleton["flip"], skeleton["faceFlip"], skeleton["footFlip"]):
         assert [flip[flip[i]] for i in range(len(flip))] == list(range(len(flip)))
     assert len(skeleton["faceFlip"]) == 70
+    (figure,) = parse_keypoints([skeleton["figure"]])
+    for part, points in zip(PARTS, figure.parts, strict=True):
+        assert (points[..., 2] == 1).all() and (points[..., 0] > 0).all() and (points[..., 0] < 96).all(), part
+    mirrored = figure.face[0] * (-1, 1, 1) + (96, 0, 0)
+    np.testing.assert_allclose(mirrored[skeleton["faceFlip"]], figure.face[0], atol=1e-4)
+    hands = [np.hypot(*(hand[0, 4] - hand[0, 20])[:2]) for hand in (figure.left_hand, figure.right_hand)]
+    assert hands[0] == pytest.approx(hands[1]) and figure.left_hand[0, 4, 0] < figure.left_hand[0, 20, 0]

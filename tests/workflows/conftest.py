@@ -138,7 +138,9 @@ def renderer(request):
 @pytest.fixture(scope="module")
 def editor(browser, comfy, renderer):
     """One page for all tests: each loads a graph of its own."""
-    context = browser.new_context(viewport={"width": 1400, "height": 900}, has_touch=True)
+    context = browser.new_context(
+        viewport={"width": 1400, "height": 900}, has_touch=True, permissions=["clipboard-read", "clipboard-write"]
+    )
     page = context.new_page()
     settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == "nodes 2.0"}
     for name, value in settings.items():

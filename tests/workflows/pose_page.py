@@ -167,6 +167,20 @@ class Editor:
     def status(self, text: str) -> None:
         self.page.get_by_test_id("pose-editor-status").first.get_by_text(text).wait_for()
 
+    def note(self, text: str) -> None:
+        self.page.get_by_test_id("pose-editor-note").first.get_by_text(text).wait_for()
+
+    def choose(self, panel: str, name: str) -> None:
+        """A button of a panel."""
+        self.press(panel)
+        self.page.get_by_test_id("pose-editor-panel").first.get_by_test_id(f"pose-editor-{name}").click()
+
+    def key(self, *keys: str) -> None:
+        """Keys for the editor, which gets the focus."""
+        self.canvas.focus()
+        for key in keys:
+            self.page.keyboard.press(key)
+
     def run(self) -> list[dict]:
         """Press Run; the frames that come out of the node."""
         self.page.evaluate("id => { delete window.app.nodeOutputs[id]; }", SHOW)
@@ -191,6 +205,10 @@ class Editor:
     def joints(self) -> np.ndarray:
         """(people, 18, 3) as the widget holds them for the workflow."""
         return joints_of(json.loads(self.value))
+
+    def part(self, name: str, person: int = 0) -> np.ndarray:
+        """(points, 3) of a part of a person as the widget holds it; none where that person has no such part."""
+        return np.reshape(json.loads(self.value)["people"][person].get(f"{name}_keypoints_2d", []), (-1, 3))
 
     def at(self, x: float, y: float, width: int = 96, height: int = 128) -> tuple[float, float]:
         """Where a pixel of the pose's canvas is on the page."""

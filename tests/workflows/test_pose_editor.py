@@ -245,9 +245,9 @@ def test_what_cannot_be_shown_says_so_and_reset_mends_it(editor):
     editor.press("reset")
     editor.status("60 × 80 · standing pose")
     editor.press("help")
-    editor.status("Drag a joint")
+    editor.page.get_by_test_id("pose-editor-panel").get_by_text("undo the last edit").wait_for()
     editor.press("help")
-    editor.status("60 × 80 · standing pose")
+    assert not editor.page.get_by_test_id("pose-editor-panel").is_visible()
     (frame,) = editor.run()
     assert (frame["canvas_width"], frame["canvas_height"]) == (60, 80)
 

@@ -1,130 +1,131 @@
-// The element in the node: people dragged with mouse, finger or keys, buttons, and an undo history.
+// The element in the node: the people of one frame, dragged and edited, and an undo history.
 //
-// Its value is a text: empty as long as nothing was edited, else the edited pose. What lies under an empty value (the
-// pose that came in) and the size of the canvas are told from outside, by `setScene`.
+// Its value is a text: empty as long as nothing was edited, else the edited pose (of a sequence a list of frames). What
+// lies under an empty value (the pose that came in) and the size of the canvas are told from outside, by `setScene`.
 
-import { draw, viewOf } from "./pose_drawing.js";
-import * as geometry from "./pose_geometry.js";
+import { draw } from "./pose_drawing.js";
+import * as edits from "./pose_edits.js";
+import { outside } from "./pose_figure.js";
+import { boxOf, fitted, withPlaces } from "./pose_geometry.js";
 import { Gestures } from "./pose_gestures.js";
+import { History } from "./pose_history.js";
+import { Controls } from "./pose_controls.js";
+import { isSeen, pointOf, readFrame, readFrames, readPoses, writePoses } from "./pose_parts.js";
+import { nameOf, pointsOf } from "./pose_select.js";
+import { FITTED, handlesOf, viewOf, zoomedAt, zoomedTo } from "./pose_view.js";
 
-const STYLE = `
-.reposedm-editor { display: flex; flex-direction: column; gap: 4px; min-height: 240px; overflow: hidden; }
-.reposedm-editor canvas { flex: 1; min-height: 0; width: 100%; display: block; border-radius: 6px; outline: none;
-  background: var(--comfy-input-bg, #222); touch-action: none; }
-.reposedm-editor canvas:focus-visible { box-shadow: inset 0 0 0 1px var(--p-primary-color, #6ae); }
-.reposedm-editor div { display: flex; gap: 4px; }
-.reposedm-editor button { flex: 1; padding: 3px 0; font: 12px sans-serif; cursor: pointer; border-radius: 6px;
-  border: 1px solid var(--border-color, #444); color: var(--input-text, #ddd);
-  background: var(--comfy-input-bg, #222); }
-.reposedm-editor button:hover:enabled { filter: brightness(1.25); }
-.reposedm-editor button:disabled { opacity: 0.4; cursor: default; }
-.reposedm-editor output { font: 11px sans-serif; color: var(--descrip-text, #999); text-align: center;
-  white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.reposedm-editor output.help { white-space: normal; }
-`;
-const HISTORY = 200;
+const SETTINGS = { keep: false, dim: 0.2 };
 
 export class PoseWidget {
   /**
    * @param skeleton the tables of the node's definition
    * @param help how the editor is used, in a few words
-   * @param onChange called after every edit, with the new value
-   * @param forward called with events that are for the graph: the wheel, the middle button
+   * @param host what the editor asks of its node: `onChange(value)` and `onSettings(settings)` after a change;
+   *   `forward(event)` for events that are the graph's; `detect(frame)`, `read(text)`: runs { result, cancel }, of which
+   *   detect may be null; `showInputs()`
    */
-  constructor({ skeleton, help, onChange, forward }) {
-    Object.assign(this, { skeleton, help, onChange, helping: false });
-    this.history = [""];
-    this.at = 0;
-    this.scene = { start: null, width: 768, height: 1024, picture: null, origin: "", hint: "" };
-    this.selected = { person: 0, joint: null };
-    this.hovered = this.lastTag = null;
-    this.build();
-    this.gestures = new Gestures(this, forward);
-    this.refresh();
-  }
-
-  build() {
-    if (!document.getElementById("reposedm-editor-style")) {
-      const style = { id: "reposedm-editor-style", textContent: STYLE };
-      document.head.append(Object.assign(document.createElement("style"), style));
-    }
-    this.element = document.createElement("div");
-    this.element.className = "reposedm-editor";
-    this.element.dataset.testid = "pose-editor";
-    this.element.dataset.captureWheel = "true";  // Nodes 2.0 keeps the wheel from others, also when they have the focus
-    // Its empty title keeps the page's tooltip off the picture; the Help button has it.
-    this.canvas = Object.assign(document.createElement("canvas"), { tabIndex: 0, title: "" });
-    this.canvas.dataset.testid = "pose-editor-canvas";
-    this.canvas.setAttribute("role", "application");
-    this.canvas.setAttribute("aria-label", `Pose editor. ${this.help}`);
-    // The page takes Ctrl+Z from everything but text fields: with this it leaves it to the focused editor.
-    this.canvas.type = "textarea";
-    const bar = document.createElement("div");
-    this.buttons = {};
-    for (const [name, title, action] of [
-      ["Undo", "Undo the last edit (Ctrl+Z)", () => this.step(-1)],
-      ["Redo", "Do it again (Ctrl+Y)", () => this.step(1)],
-      ["Mirror", "Mirror the person on the spot", () => this.mirror()],
-      ["Hide", "Hide the selected joint, or bring it back (Delete)", () => this.toggle()],
-      ["Reset", "Drop all edits: back to the pose that comes in", () => this.commit("")],
-      ["Help", this.help, () => { this.helping = !this.helping; this.refresh(); }],
-    ]) {
-      const button = Object.assign(document.createElement("button"), { type: "button", textContent: name, title });
-      button.dataset.testid = `pose-editor-${name.toLowerCase()}`;
-      button.addEventListener("click", action);
-      bar.append(button);
-      this.buttons[name] = button;
-    }
-    this.status = document.createElement("output");
-    this.status.dataset.testid = "pose-editor-status";
-    this.element.append(this.canvas, bar, this.status);
+  constructor({ skeleton, help, host }) {
+    Object.assign(this, { skeleton, help, host, settings: { ...SETTINGS }, work: null, frame: 0, opened: false,
+      zoom: FITTED });
+    this.history = new History();
+    this.scene = { frames: null, width: 768, height: 1024, picture: null, origin: "", hint: "" };
+    Object.assign(this, { person: 0, points: [], whole: false, hovered: null, box: null });
+    this.controls = new Controls(this);
+    this.canvas = this.controls.canvas;
+    this.element = this.controls.element;
+    this.gestures = new Gestures(this);
     this.observer = new ResizeObserver(() => this.paint());
     this.observer.observe(this.canvas);
+    this.refresh();
   }
 
   // --- value and history
 
   get value() {
-    return this.history[this.at];
+    return this.history.text;
   }
 
   /** From outside (a workflow was loaded): the history starts anew. */
   set value(text) {
     if (typeof text !== "string" || text === this.value) return;
-    this.history = [text];
-    this.at = 0;
+    this.history.start(text);
+    this.opened = false;
     this.refresh();
   }
 
   /** A new value. Edits with the same tag, one after the other, are one step of the history. */
   commit(text, tag = null) {
     if (text === this.value) return;
-    const first = tag !== null && tag === this.lastTag ? this.at : this.at + 1;
-    this.history.splice(first, Infinity, text);
-    this.history.splice(0, this.history.length - HISTORY);
-    this.at = this.history.length - 1;
-    this.changed(tag);
+    this.history.add(text, tag);
+    this.changed();
   }
 
   step(by) {
-    if (this.history[this.at + by] === undefined) return;
-    this.at += by;
-    this.changed(null);
+    if (this.history.step(by)) this.changed();
   }
 
-  changed(tag) {
-    this.lastTag = tag;
+  changed() {
+    this.tell("");
     this.refresh();
-    this.onChange(this.value);
+    this.host.onChange(this.value);
   }
 
-  /** The canvas of the edited pose, { width, height }; null where nothing was edited. */
-  get editedSize() {
-    return this.value.trim() ? geometry.readPose(this.value) : null;
+  /** The edited frames; null where nothing was edited, or cannot be read. */
+  get edited() {
+    if (this.parsed?.text !== this.value) {
+      this.parsed = { text: this.value, frames: this.value.trim() ? readPoses(this.value) : null };
+    }
+    return this.parsed.frames;
   }
+
+  // --- frames
+
+  get frameCount() {
+    return this.source.length;
+  }
+
+  /** One frame on the canvas, every joint with a place. */
+  placed(index) {
+    this.ready[index] ??= (() => {
+      const { width, height, picture } = this.scene;
+      const pose = fitted(this.source[index], width, height);
+      if (picture) pose.guessed = undefined;  // now the canvas is known
+      return withPlaces(pose, this.skeleton);
+    })();
+    return this.ready[index];
+  }
+
+  allFrames() {
+    return this.source.map((_, index) => (index === this.frame ? this.pose : this.placed(index)));
+  }
+
+  showFrame(index) {
+    this.frame = index;
+    this.refresh();
+  }
+
+  /** A new pose in place of the shown one; false where there is none, or nobody would be left. */
+  edit(pose, tag) {
+    if (!pose) return false;
+    const frames = this.allFrames();
+    frames[this.frame] = pose;
+    return this.editFrames(frames, tag);
+  }
+
+  editFrames(frames, tag) {
+    if (!frames.some(({ people }) => people.length)) {
+      this.tell("The last person stays: a pose needs somebody.");
+      this.refresh();
+      return false;
+    }
+    this.commit(writePoses(frames), tag);
+    return true;
+  }
+
+  // --- what is shown
 
   /**
-   * What is known of the node's inputs: { start, width, height, picture, origin, hint }: the pose that comes in and the
+   * What is known of the node's inputs: { frames, width, height, picture, origin, hint }: the poses that come in and the
    * picture, or null; the size of the canvas; what an unedited pose is called; what is to be done, or "".
    */
   setScene(scene) {
@@ -132,28 +133,66 @@ export class PoseWidget {
     if (!this.gestures.drag) this.refresh();
   }
 
+  set(settings) {
+    this.settings = { ...this.settings, ...settings };
+    this.host.onSettings(this.settings);
+    this.refresh();
+  }
+
+  /** Settings that a workflow was saved with. */
+  restore(settings) {
+    const keep = Boolean(settings?.keep), dim = Number(settings?.dim ?? SETTINGS.dim);
+    this.settings = { keep, dim: Number.isFinite(dim) ? Math.min(Math.max(dim, 0), 1) : SETTINGS.dim };
+    this.refresh();
+  }
+
+  select({ person, points, whole }) {
+    Object.assign(this, { person, points, whole });
+    this.refresh();
+  }
+
+  /** What is selected, as the history's tags tell edits of different points apart. */
+  get selectionName() {
+    return this.points.map(({ person, part, index }) => `${person} ${part} ${index}`).join() || `all ${this.person}`;
+  }
+
   refresh() {
-    const { start, width, height, origin, hint } = this.scene;
-    const edited = this.value.trim() ? geometry.readPose(this.value) : null;
-    const pose = edited ?? start ?? geometry.readFrame(this.skeleton.standing);
-    const placed = geometry.fitted(pose, width, height);
-    if (this.scene.picture) placed.guessed = undefined;  // now the canvas is known
-    this.pose = geometry.withPlaces(placed, this.skeleton);
-    if (this.selected.person >= this.pose.people.length) this.selected = { person: 0, joint: null };
+    this.source = this.edited ?? this.scene.frames ?? [readFrame(this.skeleton.standing)];
+    this.ready = [];
+    if (!this.opened && (this.edited || this.scene.frames)) {
+      this.opened = true;  // with the first frame that shows somebody
+      this.frame = this.source.findIndex(({ people }) => people.length);
+    }
+    this.frame = Math.min(Math.max(this.frame, 0), this.source.length - 1);
+    this.pose = this.placed(this.frame);
+    this.points = this.points.filter((ref) => pointOf(this.pose, ref));
+    if (this.person >= this.pose.people.length) Object.assign(this, { person: 0, whole: false });
+    if (!this.pose.people.length) this.whole = false;
     this.hovered = null;
-    this.buttons.Undo.disabled = this.at === 0;
-    this.buttons.Redo.disabled = this.at === this.history.length - 1;
-    this.buttons.Reset.disabled = this.value === "";
-    const state = edited ? "edited" : this.value.trim() ? "the saved pose cannot be shown; Reset drops it" : origin;
-    this.status.textContent = [`${width} × ${height}`, state, hint].filter(Boolean).join(" · ");
-    if (this.helping) this.status.textContent = this.help;
-    this.status.classList.toggle("help", this.helping);
+    this.controls.refresh(this.stateText());
     this.paint();
+  }
+
+  stateText() {
+    const { width, height, origin, hint } = this.scene;
+    const state = this.edited ? "edited" : this.value.trim() ? "the saved pose cannot be shown; Reset drops it" : origin;
+    const frame = this.frameCount > 1 ? `frame ${this.frame + 1} of ${this.frameCount}` : "";
+    const people = this.pose.people.length;
+    const who = people > 1 && (this.whole || this.points.length) ? `person ${this.person + 1} of ${people}` : "";
+    const one = this.hovered ?? (this.points.length === 1 ? this.points[0] : null);
+    const what = one ? nameOf(one, this.skeleton) : this.points.length ? `${this.points.length} points` : "";
+    const gone = outside(this.pose);
+    const lost = gone ? `${gone} ${gone > 1 ? "points" : "point"} outside the canvas (B brings them in)` : "";
+    return [`${width} × ${height}`, state, hint, frame, who, what, lost].filter(Boolean).join(" · ");
+  }
+
+  /** Something the user should know, until the next edit; "" takes it away. */
+  tell(text, kind = "bad") {
+    this.controls.tell(text, kind);
   }
 
   paint() {
     const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight];
-    this.buttons.Hide.disabled = this.selected.joint === null;
     if (!width || !height) return;
     // Finer than the layout, because the graph zooms in without the element being told.
     const density = Math.min(2 * (window.devicePixelRatio || 1), 4096 / Math.max(width, height));
@@ -162,44 +201,106 @@ export class PoseWidget {
     if (Object.keys(resolution).some((side) => this.canvas[side] !== resolution[side])) {
       Object.assign(this.canvas, resolution);
     }
-    this.view = viewOf(this.pose, width, height);
+    this.view = viewOf(this.pose, width, height, this.zoom);
+    const handled = this.points.length > 1 ? this.points : this.whole ? pointsOf(this.pose, this.person) : [];
+    this.handles = handlesOf(this.pose, handled, this.view, width, height);
     const context = this.canvas.getContext("2d");
     context.setTransform(density, 0, 0, density, 0, 0);
     context.clearRect(0, 0, width, height);
-    draw(context, { ...this, picture: this.scene.picture });
+    const { pose, view, skeleton, person, points, hovered, handles, box } = this;
+    draw(context, { pose, view, skeleton, person, points, hovered, handles, frame: box, width,
+      picture: this.scene.picture, dim: this.settings.dim });
   }
 
-  // --- edits
+  // --- zoom
 
-  /** A new pose, unless it is null. */
-  edit(pose, tag) {
-    if (pose) this.commit(geometry.writePose(pose), tag);
+  zoomAround(times, ...place) {
+    this.zoom = zoomedAt(this.zoom, this.pose, this.canvas.clientWidth, this.canvas.clientHeight, times, ...place);
+    this.paint();
   }
 
-  mirror() {
-    this.edit(geometry.mirrorPerson(this.pose, this.selected.person, this.skeleton));
+  zoomBy(times) {
+    this.zoomAround(times, this.canvas.clientWidth / 2, this.canvas.clientHeight / 2);
   }
 
-  scale(steps) {
-    const { person } = this.selected;
-    this.edit(geometry.scalePerson(this.pose, person, 1.04 ** steps), `scale ${person}`);
+  zoomFit() {
+    this.zoom = FITTED;
+    this.paint();
   }
 
-  /** Hide the selected joint, or bring it back. */
-  toggle() {
-    const { person, joint } = this.selected;
-    if (joint !== null) this.edit(geometry.toggleJoint(this.pose, person, joint));
+  zoomSelected() {
+    const points = edits.pointsAtWork(this).map((ref) => pointOf(this.pose, ref));
+    const box = boxOf(this.points.length === 1 ? [pointOf(this.pose, this.points[0])] : points.filter(isSeen));
+    if (!box) return this.zoomFit();
+    const pad = this.points.length === 1 ? 0.05 * Math.max(this.pose.width, this.pose.height) : 0;
+    const [left, top, right, bottom] = box;
+    this.zoom = zoomedTo(this.pose, this.canvas.clientWidth, this.canvas.clientHeight,
+      [left - pad, top - pad, right + pad, bottom + pad]);
+    this.paint();
   }
 
-  /** Move the selected joint, or the person, by pixels of the pose. */
-  nudge(right, down) {
-    const { person, joint } = this.selected;
-    const [x, y] = this.pose.people[person][geometry.BODY][joint ?? 0];
-    this.edit(joint === null ? geometry.movePerson(this.pose, person, right, down)
-      : geometry.placeJoint(this.pose, person, joint, x + right, y + down, this.skeleton), `nudge ${person} ${joint}`);
+  // --- what takes a while
+
+  /** The frames that a run of nodes finds, null where it fails, which is told; meanwhile the user may cancel it. */
+  async await(work, text) {
+    if (this.work) return null;
+    this.work = work;
+    this.tell(text, "good");
+    this.refresh();
+    try {
+      return await work.result;
+    } catch (error) {
+      this.tell(error.message);
+      return null;
+    } finally {
+      this.work = null;
+      this.refresh();
+    }
+  }
+
+  /** The people of the connected picture in place of those that are there; pressed once more, it is cancelled. */
+  async detect() {
+    if (this.work) return this.work.cancel();
+    const shown = await this.await(this.host.detect(this.frame), "Looking for people…");
+    if (!shown) return;
+    const found = !shown.pose_editor_nobody?.[0] && readFrames(shown.pose_editor_start ?? null)?.[0];
+    if (!found) return this.tell("Nobody was found in the picture; the pose stays as it is.");
+    const { width, height } = this.scene;
+    if (this.edit(fitted(found, width, height))) {
+      this.select({ person: 0, points: [], whole: false });
+      const count = found.people.length;
+      this.tell(`${count} ${count === 1 ? "person" : "people"} found.`, "good");
+    }
+  }
+
+  async readElsewhere(text, name) {
+    const shown = await this.await(this.host.read(text), `Reading ${name}…`);
+    return shown && readFrames(shown.pose_editor_start);
+  }
+
+  showInputs() {
+    if (!this.scene.linked) return this.tell("Connect a picture or a pose first.");
+    this.host.showInputs();
+  }
+
+  // --- windows
+
+  get large() {
+    return this.controls.large;
+  }
+
+  toggleLarge() {
+    this.controls.toggleLarge();
+  }
+
+  escape() {
+    if (this.controls.panel) this.controls.open(null);
+    else if (this.points.length || this.whole) this.select({ person: this.person, points: [], whole: false });
+    else if (this.large) this.toggleLarge();
   }
 
   remove() {
     this.observer.disconnect();
+    this.controls.remove();
   }
 }
