@@ -34,7 +34,7 @@ def trained(tmp_path_factory) -> Path:
     assert recipe == ["@$(PY)", "training/train_tiny.py", "$(ARGS)"]
     out = tmp_path_factory.mktemp("tiny")
     done = subprocess.run(
-        [sys.executable, ROOT / "training" / "tiny.py", "--out", out, "tracker=none"],
+        [sys.executable, ROOT / recipe[1], "--out", out, "tracker=none"],
         cwd=ROOT,
         capture_output=True,
         text=True,
