@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from models import PAPER, POSE, SOURCE, Bench, align, pictures, random_condition, sampling_step, shipped, size_of
+from models import PAPER, POSE, SOURCE, Bench, alignment, random_condition, sampling_step, shipped, size_of
 from table import ALIGNER, GROWTH, Row
 from timing import counted
 
@@ -13,9 +13,9 @@ from reposedm_core import RePoseDMPipeline
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """Cost of all N iterations and how it grows with N, `mini` and paper; calls in a whole run."""
+    """Cost of all N iterations and how it grows with N, shipped preset and paper; calls in a whole run."""
     mini = shipped(bench.device)
-    yield from cost(bench, "mini", mini, list(range(1, 4)))
+    yield from cost(bench, mini.config.name, mini, list(range(1, len(mini.config.aligner.kernels) + 1)))
     # An iteration of the paper's encodes the picture anew: all six take a minute a round on two cores.
     yield from cost(bench, PAPER, bench.paper(), list(range(1, 7)) if bench.full else [1, 3, 6])
     yield calls(bench, mini)
@@ -25,10 +25,10 @@ def cost(bench: Bench, name: str, pipeline: RePoseDMPipeline, counts: list[int])
     """N iterations, and N among `counts`, over one sampling step with the preset's w_c."""
     size = size_of(pipeline)
     what = f"{name}, {size[0]}×{size[1]}"
-    image, skeleton = pictures(pipeline, *size)
+    align = alignment(pipeline, *size)
     total = len(pipeline.config.aligner.kernels)
     with sampling_step(pipeline, random_condition(pipeline, *size)) as step:
-        sides = {"step": step, **{f"N = {n}": lambda n=n: align(pipeline, image, skeleton, n) for n in counts}}
+        sides = {"step": step, **{f"N = {n}": lambda n=n: align(n) for n in counts}}
         timings = bench.compare(f"aligner, {what}", sides)
     value, spread = timings.ratio(f"N = {total}", "step")
     warm = {side: timings.milliseconds()[side] for side in (f"N = {total}", "step")}

@@ -1,4 +1,4 @@
-"""How the cost of each part of `mini` grows with the size of the picture."""
+"""How the cost of each part of the shipped preset grows with the size of the picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 import torch
-from models import Bench, align, guidance, pictures, random_condition, shipped
+from models import Bench, alignment, decoding, guidance, random_condition, shipped
 from table import GROWTH, Row
 
 SIZES = ((128, 96), (256, 192), (512, 384))
@@ -26,22 +26,22 @@ def rows(bench: Bench) -> Iterator[Row]:
             value, spread = timings.ratio(name, names[0])
             yield Row(
                 GROWTH,
-                f"mini: {part}, {name} / {names[0]}",
+                f"{pipeline.config.name}: {part}, {name} / {names[0]}",
                 value,
                 spread=spread,
                 milliseconds={side: timings.milliseconds()[side] for side in (name, names[0])},
             )
         pixels = math.prod(sizes[-1]) / math.prod(sizes[0])
-        yield Row(
-            GROWTH, f"mini: {part}, exponent of the number of pixels", math.log(value) / math.log(pixels), unit=""
-        )
+        what = f"{pipeline.config.name}: {part}, exponent of the number of pixels"
+        yield Row(GROWTH, what, math.log(value) / math.log(pixels), unit="")
 
 
 def run_of(part: str, pipeline, height: int, width: int):
     """A function that runs one part at one size."""
     if part == "aligner":
-        image, skeleton = pictures(pipeline, height, width)
-        return lambda: align(pipeline, image, skeleton)
+        return alignment(pipeline, height, width)
+    if part == "decoding":
+        return decoding(pipeline, height, width)
     condition = random_condition(pipeline, height, width)
     if part == "denoiser pass":
         # Opening the step's cache for four sizes at once would mix them: the bare pass is timed.
@@ -49,7 +49,5 @@ def run_of(part: str, pipeline, height: int, width: int):
         z, c = torch.randn_like(condition.pose), condition
         return torch.no_grad()(lambda: pipeline.denoiser(z, t, c.pose, c.tokens, c.aligned, c.visibility, sigma))
     latent = torch.randn_like(condition.pose)
-    if part == "decoding":
-        return torch.no_grad()(lambda: pipeline.decode(latent))
     field = guidance(pipeline, height, width)
     return lambda: field(latent, 0.5)

@@ -15,10 +15,10 @@ from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """A step and a run of `mini`, a step of the paper's preset."""
+    """A step and a run of the shipped preset, a step of the paper's preset."""
     mini = shipped(bench.device)
-    yield step_row(bench, "mini", mini)
-    yield run_row(bench, "mini", mini)
+    yield step_row(bench, mini.config.name, mini)
+    yield run_row(bench, mini.config.name, mini)
     step = step_row(bench, PAPER, bench.paper())
     yield step
     yield scheduled(PAPER, bench.paper(), step)

@@ -13,6 +13,8 @@ from timing import Effort, Timings
 from torch import Tensor
 
 from reposedm_core import PRESETS, ModelConfig, RePoseDMPipeline
+from reposedm_core.alignment import start_from
+from reposedm_core.conditioning import first_joints
 from reposedm_core.config import EstimatorConfig
 from reposedm_core.diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
 from reposedm_core.pipeline import (
@@ -27,7 +29,7 @@ from reposedm_core.pipeline import (
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "workflows" / "examples"
-SOURCE, POSE = EXAMPLES / "red_trousers.png", EXAMPLES / "red_trousers_pose.json"
+SOURCE, POSE, SOURCE_POSE = (EXAMPLES / f"red_trousers{end}" for end in (".png", "_pose.json", "_source.json"))
 PAPER = "deepfashion-256x176"
 
 
@@ -63,7 +65,7 @@ class Bench:
 
 @cache
 def shipped(device: torch.device) -> RePoseDMPipeline:
-    """`mini` with the shipped weights."""
+    """The shipped preset with its weights."""
     return RePoseDMPipeline.from_pretrained(device=device)
 
 
@@ -99,16 +101,31 @@ def size_of(pipeline: RePoseDMPipeline) -> tuple[int, int]:
     return pipeline.config.height, pipeline.config.width
 
 
-def pictures(pipeline: RePoseDMPipeline, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Source and drawn skeleton of a shipped example, (1, 3, H, W) in [-1, 1]."""
-    image = fit_image(to_image(SOURCE), height, width)
-    return image.to(pipeline.device), condition_image(one_pose(POSE), height, width).to(pipeline.device)
+def alignment(pipeline: RePoseDMPipeline, height: int, width: int) -> Callable[[int | None], None]:
+    """A function that aligns a shipped example in so many iterations (None: all).
+
+    It is the aligner alone, with everything that it needs encoded, and with the map of the two skeletons where it
+    reads the source's pose, which is given.
+    """
+    image = fit_image(to_image(SOURCE), height, width).to(pipeline.device)
+    skeleton = condition_image(one_pose(POSE), height, width).to(pipeline.device)
+    joints = [first_joints(one_pose(pose).resized(height, width), 1) for pose in (SOURCE_POSE, POSE)]
+
+    def align(iterations: int | None = None) -> None:
+        known = {}
+        if pipeline.aligner.reads_pose:
+            known["start"] = start_from(*joints, image, pipeline.aligner.config.shrink)
+        with torch.no_grad():
+            pipeline.aligner(image, skeleton, iterations, pipeline.encode, **known)
+
+    return align
 
 
-def align(pipeline: RePoseDMPipeline, image: Tensor, skeleton: Tensor, iterations: int | None = None) -> None:
-    """The aligner alone, everything that it needs encoded included."""
-    with torch.no_grad():
-        pipeline.aligner(image, skeleton, iterations, pipeline.encode)
+def decoding(pipeline: RePoseDMPipeline, height: int, width: int) -> Callable[[], Tensor]:
+    """A function that makes the picture of a noise latent, by the decoder that sees the source where there is one."""
+    condition, _, image, _, seen = pipeline._align(SOURCE, POSE, height, width, source_pose=SOURCE_POSE)
+    latent = torch.randn_like(condition.pose)
+    return lambda: pipeline.picture(latent, seen, image)
 
 
 def guidance(pipeline: RePoseDMPipeline, height: int, width: int) -> FieldGuidance:

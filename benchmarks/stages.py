@@ -13,18 +13,22 @@ import torch
 from models import ROOT, Bench
 from table import TRAINING, Row
 
-STEPS = {"vae": 150, "estimator": 15, "aligner": 3, "reposedm": 15}
+from training.engine.run import stages_of
+from training.engine.settings import load_settings, model_of
+from training.metrics import vgg
+
+STEPS = {"vae": 150, "estimator": 15, "aligner": 3, "reposedm": 15, "decoder": 5}
 """That are measured, after as many that are not: the workers start in those."""
 QUICK = 3
 SET = {"identities": 5, "poses": 6}
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """Each stage of `mini` on freshly made people, loaded by as many workers as training does by default."""
+    """Each stage of the default configuration on freshly made people, loaded by as many workers as it has."""
     with tempfile.TemporaryDirectory() as folder:
         people, out = Path(folder, "people"), Path(folder, "run")
         bench.say("people to train on")
-        size = ["--height", "64", "--width", "48"] if bench.quick else ["--height", "128", "--width", "96"]
+        size = ["--height", "64", "--width", "48", "--cell", "2"] if bench.quick else []  # else training's own
         run(
             "training/generate.py",
             "--out",
@@ -32,16 +36,16 @@ def rows(bench: Bench) -> Iterator[Row]:
             "--workers",
             "1",
             "--correspondence",
-            "--cell",
-            "2",
             *size,
             *(f"--{name}={value}" for name, value in SET.items()),
         )
         bench.say("training")
-        config = ROOT / "training" / "configs" / ("tiny.yaml" if bench.quick else "mini.yaml")
+        config = ROOT / "training" / "configs" / ("tiny.yaml" if bench.quick else "mini-256.yaml")
+        stages = stages_of(model_of(load_settings(config, [])))
         settings = [
             f"{stage}.{name}={value}"
             for stage, steps in STEPS.items()
+            if stage in stages
             for name, value in {
                 "steps": 2 * (QUICK if bench.quick else steps),
                 "log_every": QUICK if bench.quick else steps,
@@ -58,11 +62,13 @@ def rows(bench: Bench) -> Iterator[Row]:
             "tracker=none",
             "aligner.first_steps=0",
             "reposedm.pairs=32",
+            "decoder.pairs=32",
+            *([] if vgg.installed() else ["decoder.perceptual=0"]),
             f"threads={torch.get_num_threads()}",
             f"device={'cpu' if bench.device.type == 'cpu' else 'auto'}",
             *settings,
         )
-        for stage in STEPS:
+        for stage in stages:
             entry = json.loads((out / f"{stage}.json").read_text())["history"][-1]
             yield Row(
                 TRAINING,

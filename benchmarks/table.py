@@ -18,7 +18,7 @@ GUIDANCE = "guided step / unguided step"
 PASS = "256×176 picture, paper preset, one denoiser pass"
 DEMO = "make demo after installation"
 TEST = "make test after installation"
-TRAINING = "training, each stage of mini"
+TRAINING = "training, each stage"
 GROWTH = "how cost grows"
 
 MET, MISSED, UNMEASURED, FREE = "met", "MISSED", "not measured", "–"

@@ -13,13 +13,14 @@ from ..reposedm_core import PRESETS, InputError
 from ..reposedm_core.config import SPACES
 from ..reposedm_core.field import PoseInteractionField, chosen_joints, chosen_people
 from ..reposedm_core.pose import Pose
+from ..reposedm_core.presets import SHIPPED_PRESET
 from .host.decoding import DECODERS, ESTIMATOR_BYTES, Decoder, decoder
 from .host.field_sampling import FieldNetworks, Guidance, Settings, at_a_time
 from .host.patchers import differentiable, own_copy
 from .host.poses import target_poses
 from .host.sockets import FIELD, EstimatorSocket, LoadedEstimator, PoseKeypoint
 
-DEFAULT = PRESETS["mini"].field
+DEFAULT = PRESETS[SHIPPED_PRESET].field
 
 
 class PoseInteractionFieldGuidance(io.ComfyNode):

@@ -122,6 +122,9 @@ class RePoseDMExample(io.ComfyNode):
                 PoseKeypoint.Output("pose", tooltip="The target pose."),
                 io.Image.Output("target", tooltip="The same person in the target pose: the true answer."),
                 io.Mask.Output("mask", tooltip="White on the clothes of the source picture, for Garment Transfer."),
+                PoseKeypoint.Output(
+                    "source_pose", tooltip="The pose of the source picture, for Recurrent Pose Aligner."
+                ),
             ],
         )
 
@@ -136,5 +139,8 @@ class RePoseDMExample(io.ComfyNode):
         if example not in folders.example_names():
             raise InputError(f"example: there is no example {quoted(example)}; choose one of the list.")
         source, target = (to_comfy(to_image(folders.EXAMPLES / f"{example}{end}.png")) for end in ("", "_target"))
-        pose = to_keypoints(load_pose_file(folders.EXAMPLES / f"{example}_pose.json"))
-        return io.NodeOutput(source, pose, target, to_mask(read_mask(folders.EXAMPLES / f"{example}_mask.png")[:, 0]))
+        pose, own = (
+            to_keypoints(load_pose_file(folders.EXAMPLES / f"{example}_{end}.json")) for end in ("pose", "source")
+        )
+        mask = to_mask(read_mask(folders.EXAMPLES / f"{example}_mask.png")[:, 0])
+        return io.NodeOutput(source, pose, target, mask, own)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..reposedm_core import PRESETS, InputError
 from ..reposedm_core.diffusion.sampler import Denoised, sample_ancestral
+from ..reposedm_core.presets import SHIPPED_PRESET
 from .host.poses import poses_in_turn
 from .host.reposedm_model import EXTRAS, VARIANCE, HostDenoiser
 from .host.reposesd_model import POSE_LATENT
@@ -29,7 +30,7 @@ PER_PICTURE = (*EXTRAS.values(), POSE_LATENT)
 
 def sampling_inputs() -> list:
     """The widgets that every node which samples has."""
-    preset = PRESETS["mini"]
+    preset = PRESETS[SHIPPED_PRESET]
     return [
         io.Int.Input(
             "seed",

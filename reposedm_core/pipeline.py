@@ -92,7 +92,7 @@ class RePoseDMPipeline:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> RePoseDMPipeline:
-        """Load a checkpoint exported by training/train.py; without a path, the shipped `mini` weights."""
+        """Load a checkpoint exported by training/train.py; without a path, the weights that come with the package."""
         return cls(load_networks(path or SHIPPED), device, dtype)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ class RePoseDMPipeline:
             steps, guidance_scale: sampling steps and w_c of eq. 16; the preset's defaults.
             field_strength: of the gradient guidance by the pose interaction field; 0 is off; the preset's default.
             field_start, field_end: the share of the sampling in which it acts, 0 to 1; the preset's defaults. A step
-                counts where it begins: with fewer than 4 steps `mini`'s 0.75 is after all of them.
+                counts where it begins: with fewer than 4 steps the small models' 0.75 is after all of them.
             field_space: what it compares, "heatmaps" or "features"; the preset's default.
             sampler: one of `diffusion.schedulers.SAMPLERS`: "ddim", "ancestral" with the learned variance, ….
             height, width: of the result, divisible by the autoencoder's stride, 8, of `mini-256` 16 (default: what the

@@ -164,3 +164,6 @@ PRESETS: dict[str, ModelConfig] = {
     ),
 }
 """Every named model and, as NAME-b1 and NAME-b2, its ablations; `sd21` is RePoseSD (eq. 17)."""
+
+SHIPPED_PRESET = "mini"
+"""Name of the preset whose weights come with the package: its settings are the defaults of the nodes."""

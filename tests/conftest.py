@@ -1,5 +1,5 @@
 """Fixtures that several test folders share: one real ComfyUI, one headless Chromium and one pack for the whole run,
-and a tiny model of the second generation."""
+and tiny models of both generations."""
 
 from __future__ import annotations
 
@@ -32,6 +32,22 @@ def comfy():
     """A running ComfyUI with the pack; started once, so a test must leave it able to run the next graph."""
     with ComfyServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def first_config() -> ModelConfig:
+    """The first generation, `mini`, at 64×48 and of few channels: all networks at the picture's size."""
+    return ModelConfig(
+        name="tiny",
+        height=64,
+        width=48,
+        autoencoder=AutoencoderConfig(channels=16, widths=(8, 8, 8)),
+        aligner=AlignerConfig(kernels=(0, 5), channels=16, dim=32, heads=2, height=64, width=48),
+        denoiser=DenoiserConfig(
+            block_channels=(32,), attention=(True,), layers=1, heads_dim=16, context_dim=32, height=8, width=6
+        ),
+        estimator=EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1, deconv_channels=8),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
-"""Make a checkpoint: python training/train.py [configs/mini.yaml] [key=value …]
+"""Make a checkpoint: python training/train.py [configs/mini-256.yaml] [key=value …]
 
-Runs the stages of the preset in turn, vae, estimator, aligner and reposedm (or reposesd), and exports one
+Runs the stages of the preset in turn, vae, estimator, aligner, reposedm and decoder (or reposesd), and exports one
 self-describing safetensors file. Every stage keeps its state in `out` and goes on from there when the command is run
 again. Several processes, GPUs or machines: accelerate launch training/train.py …
 """
@@ -25,18 +25,17 @@ from training.engine.run import run
 from training.engine.settings import load_settings
 
 CONFIGS = Path(__file__).parent / "configs"
+DEFAULT = CONFIGS / "mini-256.yaml"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "config", nargs="?", default=str(CONFIGS / "mini.yaml"), help="YAML file (default: configs/mini.yaml)"
-    )
+    parser.add_argument("config", nargs="?", default=str(DEFAULT), help=f"YAML file (default: configs/{DEFAULT.name})")
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. data=FOLDER out=FOLDER reposedm.steps=20000")
     options = parser.parse_args(arguments)
     if "=" in options.config:  # only overrides were given
         options.overrides.insert(0, options.config)
-        options.config = str(CONFIGS / "mini.yaml")
+        options.config = str(DEFAULT)
     try:
         with Interrupts(at_once=True):  # in a stage's steps the loop has its own
             run(load_settings(options.config, options.overrides))

@@ -31,10 +31,11 @@ from PIL import Image, UnidentifiedImageError
 from sheet import make_card, make_sheet, make_thumbnail
 from tqdm import tqdm
 
-from reposedm_core import InputError, Pose, RePoseDMPipeline
+from reposedm_core import PRESETS, InputError, Pose, RePoseDMPipeline
 from reposedm_core.files import write_picture
 from reposedm_core.pipeline import one_pose
 from reposedm_core.pose import fit_to_frame, load_pose_file, openpose_to_coco, to_keypoints
+from reposedm_core.presets import SHIPPED_PRESET
 
 WORKFLOWS = ROOT / "workflows"
 VIDEO = ROOT / ".host" / "vtest.avi"
@@ -42,9 +43,14 @@ VIDEO = ROOT / ".host" / "vtest.avi"
 SOURCE_FRAME, SOURCE_BOX = 430, (656, 261, 749, 385)
 # A man in frame 744, who strides the other way; his joints were marked by hand, in pixels of the frame.
 PEDESTRIAN = WORKFLOWS / "examples" / "vtest_pedestrian.json"
+MODEL = PRESETS[SHIPPED_PRESET]
 # The training pictures' joints span 68 % of the height in the median.
-POSE_HEIGHT, POSE_WIDTH, POSE_FILL = 128, 96, 0.68
+FILL = 0.68
 TOLERANCE = 0.05
+# Distances are told in pixels of a picture so high, whatever the model's size: so they can be compared.
+HEIGHT = 128
+# Least width of a panel of a sheet; a panel is a whole number of times as wide as the model's pictures.
+PANEL = 288
 
 SYNTHETIC_NOTE = "A rendered person of the test set, whom the weights have never seen."
 PHOTOGRAPH_NOTE = (
@@ -59,7 +65,7 @@ class Accuracy:
 
     Attributes:
         pck: share of the pose's joints found within `TOLERANCE` of the picture's height; a joint not found misses.
-        distance: mean distance of the found joints, in pixels of a picture 128 high; NaN if none was found.
+        distance: mean distance of the found joints, in pixels of a picture `HEIGHT` high; NaN if none was found.
     """
 
     pck: float
@@ -68,7 +74,7 @@ class Accuracy:
     def __str__(self) -> str:
         if np.isnan(self.distance):
             return "PCK 0%, no joint found"
-        return f"PCK {self.pck:.0%}, mean joint distance {self.distance:.1f} px of {POSE_HEIGHT}"
+        return f"PCK {self.pck:.0%}, mean joint distance {self.distance:.1f} px of {HEIGHT}"
 
 
 def measure(pipeline: RePoseDMPipeline, picture: Image.Image, target: Pose) -> Accuracy:
@@ -80,7 +86,7 @@ def measure(pipeline: RePoseDMPipeline, picture: Image.Image, target: Pose) -> A
     there = wanted[:, 2] > 0
     distance = np.linalg.norm(joints[:, :2] - wanted[:, :2], axis=1) / picture.height
     hit = there & (joints[:, 2] > 0)
-    mean = float(distance[hit].mean() * POSE_HEIGHT) if hit.any() else float("nan")
+    mean = float(distance[hit].mean() * HEIGHT) if hit.any() else float("nan")
     return Accuracy(float((distance[hit] <= TOLERANCE).sum() / max(1, there.sum())), mean)
 
 
@@ -114,7 +120,7 @@ def real_input(environment: Mapping[str, str], out: Path) -> RealInput | None:
     """
     source, pose = environment.get("SOURCE"), environment.get("POSE")
     frame = one_pose(Path(pose) if pose else PEDESTRIAN)
-    person = fit_to_frame(frame.select(0), POSE_HEIGHT, POSE_WIDTH, POSE_FILL)
+    person = fit_to_frame(frame.select(0), MODEL.height, MODEL.width, FILL)
     if source:
         picture = Path(source)
         try:
@@ -178,7 +184,9 @@ def report(outcome: Outcome, target: Pose, title: str, note: str, pipeline: RePo
         f"PCK: share of the target's joints that the shipped estimator, itself trained on synthetic people, finds "
         f"within {TOLERANCE:.0%} of the height."
     )
-    write_picture(path, make_sheet(panels, title, (note, numbers, meaning)))
+    width, height = outcome.pictures["Result"].size
+    times = -(-PANEL // width)
+    write_picture(path, make_sheet(panels, title, (note, numbers, meaning), times * width, times * height))
     print(f"{path}\n  {numbers}\n  {meaning}\n  {note}", flush=True)
 
 

@@ -133,7 +133,7 @@ def output_path(prefix: str, ending: str, width: int, height: int) -> tuple[Path
 
 
 def example_names() -> list[str]:
-    """Names of the examples, by their name_pose.json; name.png and name_target.png lie beside it."""
+    """Names of the examples, by their name_pose.json; its other files lie beside it."""
     return sorted(path.name.removesuffix("_pose.json") for path in EXAMPLES.glob("*_pose.json"))
 
 

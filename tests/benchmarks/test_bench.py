@@ -57,7 +57,7 @@ def test_every_budget_of_the_design_has_a_row(quick):
     # one block a budget, growth last
     assert [d for i, d in enumerate(named) if i == 0 or named[i - 1] != d] == [
         *DESIGN,
-        "training, each stage of mini",
+        "training, each stage",
         "how cost grows",
     ]
 

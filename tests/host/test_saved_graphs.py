@@ -33,10 +33,14 @@ def test_sockets_and_widgets_are_where_they_were(schemas, node):
 
 @pytest.mark.parametrize("name", ["pose_transfer", "pose_guidance"])
 def test_prompt_gives_the_picture_of_the_present_one(comfy, name):
-    """What a saved prompt does not say is what it was then: the present workflows' defaults."""
+    """What a saved prompt does not say is what it was then: the present workflows' defaults, and the VAE decodes."""
     pictures = []
     for folder in (SAVED, SAVED.parent):
         prompt = json.loads((folder / f"{name}.api.json").read_text(encoding="utf-8"))
+        for node in prompt.values():
+            if node["class_type"] == "RePoseDMDecode":
+                samples, vae = (node["inputs"][socket] for socket in ("latent", "vae"))
+                node.update(class_type="VAEDecode", inputs={"samples": samples, "vae": vae})
         (result,) = (key for key, node in prompt.items() if node["class_type"] == "SaveImage")
         prompt_id = comfy.queue(prompt)
         comfy.wait(prompt_id)

@@ -10,26 +10,9 @@ from tests.nodes.guided import POSE
 
 
 @pytest.fixture(scope="session")
-def tiny(pack, tmp_path_factory):
+def tiny(pack, first_config, tmp_path_factory):
     """Path of a RePoseDM checkpoint with the layout of `mini`, random weights and next to no size."""
-    from reposedm_core import config
-
-    return save(
-        tmp_path_factory,
-        config.ModelConfig(
-            name="tiny",
-            height=64,
-            width=48,
-            autoencoder=config.AutoencoderConfig(channels=16, widths=(8, 8, 8)),
-            aligner=config.AlignerConfig(kernels=(0, 5), channels=16, dim=32, heads=2, height=64, width=48),
-            denoiser=config.DenoiserConfig(
-                block_channels=(32,), attention=(True,), layers=1, heads_dim=16, context_dim=32, height=8, width=6
-            ),
-            estimator=config.EstimatorConfig(
-                stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1, deconv_channels=8
-            ),
-        ),
-    )
+    return save(tmp_path_factory, first_config)
 
 
 @pytest.fixture(scope="session")

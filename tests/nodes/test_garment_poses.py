@@ -9,7 +9,7 @@ from reposedm_core import RePoseDMPipeline
 from reposedm_core.pose import load_pose_file, to_keypoints
 from tests.nodes.test_garment_transfer import GARMENT, POSE, REFERENCE, SETTINGS, picture
 
-OWN = to_keypoints(load_pose_file(POSE.with_name("lime_top_pose.json")))
+OWN = to_keypoints(load_pose_file(POSE.with_name("lime_top_source.json")))
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,9 @@ def pose():
 
 @pytest.fixture(scope="module")
 def mask():
-    mask = torch.zeros(1, 128, 96)
-    mask[:, 30:90, 25:70] = 1
+    mask = torch.zeros(1, *REFERENCE.shape[1:3])
+    rows, columns = (side // 4 for side in REFERENCE.shape[1:3])
+    mask[:, rows : 3 * rows, columns : 3 * columns] = 1
     return mask
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from reposedm_core import RePoseDMPipeline
+from reposedm_core import PRESETS, RePoseDMPipeline
 from reposedm_core.pipeline import SHIPPED
 from reposedm_core.pose import load_pose_file, to_keypoints
+from reposedm_core.presets import SHIPPED_PRESET
 from workflows.comfy_server import ROOT
 
 EXAMPLES = ROOT / "workflows" / "examples"
@@ -28,8 +29,14 @@ SETTINGS = {
 }
 
 
+MODEL = PRESETS[SHIPPED_PRESET]
+SIZE = MODEL.height, MODEL.width
+
+
 def picture(name):
-    return torch.from_numpy(np.array(Image.open(EXAMPLES / name).convert("RGB")))[None].float() / 255
+    """An example at the shipped model's size, at which it letterboxes nothing, as IMAGE."""
+    resized = Image.open(EXAMPLES / name).convert("RGB").resize(SIZE[::-1])
+    return torch.from_numpy(np.array(resized))[None].float() / 255
 
 
 REFERENCE, GARMENT = picture("red_trousers_target.png"), picture("lime_top.png")
@@ -37,14 +44,14 @@ REFERENCE, GARMENT = picture("red_trousers_target.png"), picture("lime_top.png")
 
 @pytest.fixture(scope="module")
 def pose():
-    return to_keypoints(load_pose_file(POSE))
+    return to_keypoints([load_pose_file(POSE)[0].resized(*SIZE)])
 
 
 @pytest.fixture(scope="module")
 def mask(pose):
     """Shoulders to hips of the reference, as a MASK (1, H, W)."""
     joints = np.reshape(pose[0]["people"][0]["pose_keypoints_2d"], (18, 3))
-    drawn = Image.new("L", (96, 128))
+    drawn = Image.new("L", SIZE[::-1])
     ImageDraw.Draw(drawn).polygon([tuple(joints[joint, :2]) for joint in (2, 5, 11, 8)], fill=255)
     return torch.from_numpy(np.array(drawn))[None].float() / 255
 
@@ -109,9 +116,9 @@ def test_around_the_mask_the_reference_s_own_pixels_stay(pack, pose, mask, dress
     outside = mask[0] == 0
     saved = (image[0].numpy() * 255).round().astype(int)
     assert np.array_equal(saved[outside], (REFERENCE[0].numpy() * 255).round().astype(int)[outside])
-    inner = -torch.nn.functional.max_pool2d(-mask[None], 9, 1, 4)[0, 0] == 1
+    inner = -torch.nn.functional.max_pool2d(-mask[None], 7, 1, 3)[0, 0] == 1
     green = image[0, inner].mean(0) - REFERENCE[0, inner].mean(0)
-    assert inner.sum() > 50 and green[1] > 0.3, "lime on what was black"
+    assert inner.sum() > 50 and green[1] > 0.3, "lime on what was dark red"
 
 
 def test_without_a_pose_the_estimator_finds_it(pack, host, dress, pose, mask):
@@ -191,8 +198,8 @@ def test_masks_of_a_batch_are_taken_in_turn_and_of_any_size(dress, pose, mask):
     masks = torch.cat([small, torch.ones_like(small)])
     image, _, shares, _ = dress(pose, garment=garments, mask=masks, feather=0)
     assert shares.shape == (2, 64, 48) and (shares[1] == 1).all()
-    stretched = composite(torch.zeros(1, 1, 128, 96), torch.ones(1, 1, 128, 96), 0, 0, small.clamp(0, 1), 1)[0]
-    for index, own in enumerate((stretched, torch.ones(1, 128, 96), stretched)):
+    stretched = composite(torch.zeros(1, 1, *SIZE), torch.ones(1, 1, *SIZE), 0, 0, small.clamp(0, 1), 1)[0]
+    for index, own in enumerate((stretched, torch.ones(1, *SIZE), stretched)):
         alone, _, share, _ = dress(pose, garment=garments, mask=own, feather=0)
         assert (image[index] - alone[index]).abs().max() < 1e-5
         assert torch.allclose(share[0], shares[index % 2], atol=1e-6)
@@ -247,7 +254,7 @@ def test_graph_in_the_server(comfy):
         "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
         "person": {"class_type": "RePoseDMExample", "inputs": {"example": name}},
         "clothes": {"class_type": "RePoseDMExample", "inputs": {"example": "lime_top"}},
-        "mask": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 96, "height": 128}},
+        "mask": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 192, "height": 256}},
         "dress": {
             "class_type": "RePoseDMGarmentTransfer",
             "inputs": {
@@ -301,7 +308,7 @@ def test_graph_in_the_server(comfy):
         .dress(
             EXAMPLES / f"{name}_target.png",
             EXAMPLES / "lime_top.png",
-            torch.ones(128, 96),
+            torch.ones(256, 192),
             seed=1,
             steps=2,
             guidance_scale=1.25,

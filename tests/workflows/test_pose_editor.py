@@ -18,6 +18,7 @@ from tests.workflows.pose_page import (
     NOSE,
     R_ANKLE,
     R_WRIST,
+    SIZE,
     example,
     graph,
     joints_of,
@@ -34,7 +35,7 @@ def test_drag_undo_redo_mirror_reset_save_and_run(editor, renderer, tmp_path):
     (start,) = load_pose_file(EXAMPLE)
     same = np.testing.assert_allclose
     same(joints_of(editor.run()[0]), start.joints, atol=1e-3)  # nothing was edited: what comes in goes out
-    editor.status("96 × 128 · as connected")
+    editor.status("192 × 256 · as connected")
     disabled = "id => window.app.graph.getNodeById(id).widgets.slice(0, 2).map(({ disabled }) => disabled)"
     assert editor.page.evaluate(disabled, EDITOR) == [True, True], "width and height do not count here"
     assert editor.value == "" and not any(map(editor.enabled, ("undo", "redo", "reset", "hide")))
@@ -72,7 +73,7 @@ def test_drag_undo_redo_mirror_reset_save_and_run(editor, renderer, tmp_path):
     editor.load(saved)
     assert editor.value == text and not editor.enabled("undo")
     frames = editor.run()
-    assert len(frames) == 1 and (frames[0]["canvas_width"], frames[0]["canvas_height"]) == (96, 128)
+    assert len(frames) == 1 and (frames[0]["canvas_width"], frames[0]["canvas_height"]) == SIZE
     same(joints_of(frames[0])[0, R_WRIST], (*target, 1), atol=0.5)
     same(joints_of(frames[0]), dragged, atol=0.01)
     assert editor.errors == []
@@ -80,7 +81,7 @@ def test_drag_undo_redo_mirror_reset_save_and_run(editor, renderer, tmp_path):
 
 @pytest.mark.parametrize("zoom", [0.5, 1.6])
 def test_zoomed_graph(editor, zoom):
-    editor.load(graph(size=(96, 128)), zoom)
+    editor.load(graph(size=SIZE), zoom)
     standing = joints_of(editor.run()[0])[0]
     editor.drag(standing[NOSE, :2], (60, 40))
     np.testing.assert_allclose(editor.joints()[0, NOSE], (60, 40, 1), atol=1)
@@ -169,7 +170,7 @@ def test_several_people_keys_and_hidden_joints(editor):
 
 def test_the_page_keeps_its_own_gestures(editor):
     """The wheel zooms the graph, Ctrl+Z undoes here or there, copies have the pose; a click changes nothing."""
-    editor.load(graph(size=(96, 128)))
+    editor.load(graph(size=SIZE))
     standing = joints_of(editor.run()[0])[0]
     editor.page.mouse.click(*editor.at(*standing[NOSE, :2]))
     editor.page.mouse.click(*editor.at(3, 3))
@@ -217,7 +218,7 @@ def test_the_page_keeps_its_own_gestures(editor):
 
 def test_the_graph_is_dragged_by_the_editor_too(editor):
     """With the middle button, and with the space bar held (which makes the canvas read-only)."""
-    editor.load(graph(size=(96, 128)))
+    editor.load(graph(size=SIZE))
     mouse, middle = editor.page.mouse, editor.at(48, 64)
     offset = "() => [...window.app.canvas.ds.offset]"
     for button, held in (("middle", False), ("left", True)):
@@ -253,7 +254,7 @@ def test_what_cannot_be_shown_says_so_and_reset_mends_it(editor):
 
 
 def test_touch(editor):
-    editor.load(graph(size=(96, 128)))
+    editor.load(graph(size=SIZE))
     nose = joints_of(editor.run()[0])[0, NOSE, :2]
     touch = editor.page.context.new_cdp_session(editor.page)
     path = [editor.at(*(nose + step * np.array((5, 6)))) for step in range(4)]

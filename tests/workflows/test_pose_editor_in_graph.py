@@ -73,7 +73,7 @@ def test_a_copy_is_an_editor_of_its_own_and_poses_outlive_collapsing_removing_an
     editor.load(example())
     page = editor.page
     editor.run()
-    editor.status("96 × 128 · as connected")
+    editor.status("192 × 256 · as connected")
     editor.press("mirror")
     (first,) = page.evaluate(VALUES)
     assert first

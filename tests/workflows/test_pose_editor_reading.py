@@ -62,7 +62,7 @@ def test_nobody_found_opens_with_the_standing_person(editor):
     editor.load(workflow)
     editor.status("run once to see the connected pose")
     (frame,) = editor.run()
-    editor.status("96 × 128 · standing pose · nobody is in the connected pose")
+    editor.status("192 × 256 · standing pose · nobody is in the connected pose")
     standing = joints_of(frame)[0]
     editor.drag(standing[NOSE, :2], (60, 40))
     editor.status("edited")

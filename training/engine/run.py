@@ -21,6 +21,7 @@ from training.engine.loop import train
 from training.engine.model_card import make_card, write_log
 from training.engine.settings import STAGES, Settings, model_of, tracker_names
 from training.engine.stage import Stage
+from training.metrics.vgg import VGGDistance
 
 CLASSES = {
     "vae": "vae.VaeStage",
@@ -72,6 +73,8 @@ def run(settings: Settings) -> Path:
         torch.set_num_threads(settings.threads)
     classes = {name: stage_class(name, config) for name in wanted}
     check_needs(classes, config, settings)
+    if "decoder" in classes and settings.decoder.perceptual > 0:
+        VGGDistance()  # what is not installed is to be told now, not when the other stages are done
     accelerator = open_accelerator(
         settings.device == "cpu", tracker_names(settings), out, any(each.unused for each in classes.values())
     )

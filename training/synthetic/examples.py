@@ -1,8 +1,8 @@
 """Export the example people that the workflows use: python training/synthetic/examples.py DATA workflows/examples
 
 They are test identities, which no network was trained on, and were picked before any result was seen. For each:
-NAME.png (source), NAME_mask.png (its clothes), NAME_target.png (the true picture in the target pose) and
-NAME_pose.json (the target POSE_KEYPOINT).
+NAME.png (source), NAME_mask.png (its clothes), NAME_source.json (its POSE_KEYPOINT), NAME_target.png (the true picture
+in the target pose) and NAME_pose.json (the target POSE_KEYPOINT).
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from reposedm_core.files import write_picture, write_text
-from reposedm_core.pose import Pose, coco_to_openpose, to_keypoints
+from reposedm_core.pose import Pose, to_keypoints
 from training.data.people_set import People
 from training.synthetic.materials import LABELS
 
 EXAMPLES = {
-    "blue_dress": (3350, 0, 5),
-    "blue_shirt": (0, 3, 2),
-    "lime_top": (3875, 0, 2),
+    "blue_dress": (2150, 0, 3),
+    "blue_shirt": (2350, 1, 5),
+    "lime_top": (900, 1, 2),
     "red_trousers": (650, 0, 2),
-    "striped_shirt": (3375, 0, 3),
-    "teal_trousers": (2125, 3, 0),
+    "striped_shirt": (2875, 0, 1),
+    "teal_trousers": (325, 2, 4),
 }
-"""Name: identity (4,000 identities, 6 poses, seed 1, revision 2 of the generator), source and target picture."""
+"""Name: identity (4,000 identities, 6 poses, seed 1, revision 3 of the generator), source and target picture."""
 
 CLOTHES = [LABELS.index(name) for name in ("top", "bottom", "dress")]
 MARGIN = 2
@@ -39,7 +39,7 @@ MARGIN = 2
 
 
 def export(data: People, folder: Path) -> None:
-    """Write every example's four files."""
+    """Write every example's files."""
     for name, (identity, source, target) in EXAMPLES.items():
         if identity not in data.identities:
             raise SystemExit(f"{data.root} has no test identity {identity}: make it with --identities 4000 --seed 1.")
@@ -50,9 +50,10 @@ def export(data: People, folder: Path) -> None:
         clothes = Image.fromarray(np.isin(worn, CLOTHES).astype(np.uint8) * 255)
         clothes = clothes.filter(ImageFilter.MaxFilter(2 * MARGIN + 1))
         write_picture(folder / f"{name}_mask.png", clothes, optimize=True)
-        joints = coco_to_openpose(data.joints(np.array([identity]), np.array([target])).clip(max=[1e9, 1e9, 1]))
-        pose = to_keypoints(Pose(joints.round(2), data.height, data.width))
-        write_text(folder / f"{name}_pose.json", json.dumps(pose) + "\n")
+        for suffix, index in (("source", source), ("pose", target)):
+            joints = data.openpose(np.array([identity]), np.array([index])).clip(max=[1e9, 1e9, 1])
+            pose = to_keypoints(Pose(joints.round(2), data.height, data.width))
+            write_text(folder / f"{name}_{suffix}.json", json.dumps(pose) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ import pytest
 
 from reposedm_core import PRESETS
 from reposedm_core.errors import InputError
+from reposedm_core.networks import SHIPPED
 from training.engine.run import CLASSES, stage_class, stages_of
 from training.engine.settings import STAGES, Settings, load_settings, model_of
-from training.train import CONFIGS
+from training.train import CONFIGS, DEFAULT
 
 
 def test_settings_come_from_the_file_and_then_from_the_command(tmp_path):
@@ -85,6 +86,15 @@ def test_a_shipped_configuration_is_valid_and_says_all_stages_of_its_preset(file
         kind = stage_class(stage, model)
         known = {item.name for item in fields(getattr(settings, stage))}
         assert kind.name == stage and known >= {"steps", "batch", "lr"}
+
+
+def test_the_default_is_the_second_generation_under_the_shipped_file_s_name():
+    settings = load_settings(DEFAULT, [])
+    assert (settings.preset, settings.name) == ("mini-256", SHIPPED.stem)
+    first = load_settings(CONFIGS / "mini.yaml", [])
+    assert first.preset == "mini" and {first.data, first.out, first.name}.isdisjoint(
+        {settings.data, settings.out, settings.name}
+    ), "neither goes on where the other was stopped"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
