@@ -25,6 +25,7 @@ from ...reposedm_core.field import PoseInteractionField, PoseTarget, pose_target
 from ...reposedm_core.field.field import CHUNK_PIXELS
 from ...reposedm_core.images import fit_image
 from ...reposedm_core.pose import Pose
+from ...reposedm_core.presets import SHIPPED_PRESET
 from .decoding import Decoder, out_of_memory, reduced
 from .poses import poses_in_turn
 from .reposedm_model import RePoseDMModel
@@ -50,7 +51,7 @@ class Settings:
     """Inputs of the node, as they are needed in a step; `people` None is everybody."""
 
     strength: float
-    limit: float = PRESETS["mini"].field.limit
+    limit: float = PRESETS[SHIPPED_PRESET].field.limit
     normalise: bool = False
     every: int = 1
     share: float = 1.0

@@ -118,7 +118,7 @@ def test_around_the_mask_the_reference_s_own_pixels_stay(pack, pose, mask, dress
     assert np.array_equal(saved[outside], (REFERENCE[0].numpy() * 255).round().astype(int)[outside])
     inner = -torch.nn.functional.max_pool2d(-mask[None], 7, 1, 3)[0, 0] == 1
     green = image[0, inner].mean(0) - REFERENCE[0, inner].mean(0)
-    assert inner.sum() > 50 and green[1] > 0.3, "lime on what was dark red"
+    assert inner.sum() > 50 and green[1] > 0.15, "lime on what was dark red"
 
 
 def test_without_a_pose_the_estimator_finds_it(pack, host, dress, pose, mask):
