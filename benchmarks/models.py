@@ -123,9 +123,9 @@ def alignment(pipeline: RePoseDMPipeline, height: int, width: int) -> Callable[[
 
 def decoding(pipeline: RePoseDMPipeline, height: int, width: int) -> Callable[[], Tensor]:
     """A function that makes the picture of a noise latent, by the decoder that sees the source where there is one."""
-    condition, _, image, _, seen = pipeline._align(SOURCE, POSE, height, width, source_pose=SOURCE_POSE)
-    latent = torch.randn_like(condition.pose)
-    return lambda: pipeline.picture(latent, seen, image)
+    aligned = pipeline._align(SOURCE, POSE, height, width, source_pose=SOURCE_POSE)
+    latent = torch.randn_like(aligned.condition.pose)
+    return lambda: pipeline.picture(latent, aligned.seen, aligned.source)
 
 
 def guidance(pipeline: RePoseDMPipeline, height: int, width: int) -> FieldGuidance:

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from reposedm_core.config import ModelConfig
+from reposedm_core.config import AlignerConfig, AutoencoderConfig, DenoiserConfig, EstimatorConfig, ModelConfig
 from reposedm_core.networks import Networks, build_networks, parts_of
 from workflows.comfy_server import ROOT, ComfyServer, read_host
 

@@ -115,9 +115,9 @@ def test_a_pose_is_in_the_sources_own_pixels(align, sources, frames):
     large = torch.nn.functional.interpolate(sources[:1].movedim(-1, 1), scale_factor=2).movedim(1, -1)
     told = to_keypoints([pose.resized(128, 96)])
     found = align(large, frames[1:2], source_pose=told)
-    assert (found["flow"] - expected["flow"]).abs().max() < 0.02
     elsewhere = align(large, frames[1:2], source_pose=to_keypoints([pose.resized(128, 96)._moved(1, 20, 0, 128, 96)]))
-    assert (elsewhere["flow"] - expected["flow"]).abs().max() > 0.05
+    moved, same_place = ((each["flow"] - expected["flow"]).abs().mean() for each in (elsewhere, found))
+    assert moved > 0.005 and same_place < 0.05 * moved
     untold = [{"people": told[0]["people"]}]  # no canvas: the picture's size counts
     assert same(align(large, frames[1:2], source_pose=untold), found)
 
