@@ -164,11 +164,11 @@ def test_an_aligner_that_reads_latents(pack, tiny, sources, frames, tmp_path):
 def test_pose_larger_than_its_canvas(pack, align, sources, frames):
     """Joints beyond the edge are cut off; a person outside of it altogether is told."""
     person = frames[0]["people"][0]["pose_keypoints_2d"]
-    large = [{**frames[0], "canvas_width": 40, "canvas_height": 70}]
+    large = [{**frames[0], "canvas_width": 80, "canvas_height": 140}]
     assert align(sources[:1], large)["aligned"].isfinite().all()
     far = [value + 1000 * (index % 3 < 2) for index, value in enumerate(person)]
     outside = [{**frames[0], "people": [{"pose_keypoints_2d": far}]}]
-    with pytest.raises(pack.reposedm_core.InputError, match="lies inside its canvas of 96 × 128"):
+    with pytest.raises(pack.reposedm_core.InputError, match="lies inside its canvas of 192 × 256"):
         align(sources[:1], outside)
 
 

@@ -34,7 +34,7 @@ def run(pack, estimator, pictures):
     def call(name, image=pictures):
         with torch.inference_mode():
             if name == "draw":
-                return nodes.pose.DrawPose.execute(POSES, 0, 0).args[0]
+                return nodes.pose_io.DrawPose.execute(POSES, 0, 0).args[0]
             if name == "find":
                 return nodes.estimators.EstimatePose.execute(estimator, image, 0.1).args[0]
             poses = POSES[: max(1, len(image))]

@@ -212,7 +212,7 @@ class Editor:
         """(points, 3) of a part of a person as the widget holds it; none where that person has no such part."""
         return np.reshape(json.loads(self.value)["people"][person].get(f"{name}_keypoints_2d", []), (-1, 3))
 
-    def at(self, x: float, y: float, width: int = SIZE[0], height: int = SIZE[1]) -> tuple[float, float]:
+    def at(self, x: float, y: float, width: int = 96, height: int = 128) -> tuple[float, float]:
         """Where a pixel of the pose's canvas is on the page."""
         box = self.canvas.bounding_box()
         graph_zoom = self.page.evaluate("() => window.app.canvas.ds.scale")
@@ -223,7 +223,7 @@ class Editor:
             float(box["y"] + box["height"] / 2 + (y - height / 2) * scale),
         )
 
-    def drag(self, start, end, size=SIZE, hold: str | None = None) -> None:
+    def drag(self, start, end, size=(96, 128), hold: str | None = None) -> None:
         mouse = self.page.mouse
         mouse.move(*self.at(*start, *size))
         if hold:

@@ -41,7 +41,7 @@ def test_drag_undo_redo_mirror_reset_save_and_run(editor, renderer, tmp_path):
     assert editor.value == "" and not any(map(editor.enabled, ("undo", "redo", "reset", "hide")))
 
     target = (70, 30)
-    editor.drag(start.joints[0, R_WRIST, :2], target)
+    editor.drag(start.joints[0, R_WRIST, :2], target, SIZE)
     dragged = editor.joints()
     same(dragged[0, R_WRIST], (*target, 1), atol=0.5)
     others = np.delete(np.arange(18), R_WRIST)
@@ -81,7 +81,7 @@ def test_drag_undo_redo_mirror_reset_save_and_run(editor, renderer, tmp_path):
 
 @pytest.mark.parametrize("zoom", [0.5, 1.6])
 def test_zoomed_graph(editor, zoom):
-    editor.load(graph(size=SIZE), zoom)
+    editor.load(graph(size=(96, 128)), zoom)
     standing = joints_of(editor.run()[0])[0]
     editor.drag(standing[NOSE, :2], (60, 40))
     np.testing.assert_allclose(editor.joints()[0, NOSE], (60, 40, 1), atol=1)
@@ -170,7 +170,7 @@ def test_several_people_keys_and_hidden_joints(editor):
 
 def test_the_page_keeps_its_own_gestures(editor):
     """The wheel zooms the graph, Ctrl+Z undoes here or there, copies have the pose; a click changes nothing."""
-    editor.load(graph(size=SIZE))
+    editor.load(graph(size=(96, 128)))
     standing = joints_of(editor.run()[0])[0]
     editor.page.mouse.click(*editor.at(*standing[NOSE, :2]))
     editor.page.mouse.click(*editor.at(3, 3))
@@ -218,7 +218,7 @@ def test_the_page_keeps_its_own_gestures(editor):
 
 def test_the_graph_is_dragged_by_the_editor_too(editor):
     """With the middle button, and with the space bar held (which makes the canvas read-only)."""
-    editor.load(graph(size=SIZE))
+    editor.load(graph(size=(96, 128)))
     mouse, middle = editor.page.mouse, editor.at(48, 64)
     offset = "() => [...window.app.canvas.ds.offset]"
     for button, held in (("middle", False), ("left", True)):
@@ -254,7 +254,7 @@ def test_what_cannot_be_shown_says_so_and_reset_mends_it(editor):
 
 
 def test_touch(editor):
-    editor.load(graph(size=SIZE))
+    editor.load(graph(size=(96, 128)))
     nose = joints_of(editor.run()[0])[0, NOSE, :2]
     touch = editor.page.context.new_cdp_session(editor.page)
     path = [editor.at(*(nose + step * np.array((5, 6)))) for step in range(4)]

@@ -54,7 +54,7 @@ def test_files_are_loaded_saved_and_copied(editor, tmp_path):
 
 def test_other_programs_files_are_read_as_load_pose_reads_them(editor, tmp_path):
     """A format that the page itself does not know; several frames become a sequence."""
-    (pose,) = load_pose_file(EXAMPLE)
+    pose = load_pose_file(EXAMPLE)[0].resized(128, 96)
     joints = pose.joints[0] * (1, 1, 1)
     lines = [json.dumps({"people": [{"pose_keypoints_2d": (joints + (step, 0, 0)).ravel().tolist()}],
                          "width": 96, "height": 128}) for step in range(2)]  # fmt: skip
@@ -126,14 +126,14 @@ def test_points_outside_are_told_and_brought_in(editor):
     frame = json.loads(EXAMPLE.read_text("utf-8"))
     frame = frame[0] if isinstance(frame, list) else frame
     body = frame["people"][0]["pose_keypoints_2d"]
-    body[0::3] = [x + 60 if score else x for x, score in zip(body[0::3], body[2::3], strict=True)]
-    editor.load(graph(size=(96, 128), edit=json.dumps(frame)))
+    body[0::3] = [x + 120 if score else x for x, score in zip(body[0::3], body[2::3], strict=True)]
+    editor.load(graph(size=(192, 256), edit=json.dumps(frame)))
     editor.status("outside the canvas")
-    outside = (pose.joints[0, :, 0] + 60 > 96).sum()
+    outside = (pose.joints[0, :, 0] + 120 > 192).sum()
     assert outside and f"{outside} points outside" in editor.page.get_by_test_id("pose-editor-status").text_content()
     editor.key("b")
     eventually(lambda: np.testing.assert_equal("outside" in editor.page.get_by_test_id("pose-editor-status")
                                                .text_content(), False))  # fmt: skip
     shift = editor.joints()[0] - pose.joints[0]
-    assert np.ptp(shift[:, 0]) < 0.1 and (editor.joints()[0, :, 0] <= 96).all()
+    assert np.ptp(shift[:, 0]) < 0.1 and (editor.joints()[0, :, 0] <= 192).all()
     assert editor.errors == []

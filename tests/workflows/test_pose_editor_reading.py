@@ -11,7 +11,7 @@ from reposedm_core import Pose
 from reposedm_core.pose import edit_joint, edit_people, load_pose_file, load_pose_text, to_keypoints
 from reposedm_core.pose.keypoints import PARTS
 from reposedm_core.pose.skeleton import OPENPOSE18
-from tests.workflows.pose_page import EXAMPLE, NOSE, R_WRIST, SOURCE, graph, joints_of
+from tests.workflows.pose_page import EXAMPLE, NOSE, R_WRIST, SIZE, SOURCE, graph, joints_of
 from workflows.comfy_server import ROOT, read_host
 
 pytestmark = pytest.mark.browser
@@ -64,7 +64,7 @@ def test_nobody_found_opens_with_the_standing_person(editor):
     (frame,) = editor.run()
     editor.status("192 × 256 · standing pose · nobody is in the connected pose")
     standing = joints_of(frame)[0]
-    editor.drag(standing[NOSE, :2], (60, 40))
+    editor.drag(standing[NOSE, :2], (60, 40), SIZE)
     editor.status("edited")
     np.testing.assert_allclose(joints_of(editor.run()[0])[0, NOSE], (60, 40, 1), atol=1)
     assert editor.errors == []

@@ -34,14 +34,14 @@ def with_picture(comfy, path) -> dict:
 def test_people_are_found_by_a_click(editor, comfy, tmp_path):
     (truth,) = load_pose_file(EXAMPLE)
     editor.load(with_picture(comfy, PICTURE))
-    editor.status("96 × 128")
+    editor.status("192 × 256")
     editor.press("detect")
     editor.note("1 person found.")
     found = editor.joints()
     seen = (found[0, :, 2] > 0) & (truth.joints[0, :, 2] > 0)
     assert seen.sum() >= 12
     far = np.hypot(*(found[0, seen, :2] - truth.joints[0, seen, :2]).T)
-    assert np.median(far) < 4, "in pixels of 96 × 128"
+    assert np.median(far) < 8, "in pixels of 192 × 256"
     assert editor.page.evaluate("id => window.app.nodeOutputs[id]", SHOW) is None, "nothing else ran"
     editor.press("undo")
     assert editor.value == ""
@@ -78,7 +78,7 @@ def test_connected_inputs_are_seen_without_a_whole_run(editor, inside):
         editor.zoom(1)
         editor.status("run once to see the connected pose and picture (I)")
     editor.key("i")
-    editor.status("96 × 128 · as connected")
+    editor.status("192 × 256 · as connected")
     assert editor.page.evaluate("id => window.app.nodeOutputs[id]", SHOW) is None, "nothing else ran"
     if inside:
         editor.press("detect")
@@ -97,14 +97,14 @@ def test_a_loaded_picture_is_seen_through_subgraphs_and_reroutes(editor, comfy):
     workflow["links"] = [[1, 1, 0, 8, 0, "IMAGE"], [20, 8, 0, EDITOR, 0, "IMAGE"], *workflow["links"][1:]]
     workflow.update(last_node_id=8, last_link_id=20)
     editor.load(workflow)
-    editor.status("96 × 128")
+    editor.status("192 × 256")
     editor.page.evaluate(INTO_SUBGRAPH, [EDITOR])
     editor.page.evaluate(f"() => window.app.canvas.setGraph?.({SUBGRAPH})")
     editor.zoom(1)
-    editor.status("96 × 128")
+    editor.status("192 × 256")
     saved = json.loads(editor.page.evaluate("() => JSON.stringify((app.rootGraph ?? app.graph).serialize())"))
     editor.page.evaluate("graph => window.app.loadGraphData(graph, true, true, 'pose')", saved)
     editor.page.evaluate(f"() => window.app.canvas.setGraph?.({SUBGRAPH})")
     editor.zoom(1)
-    eventually(lambda: editor.status("96 × 128"))
+    eventually(lambda: editor.status("192 × 256"))
     assert editor.errors == []

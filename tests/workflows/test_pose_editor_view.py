@@ -156,7 +156,7 @@ def test_dimming_and_lengths_are_saved_with_the_workflow(editor, comfy, tmp_path
 
 
 def test_frames_of_a_sequence(editor):
-    (pose,) = load_pose_file(EXAMPLE)
+    pose = load_pose_file(EXAMPLE)[0].resized(128, 96)
     sequence = [to_keypoints(pose)[0] for _ in range(4)]
     sequence[0] = {**sequence[0], "people": []}
     text = json.dumps(sequence)
