@@ -1,4 +1,4 @@
-"""Stage `decoder`: the decoder that sees the source, on one-pass estimates ŷ_0 of cached pairs (**ours**)."""
+"""Stage `decoder`: the decoder that sees the source, on what the denoiser samples for cached pairs (**ours**)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from reposedm_core.alignment import Alignment
 from reposedm_core.alignment.warp import warp
 from reposedm_core.config import ModelConfig
+from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
 from reposedm_core.diffusion.reference_decoder import Reference, ReferenceDecoder
 from reposedm_core.diffusion.schedule import DiffusionSchedule
+from reposedm_core.diffusion.schedulers import sample_noise
 from reposedm_core.reference import make_reference, on_plate, paste
 from training.data.people_set import Pairs, People
 from training.engine.picture_grid import picture_grid
 from training.engine.stage import Plan, Stage
 from training.metrics.perceptual import PerceptualDistance
 from training.metrics.vgg import VGGDistance
-from training.stages.denoiser import denoise
 from training.stages.latent_cache import Latents, cache_latents
 
 CROP = 96
@@ -32,7 +33,9 @@ VALIDATION_PAIRS = 96
 class ReferenceDecoderStage(Stage):
     """Trains the decoder; autoencoder, aligner and denoiser stay frozen.
 
-    ŷ_0 is what the denoiser makes of the true latent, noised to a random t, in one pass.
+    Its latents are sampled from noise, in 1 to `steps` DDIM steps with w_c, as in use. An estimate from the true
+    latent, noised to a random t, still shows the truth: a decoder trained on those trusts the latent where it should
+    copy.
     """
 
     name, part = "decoder", "decoder"
@@ -57,16 +60,15 @@ class ReferenceDecoderStage(Stage):
         self.distance = VGGDistance().to(self.device) if self.settings.perceptual > 0 else None
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
-        steps = self.schedule.timesteps
         return {
             "row": rng.integers(0, len(self.cache), count),
-            "t": rng.integers(0, steps, count),
+            "steps": np.full(count, rng.integers(1, self.config.steps + 1)),
             "noise": rng.standard_normal((count, *self.cache.tensors["target"].shape[1:]), np.float32),
             "place": rng.random((count, 2)),
         }
 
     def load(self, plan: Plan) -> dict[str, Tensor]:
-        drawn = {name: torch.from_numpy(plan[name]) for name in ("t", "noise", "place")}
+        drawn = {name: torch.from_numpy(plan[name]) for name in ("steps", "noise", "place")}
         return {**self._read(self.people, self.pairs, self.cache, plan["row"]), **drawn}
 
     def _read(self, people: People, pairs: Pairs, cache: Latents, rows: np.ndarray) -> dict[str, Tensor]:
@@ -91,7 +93,7 @@ class ReferenceDecoderStage(Stage):
         }
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        decoded, latent, reference = self._estimate(batch, batch["noise"], batch["t"])
+        decoded, latent, reference = self._sampled(batch, batch["noise"], int(batch["steps"][0]))
         made, truth = model(decoded, latent, reference).float(), batch["picture"]
         near = F.max_pool2d(torch.maximum(batch["mask"], reference.person), 9, stride=1, padding=4)
         weight = 1 + self.settings.person_weight * near
@@ -104,12 +106,12 @@ class ReferenceDecoderStage(Stage):
         return {"loss": total, **loss}
 
     @torch.no_grad()
-    def _estimate(self, batch: dict[str, Tensor], noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Reference]:
+    def _sampled(self, batch: dict[str, Tensor], noise: Tensor, steps: int) -> tuple[Tensor, Tensor, Reference]:
         """The picture of ŷ_0, ŷ_0, and the reference."""
-        z = self.schedule.add_noise(batch["target"], noise, t)
-        keep = torch.zeros(len(z), dtype=torch.bool, device=z.device)
-        prediction = denoise(self.networks["denoiser"], batch, z, t, self.schedule, keep)[0].float()
-        latent = self.schedule.predict_x0(z, prediction, t)
+        denoiser = self.networks["denoiser"]
+        condition = Condition.of(denoiser, batch["pose"], batch["source"], batch["aligned"], batch["visibility"])
+        model = GuidedDenoiser(denoiser, self.schedule, condition, self.config.guidance_scale, None)
+        latent = sample_noise(model, noise, steps).float()
         return self.networks["autoencoder"].decode(latent), latent, reference_of(batch)
 
     def _crops(self, made: Tensor, truth: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -126,13 +128,12 @@ class ReferenceDecoderStage(Stage):
         return tuple(torch.stack(part) for part in zip(*pairs, strict=True))
 
     @torch.no_grad()
-    def _shown(self, network: ReferenceDecoder, rows: np.ndarray, level: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Validation pairs, and their pictures made from ŷ_0 at one noise level."""
+    def _shown(self, network: ReferenceDecoder, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
+        """Validation pairs, and their pictures as the pipeline makes them."""
         read = self._read(self.held_out, self.checked, self.check, rows)
         batch = {name: value.to(self.device) for name, value in read.items()}
         noise = torch.randn(batch["target"].shape, generator=torch.Generator().manual_seed(1)).to(self.device)
-        t = torch.full((len(noise),), level * self.schedule.timesteps // 1000, device=self.device)
-        decoded, latent, reference = self._estimate(batch, noise, t)
+        decoded, latent, reference = self._sampled(batch, noise, self.config.steps)
         return batch, paste(network(decoded, latent, reference), batch["original"], reference).clamp(-1, 1)
 
     def validate(self, network: ReferenceDecoder) -> dict[str, float]:
@@ -140,7 +141,7 @@ class ReferenceDecoderStage(Stage):
         distance = PerceptualDistance().to(self.device)
         values: dict[str, list[float]] = {}
         for rows in np.array_split(np.arange(len(self.checked)), -(-len(self.checked) // 16)):
-            batch, made = self._shown(network, rows, 700)
+            batch, made = self._shown(network, rows)
             reference = reference_of(batch)
             pictures = {
                 "warp": reference.warped,
@@ -154,8 +155,8 @@ class ReferenceDecoderStage(Stage):
         return {name: float(np.mean(part)) for name, part in values.items()}
 
     def sheet(self, network: ReferenceDecoder) -> Image.Image:
-        """Source, skeleton, warp on its plate, the result from ŷ_0 at t = 900, target."""
-        batch, made = self._shown(network, np.arange(min(8, len(self.checked))), 900)
+        """Source, skeleton, warp on its plate, the result, target."""
+        batch, made = self._shown(network, np.arange(min(8, len(self.checked))))
         reference = reference_of(batch)
         return picture_grid([batch["original"], reference.skeleton, on_plate(reference), made, batch["picture"]])
 

@@ -76,14 +76,15 @@ def test_it_is_shown_what_the_pipeline_shows_it(stage, networks, people):
 
 
 def test_the_loss_is_the_weighed_difference(stage, networks):
-    """|made - truth|, more where the person is or near it; ŷ_0 of one pass from the noised truth."""
+    """|made - truth|, more where the person is or near it; ŷ_0 sampled from noise, without a look at the truth."""
     batch = stage.load(stage.plan(np.random.default_rng(0), 3))
     torch.manual_seed(0)
     decoder = stage.build().eval()
     with torch.no_grad():
         value = stage.loss(decoder, batch, 0)
-        none = stage.loss(decoder, {**batch, "t": torch.zeros_like(batch["t"]), "noise": 0 * batch["noise"]}, 0)
-        decoded, latent, reference = stage._estimate(batch, batch["noise"], batch["t"])
+        other = stage.loss(decoder, {**batch, "noise": 0 * batch["noise"]}, 0)
+        same = stage.loss(decoder, {**batch, "target": 0 * batch["target"]}, 0)
+        decoded, latent, reference = stage._sampled(batch, batch["noise"], int(batch["steps"][0]))
         made = decoder(decoded, latent, reference)
     near = torch.maximum(batch["mask"], reference.person)
     expected = []
@@ -93,9 +94,13 @@ def test_the_loss_is_the_weighed_difference(stage, networks):
         off = (made[n] - batch["picture"][n]).abs().mean(0)
         expected.append(float((off * weight).sum() / weight.sum()))
     assert float(value["l1"]) == pytest.approx(np.mean(expected), rel=1e-4) and value["loss"] == value["l1"]
-    assert none["loss"] != value["loss"]
-    alpha = networks.config.schedule
-    assert (latent - batch["target"]).abs().mean() > 0.01 and alpha.prediction == "v_prediction"
+    assert other["loss"] != value["loss"] and same["loss"] == value["loss"]
+
+
+def test_every_number_of_steps_up_to_those_of_use_is_drawn(stage, networks):
+    drawn = [stage.plan(np.random.default_rng(seed), 3)["steps"] for seed in range(40)]
+    assert all(len(set(steps)) == 1 for steps in drawn), "one for a batch"
+    assert {int(steps[0]) for steps in drawn} == set(range(1, networks.config.steps + 1))
 
 
 def test_crops_lie_on_the_person_and_in_both_pictures_at_the_same_place(stage):
