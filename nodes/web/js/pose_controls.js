@@ -60,6 +60,7 @@ export class Controls {
 
   perform(action) {
     if (action.enabled && !action.enabled(this.widget)) return;
+    this.tell("");
     if (action.panel) this.open(this.panel === action.id ? null : action.id);
     else action.run(this.widget);
   }

@@ -43,7 +43,7 @@ export function drawSmall(context, pose, skeleton, width, height) {
   context.clearRect(0, 0, width, height);
   for (const person of pose.people) {
     drawLimbs(context, person[BODY].map((p) => (isSeen(p) ? [left + p[0] * scale, top + p[1] * scale] : null)), skeleton,
-      Math.max(0.012 * height, 1));
+      Math.max(0.018 * height, 1.5));
   }
 }
 
