@@ -66,10 +66,8 @@ def test_what_it_finds_is_the_pipeline_s(tiny_256, align, sources, frames, given
     assert torch.equal(found["person"], seen.reference.person[:, 0])
     assert torch.equal(found["positive"][0][0], condition.tokens)
     assert torch.equal(found["positive"][0][1]["reposedm_aligned"], condition.aligned)
-    assert (
-        len(alignment.maps) == len(pipeline.config.aligner.kernels)
-        and found["person"].min() < 0.1 < 0.9 < found["person"].max()
-    )
+    assert len(alignment.maps) == len(pipeline.config.aligner.kernels)
+    assert found["person"].min() < 0.25 < 0.75 < found["person"].max()
 
 
 def test_the_pose_of_the_source_counts(align, sources, frames):
