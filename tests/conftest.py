@@ -18,7 +18,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from reposedm_core.config import AlignerConfig, AutoencoderConfig, DenoiserConfig, EstimatorConfig, ModelConfig
+from reposedm_core.config import (
+    AlignerConfig,
+    AutoencoderConfig,
+    DecoderConfig,
+    DenoiserConfig,
+    EstimatorConfig,
+    ModelConfig,
+)
 from reposedm_core.networks import Networks, build_networks, parts_of
 from workflows.comfy_server import ROOT, ComfyServer, read_host
 
@@ -53,9 +60,19 @@ def first_config() -> ModelConfig:
 @pytest.fixture(scope="session")
 def second_config() -> ModelConfig:
     """The second generation at 64×48, of few channels: networks at half the size, a decoder that sees the source."""
-    from training.engine.settings import load_settings, model_of
-
-    return model_of(load_settings(ROOT / "training" / "configs" / "tiny-256.yaml", []))
+    return ModelConfig(
+        name="tiny-256",
+        height=64,
+        width=48,
+        steps=2,
+        autoencoder=AutoencoderConfig(stride=16, widths=(8, 8, 16)),
+        estimator=EstimatorConfig(stem=8, bottleneck=8, channels=(8, 16), modules=(1,), blocks=1, deconv_channels=8),
+        aligner=AlignerConfig(
+            kind="matching", kernels=(0, 3), blocks=1, channels=8, dim=16, heads=2, height=32, width=24, shrink=2
+        ),
+        denoiser=DenoiserConfig(block_channels=(16, 32), heads_dim=16, context_dim=16, height=4, width=3),
+        decoder=DecoderConfig("reference", (8, 16, 16)),
+    )
 
 
 @pytest.fixture

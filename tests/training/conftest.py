@@ -25,7 +25,9 @@ from reposedm_core.config import (
 )
 from reposedm_core.networks import PARTS, parts_of
 from reposedm_core.pose import coco_to_openpose, draw_joints
+from training.engine.settings import load_settings, model_of
 from training.synthetic import generate
+from training.train import CONFIGS
 
 HEIGHT, WIDTH = 64, 48
 
@@ -74,6 +76,12 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out, identities=3, poses=3, seed=1, workers=1, height=HEIGHT, width=WIDTH, correspondence=True, cell=2
     )
     return out
+
+
+@pytest.fixture(scope="session")
+def second_config() -> ModelConfig:
+    """The second generation as `make train-tiny` trains it, in place of the smaller one of the other tests."""
+    return model_of(load_settings(CONFIGS / "tiny-256.yaml", []))
 
 
 @pytest.fixture(scope="session")
