@@ -15,6 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+if __name__ == "__main__":  # the scripts of this folder first, then the checkout
+    sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+
 import aligner
 import commands
 import context

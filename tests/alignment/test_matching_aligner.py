@@ -207,7 +207,7 @@ def test_an_iteration_alone_on_the_map_before_it_is_that_iteration():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, "autocast"])
 def test_half_precision(dtype):
-    """Against float32 with the same weights and pictures: maps of float32, to a tenth or half a cell."""
+    """Against float32 with the same weights and pictures: maps of float32, to a fifth or half a cell."""
     aligner = build()
     source, pose = pictures(48, 40)
     begin = start(48, 40)
@@ -221,7 +221,7 @@ def test_half_precision(dtype):
     cells = torch.tensor([20.0, 24.0]).view(1, 2, 1, 1) / 2
     for found, expected in zip(out.maps, exact.maps, strict=True):
         assert found.dtype == torch.float32
-        assert ((found - expected) * cells).abs().max() < (0.1 if dtype == torch.float16 else 0.5)
+        assert ((found - expected) * cells).abs().max() < (0.2 if dtype == torch.float16 else 0.5)
     assert out.image.dtype == source.dtype
     assert (out.visibility[-1].float() - exact.visibility[-1]).abs().max() < 0.1
 

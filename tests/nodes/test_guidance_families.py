@@ -86,7 +86,7 @@ def test_normalised_strength_takes_about_the_same_share_off_the_distance(pack, m
 
     bent.set_model_sampler_post_cfg_function(look)
     families.sample(bent, steps=1)
-    assert len(distances) == 1 and 0.05 < after[0] < 0.15, after
+    assert len(distances) == 1 and 0.03 < after[0] < 0.3, f"a tenth, within a factor of three, not {after}"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
