@@ -84,7 +84,7 @@ class LimbChoice(nn.Module):
         height = matched.new_tensor([w / (2 * h), 0.5])[:, None, None]
         agree = 1 / (1 + ((limbs - matched[:, None]) * (height / NEAR)).square().sum(2))
         parts = (
-            self.features(features).repeat_interleave(2, -2).repeat_interleave(2, -1),
+            F.interpolate(self.features(features), scale_factor=2, mode="nearest"),
             F.pixel_unshuffle(skeleton, 2),
             sample(small, matched),
             sample(small, previous),

@@ -30,6 +30,8 @@ from .warp import identity_map, resize_map, warp
 
 CELL = 4
 """Pixels of a matched cell's side; maps come out at half of it."""
+WIDTHS = (64, 64)
+"""Of the two convolutions of a `BiasedMatch`."""
 
 
 @dataclass
@@ -48,6 +50,11 @@ class Start:
     share: Tensor
     limbs: Tensor
     near: Tensor
+
+    @property
+    def finer(self) -> Tensor:
+        """φ⁰ (B, 2, H/2, W/2), as the first iteration is given it."""
+        return resize_map(self.map, *self.limbs.shape[-2:])
 
     def check(self, batch: int, height: int, width: int) -> None:
         """Raise an `InputError` unless it is of so many pictures of this size, as the networks see them."""
@@ -141,8 +148,8 @@ class MatchingPoseAligner(nn.Module):
             MapFormer(channels, dim, config.heads, kernel, blocks, operations)
             for kernel, blocks in zip(config.kernels, [config.blocks] + [1] * later, strict=True)
         )
-        self.matches = nn.ModuleList(BiasedMatch(channels, (64, 64), operations) for _ in config.kernels)
-        self.choices = nn.ModuleList(LimbChoice(128, channels, operations) for _ in config.kernels)
+        self.matches = nn.ModuleList(BiasedMatch(channels, WIDTHS, operations) for _ in config.kernels)
+        self.choices = nn.ModuleList(LimbChoice(2 * WIDTHS[1], channels, operations) for _ in config.kernels)
         self.source_person = operations.Conv2d(2 * channels, 4, 3, padding=1)
         self.to(memory_format=torch.channels_last)
 
@@ -178,7 +185,7 @@ class MatchingPoseAligner(nn.Module):
         pictures = torch.cat([small, start.skeleton.to(source)], 1)
         first, pose = self.encode_source(pictures), self.encode_pose(small_pose)
         keys, known, logits = None, start.share, None
-        sampling = resize_map(start.map, *start.limbs.shape[-2:])
+        sampling = start.finer
         passes: list[Pass] = []
         person = None
         for n in range(count):
@@ -253,7 +260,7 @@ class MatchingPoseAligner(nn.Module):
         """Iteration n alone, on a map φⁿ (B, 2, *, *) of the caller's; see `forward` for the others."""
         pictures = torch.cat([source, start.skeleton.to(source)], 1)
         first, pose = self.encode_source(pictures), self.encode_pose(pose_image)
-        begin = resize_map(start.map, *start.limbs.shape[-2:])
+        begin = start.finer
         found, pose, keys = self.iterate(0, pose, first, None, begin, start.share, None, start, pictures, pose_image)
         sampling = resize_map(sampling, *begin.shape[-2:])
         seen = self.encode_source(warp(pictures, sampling))

@@ -154,7 +154,7 @@ class Iterations(nn.Module):
         first = tuple(f[place] for f in net.encode_source(read))
         pose = tuple(f[target] for f in net.encode_pose(skeletons))
         keys = logits = None
-        sampling, known, seen, passes, more = resize_map(start.map, *truth.shape[-2:]), start.share, first, [], {}
+        sampling, known, seen, passes, more = start.finer, start.share, first, [], {}
         for n in range(iterations):
             if n:
                 disturbance = disturbances[n - 1]
@@ -377,16 +377,14 @@ class MatchingAlignerStage(Stage):
             far = ((resize_map(sampling, h, w) - batch["flow"]) * half).square().sum(1, keepdim=True).sqrt()
             return float(mean_where(far, seen))
 
-        values = {}
         start = start_from(batch["at"], batch["to"], batch["source"])
-        values["epe0"] = error(start.map)
-        for label, known in (("epe", start), ("blind", None)):
-            for n, each in enumerate(network(batch["source"], batch["skeleton"], start=known).maps):
-                values[f"{label}{n + 1}"] = error(each)
+        values = {"epe0": error(start.map)}
+        maps, blind = (network(batch["source"], batch["skeleton"], start=known).maps for known in (start, None))
+        for label, found in (("epe", maps), ("blind", blind)):
+            values |= {f"{label}{n}": error(each) for n, each in enumerate(found, 1)}
         generator = torch.Generator().manual_seed(0)
         field = torch.randn(len(pairs), 2, 4, 3, generator=generator).to(self.device) * 5 / half
-        alignment = network(batch["source"], batch["skeleton"], 1, start=start)
-        base = resize_map(alignment.maps[0], h, w)
+        base = resize_map(maps[0], h, w)
         wrong = torch.where(seen > 0, batch["flow"] + F.interpolate(field, (h, w), mode="bicubic"), base)
         values["disturbed"] = error(wrong)
         for n in range(1, 1 + self.later):
