@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .mapformer import _joined
+from .mapformer import joined
 from .skeleton_map import LIMBS
 from .warp import sample
 
@@ -92,7 +92,7 @@ class LimbChoice(nn.Module):
             agree * (near > 0),
             logits,
         )
-        x = self.first(_joined(*(t.to(dtype) for t in parts)))
+        x = self.first(joined(*(t.to(dtype) for t in parts)))
         for second, third in zip(self.second, self.third, strict=True):
             x = x + third(F.silu(second(F.silu(x))))
         out = self.read(F.silu(x)).to(matched.dtype)

@@ -56,7 +56,7 @@ class MapFormer(nn.Module):
             return _grid(self.norm_pose(tokens_t), size), _grid(self.norm_source(tokens_s), size), coarse
 
         def merge(layer: nn.Module, fine: Tensor, coarse: Tensor) -> Tensor:
-            return layer(_joined(fine, F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")))
+            return layer(joined(fine, F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")))
 
         target = merge(self.merge_pose, pose[0], coarse)
         return target, merge(self.merge_source, source[0], _grid(tokens_s, size)), coarse
@@ -72,7 +72,7 @@ def _grid(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     return tokens.unflatten(1, size).movedim(-1, 1)
 
 
-def _joined(*features: Tensor) -> Tensor:
+def joined(*features: Tensor) -> Tensor:
     """Features (B, *, h, w) on one channel axis, channels innermost in memory: pooling on a CPU is far faster so."""
     return torch.cat([f.movedim(1, -1) for f in features], -1).movedim(-1, 1)
 
@@ -114,7 +114,7 @@ class PoseMappingAggregator(nn.Module):
         else:
             match = local_correlation(target, source, self.radius)
         grid = identity_map(*target.shape[-2:], device=sampling.device, dtype=sampling.dtype)
-        x = _joined(match, target, source, (sampling - grid).to(target.dtype), visibility.to(target.dtype))
+        x = joined(match, target, source, (sampling - grid).to(target.dtype), visibility.to(target.dtype))
         x = F.silu(self.second(F.silu(self.first(x))))
-        out = self.read(_joined(x, F.max_pool2d(x, 3, stride=1, padding=1)))
+        out = self.read(joined(x, F.max_pool2d(x, 3, stride=1, padding=1)))
         return sampling, 0.1 * out[:, :2].to(sampling.dtype), visibility + out[:, 2:]

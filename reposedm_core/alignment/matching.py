@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .mapformer import _joined
+from .mapformer import joined
 from .warp import compose, identity_map, sample
 
 NEIGHBOURS = 9
@@ -102,9 +102,9 @@ class BiasedMatch(nn.Module):
         certain = log.amax(-1).exp().reshape(known.shape)
         grid = identity_map(*target.shape[-2:], device=start.device, dtype=start.dtype)
         shown = sample(source, matched)
-        x = _joined(*(t.to(target.dtype) for t in (certain, target, shown, matched - grid, logits)))
+        x = joined(*(t.to(target.dtype) for t in (certain, target, shown, matched - grid, logits)))
         x = F.silu(self.second(F.silu(self.first(x))))
-        x = _joined(x, F.max_pool2d(x, 3, stride=1, padding=1))
+        x = joined(x, F.max_pool2d(x, 3, stride=1, padding=1))
         out = self.read(x).float()
         offset, logits = 0.1 * out[:, :2].to(start.dtype), logits + out[:, 2:]
         sampling = compose(matched, offset)  # eq. 7-8

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from reposedm_core.pose import load_pose_file, to_keypoints
 from tests.nodes import families
-from tests.nodes.guided import POSE
+from tests.nodes.guided import POSE, POSES
 
 
 @pytest.fixture(scope="session")
@@ -129,6 +130,18 @@ def guide(pack, estimator):
             ).args[0]
 
     return run
+
+
+@pytest.fixture(scope="module")
+def frames():
+    """The example people's target poses, each as a frame of POSE_KEYPOINT."""
+    return [to_keypoints(load_pose_file(path))[0] for path in POSES]
+
+
+@pytest.fixture(scope="module")
+def sources():
+    """Three random pictures, 64 × 80, as IMAGE."""
+    return torch.rand(3, 80, 64, 3, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture

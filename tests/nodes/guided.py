@@ -5,7 +5,9 @@ from __future__ import annotations
 from reposedm_core.pose import load_pose_file, to_keypoints
 from workflows.comfy_server import ROOT
 
-POSE = to_keypoints(load_pose_file(sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0]))
+POSES = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))
+"""Files of the example people's target poses."""
+POSE = to_keypoints(load_pose_file(POSES[0]))
 
 
 def networks(model):

@@ -8,17 +8,10 @@ import torch
 from reposedm_core import RePoseDMPipeline
 from reposedm_core.pipeline import SHIPPED, fit_image, to_image
 from reposedm_core.pose import load_pose_file, to_keypoints
-from workflows.comfy_server import ROOT
+from tests.nodes.guided import POSES
 
-EXAMPLES = ROOT / "workflows" / "examples"
-POSES = sorted(EXAMPLES.glob("*_pose.json"))
 OUTPUTS = "positive", "negative", "latent", "aligned", "visibility", "flow", "person"
 NOBODY = [{"people": [], "canvas_width": 96, "canvas_height": 128}]
-
-
-@pytest.fixture(scope="module")
-def frames():
-    return [to_keypoints(load_pose_file(path))[0] for path in POSES]
 
 
 @pytest.fixture(scope="module")

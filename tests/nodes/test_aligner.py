@@ -6,21 +6,9 @@ import pytest
 import torch
 
 from reposedm_core import RePoseDMPipeline
-from reposedm_core.pose import load_pose_file, to_keypoints
-from workflows.comfy_server import ROOT
+from tests.nodes.guided import POSES
 
-POSES = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))
 OUTPUTS = "positive", "negative", "latent", "aligned", "visibility", "flow", "person"
-
-
-@pytest.fixture(scope="module")
-def frames():
-    return [to_keypoints(load_pose_file(path))[0] for path in POSES]
-
-
-@pytest.fixture(scope="module")
-def sources():
-    return torch.rand(3, 80, 64, 3, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
