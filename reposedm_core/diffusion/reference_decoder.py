@@ -47,6 +47,13 @@ class Reference:
         return self.map(lambda value: value[rows])
 
 
+def smooth(values: Tensor) -> Tensor:
+    """Values (B, C, H, W) averaged over 4 and over 2 pixels across and down: the grid of blocks does not show."""
+    kernel = values.new_tensor([1, 2, 2, 2, 1]) / 8
+    kernel = torch.outer(kernel, kernel).expand(values.shape[1], 1, 5, 5)
+    return F.conv2d(F.pad(values, (2, 2, 2, 2), mode="replicate"), kernel, groups=values.shape[1])
+
+
 class ReferenceDecoder(nn.Module):
     """`decoder(decoded, latent, reference)`: a U-Net over blocks of 4×4 pixels, whose output says for each pixel how
     much of the warp, of the plate and of what it paints itself."""
@@ -81,8 +88,10 @@ class ReferenceDecoder(nn.Module):
         nn.init.zeros_(self.read[1].bias)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, decoded: Tensor, latent: Tensor, reference: Reference) -> Tensor:
-        """Pictures (B, 3, H, W), about [-1, 1].
+    def forward(
+        self, decoded: Tensor, latent: Tensor, reference: Reference, with_paint: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Pictures (B, 3, H, W), about [-1, 1]; `with_paint` also those that are its own paint everywhere.
 
         Args:
             decoded: the autoencoder's picture of the latent, (B, 3, H, W), H and W divisible by 4.
@@ -106,9 +115,11 @@ class ReferenceDecoder(nn.Module):
         x = self.middle(x + F.interpolate(self.latent(latent), x.shape[-2:], mode="bilinear", align_corners=False))
         for n in reversed(range(len(self.up))):
             x = self.after[n](kept[n] + self.up[n](x)[..., : kept[n].shape[-2], : kept[n].shape[-1]])
-        change, choice = self.read(x).split([3, 3], 1)
+        change, choice = smooth(self.read(x)).split([3, 3], 1)
         # Before training: the warp where the source shows the person, the plate off the person, else the latent.
         seen = reference.person * reference.visibility
         prior = torch.cat([seen, 1 - reference.person, reference.person - seen], 1).clamp(min=0.01).log()
         warp, plate, own = (choice + prior).softmax(1).split(1, 1)
-        return warp * reference.warped + plate * reference.plate + own * (decoded + change)
+        paint = decoded + change
+        picture = warp * reference.warped + plate * reference.plate + own * paint
+        return (picture, paint) if with_paint else picture

@@ -27,6 +27,8 @@ from training.stages.latent_cache import Latents, cache_latents
 
 CROP = 96
 """Side of the crops that the perceptual loss looks at."""
+TONE = 8
+"""Side of the blocks of pixels whose mean colour has a loss of its own."""
 VALIDATION_PAIRS = 96
 
 
@@ -94,12 +96,20 @@ class ReferenceDecoderStage(Stage):
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         decoded, latent, reference = self._sampled(batch, batch["noise"], int(batch["steps"][0]))
-        made, truth = model(decoded, latent, reference).float(), batch["picture"]
+        made, paint = (picture.float() for picture in model(decoded, latent, reference, with_paint=True))
+        truth = batch["picture"]
         near = F.max_pool2d(torch.maximum(batch["mask"], reference.person), 9, stride=1, padding=4)
         weight = 1 + self.settings.person_weight * near
-        off = ((made - truth).abs() * weight).mean((1, 2, 3)) / weight.mean((1, 2, 3))
-        loss = {"l1": off.mean()}
-        total = loss["l1"]
+
+        def off(picture: Tensor, block: int = 1) -> Tensor:
+            """L1 of means over blocks of pixels."""
+            wrong, counts = (F.avg_pool2d(values, block) for values in (picture - truth, weight))
+            return ((wrong.abs() * counts).mean((1, 2, 3)) / counts.mean((1, 2, 3))).mean()
+
+        # The features of the perceptual loss hardly see a cast: `tone` does. And where little of the paint is taken,
+        # the picture's loss leaves it any pattern, which then shows wherever a little is: `paint` has one of its own.
+        loss = {"l1": off(made), "tone": off(made, TONE), "paint": off(paint)}
+        total = loss["l1"] + loss["tone"] + loss["paint"]
         if self.distance is not None:
             loss["vgg"] = self.distance(*self._crops(made, truth, batch)).mean()
             total = total + self.settings.perceptual * loss["vgg"]

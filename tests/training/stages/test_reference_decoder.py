@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from einops import rearrange
 
 from reposedm_core.alignment import start_from
 from reposedm_core.diffusion.reference_decoder import Reference, ReferenceDecoder
@@ -19,7 +20,7 @@ from training.engine.loop import train
 from training.engine.run import stage_class, stages_of
 from training.engine.settings import DecoderSettings
 from training.metrics.vgg import installed
-from training.stages.reference_decoder import CROP, ReferenceDecoderStage, reference_of
+from training.stages.reference_decoder import CROP, TONE, ReferenceDecoderStage, reference_of
 
 H, W = 64, 48
 CPU = torch.device("cpu")
@@ -76,7 +77,8 @@ def test_it_is_shown_what_the_pipeline_shows_it(stage, networks, people):
 
 
 def test_the_loss_is_the_weighed_difference(stage, networks):
-    """|made - truth|, more where the person is or near it; ŷ_0 sampled from noise, without a look at the truth."""
+    """|made - truth|, of blocks' means and of the decoder's own paint, too, more where the person is or near it; ŷ_0
+    sampled from noise, without a look at the truth."""
     batch = stage.load(stage.plan(np.random.default_rng(0), 3))
     torch.manual_seed(0)
     decoder = stage.build().eval()
@@ -85,15 +87,22 @@ def test_the_loss_is_the_weighed_difference(stage, networks):
         other = stage.loss(decoder, {**batch, "noise": 0 * batch["noise"]}, 0)
         same = stage.loss(decoder, {**batch, "target": 0 * batch["target"]}, 0)
         decoded, latent, reference = stage._sampled(batch, batch["noise"], int(batch["steps"][0]))
-        made = decoder(decoded, latent, reference)
+        made, paint = decoder(decoded, latent, reference, with_paint=True)
     near = torch.maximum(batch["mask"], reference.person)
-    expected = []
-    for n in range(3):
-        grown = F.max_pool2d(near[n : n + 1], 9, 1, 4)[0, 0]
-        weight = 1 + stage.settings.person_weight * grown
-        off = (made[n] - batch["picture"][n]).abs().mean(0)
-        expected.append(float((off * weight).sum() / weight.sum()))
-    assert float(value["l1"]) == pytest.approx(np.mean(expected), rel=1e-4) and value["loss"] == value["l1"]
+
+    def expected(pictures, block):
+        means = []
+        for n in range(3):
+            grown = F.max_pool2d(near[n : n + 1], 9, 1, 4)[0, 0]
+            weight = rearrange(1 + stage.settings.person_weight * grown, "(h a) (w b) -> h w (a b)", a=block, b=block)
+            off = rearrange(pictures[n] - batch["picture"][n], "c (h a) (w b) -> c h w (a b)", a=block, b=block)
+            off = off.mean(-1).abs().mean(0)
+            means.append(float((off * weight.mean(-1)).sum() / weight.mean(-1).sum()))
+        return pytest.approx(np.mean(means), rel=1e-4)
+
+    assert float(value["l1"]) == expected(made, 1)
+    assert float(value["tone"]) == expected(made, TONE) and float(value["paint"]) == expected(paint, 1)
+    assert value["loss"] == value["l1"] + value["tone"] + value["paint"]
     assert other["loss"] != value["loss"] and same["loss"] == value["loss"]
 
 
@@ -122,7 +131,7 @@ def test_the_perceptual_loss_is_added(networks, people, tmp_path):
     batch = stage.load(stage.plan(np.random.default_rng(0), 3))
     value = stage.loss(stage.build(), batch, 0)
     assert value["vgg"] > 0.01
-    torch.testing.assert_close(value["loss"], value["l1"] + 0.5 * value["vgg"])
+    torch.testing.assert_close(value["loss"], value["l1"] + value["tone"] + value["paint"] + 0.5 * value["vgg"])
 
 
 def test_training_moves_the_decoder_alone(networks, people, tmp_path):
