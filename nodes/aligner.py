@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,14 +18,18 @@ from ..reposedm_core.alignment.flow_image import flow_colours
 from ..reposedm_core.conditioning import condition_image, find_pose, make_condition, source_joints
 from ..reposedm_core.config import STRIDE, AlignerConfig
 from ..reposedm_core.diffusion.guided import Condition
+from ..reposedm_core.full_size import MODEL, SOURCE, Detail, View, aligned, view
 from ..reposedm_core.pipeline import check_size
-from .decode import REFERENCE, pack, unpack
+from ..reposedm_core.pose.limits import check_pixels
+from .decode import DETAIL, REFERENCE, pack, unpack
 from .host.images import fitted, frames_of, to_comfy, to_mask
 from .host.patchers import BYTES_A_PIXEL, load
-from .host.poses import asked_to_stop, read_poses, target_poses
+from .host.poses import asked_to_stop, read_poses, show_text, target_poses
 from .host.reposedm_model import RePoseDMVAE, check_vae, to_conditioning
 from .host.sockets import AlignerSocket, EstimatorSocket, LoadedAligner, LoadedEstimator, PoseKeypoint
 
+HEIGHT = "height"
+"""The size of results that the widget output_height says, beside those that have a name."""
 EACH, TOGETHER = "one picture a result", "all of one person"
 AT_ONCE = 8
 """Pictures that are aligned at once: a long batch then needs no more memory, shows its progress and can be stopped."""
@@ -48,6 +53,30 @@ def size_inputs() -> list:
             "was measured.",
         )
         for side in ("width", "height")
+    ]
+
+
+def output_inputs() -> list:
+    """The widgets of the size at which pictures and masks come out."""
+    return [
+        io.Combo.Input(
+            "output_size",
+            options=[MODEL, SOURCE, HEIGHT],
+            default=MODEL,
+            optional=True,
+            tooltip="Size of the pictures and masks that come out: model is width and height above; source is the "
+            "picture's own size; height is output_height. What is copied is then read from the picture at its own "
+            "resolution.",
+        ),
+        io.Int.Input(
+            "output_height",
+            default=1024,
+            min=16,
+            max=8192,
+            step=8,
+            optional=True,
+            tooltip="With output_size = height: pixels from top to bottom; the width follows, divisible by 8.",
+        ),
     ]
 
 
@@ -97,7 +126,9 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
                     tooltip="Finds the source's pose where none is connected, in place of the "
                     "checkpoint's own estimator.",
                 ),
+                *output_inputs(),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Conditioning.Output("positive", tooltip="Pose and aligned person."),
                 io.Conditioning.Output("negative", tooltip="Neither: the null condition of classifier-free guidance."),
@@ -120,6 +151,11 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
                     tooltip="White where the person is in the target pose; black with a model "
                     "whose aligner does not find the person.",
                 ),
+                io.Mask.Output(
+                    "changed",
+                    tooltip="White where the picture changes: where the person is, and where the person was. White "
+                    "all over with a model whose aligner does not find the person.",
+                ),
             ],
         )
 
@@ -135,10 +171,13 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
         sources: str = EACH,
         source_pose: Any = None,
         pose_estimator: LoadedEstimator | None = None,
+        output_size: str = MODEL,
+        output_height: int = 1024,
     ) -> io.NodeOutput:
         check_vae(vae, aligner)
         height, width = height or aligner.config.height, width or aligner.config.width
         check_size(height, width, vae.downscale_ratio)
+        note = untrained(cls, "Recurrent Pose Aligner", aligner, height, width)
         poses = target_poses(pose)
         together = len(source) if sources == TOGETHER else 1
         if together == 1 and len(source) != len(poses) and min(len(source), len(poses)) != 1:
@@ -160,19 +199,61 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
             joints = known_joints(image, own, pose_estimator or aligner.estimator), joints_of(poses, height, width)
         found = align(aligner, vae, image, skeleton, together, joints)
         latent = {"samples": torch.zeros(found.condition.pose.shape, device=management.intermediate_device())}
-        person = latent["samples"].new_zeros(len(found.image), height, width)
+        person = latent["samples"].new_zeros(len(found.image), 1, height, width)
+        changed = torch.ones_like(person)
+        reference = None
         if found.reference is not None:
             latent[REFERENCE] = found.reference
-            person = to_mask(unpack(found.reference)[0].person[:, 0])
+            reference = unpack(found.reference)[0]
+            person, changed = reference.person, torch.maximum(reference.person, reference.hidden)
         seen = comfy.utils.common_upscale(found.visibility, width, height, "bilinear", "disabled")
+        masks = [seen, person, changed]
+        shown = view_of(output_size, output_height, source, (height, width), len(found.image))
+        if shown is None:
+            picture, flow = to_comfy(found.image), flow_colours(found.sampling, height, width)
+        else:
+            pictures = list(source[None] if source.ndim == 3 else source)
+            latent[DETAIL] = detail = found.detail(shown, pictures)
+            picture = to_mask(aligned(detail, reference, asked_to_stop))
+            masks, flow = [shown.enlarge(mask) for mask in masks], shown.colours(found.sampling)
+        seen, person, changed = (to_mask(mask[:, 0]) for mask in masks)
         return io.NodeOutput(
             *conditionings(aligner, found.condition),
             latent,
-            to_comfy(found.image),
-            to_mask(seen[:, 0]),
-            to_mask(flow_colours(found.sampling, height, width)).movedim(1, -1),
+            picture,
+            seen,
+            to_mask(flow).movedim(1, -1),
             person,
+            changed,
+            ui={"text": [note]} if note else None,
         )
+
+
+def untrained(node: type[io.ComfyNode], name: str, aligner: LoadedAligner, height: int, width: int) -> str:
+    """What the node shows and the log says of a size that the model was not trained at; "" where it was."""
+    trained = aligner.config.height, aligner.config.width
+    if (height, width) == trained:
+        return ""
+    note = (
+        f"Warning: this model was trained at {trained[1]} × {trained[0]} and is to work at {width} × {height}: expect "
+        "noise and stick limbs. For larger pictures leave width and height 0 and set output_size."
+    )
+    logging.warning("%s: %s", name, note)
+    show_text(node, note)
+    return note
+
+
+def view_of(output: str, height: int, picture: Tensor, frame: tuple[int, int], results: int) -> View | None:
+    """What the widgets of `output_inputs` ask for of results that are put into an IMAGE; None is the networks' frame.
+
+    Raises:
+        InputError: the pictures are too many, or too large.
+    """
+    size = tuple(frames_of(picture)[0].shape[1:3])
+    found = view(height if output == HEIGHT else output, size, frame)
+    if found is not None:
+        check_pixels("output_size", results, *found.size)
+    return found
 
 
 @dataclass
@@ -182,6 +263,7 @@ class Found:
     Attributes:
         condition: for the denoiser. image: the aligned person (B, 3, H, W) in [-1, 1].
         visibility: (B, 1, h, w) in 0..1. sampling: maps (B·S, 2, h, w).
+        weights: of the sources, (B, S, 1, h, w).
         reference: what a decoder can be shown, see `decode.pack`; None of an aligner that finds no masks.
     """
 
@@ -189,7 +271,17 @@ class Found:
     image: Tensor
     visibility: Tensor
     sampling: Tensor
+    weights: Tensor
     reference: Tensor | None = None
+
+    def detail(self, shown: View, pictures: list[Tensor], background: Tensor | None = None) -> Detail:
+        """What the results are made of at the size of `shown`; pictures (H, W, 3 or more) in 0..1."""
+        results, sources = self.weights.shape[:2]
+        if sources > 1:
+            rows = [list(range(sources))] * results
+        else:
+            rows = [[result if len(pictures) > 1 else 0] for result in range(results)]
+        return Detail(shown, pictures, rows, self.sampling.unflatten(0, (results, sources)), self.weights, background)
 
 
 def poses_of(data: Any, image: Tensor, name: str) -> list[Pose] | None:
@@ -311,6 +403,7 @@ def align(
                 found.seen.image,
                 found.seen.visibility,
                 found.alignment.maps[-1],
+                found.seen.weights,
             ]
             if found.seen.reference is not None:
                 values.append(pack(found.seen.reference, pictures[::sources] if behind is None else behind))

@@ -12,13 +12,16 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..reposedm_core.diffusion.reference_decoder import MASKS, Reference
+from ..reposedm_core.full_size import Detail, painted, pasted
 from ..reposedm_core.reference import paste
-from .host.images import to_comfy
+from .host.images import to_comfy, to_mask
 from .host.patchers import load
-from .host.poses import poses_in_turn, show_text
+from .host.poses import asked_to_stop, poses_in_turn, show_text
 from .host.reposedm_model import RePoseDMVAE, check_vae
 from .host.sockets import AlignerSocket, LoadedAligner
 
+DETAIL = "reposedm_detail"
+"""Key in a LATENT of what its pictures are made of at another size than that of the networks: a `Detail`."""
 REFERENCE = "reposedm_reference"
 """Key in a LATENT of what the aligner saw of the sources: `pack`, a row for each picture that was to be sampled."""
 CHANNELS = {field.name: 1 if field.name in MASKS else 3 for field in fields(Reference)}
@@ -61,8 +64,8 @@ class RePoseDMDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict, vae: Any, aligner: LoadedAligner | None = None) -> io.NodeOutput:
-        packed, reason = reference_of(latent, aligner)
-        if packed is None:
+        rows, reason = rows_seen(latent, aligner)
+        if rows is None:
             from nodes import VAEDecode  # the host's, not this folder
 
             note = f"The VAE alone decoded this: {reason}."
@@ -70,8 +73,11 @@ class RePoseDMDecode(io.ComfyNode):
         else:
             check_vae(vae, aligner)
             how = "The VAE" if aligner.decoder is None else "The reference decoder"
-            note = f"{how} decoded this; around both persons it is the source."
-            image = paint(vae, aligner, latent["samples"], packed)
+            detail = latent.get(DETAIL)
+            size = "" if detail is None else " at {1} × {0}".format(*detail.view.size)
+            note = f"{how} decoded this{size}; around both persons it is the source."
+            detail = None if detail is None else detail.take(rows)
+            image = paint(vae, aligner, latent["samples"], latent[REFERENCE][rows], detail)
         logging.info("RePoseDM Decode: %s", note)
         show_text(cls, note)
         return io.NodeOutput(image, ui={"text": [note]})
@@ -88,8 +94,8 @@ def unpack(packed: Tensor) -> tuple[Reference, Tensor]:
     return Reference(*parts), source
 
 
-def reference_of(latent: dict, aligner: LoadedAligner | None) -> tuple[Tensor | None, str]:
-    """What was seen of each picture of a LATENT, as `pack` has it; or None, and why the VAE has to decode alone."""
+def rows_seen(latent: dict, aligner: LoadedAligner | None) -> tuple[list[int] | None, str]:
+    """For each picture of a LATENT the row of what was seen of it; or None, and why the VAE has to decode alone."""
     samples, packed = latent["samples"], latent.get(REFERENCE)
     if packed is None:
         return None, (
@@ -113,7 +119,7 @@ def reference_of(latent: dict, aligner: LoadedAligner | None) -> tuple[Tensor | 
             f"which of Recurrent Pose Aligner's {len(packed)} pictures these {len(samples)} are cannot be "
             "told; decode before latents are joined"
         )
-    return packed[rows], ""
+    return rows, ""
 
 
 def rows_of(count: int, known: int, numbers: list[int] | None) -> list[int] | None:
@@ -133,11 +139,14 @@ def rows_of(count: int, known: int, numbers: list[int] | None) -> list[int] | No
     return poses_in_turn(known, count, numbers)
 
 
-def paint(vae: RePoseDMVAE, aligner: LoadedAligner, samples: Tensor, packed: Tensor | None) -> Tensor:
-    """IMAGE of latents (B, C, h, w), as `RePoseDMPipeline.picture` makes it.
+def paint(
+    vae: RePoseDMVAE, aligner: LoadedAligner, samples: Tensor, packed: Tensor | None, detail: Detail | None = None
+) -> Tensor:
+    """IMAGE of latents (B, C, h, w), as `RePoseDMPipeline` makes it.
 
     Args:
         packed: what was seen of each, see `pack`; None decodes with the VAE alone.
+        detail: what they are made of at another size than that of the networks.
     """
     if packed is None:
         return vae.decode(samples)
@@ -152,6 +161,12 @@ def paint(vae: RePoseDMVAE, aligner: LoadedAligner, samples: Tensor, packed: Ten
         latent = samples[start : start + AT_ONCE].to(vae.device, vae.vae_dtype)
         picture = vae.first_stage_model.decode(latent).to(device)
         reference, source = unpack(packed[start : start + AT_ONCE].to(device))
+        if detail is not None:
+            rows = range(start, start + len(latent))
+            network = None if decoder is None else decoder.model
+            mixed = painted(network, picture, latent.to(device), reference)
+            pictures.append(to_mask(pasted(detail.take(rows), reference, *mixed, asked_to_stop)))
+            continue
         if decoder is not None:
             picture = decoder.model(picture, latent.to(device), reference)
         pictures.append(to_comfy(paste(picture, source, reference)))

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_management as management
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..reposedm_core import InputError, Pose
-from ..reposedm_core.appearance import Dressing, check_cover, keep_outside, latent_mask
+from ..reposedm_core.appearance import Dressing, blend, check_cover, inside, keep_outside, latent_mask, resized
 from ..reposedm_core.conditioning import condition_image, find_pose
+from ..reposedm_core.full_size import MODEL, aligned
 from ..reposedm_core.images import to_mask as read_mask
 from ..reposedm_core.pipeline import check_size
 from ..reposedm_core.pose import one_pose
-from .aligner import align, conditionings, joints_of, known_joints, poses_of, size_inputs
-from .decode import paint
-from .host.images import fitted, from_comfy, to_comfy, to_mask
+from .aligner import (
+    align,
+    conditionings,
+    joints_of,
+    known_joints,
+    output_inputs,
+    poses_of,
+    size_inputs,
+    untrained,
+    view_of,
+)
+from .decode import paint, unpack
+from .host.images import fitted, frames_of, from_comfy, to_comfy, to_mask
 from .host.patchers import load
+from .host.poses import asked_to_stop
 from .host.reposedm_model import RePoseDMModel, check_vae
 from .host.sockets import AlignerSocket, EstimatorSocket, LoadedAligner, LoadedEstimator, PoseKeypoint
 from .sampler import AS_GUIDED, field_input, sample, sampling_inputs, with_field_strength
@@ -77,7 +90,9 @@ class GarmentTransfer(io.ComfyNode):
                     "whose aligner reads it (mini-256): a frame per picture, or one for all. "
                     "Without it the estimator finds it.",
                 ),
+                *output_inputs(),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Image.Output("image", tooltip="The reference person in the clothes of the garment picture."),
                 io.Image.Output(
@@ -115,12 +130,15 @@ class GarmentTransfer(io.ComfyNode):
         pose_estimator: LoadedEstimator | None = None,
         field_strength: float = AS_GUIDED,
         garment_pose: Any = None,
+        output_size: str = MODEL,
+        output_height: int = 1024,
     ) -> io.NodeOutput:
         check_vae(vae, aligner)
         if not isinstance(model.model, RePoseDMModel):
             raise InputError("model: this is no RePoseDM; connect the model of RePoseDM Loader.")
         height, width = height or aligner.config.height, width or aligner.config.width
         check_size(height, width, vae.downscale_ratio)
+        note = untrained(cls, "Garment Transfer", aligner, height, width)
         person, image = from_comfy(reference, "reference"), fitted(garment, "garment", height, width)
         # Masks that are narrow are no colours; those beyond the last garment are not used.
         cover = read_mask(mask[:, None] if mask.ndim == 3 else mask)[: len(image)]
@@ -148,9 +166,23 @@ class GarmentTransfer(io.ComfyNode):
             sampler_name,
             scheduler,
         )
-        new = paint(vae, aligner, latent["samples"], found.reference).movedim(-1, 1)
+        shown = view_of(output_size, output_height, reference, (height, width), len(image))
+        if shown is None:
+            new = paint(vae, aligner, latent["samples"], found.reference).movedim(-1, 1)
+            result, share, picture = dressing.blend(new), dressing.share, to_comfy(found.image)
+        else:
+            told = None if found.reference is None else unpack(found.reference)[0]
+            detail = found.detail(shown, [frame[0] for frame in frames_of(garment)], frames_of(reference)[0][0])
+            new = paint(vae, aligner, latent["samples"], found.reference, detail).movedim(-1, 1)
+            new = new if told is not None else shown.enlarge(new)
+            share = inside(resized(cover, shown.size), feather)
+            result, picture = blend(new, detail.base(0), share), to_mask(aligned(detail, told, asked_to_stop))
         return io.NodeOutput(
-            to_mask(dressing.blend(new)).movedim(1, -1), to_comfy(found.image), to_mask(dressing.share[:, 0]), latent
+            result.movedim(1, -1).to(management.intermediate_device(), torch.float32),
+            picture,
+            to_mask(share[:, 0]),
+            latent,
+            ui={"text": [note]} if note else None,
         )
 
 

@@ -108,8 +108,7 @@ class Dressing:
         Raises:
             InputError: the mask is too small to be left at this size, or a negative feather.
         """
-        if cover.shape[-2:] != person.shape[-2:]:  # bilinear, as ComfyUI's own nodes do
-            cover = F.interpolate(cover, size=person.shape[-2:], mode="bilinear", align_corners=False)
+        cover = resized(cover, person.shape[-2:])
         person, cover = fit_image(person, height, width), fit_image(cover, height, width, border="constant")
         if not cover.any():
             raise InputError(f"mask is empty at {width} × {height} pixels: it marks too small a part of reference.")
@@ -117,9 +116,20 @@ class Dressing:
 
     def blend(self, new: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in 0..1 inside the mask, the reference around them, bit for bit where it is 0."""
-        person = shown(self.person).to(new)
-        share = in_turn(self.share.to(new), len(new))
-        return torch.where(share > 0, share * new + (1 - share) * person, person)
+        return blend(new, shown(self.person).to(new), self.share.to(new))
+
+
+def blend(new: Tensor, base: Tensor, share: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) over `base` (1, 3, H, W), bit for bit that where `share` (M, 1, H, W), in turn, is 0."""
+    share = in_turn(share, len(new))
+    return torch.where(share > 0, share * new + (1 - share) * base, base)
+
+
+def resized(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks (M, 1, h, w) at another height and width: bilinear, as ComfyUI's own nodes do it."""
+    if tuple(mask.shape[-2:]) == tuple(size):
+        return mask
+    return F.interpolate(mask, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def check_cover(person: Tensor, cover: Tensor) -> None:

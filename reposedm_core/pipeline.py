@@ -13,7 +13,16 @@ from torch import Tensor
 
 from .alignment import Alignment, Start, start_from
 from .alignment.multi_source import Seen
-from .appearance import AppearanceResult, Dressing, KeepOutside, check_cover, latent_mask
+from .appearance import (
+    AppearanceResult,
+    Dressing,
+    KeepOutside,
+    blend,
+    check_cover,
+    inside,
+    latent_mask,
+    resized,
+)
 from .checks import whole
 from .conditioning import Aligned, condition_image, find_pose, first_joints, make_condition, source_joints
 from .diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
@@ -22,6 +31,7 @@ from .diffusion.schedule import DiffusionSchedule
 from .diffusion.schedulers import check_sampler, sample_noise
 from .errors import InputError
 from .field import PoseInteractionField, pose_target
+from .full_size import MODEL, Detail, View, aligned, painted, pasted, view
 from .images import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
 from .networks import NETWORKS, SHIPPED, InPrecision, Networks, load_networks
 from .pose import Pose, one_pose
@@ -211,6 +221,7 @@ class RePoseDMPipeline:
         *,
         more_sources: Sequence[ImageLike] = (),
         source_pose: Any = None,
+        output_size: str | int = MODEL,
     ) -> PoseTransferResult:
         """Put the person of `source` into `pose`.
 
@@ -232,20 +243,33 @@ class RePoseDMPipeline:
                 picture.
             source_pose: of the person in `source`, in its own pixels, as `pose`; None lets the estimator find it. Only
                 an aligner of kind "matching" reads it.
+            output_size: of `image` and `aligned`: "model" is height × width; "source" the source's own size and frame;
+                a number a height of it. What is copied from the source is then read at its own resolution, and what
+                neither person hides stays as it was; what is painted has the detail of height × width. A model that
+                finds no person (`mini`) gives `image` at height × width in any case.
 
         Raises:
             InputError: a picture or pose that cannot be used, or a size or number out of range.
         """
         check_sampler(sampler)
         pose = one_pose(pose)
+        pictures = [to_image(source, "source")]
+        seen = view(output_size, tuple(pictures[0].shape[-2:]), self._size(height, width))
         found = self._align(source, pose, height, width, more_sources=more_sources, source_pose=source_pose)
         field = self._guidance(pose, found.source.shape[-2:], field_strength, field_start, field_end, field_space)
         model = self._model(found.condition, guidance_scale, field)
         latent = self._sample(sampler, model, found.condition, seed, steps, callback)
-        result = self.picture(latent, found.seen, found.source[:: len(found.source) // len(latent)])
+        if seen is None:
+            result = shown(self.picture(latent, found.seen, found.source[:: len(found.source) // len(latent)]))
+            picture = shown(found.seen.image)
+        else:
+            pictures += [to_image(more, "more_sources") for more in more_sources]
+            detail = self._detail(seen, found, pictures)
+            result = self._at_size(latent, found.seen, detail)
+            picture = aligned(detail, found.seen.reference).movedim(-1, 1)
         return PoseTransferResult(
-            shown(result),
-            shown(found.seen.image),
+            result,
+            picture,
             shown(found.source),
             shown(found.skeleton[: len(result)]),
             found.seen.visibility,
@@ -270,6 +294,7 @@ class RePoseDMPipeline:
         callback: Callable[[int, int, Tensor], None] | None = None,
         *,
         garment_pose: Any = None,
+        output_size: str | int = MODEL,
     ) -> AppearanceResult:
         """Appearance control (Fig. 4): the clothes of `garment` on the person of `reference`, inside `mask`.
 
@@ -284,6 +309,8 @@ class RePoseDMPipeline:
             feather: pixels inside the mask's edge over which the result fades into the reference; 0 is a hard edge.
             seed, steps, guidance_scale, field_strength, sampler, height, width, callback: see `__call__`.
             garment_pose: of the person in `garment`, as `source_pose` of `__call__`.
+            output_size: of `image`, `reference`, `aligned` and `mask`, as that of `__call__`; "source" is the size of
+                `reference`.
 
         Raises:
             InputError: a mask that is empty or of another size, nobody found in the reference, or what `__call__` says.
@@ -299,7 +326,8 @@ class RePoseDMPipeline:
                 )
         size = person.shape[-2:]
         pose = one_pose(pose, picture=size).resized(*size)
-        size = self._size(height, width)
+        whole_size, size = size, self._size(height, width)
+        seen = view(output_size, tuple(whole_size), size)
         dressing = Dressing.fitted(person.to(self.device), cover.to(self.device), *size, feather)
         found = self._align(garment, pose, *size, "garment", source_pose=garment_pose, background=dressing.person)
         field = self._guidance(pose, size, field_strength)
@@ -311,18 +339,45 @@ class RePoseDMPipeline:
             latent_mask(dressing.cover, self.autoencoder.stride),
         )
         latent = self._sample(sampler, model, found.condition, seed, steps, callback)
-        result = dressing.blend(shown(self.picture(latent, found.seen, dressing.person)))
+        if seen is None:
+            result = dressing.blend(shown(self.picture(latent, found.seen, dressing.person)))
+            base, picture, cover = shown(dressing.person), shown(found.seen.image), dressing.cover
+        else:
+            detail = self._detail(seen, found, [to_image(garment, "garment")], shown(person)[0].movedim(0, -1))
+            new = self._at_size(latent, found.seen, detail)
+            new = new if new.shape[-2:] == seen.size else seen.enlarge(new)
+            base, cover = detail.base(0), resized(cover, seen.size)
+            result = blend(new, base, inside(cover, feather))
+            picture = aligned(detail, found.seen.reference).movedim(-1, 1)
         return AppearanceResult(
             result,
-            shown(dressing.person).expand_as(result),
+            base.expand_as(result),
             shown(found.source),
-            shown(found.seen.image),
+            picture,
             shown(found.skeleton),
-            dressing.cover,
+            cover,
             found.seen.visibility,
             latent,
             found.alignment,
         )
+
+    def _detail(
+        self, seen: View, found: Aligned, sources: Sequence[Tensor], background: Tensor | None = None
+    ) -> Detail:
+        """What the results are made of at the size of `seen`; pictures (B, 3, H, W) in [-1, 1]."""
+        pictures = [picture for batch in sources for picture in shown(batch).movedim(1, -1)]
+        maps, weights = found.alignment.maps[-1], found.seen.weights
+        rows = torch.arange(len(pictures)).reshape(len(weights), -1).tolist()
+        return Detail(seen, pictures, rows, maps.unflatten(0, weights.shape[:2]), weights, background)
+
+    @torch.no_grad()
+    def _at_size(self, latents: Tensor, seen: Seen, detail: Detail) -> Tensor:
+        """As `picture`, (B, 3, H, W) in 0..1 at another size; at that of the networks where there are no masks."""
+        decoded = self.decode(latents)
+        if seen.reference is None:
+            return shown(decoded)
+        shares, own = painted(self.decoder, decoded, latents, seen.reference)
+        return pasted(detail, seen.reference, shares, own).movedim(-1, 1)
 
     @torch.no_grad()
     def estimate(self, image: ImageLike) -> Pose:

@@ -88,13 +88,18 @@ def on_plate(reference: Reference) -> Tensor:
     return reference.person * reference.warped + (1 - reference.person) * reference.plate
 
 
+def near_people(reference: Reference) -> Tensor:
+    """(B, 1, H, W) in 0..1: 1 where either person is or was, fading to 0 around them."""
+    pixels = max(1, round(MARGIN * reference.person.shape[-2]))
+    near = torch.maximum(grown((reference.person > SURE).to(reference.person.dtype), pixels), reference.hidden)
+    return F.avg_pool2d(F.pad(grown(near, pixels), (pixels,) * 4, mode="replicate"), 2 * pixels + 1, stride=1)
+
+
 def paste(picture: Tensor, source: Tensor, reference: Reference) -> Tensor:
     """The picture where either person is or was, fading into the source around them; further off, the source itself.
 
     Args:
         picture, source: (B, 3, H, W) in any one range.
     """
-    pixels = max(1, round(MARGIN * picture.shape[-2]))
-    near = torch.maximum(grown((reference.person > SURE).to(picture.dtype), pixels), reference.hidden)
-    share = F.avg_pool2d(F.pad(grown(near, pixels), (pixels,) * 4, mode="replicate"), 2 * pixels + 1, stride=1)
+    share = near_people(reference).to(picture.dtype)
     return torch.where(share > 0, share * picture + (1 - share) * source, source)

@@ -93,9 +93,23 @@ class ReferenceDecoder(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Pictures (B, 3, H, W), about [-1, 1]; `with_paint` also those that are its own paint everywhere.
 
+        Arguments and errors are those of `shares`.
+        """
+        shares, paint = self.shares(decoded, latent, reference)
+        warp, plate, own = shares.split(1, 1)
+        picture = warp * reference.warped + plate * reference.plate + own * paint
+        return (picture, paint) if with_paint else picture
+
+    def shares(self, decoded: Tensor, latent: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:
+        """What a picture is mixed of, so that it can be mixed at another size (`full_size.pasted`).
+
         Args:
             decoded: the autoencoder's picture of the latent, (B, 3, H, W), H and W divisible by 4.
             latent: (B, C, h, w).
+
+        Returns:
+            the shares of the warp, of the plate and of what the decoder paints, (B, 3, H, W), which sum to 1; and what
+            it paints, (B, 3, H, W), about [-1, 1].
 
         Raises:
             InputError: an argument whose shape does not fit.
@@ -119,7 +133,4 @@ class ReferenceDecoder(nn.Module):
         # Before training: the warp where the source shows the person, the plate off the person, else the latent.
         seen = reference.person * reference.visibility
         prior = torch.cat([seen, 1 - reference.person, reference.person - seen], 1).clamp(min=0.01).log()
-        warp, plate, own = (choice + prior).softmax(1).split(1, 1)
-        paint = decoded + change
-        picture = warp * reference.warped + plate * reference.plate + own * paint
-        return (picture, paint) if with_paint else picture
+        return (choice + prior).softmax(1), decoded + change

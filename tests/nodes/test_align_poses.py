@@ -10,7 +10,7 @@ from reposedm_core.pipeline import SHIPPED, fit_image, to_image
 from reposedm_core.pose import load_pose_file, to_keypoints
 from tests.nodes.guided import POSES
 
-OUTPUTS = "positive", "negative", "latent", "aligned", "visibility", "flow", "person"
+OUTPUTS = "positive", "negative", "latent", "aligned", "visibility", "flow", "person", "changed"
 NOBODY = [{"people": [], "canvas_width": 96, "canvas_height": 128}]
 
 
@@ -185,5 +185,7 @@ def test_what_a_saved_workflow_has_comes_first(pack):
         "sources",
         "source_pose",
         "pose_estimator",
+        "output_size",
+        "output_height",
     ]
     assert [item.id or item.display_name for item in schema.outputs] == list(OUTPUTS)

@@ -8,7 +8,7 @@ import torch
 from reposedm_core import RePoseDMPipeline
 from tests.nodes.guided import POSES
 
-OUTPUTS = "positive", "negative", "latent", "aligned", "visibility", "flow", "person"
+OUTPUTS = "positive", "negative", "latent", "aligned", "visibility", "flow", "person", "changed"
 
 
 @pytest.fixture(scope="module")

@@ -224,9 +224,9 @@ def test_a_latent_of_another_size_is_decoded_alone(host, run, decode, sources, f
 
 def test_a_latent_of_a_video_has_no_reference(pack, host, run, sources, frames):
     latent = run(sources[:1], frames[:1])
-    assert pack.nodes.decode.reference_of(latent, host[2])[0] is not None
+    assert pack.nodes.decode.rows_seen(latent, host[2])[0] is not None
     video = {**latent, "samples": latent["samples"][:, :, None]}
-    assert pack.nodes.decode.reference_of(video, host[2]) == (None, "these are not latents of pictures")
+    assert pack.nodes.decode.rows_seen(video, host[2]) == (None, "these are not latents of pictures")
 
 
 def test_an_interruption_takes_effect_within_the_decoding(host, run, decode, sources, frames):

@@ -88,7 +88,7 @@ def test_every_help_page_belongs_to_a_node():
 def test_stock_types_on_the_sockets(schemas):
     loader, aligner = schemas["RePoseDMLoader"], schemas["RePoseDMRecurrentPoseAligner"]
     assert loader["output"] == ["MODEL", "VAE", "REPOSEDM_ALIGNER", "POSE_ESTIMATOR"]
-    assert aligner["output"] == ["CONDITIONING", "CONDITIONING", "LATENT", "IMAGE", "MASK", "IMAGE", "MASK"]
+    assert aligner["output"] == ["CONDITIONING", "CONDITIONING", "LATENT", "IMAGE", "MASK", "IMAGE", "MASK", "MASK"]
     assert schemas["RePoseDMLoadPose"]["output"] == ["POSE_KEYPOINT"]
     assert schemas["RePoseDMSDLoader"]["output"] == ["MODEL", "CLIP", "VAE"]
 
