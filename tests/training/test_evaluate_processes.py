@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.fixtures.launching import in_two_processes
 from training import evaluate
-from workflows.comfy_server import free_port
 
 pytestmark = pytest.mark.processes
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_two_processes_write_the_results_of_one(figures, weights, tmp_path):
@@ -40,24 +34,7 @@ def test_two_processes_write_the_results_of_one(figures, weights, tmp_path):
         assert evaluate.main([*given, f"--out={one}", f"--save-pictures={one / 'pictures'}"]) == 0
     finally:
         torch.set_num_threads(threads)
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes=2",
-        "--num_machines=1",
-        "--mixed_precision=no",
-        "--dynamo_backend=no",
-        "--num_cpu_threads_per_process=1",
-        f"--main_process_port={free_port()}",
-        ROOT / "training" / "evaluate.py",
-        *given,
-        f"--out={two}",
-        f"--save-pictures={two / 'pictures'}",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = in_two_processes("evaluate.py", *given, f"--out={two}", f"--save-pictures={two / 'pictures'}")
     assert done.stdout.count("Wrote results.json") == 1, "one process reports"
     assert "measuring: 100%" in done.stderr and "3/3" not in done.stderr, "the three batches were shared"
     found = json.loads((two / "results.json").read_text(encoding="utf-8"))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,14 +12,13 @@ from accelerate.utils import DynamoBackend
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.fixtures.launching import in_two_processes
 from training import train
 from training.engine.distributed import GlobalBatchNorm2d, open_accelerator, use_global_batch_norm
 from training.train import CONFIGS
-from workflows.comfy_server import free_port
 
 pytestmark = pytest.mark.processes
 
-ROOT = Path(__file__).parents[2]
 STAGES = ("vae", "estimator", "aligner", "reposedm")
 
 ROUNDING = 1e-4
@@ -66,34 +62,15 @@ def settings(out: Path, data: Path, batch: int, stages: str, *more: str) -> list
     ]
 
 
-def launch(*arguments: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes=2",
-        "--num_machines=1",
-        "--mixed_precision=no",
-        "--dynamo_backend=no",
-        "--num_cpu_threads_per_process=1",
-        f"--main_process_port={free_port()}",
-        ROOT / "training" / "train.py",
-        *arguments,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, figures) -> tuple[Path, Path]:
     """Folders of the same training in one process and in two; both denoisers train on the same latents."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     assert train.main(settings(one, figures, 4, ",".join(STAGES))) == 0
-    launch(*settings(two, figures, 2, "vae,estimator,aligner"))
+    in_two_processes("train.py", *settings(two, figures, 2, "vae,estimator,aligner"))
     for part in ("vae", "estimator", "aligner"):
         (two / f"{part}.safetensors").rename(two / f"own-{part}.safetensors")
-    launch(*settings(two, figures, 2, "reposedm", f"parts={one}"))
+    in_two_processes("train.py", *settings(two, figures, 2, "reposedm", f"parts={one}"))
     (two / "reposedm.safetensors").rename(two / "own-reposedm.safetensors")
     return one, two
 
