@@ -17,9 +17,9 @@ demo: host  ## pose transfer in a headless ComfyUI; SOURCE=picture POSE=keypoint
 	@.ci/system-packages.sh video
 	@$(PY) workflows/demo.py
 
-test: host  ## the whole test suite; ARGS= goes to pytest
+test: host  ## the whole test suite, on as many cores as there are (four at most); ARGS= goes to pytest
 	@.ci/system-packages.sh video chromium
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup $(ARGS)
 
 lint: host  ## ruff alone: its rules and its format
 	@$(PY) -m ruff check .

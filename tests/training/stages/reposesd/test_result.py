@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from reposedm_core.checkpoint import read_header
 from reposedm_core.diffusion.autoencoder import load_autoencoder
 from reposedm_core.reposesd.network import load_reposesd, reposesd_config
-from tests.training.test_train_processes import ROUNDING, launch
+from tests.fixtures.launching import in_two_processes
+from tests.training.test_train_processes import ROUNDING
 from training.engine.loop import train
 from training.stages.reposesd.source import StableDiffusion
 from training.train import CONFIGS, main
@@ -115,7 +116,7 @@ def test_two_processes_train_to_the_weights_of_one_with_twice_the_batch(folder, 
         "reposesd.dropout=0.3",
     ]
     assert main([*common, f"out={tmp_path / 'one'}", "reposesd.batch=4"]) == 0
-    launch(*common, f"out={tmp_path / 'two'}", "reposesd.batch=2")
+    in_two_processes("train.py", *common, f"out={tmp_path / 'two'}", "reposesd.batch=2")
     one, two = (torch.load(tmp_path / name / "reposesd.state.pt", weights_only=True) for name in ("one", "two"))
     worst = max(float((value - two["network"][key]).abs().max()) for key, value in one["network"].items())
     moved = max(float((value - one["average"][key]).abs().max()) for key, value in one["network"].items())
