@@ -1,6 +1,6 @@
 """Pose transfer in a real ComfyUI without a window: `make demo`, or python workflows/demo.py.
 
-Queues workflows/pose_transfer.json over ComfyUI's HTTP interface twice and leaves two picture sheets: a
+Queues the template "Pose transfer" over ComfyUI's HTTP interface twice and leaves two picture sheets: a
 synthetic person that the shipped weights have never seen, and a photograph of a person with a pose taken from
 another photograph. From the environment:
 
@@ -38,6 +38,9 @@ from reposedm_core.pose import fit_to_frame, load_pose_file, openpose_to_coco, t
 from reposedm_core.presets import SHIPPED_PRESET
 
 WORKFLOWS = ROOT / "workflows"
+START = "01 Pose transfer (start here)"
+"""The page shows a template by the name of its file, in their order."""
+
 VIDEO = ROOT / ".host" / "vtest.avi"
 # A woman in a red jacket, frame counted from 0; the box (left, top, right, bottom) gives her 81 % of its height.
 SOURCE_FRAME, SOURCE_BOX = 430, (656, 261, 749, 385)
@@ -192,7 +195,7 @@ def report(outcome: Outcome, target: Pose, title: str, note: str, pipeline: RePo
 
 def transfer(comfy: ComfyServer, real: RealInput | None, out: Path) -> list[Path]:
     """Both runs on a started ComfyUI; returns the paths of the sheets."""
-    prompt = to_api(load_workflow(WORKFLOWS / "pose_transfer.json"), comfy.object_info())
+    prompt = to_api(load_workflow(WORKFLOWS / f"{START}.json"), comfy.object_info())
     pipeline = RePoseDMPipeline.from_pretrained()
     name = prompt[find(prompt, EXAMPLE)]["inputs"]["example"]
     target = load_pose_file(WORKFLOWS / "examples" / f"{name}_pose.json")[0]
@@ -208,19 +211,19 @@ def transfer(comfy: ComfyServer, real: RealInput | None, out: Path) -> list[Path
 
 
 SHOWN = {
-    "pose_transfer": ("Source", "Pose", "Aligned source", "Result"),
-    "pose_guidance": ("Source", "Pose", "Without guidance", "Result"),
-    "two_photographs": ("Source", "Picture of the pose", "Pose", "Result"),
-    "garment_transfer": ("Source", "Clothes", "Mask", "Result"),
-    "pose_animation": ("Result 0", "Result 2", "Result 4", "Result 6"),
-    "pose_editor": ("Source", "Drawn pose", "Aligned source", "Result"),
-    "evaluate_result": ("Result", "Poses in the result", "True target", "Poses in the truth"),
+    START: ("Source", "Pose", "Aligned source", "Result"),
+    "08 Pose guidance, with and without": ("Source", "Pose", "Without guidance", "Result"),
+    "02 Pose transfer from two photographs": ("Source", "Picture of the pose", "Pose", "Result"),
+    "04 Garment transfer": ("Source", "Clothes", "Mask", "Result"),
+    "05 Animation from two poses": ("Result 0", "Result 2", "Result 4", "Result 6"),
+    "03 Pose drawn by hand": ("Source", "Drawn pose", "Aligned source", "Result"),
+    "10 How well the result keeps to the pose": ("Result", "Poses in the result", "True target", "Poses in the truth"),
 }
 """What thumbnails show: titles of nodes, and the picture of a batch."""
 
 UNSHOWN = {
-    "pose_guidance_stock_model": "Your checkpoint, bent towards a pose",
-    "reposesd_text_to_picture": "HumanSD or RePoseSD: text and pose",
+    "07 Pose guidance on your own checkpoint": "Your checkpoint, bent towards a pose",
+    "09 Text and pose to picture (HumanSD)": "HumanSD or RePoseSD: text and pose",
 }
 """Workflows that need weights which are not in the pack: their thumbnail is the pose and these words."""
 

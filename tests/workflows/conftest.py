@@ -62,7 +62,7 @@ class Tab:
     """A tab with the ComfyUI page, and the complaints that it made since the last workflow was opened."""
 
     def __init__(self, browser, url: str) -> None:
-        self.page = browser.new_page(viewport={"width": 1280, "height": 800})
+        self.page = browser.new_page(viewport={"width": 1440, "height": 900})
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
         self.page.on("console", self._listen)
@@ -86,7 +86,7 @@ class Tab:
         card = page.get_by_test_id(f"template-workflow-{name}")
         card.wait_for()
         card.scroll_into_view_if_needed()
-        page.wait_for_function("name => document.querySelector(`img[alt=${name}]`)?.naturalWidth === 512", arg=name)
+        page.wait_for_function("name => document.querySelector(`img[alt='${name}']`)?.naturalWidth === 512", arg=name)
         card.click()
         page.wait_for_function(
             """([name, nodes]) => window.app.graph.nodes.length === nodes

@@ -13,6 +13,7 @@ from PIL import Image, ImageSequence
 from reposedm_core import PRESETS
 from reposedm_core.presets import SHIPPED_PRESET
 from tests.fixtures.waiting import CEILING
+from tests.workflows.test_templates import LEAST_ZOOM
 from workflows.comfy_server import ROOT, read_host
 from workflows.graph import load_workflow, to_api
 
@@ -21,13 +22,26 @@ pytestmark = pytest.mark.browser
 MISSING = """() => window.app.graph.nodes
     .filter(node => !(node.type in LiteGraph.registered_node_types) || node.has_errors)
     .map(node => node.type)"""
+# Pairs of nodes of which one covers the other, as the page draws them.
+COVERED = """() => {
+    const boxes = window.app.graph.nodes.map(node => [node.title, ...node.boundingRect]);
+    return boxes.flatMap(([one, x, y, w, h], index) => boxes.slice(index + 1)
+        .filter(([, left, top, width, height]) => x < left + width && left < x + w && y < top + height && top < y + h)
+        .map(([other]) => `${one} and ${other}`));
+}"""
 # Sizes at which weights of a public model's width are quick.
 SMALL = {
-    "pose_guidance_stock_model": {"EmptyLatentImage": {"width": 64, "height": 96}, "KSampler": {"steps": 3}},
-    "reposesd_text_to_picture": {"RePoseDMSDConditioning": {"width": 64, "height": 96}, "KSampler": {"steps": 2}},
-    "pose_animation": {"RePoseDMInterpolatePoses": {"frames": 3}, "RePoseDMKSampler": {"steps": 2}},
+    "07 Pose guidance on your own checkpoint": {
+        "EmptyLatentImage": {"width": 64, "height": 96},
+        "KSampler": {"steps": 3},
+    },
+    "09 Text and pose to picture (HumanSD)": {
+        "RePoseDMSDConditioning": {"width": 64, "height": 96},
+        "KSampler": {"steps": 2},
+    },
+    "05 Animation from two poses": {"RePoseDMInterpolatePoses": {"frames": 3}, "RePoseDMKSampler": {"steps": 2}},
 }
-NEEDS_WEIGHTS = ("pose_guidance_stock_model", "reposesd_text_to_picture")
+NEEDS_WEIGHTS = ("07 Pose guidance on your own checkpoint", "09 Text and pose to picture (HumanSD)")
 DOCS = ROOT / "nodes" / "web" / "docs"
 
 
@@ -43,6 +57,10 @@ def test_opens_without_a_complaint(opened, workflow_path):
     assert sorted(opened.page.evaluate("() => window.app.graph.nodes.map(node => node.type)")) == sorted(types)
     assert opened.page.evaluate(MISSING) == []
     assert opened.errors == []
+
+
+def test_text_is_drawn_from_the_start(opened):
+    assert opened.page.evaluate("() => window.app.canvas.ds.scale") >= LEAST_ZOOM
 
 
 def test_page_saves_the_workflow_as_it_is(opened, workflow_path):
@@ -76,6 +94,7 @@ def test_runs_and_shows_its_pictures(opened, workflow_path, comfy, tmp_path):
         assert pictures["Source"].shape == (256, 192, 3) and not np.array_equal(result, pictures["Source"])
     if "Pose" in pictures:
         assert pictures["Pose"].max() > 100 and (pictures["Pose"] == 0).mean() > 0.5, "a skeleton on black"
+    assert opened.page.evaluate(COVERED) == []
     CHECKS.get(workflow_path.stem, lambda *_: None)(opened, comfy)
     assert opened.errors == []
 
@@ -100,7 +119,11 @@ def check_edit(tab, _comfy):
     tab.page.get_by_test_id("pose-editor-status").first.get_by_text("192 × 256 · edited").wait_for()
 
 
-CHECKS = {"evaluate_result": check_numbers, "pose_animation": check_animation, "pose_editor": check_edit}
+CHECKS = {
+    "10 How well the result keeps to the pose": check_numbers,
+    "05 Animation from two poses": check_animation,
+    "03 Pose drawn by hand": check_edit,
+}
 
 
 def test_template_browser_offers_these_workflows_and_no_others(comfy):

@@ -141,7 +141,7 @@ def test_every_workflow_has_a_recipe_for_its_thumbnail(demo):
 
 def test_what_a_graph_shows(demo, comfy):
     """Pictures by title and number in the batch, and the pose of an editor, which has none of its own."""
-    prompt = demo.to_api(demo.load_workflow(SCRIPT.parent / "pose_editor.json"), comfy.object_info())
+    prompt = demo.to_api(demo.load_workflow(SCRIPT.parent / "03 Pose drawn by hand.json"), comfy.object_info())
     editor = demo.find(prompt, "RePoseDMPoseEditor")
     pictures = demo.shown(comfy, demo.part(prompt, editor))
     assert {name: picture.size for name, picture in pictures.items()} == {"Drawn pose 0": (192, 256)}
