@@ -19,6 +19,7 @@ from .pose_tools import EditPose, InterpolatePoses, RetargetPose, SelectPerson
 from .reposesd import RePoseSDLoader
 from .reposesd_conditioning import RePoseSDConditioning
 from .sampler import RePoseDMKSampler
+from .skeleton_warp import SkeletonWarp
 
 WEB_DIRECTORY = "./nodes/web"
 """Where the help pages lie, as ComfyUI wants it: from the root of the pack."""
@@ -39,6 +40,7 @@ NODES: list[type[io.ComfyNode]] = [
         InterpolatePoses,
         PoseAccuracyNode,
         RecurrentPoseAlignerNode,
+        SkeletonWarp,
         PoseInteractionFieldGuidance,
         RePoseDMKSampler,
         RePoseDMDecode,

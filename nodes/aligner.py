@@ -56,17 +56,17 @@ def size_inputs() -> list:
     ]
 
 
-def output_inputs() -> list:
+def output_inputs(choices: tuple[str, ...] = (MODEL, SOURCE, HEIGHT)) -> list:
     """The widgets of the size at which pictures and masks come out."""
+    model = "model is width and height above; " if MODEL in choices else ""
     return [
         io.Combo.Input(
             "output_size",
-            options=[MODEL, SOURCE, HEIGHT],
-            default=MODEL,
+            options=list(choices),
+            default=choices[0],
             optional=True,
-            tooltip="Size of the pictures and masks that come out: model is width and height above; source is the "
-            "picture's own size; height is output_height. What is copied is then read from the picture at its own "
-            "resolution.",
+            tooltip=f"Size of the pictures and masks that come out: {model}source is the picture's own size; height "
+            "is output_height. What is copied is then read from the picture at its own resolution.",
         ),
         io.Int.Input(
             "output_height",

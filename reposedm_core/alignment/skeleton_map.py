@@ -62,6 +62,13 @@ RADII = (
 REACH = 0.35
 FLOOR = 0.02
 """Weight of the identity in the blend; a limb's own is exp(-d²), d in radii."""
+BODY = 1.2
+"""How far from a limb its person reaches, in radii."""
+ENDS = ((0, 1, 0.2, 0.30), (4, 3, 0.3, 0.22), (7, 6, 0.3, 0.22), (10, 9, 0.2, 0.25), (13, 12, 0.2, 0.25))
+"""What is beyond a last joint, as a disc: the joint, that before it, how far on its middle is and how large it is, in
+torso lengths."""
+SOFT = 0.25
+"""Share of its reach over which a mask of limbs fades."""
 SHOULDERS_AND_HIPS = (2, 5, 8, 11)
 SHORT = 1e-3
 """Pixels; a limb that is shorter is seen end on and has no direction of its own."""
@@ -83,7 +90,12 @@ def torso_length(joints: Tensor) -> Tensor:
 
 
 def skeleton_map(
-    source: Tensor, target: Tensor, source_size: tuple[int, int], target_size: tuple[int, int], cells: tuple[int, int]
+    source: Tensor,
+    target: Tensor,
+    source_size: tuple[int, int],
+    target_size: tuple[int, int],
+    cells: tuple[int, int],
+    floor: float = FLOOR,
 ) -> tuple[Tensor, Tensor]:
     """The map that the skeletons give.
 
@@ -91,6 +103,7 @@ def skeleton_map(
         source, target: OpenPose-18 joints (B, 18, 3) of the pictures: x, y in pixels and a score, 0 for unknown.
         source_size, target_size: (height, width) of the pictures in pixels.
         cells: (h, w) of the map.
+        floor: weight of the identity; the less, the further from the limbs they carry all.
 
     Returns:
         φ⁰ (B, 2, h, w), see `alignment.warp`, and how much of it is the limbs' (B, 1, h, w), from 0, where it is the
@@ -100,13 +113,13 @@ def skeleton_map(
         InputError: joints of another shape.
     """
     identity = identity_map(*cells, source.device, torch.float32)
-    place = identity * FLOOR
-    total = torch.full_like(identity[:, :1], FLOOR)
+    place = identity * floor
+    total = torch.full_like(identity[:, :1], floor)
     for shown, distance, known in _limbs(source, target, source_size, target_size, cells):
         weight = torch.exp(-distance) * known
         place = place + weight * shown
         total = total + weight
-    return place / total, 1 - FLOOR / total
+    return place / total, 1 - floor / total
 
 
 def limb_maps(
@@ -124,6 +137,35 @@ def limb_maps(
         maps.append(torch.where(known, shown, identity))
         near.append(known / (1 + distance))
     return torch.stack(maps, 1), torch.cat(near, 1)
+
+
+def limb_mask(joints: Tensor, size: tuple[int, int], cells: tuple[int, int], width: float = BODY) -> Tensor:
+    """About where the people of skeletons are, head, hands and feet too: (B, 1, h, w), 1 near their limbs, 0 elsewhere.
+
+    Args:
+        joints: OpenPose-18 joints (B, 18, 3) in pixels of pictures of `size` (height, width).
+        cells: (h, w).
+        width: where the mask is a half, in radii of each limb; other than `BODY` scales everything alike.
+    """
+    mask = joints.new_zeros(len(joints), 1, *cells, dtype=torch.float32)
+    for _, distance, known in _limbs(joints, joints, size, size, cells):
+        mask = torch.maximum(mask, _within(distance.sqrt() / width) * known)
+    pixels = joints.new_tensor([size[1] / 2, size[0] / 2])[:, None, None]
+    place = (identity_map(*cells, joints.device, torch.float32) + 1) * pixels
+    torso = torso_length(joints)[:, None]
+    for joint, before, on, radius in ENDS:
+        end, known = joints[:, joint, :2], (joints[:, joint, 2] > 0)[:, None, None, None]
+        whole = (joints[:, before, 2:] > 0) & (joints[:, joint, 2:] > 0)
+        along = _direction(end - joints[:, before, :2], torch.zeros_like(end)) * whole
+        middle = (end + on * torso * along)[..., None, None]
+        distance = (place - middle).norm(dim=1, keepdim=True) / (radius * torso)[..., None, None]
+        mask = torch.maximum(mask, _within(distance * (BODY / width)) * known)
+    return mask
+
+
+def _within(distance: Tensor) -> Tensor:
+    """1 well below a distance of 1, 0 well above it."""
+    return ((1 - distance) / SOFT + 0.5).clamp(0, 1)
 
 
 def _limbs(

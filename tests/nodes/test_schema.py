@@ -24,6 +24,7 @@ NAMES = {
     "RePoseDMInterpolatePoses": "Interpolate Poses",
     "RePoseDMPoseAccuracy": "Pose Accuracy",
     "RePoseDMRecurrentPoseAligner": "Recurrent Pose Aligner",
+    "RePoseDMSkeletonWarp": "Skeleton Warp",
     "RePoseDMPoseFieldGuidance": "Pose Interaction Field Guidance",
     "RePoseDMKSampler": "RePoseDM KSampler",
     "RePoseDMDecode": "RePoseDM Decode",
