@@ -37,7 +37,8 @@ class StageSettings:
         log_every: steps between entries of the log.
         validate_every: steps between validations, each with a sample sheet; 0: only after the last step.
         ema: decay of the weight average.
-        init: exported checkpoint whose weights of this stage training starts from; a state in `out` comes first.
+        init: exported checkpoint whose weights of this stage training starts from; a state in `out` comes first. Stages
+            vae and estimator also take public weights: Stable Diffusion's VAE, a HigherHRNet of the preset's width.
         bf16: compute in bfloat16 where torch's autocast does (weights stay float32): true, false, or "auto", which
             times a few steps of both before the first one, takes the quicker and keeps to it for the whole stage. On
             CPUs with AVX512-BF16 or AMX bfloat16 is a third faster; on others it may be several times slower.
@@ -105,7 +106,8 @@ class RePoseDMSettings(StageSettings):
     Attributes:
         dropout: share of examples whose pose and source are dropped together (eq. 16).
         noise_power: t = T·u**noise_power for uniform u: 1 is uniform, below 1 there are more noisy examples.
-        vlb_weight: factor of L_vlb (eq. 4); 0 trains without it.
+        vlb_weight: factor of L_vlb (eq. 4), here the term of one t: improved DDPM's 0.001 is that of the sum over T =
+            1000 of them, of which one t is a sample, so the same is 1; 0 trains without it.
         field_limit: with a preset whose field.training is above 0, how far ∇G may move a prediction at most, in root
             mean squares of the noise (**ours**); 0 is eq. 15 as written, whose step is many times the noise itself.
         pairs: how many aligned pairs are cached.
@@ -118,7 +120,7 @@ class RePoseDMSettings(StageSettings):
 
     dropout: float = 0.1
     noise_power: float = 1.0
-    vlb_weight: float = 0.001
+    vlb_weight: float = 1.0
     field_limit: float = 0.1
     pairs: int = 20000
     colour_shuffle: float = 0.5

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from reposedm_core.estimator import HigherHRNet, predict_pose
+from reposedm_core.checkpoint import has_header
+from reposedm_core.config import to_dict
+from reposedm_core.errors import InputError
+from reposedm_core.estimator import HigherHRNet, predict_pose, read_official
 from reposedm_core.images import from_uint8
 from reposedm_core.pose import coco_to_openpose, draw_joints, render_heatmaps
 from training.data.augment import paste_background, random_affine, random_backgrounds, random_look
@@ -51,6 +57,25 @@ class EstimatorStage(Stage):
 
     def build(self) -> HigherHRNet:
         return HigherHRNet(self.config.estimator)
+
+    def start_from(self, module: nn.Module, checkpoint: str) -> None:
+        """From an exported checkpoint, or from a public HigherHRNet of the preset's sizes (`estimator.read_official`).
+
+        Raises:
+            InputError: no such file, no HigherHRNet, or one of other sizes.
+        """
+        path = Path(checkpoint)
+        if path.suffix.lower() == ".safetensors" and has_header(path):
+            return super().start_from(module, checkpoint)
+        network = read_official(path)
+        own, given = to_dict(self.config.estimator), to_dict(network.config)
+        other = {name: json.dumps(value, separators=(",", ":")) for name, value in given.items() if value != own[name]}
+        if other:
+            raise InputError(
+                f"estimator.init: {path.name} is of other sizes than the estimator of preset {self.config.name}; take "
+                f"another, or say {' '.join(f'model.estimator.{name}={value}' for name, value in other.items())}."
+            )
+        module.load_state_dict(network.state_dict())
 
     def prepare(self, main: bool) -> None:
         self.people, self.held_out = People(self.root, "train"), People(self.root, "val")

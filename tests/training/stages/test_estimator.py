@@ -1,0 +1,57 @@
+"""The estimator's stage starts from public weights, which the paper's presets take as they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from reposedm_core.config import ModelConfig
+from reposedm_core.errors import InputError
+from reposedm_core.estimator import HigherHRNet
+from reposedm_core.presets import ESTIMATORS
+from tests.estimator.test_official import flat_state
+from tests.field.conftest import MICRO as SMALL
+from training.engine.settings import EstimatorSettings, load_settings, model_of
+from training.stages.estimator import EstimatorStage
+from training.train import CONFIGS
+
+MICRO = replace(SMALL, sigma=2.0)
+"""As every public file has it."""
+
+
+def stage_of(tmp_path, estimator=MICRO):
+    config = replace(ModelConfig(), estimator=estimator)
+    return EstimatorStage(config, EstimatorSettings(), tmp_path, tmp_path, {}, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pth"])
+def test_it_takes_the_weights_of_a_public_file(tmp_path, form):
+    torch.manual_seed(0)
+    public, file = HigherHRNet(MICRO), tmp_path / f"pose_higher_hrnet.{form}"
+    (save_file if form == "safetensors" else torch.save)(flat_state(public), file)
+    stage = stage_of(tmp_path)
+    module = stage.build()
+    stage.start_from(module, str(file))
+    for name, value in public.state_dict().items():
+        assert torch.equal(module.state_dict()[name], value), name
+
+
+def test_a_file_of_other_sizes_is_refused_with_what_would_take_it(tmp_path):
+    file = tmp_path / "small.pth"
+    torch.save(flat_state(HigherHRNet(MICRO)), file)
+    stage = stage_of(tmp_path, replace(MICRO, stem=2 * MICRO.stem))
+    with pytest.raises(InputError, match=rf"small\.pth is of other sizes .* say model\.estimator\.stem={MICRO.stem}\."):
+        stage.start_from(stage.build(), str(file))
+    with pytest.raises(InputError, match="nowhere"):
+        stage.start_from(stage.build(), str(tmp_path / "nowhere.pth"))
+
+
+@pytest.mark.parametrize("name", ["deepfashion-256x176", "deepfashion-512x352", "market-128x64"])
+def test_the_papers_configurations_take_one_and_train_none(name):
+    settings = load_settings(CONFIGS / f"{name}.yaml", [])
+    assert settings.estimator.init.endswith("pose_higher_hrnet_w48_640.pth") and settings.estimator.steps == 0
+    assert model_of(settings).estimator == ESTIMATORS["w48"] and model_of(settings).name == name
+    assert settings.reposedm.vlb_weight == 1
