@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .accuracy import PoseAccuracyNode
 from .aligner import RecurrentPoseAlignerNode
+from .crop import CropToPerson, PasteBack
 from .decode import RePoseDMDecode
 from .editor import PoseEditor
 from .estimators import EstimatePose, PoseEstimatorLoader
@@ -45,6 +46,8 @@ NODES: list[type[io.ComfyNode]] = [
         RePoseDMKSampler,
         RePoseDMDecode,
         GarmentTransfer,
+        CropToPerson,
+        PasteBack,
         RePoseSDLoader,
         RePoseSDConditioning,
         RePoseDMExample,

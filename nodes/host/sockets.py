@@ -17,6 +17,8 @@ PoseKeypoint = io.Custom("POSE_KEYPOINT")
 
 AlignerSocket = io.Custom("REPOSEDM_ALIGNER")
 EstimatorSocket = io.Custom("POSE_ESTIMATOR")
+CropSocket = io.Custom("REPOSEDM_CROP")
+"""Where crops lie in their pictures: a list of `crop.Crop`."""
 
 FIELD = "reposedm_field"
 """Under which a MODEL keeps what its pose field guidance needs."""

@@ -29,6 +29,8 @@ NAMES = {
     "RePoseDMKSampler": "RePoseDM KSampler",
     "RePoseDMDecode": "RePoseDM Decode",
     "RePoseDMGarmentTransfer": "Garment Transfer",
+    "RePoseDMCropToPerson": "Crop to Person",
+    "RePoseDMPasteBack": "Paste Back",
     "RePoseDMSDLoader": "RePoseSD Loader",
     "RePoseDMSDConditioning": "RePoseSD Conditioning",
     "RePoseDMExample": "RePoseDM Example",

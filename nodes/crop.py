@@ -1,0 +1,334 @@
+"""Crop to Person and Paste Back: work on the part of a picture that the person needs, and put the result back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..reposedm_core import InputError, Pose
+from ..reposedm_core.crop import SURE, Crop, crop_around, mask_box, person_box
+from ..reposedm_core.images import in_turn, round_to
+from ..reposedm_core.images import to_mask as read_mask
+from ..reposedm_core.paste_back import Seam, paste_back
+from ..reposedm_core.pose.limits import check_pixels
+from .aligner import poses_of
+from .host.images import frames_of, from_comfy, to_mask
+from .host.poses import asked_to_stop, write_poses
+from .host.sockets import AlignerSocket, CropSocket, LoadedAligner, PoseKeypoint
+
+EACH, TOGETHER, EVERYBODY = "each picture", "all pictures alike", "everybody"
+"""What crops are made of: the first person of each picture; one box for all; a crop for every person."""
+
+
+class CropToPerson(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RePoseDMCropToPerson",
+            display_name="Crop to Person",
+            category="RePoseDM",
+            description="Cuts out the part of a picture that a person needs, by a pose or a mask, in the proportions "
+            "of the model, and the poses with it. Paste Back puts the result back.",
+            search_aliases=[
+                "crop",
+                "person crop",
+                "bounding box",
+                "inpaint crop",
+                "cut out",
+                "photograph",
+                "full size",
+            ],
+            inputs=[
+                io.Image.Input("image", tooltip="Pictures with a person in each."),
+                PoseKeypoint.Input(
+                    "pose",
+                    optional=True,
+                    tooltip="Where the person is, in the picture's own pixels: a frame per picture, or one for all.",
+                ),
+                PoseKeypoint.Input(
+                    "target_pose",
+                    optional=True,
+                    tooltip="The pose that is wanted, in the same picture: the crop has room for it, too.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White where the person is; it is cropped, too.",
+                ),
+                AlignerSocket.Input(
+                    "aligner",
+                    optional=True,
+                    tooltip="From RePoseDM Loader: crops get the proportions of its model.",
+                ),
+                io.Float.Input(
+                    "margin",
+                    default=0.15,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="Room around what is found, a share of its longer side; joints end at eyes and ankles.",
+                ),
+                *(
+                    io.Int.Input(
+                        side,
+                        default=0,
+                        min=0,
+                        max=8192,
+                        step=8,
+                        tooltip=f"{side.capitalize()} of the crop in pixels, which is then scaled. 0 keeps the "
+                        "picture's own pixels.",
+                    )
+                    for side in ("width", "height")
+                ),
+                io.Combo.Input(
+                    "crops",
+                    options=[EACH, TOGETHER, EVERYBODY],
+                    default=EACH,
+                    tooltip="A crop of the first person of each picture; the same box in all, which a video needs; or "
+                    "a crop for everybody in the pose.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", tooltip="The crops, one size for all."),
+                PoseKeypoint.Output("pose", tooltip="The pose in pixels of the crops; empty where none is connected."),
+                PoseKeypoint.Output("target_pose", tooltip="The wanted pose in pixels of the crops."),
+                io.Mask.Output("mask", tooltip="The mask, cropped; white all over where none is connected."),
+                CropSocket.Output("crop", tooltip="Where the crops lie, for Paste Back."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        pose: Any = None,
+        target_pose: Any = None,
+        mask: Tensor | None = None,
+        aligner: LoadedAligner | None = None,
+        margin: float = 0.15,
+        width: int = 0,
+        height: int = 0,
+        crops: str = EACH,
+    ) -> io.NodeOutput:
+        if pose is None and mask is None:
+            raise InputError("pose: neither a pose nor a mask is connected; connect one that says where the person is.")
+        pictures = frames_of(image)
+        size = tuple(pictures[0].shape[1:3])
+        own, wanted = poses_of(pose, image, "pose"), poses_of(target_pose, image, "target_pose")
+        masks = None if mask is None else read_mask(mask[:, None] if mask.ndim == 3 else mask)
+        people = _people(own, wanted, masks, len(pictures), size, crops)
+        aspect = None if aligner is None else aligner.config.width / aligner.config.height
+        aspect = width / height if width and height else aspect
+        boxes = [_boxes(*person[1:], size, crops == EVERYBODY) for person in people]
+        if crops == TOGETHER:
+            boxes = [[box for each in boxes for box in each]] * len(boxes)
+        found = [crop_around(each, size, margin, aspect, person[0]) for each, person in zip(boxes, people, strict=True)]
+        found = _alike(found, width, height)
+        check_pixels("image", len(found), *found[0].size)
+        cut, cut_masks, poses, targets = [], [], [], []
+        for crop, (number, one, other, shown) in zip(found, people, strict=True):
+            asked_to_stop()
+            cut.append(crop.image(from_picture(pictures[number])).movedim(0, -1))
+            whole = torch.ones(1, *size) if shown is None else shown
+            cut_masks.append(crop.image(whole, "constant")[0])
+            nobody = Pose(torch.zeros(0, 18, 3).numpy(), *size)
+            poses.append(crop.pose(nobody if one is None else one))
+            targets.append(poses[-1] if other is None else crop.pose(other))
+        return io.NodeOutput(
+            to_mask(torch.stack(cut)), write_poses(poses), write_poses(targets), to_mask(torch.stack(cut_masks)), found
+        )
+
+
+def from_picture(frame: Tensor) -> Tensor:
+    """One IMAGE (1, H, W, C) as (3, H, W) in 0..1: its own values where they are in range."""
+    from_comfy(frame[:, :1, :1], "image")  # says what is wrong with its type
+    picture = frame[0].movedim(-1, 0)
+    return picture.expand(3, -1, -1) if len(picture) == 1 else picture[:3]
+
+
+Person = tuple[int, Pose | None, Pose | None, Tensor | None]
+"""Number of the picture, the person's pose, the wanted one, and the mask (1, H, W)."""
+
+
+def _people(
+    own: list[Pose] | None,
+    wanted: list[Pose] | None,
+    masks: Tensor | None,
+    count: int,
+    size: tuple[int, int],
+    crops: str,
+) -> list[Person]:
+    """Whom a crop is made of."""
+    if crops == EVERYBODY and own is None:
+        raise InputError("pose: it is not connected, and crops = everybody needs to know who is there.")
+    if masks is not None and masks.shape[-2:] != size:
+        masks = torch.nn.functional.interpolate(masks, size, mode="bilinear", align_corners=False)
+    people: list[Person] = []
+    for number in range(count):
+        pose = None if own is None else own[number % len(own)]
+        target = None if wanted is None else wanted[number % len(wanted)]
+        mask = None if masks is None else masks[number % len(masks)]
+        where = f"pose: nobody is in frame {number} (counted from 0); leave the picture out, or connect a mask."
+        if pose is not None and not len(pose.joints) and (mask is None or crops == EVERYBODY):
+            raise InputError(where)
+        if crops != EVERYBODY:
+            empty = pose is not None and not len(pose.joints)
+            people.append((number, None if empty else pose, target, mask))
+            continue
+        if target is not None and len(target.joints) != len(pose.joints):
+            raise InputError(
+                f"target_pose: {len(target.joints)} people are in frame {number} and {len(pose.joints)} in that of "
+                "pose; give as many of both, in the same order."
+            )
+        for person in range(len(pose.joints)):
+            people.append((number, pose.select(person), None if target is None else target.select(person), mask))
+    return people
+
+
+def _boxes(pose: Pose | None, target: Pose | None, mask: Tensor | None, size: tuple[int, int], alone: bool) -> list:
+    """What a crop has to show: the boxes of the pose, of the mask unless that is of several people, and of the wanted
+    pose."""
+    boxes = [] if pose is None else [person_box(pose, size)]
+    if mask is not None and (pose is None or (not alone and (mask > SURE).any())):
+        boxes.append(mask_box(mask[0]))
+    return boxes if target is None else [*boxes, person_box(target, size, "target_pose")]
+
+
+def _alike(crops: list[Crop], width: int, height: int) -> list[Crop]:
+    """The crops at one size: the one that is asked for, else the largest one's own."""
+    largest = max(crops, key=lambda crop: crop.height)
+    if height and not width:
+        width = round_to(height * largest.width / largest.height, 8)
+    elif width and not height:
+        height = round_to(width * largest.height / largest.width, 8)
+    size = (height, width) if width else (largest.height, largest.width)
+    return [crop.scaled(size) for crop in crops]
+
+
+class PasteBack(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RePoseDMPasteBack",
+            display_name="Paste Back",
+            category="RePoseDM",
+            description="Puts results back into the picture they were cut from: feathered along a mask, in the "
+            "picture's colours at the seam. Outside not a bit changes.",
+            search_aliases=["paste", "stitch", "uncrop", "composite", "inpaint stitch", "blend", "seam", "feather"],
+            inputs=[
+                io.Image.Input("picture", tooltip="The whole picture that Crop to Person had; several as a batch."),
+                io.Image.Input(
+                    "result",
+                    tooltip="What was made of the crops, in their order and of any size; with one crop, several "
+                    "results give a picture each.",
+                ),
+                CropSocket.Input(
+                    "crop",
+                    optional=True,
+                    tooltip="From Crop to Person. Without it the result is as large a part as the whole picture.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White where the result counts, as it lies in the crop: changed of Recurrent Pose Aligner "
+                    "or Skeleton Warp. Without it all of the crop is pasted.",
+                ),
+                io.Float.Input(
+                    "grow",
+                    default=1.0,
+                    min=0.0,
+                    max=50.0,
+                    step=0.1,
+                    tooltip="How far beyond the mask the result goes, in percent of the crop's height.",
+                ),
+                io.Float.Input(
+                    "feather",
+                    default=2.0,
+                    min=0.0,
+                    max=50.0,
+                    step=0.1,
+                    tooltip="Over what width it fades into the picture, in percent of the crop's height.",
+                ),
+                io.Float.Input(
+                    "match_colours",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How much of the difference in colour and contrast at the seam is taken from the result; 0 "
+                    "leaves its colours alone.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", tooltip="The whole pictures with the results in them."),
+                io.Mask.Output("mask", tooltip="The share of the result in every pixel of the picture."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        picture: Tensor,
+        result: Tensor,
+        crop: list[Crop] | None = None,
+        mask: Tensor | None = None,
+        grow: float = 1.0,
+        feather: float = 2.0,
+        match_colours: float = 1.0,
+    ) -> io.NodeOutput:
+        seam = Seam(grow, feather, match_colours)
+        pictures, results = frames_of(picture), frames_of(result)
+        crops = _crops(crop, len(pictures), len(results), tuple(pictures[0].shape[1:3]))
+        check_pixels("picture", len(crops), *pictures[0].shape[1:3])
+        masks = None if mask is None else in_turn(read_mask(mask[:, None] if mask.ndim == 3 else mask), len(results))
+        progress = comfy.utils.ProgressBar(len(results)) if len(results) > 1 else None
+        out, shares = [], []
+        for each in crops:
+            whole, share = pictures[each[0][1].index][0].movedim(-1, 0), None
+            for place, one in each:
+                asked_to_stop()
+                new = from_picture(results[place])
+                whole, part = paste_back(whole, new, one, None if masks is None else masks[place, 0], seam)
+                share = part if share is None else torch.maximum(share, part)
+                if progress is not None:
+                    progress.update(1)
+            out.append(whole.movedim(0, -1))
+            shares.append(share)
+        return io.NodeOutput(torch.stack(out), to_mask(torch.stack(shares)))
+
+
+def _crops(
+    crops: list[Crop] | None, pictures: int, results: int, size: tuple[int, int]
+) -> list[list[tuple[int, Crop]]]:
+    """For every picture that comes out the results that go into it, and where.
+
+    Raises:
+        InputError: numbers that do not fit.
+    """
+    if crops is None:
+        if pictures not in (1, results):
+            raise InputError(
+                f"result: it has {results} pictures and picture {pictures}; give one picture for all, or as many of "
+                "both."
+            )
+        return [[(place, Crop(0, 0, *size, size, place if pictures > 1 else 0))] for place in range(results)]
+    if len(crops) == 1 and crops[0].index < pictures:
+        return [[(place, crops[0])] for place in range(results)]
+    if len(crops) != results:
+        raise InputError(
+            f"result: it has {results} pictures and there are {len(crops)} crops; give a result for every crop, in "
+            "their order."
+        )
+    if max(crop.index for crop in crops) >= pictures:
+        raise InputError(
+            f"picture: it has {pictures} pictures and the crops were made of {max(c.index for c in crops) + 1}; "
+            "connect the pictures that Crop to Person had."
+        )
+    found: list[list[tuple[int, Crop]]] = [[] for _ in range(pictures)]
+    for place, crop in enumerate(crops):
+        found[crop.index].append((place, crop))
+    return [each for each in found if each]

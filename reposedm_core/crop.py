@@ -1,0 +1,150 @@
+"""The part of a picture that a person needs, and where it lies (**ours**)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import InputError
+from .letterbox import Size
+from .pose import Pose
+
+STEP = 16
+"""Pixels of which a crop's sides are multiples: what the autoencoders of all families can take."""
+LEAST = 16
+"""Pixels of the shorter side of a crop."""
+SURE = 0.5
+"""Of a mask from which a pixel counts."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where a crop lies in its picture.
+
+    Attributes:
+        top, left, height, width: the box in pixels of the picture; it may reach beyond the picture's border.
+        picture: height and width of the picture. index: which one of a batch.
+        size: height and width of the crop itself, other than the box's where it is scaled.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    picture: Size
+    index: int = 0
+    size: Size = (0, 0)
+
+    def __post_init__(self) -> None:
+        if not min(self.size):
+            object.__setattr__(self, "size", (self.height, self.width))
+
+    def image(self, picture: Tensor, border: str = "replicate") -> Tensor:
+        """The crop (C, h, w) of a picture (C, H, W); the picture's own values where the box is not scaled.
+
+        `border` is what lies beyond the picture: "replicate" repeats its edge, "constant" is 0.
+        """
+        rows, columns = (
+            torch.arange(first, first + count, device=picture.device)
+            for first, count in ((self.top, self.height), (self.left, self.width))
+        )
+        height, width = self.picture
+        part = picture[:, rows.clamp(0, height - 1)][..., columns.clamp(0, width - 1)]
+        if border == "constant":
+            inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+            part = part * inside
+        return resize(part, self.size)
+
+    def pose(self, pose: Pose) -> Pose:
+        """A pose of the picture, in pixels of the crop."""
+        scale = np.array([self.size[1] / self.width, self.size[0] / self.height])
+        pose = pose.resized(*self.picture)
+
+        def move(points: np.ndarray) -> np.ndarray:
+            moved = points.astype(np.float64)
+            moved[..., :2] = (moved[..., :2] - (self.left, self.top)) * scale
+            return moved
+
+        return pose._placed(move, *self.size)
+
+    def scaled(self, size: Size) -> Crop:
+        """The same box at another size."""
+        return replace(self, size=size)
+
+
+def resize(picture: Tensor, size: Size) -> Tensor:
+    """(C, h, w) at another size: bilinear, averaged where it shrinks; the picture itself where it has that size."""
+    if tuple(picture.shape[-2:]) == tuple(size):
+        return picture
+    return F.interpolate(picture[None], tuple(size), mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def person_box(pose: Pose, size: Size, name: str = "pose") -> np.ndarray:
+    """(4,) x and y of the first corner and of the last of what of the first person of a pose is in a picture.
+
+    Raises:
+        InputError: nobody is in the pose, or nobody's joint in the picture.
+    """
+    if not len(pose.joints):
+        raise InputError(f"{name}: nobody is in it; connect a pose, or a mask, of the person.")
+    points = np.concatenate([part[0] for part in pose.resized(*size).parts])
+    points = points[points[:, 2] > 0, :2].astype(np.float64)
+    inside = ((points >= 0) & (points <= (size[1], size[0]))).all(1)
+    if not inside.any():
+        raise InputError(
+            f"{name}: no joint of its person lies inside the picture of {size[1]} × {size[0]} pixels; connect the pose "
+            "that was found in this picture."
+        )
+    points = points.clip(0, (size[1], size[0]))
+    return np.concatenate([points.min(0), points.max(0)])
+
+
+def mask_box(mask: Tensor) -> np.ndarray:
+    """(4,) as `person_box`, of a mask (H, W) in 0..1.
+
+    Raises:
+        InputError: an empty mask.
+    """
+    on = mask > SURE
+    if not on.any():
+        raise InputError("mask: it is black: there is nobody to crop to; paint the person white, or connect a pose.")
+    rows, columns = (on.any(dim).nonzero()[:, 0] for dim in (1, 0))
+    return np.array([int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1], np.float64)
+
+
+def crop_around(
+    boxes: list[np.ndarray], picture: Size, margin: float = 0.15, aspect: float | None = None, index: int = 0
+) -> Crop:
+    """The crop that shows all of some boxes and a margin around them.
+
+    It is moved into the picture where it fits, and reaches beyond its border where it does not.
+
+    Args:
+        boxes: (4,) each, see `person_box`.
+        picture: its height and width.
+        margin: of the longer side of what is shown, on each side.
+        aspect: width by height; None leaves it as the boxes are.
+    """
+    low = np.min([box[:2] for box in boxes], 0)
+    high = np.max([box[2:] for box in boxes], 0)
+    width, height = np.maximum(high - low + 2 * margin * (high - low).max(), LEAST)
+    if aspect is not None:
+        width, height = max(width, height * aspect), max(height, width / aspect)
+    width, height = (max(LEAST, math.ceil(side / STEP - 1e-6) * STEP) for side in (width, height))
+    if aspect is not None:  # the nearest that is a multiple, too
+        width, height = (
+            (max(STEP, round(height * aspect / STEP) * STEP), height)
+            if aspect < 1
+            else (width, max(STEP, round(width / aspect / STEP) * STEP))
+        )
+    corner = np.floor((low + high - (width, height)) / 2 + 0.5).astype(int)
+    place = [
+        (side - size) // 2 if size >= side else int(np.clip(first, 0, side - size))
+        for first, size, side in zip(corner, (width, height), picture[::-1], strict=True)
+    ]
+    return Crop(place[1], place[0], height, width, tuple(picture), index)

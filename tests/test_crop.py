@@ -1,0 +1,108 @@
+"""Crops around people: all of them and a margin, in the model's proportions, copied to the bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from reposedm_core import InputError, Pose
+from reposedm_core.crop import Crop, crop_around, mask_box, person_box
+from tests.nodes.people import POINTS
+
+SIZE = 600, 900
+
+
+def person(scale=2.0, right=300.0, down=100.0, size=SIZE):
+    """Somebody in a picture of that size."""
+    joints = np.concatenate([POINTS * scale + (right, down), np.ones((18, 1))], 1)
+    return Pose(joints[None], *size)
+
+
+def noise(height, width, channels=3):
+    return torch.rand(channels, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("aspect", [None, 0.75, 1.0, 2.0])
+def test_all_of_the_person_and_a_margin_in_the_proportions_that_are_asked_for(aspect):
+    box = person_box(person(), SIZE)
+    assert box == pytest.approx([360, 130, 432, 324])
+    crop = crop_around([box], SIZE, 0.1, aspect)
+    margin = 0.1 * (324 - 130)
+    assert crop.left <= 360 - margin + 8 and crop.left + crop.width >= 432 + margin - 8
+    assert crop.top <= 130 - margin + 8 and crop.top + crop.height >= 324 + margin - 8
+    assert crop.height % 16 == crop.width % 16 == 0
+    if aspect:
+        assert crop.width / crop.height == pytest.approx(aspect, abs=8 / min(crop.height, crop.width))
+    assert abs(crop.left + crop.width / 2 - 396) <= 1 and abs(crop.top + crop.height / 2 - 227) <= 1
+
+
+def test_the_pixels_are_the_picture_s_own_and_the_pose_goes_along():
+    picture, pose = noise(*SIZE), person()
+    crop = crop_around([person_box(pose, SIZE)], SIZE, 0.2, 0.75)
+    found = crop.image(picture)
+    assert torch.equal(found, picture[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width])
+    moved = crop.pose(pose)
+    assert (moved.height, moved.width) == (crop.height, crop.width) == tuple(found.shape[1:])
+    assert np.allclose(moved.joints[..., :2], pose.joints[..., :2] - (crop.left, crop.top), atol=1e-4)
+    half = crop.scaled((crop.height // 2, crop.width // 2))
+    assert np.allclose(half.pose(pose).joints[..., :2], moved.joints[..., :2] / 2, atol=1e-4)
+    expected = torch.nn.functional.avg_pool2d(found[None], 2)[0]
+    assert half.image(picture).shape == expected.shape
+    assert (half.image(picture) - expected).abs().mean() < 0.1
+    other = pose.resized(300, 450)  # on a canvas of half the size
+    assert np.allclose(crop.pose(other).joints, moved.joints, atol=1e-3)
+
+
+def test_it_is_moved_into_the_picture_and_reaches_beyond_where_it_does_not_fit():
+    corner = crop_around([np.array([0.0, 0, 50, 100])], SIZE, 0.3, 0.75)
+    assert (corner.left, corner.top) == (0, 0)
+    tall = crop_around([np.array([300.0, 0, 600, 600])], SIZE, 0.1, 0.75)
+    assert tall.height > 600 and tall.top == (600 - tall.height) // 2 < 0
+    picture = noise(*SIZE)
+    found = tall.image(picture)
+    assert torch.equal(found[:, 0], picture[:, 0, tall.left : tall.left + tall.width])
+    inner = found[:, -tall.top : -tall.top + 600]
+    assert torch.equal(inner, picture[:, :, tall.left : tall.left + tall.width])
+    mask = tall.image(torch.ones(1, *SIZE), "constant")[0]
+    assert mask[: -tall.top].max() == 0 and mask[-tall.top : -tall.top + 600].min() == 1
+
+
+@pytest.mark.parametrize("size", [(16, 16), (1, 1), (5, 4000)])
+def test_small_pictures(size):
+    crop = crop_around([np.array([0.0, 0, 1, 1])], size, 0.15, 0.75)
+    assert min(crop.height, crop.width) >= 16
+    assert crop.image(noise(*size)).shape == (3, crop.height, crop.width)
+
+
+def test_a_head_alone_a_single_joint_and_somebody_half_outside():
+    pose = person()
+    head = pose.joints.copy()
+    head[0, 1:14] = 0
+    box = person_box(Pose(head, *SIZE), SIZE)
+    assert box[3] - box[1] < 20 and crop_around([box], SIZE, 0.15, 0.75).height >= 16
+    one = np.zeros((1, 18, 3))
+    one[0, 0] = 100, 100, 1
+    crop = crop_around([person_box(Pose(one, *SIZE), SIZE)], SIZE, 0.15, 0.75)
+    assert crop.left < 100 < crop.left + crop.width and crop.top < 100 < crop.top + crop.height
+    outside = person(right=-48 * 2)
+    assert person_box(outside, SIZE)[0] == 0, "what is outside of the picture needs no room"
+
+
+def test_masks():
+    mask = torch.zeros(*SIZE)
+    mask[100:300, 200:250] = 1
+    assert mask_box(mask) == pytest.approx([200, 100, 250, 300])
+    with pytest.raises(InputError, match="mask: it is black: there is nobody"):
+        mask_box(mask * 0.4)
+
+
+def test_nobody_and_nobody_in_the_picture():
+    with pytest.raises(InputError, match="pose: nobody is in it"):
+        person_box(Pose(np.zeros((0, 18, 3)), *SIZE), SIZE)
+    with pytest.raises(InputError, match="target_pose: no joint of its person lies inside the picture of 900 × 600"):
+        person_box(person(right=5000), SIZE, "target_pose")
+
+
+def test_a_crop_says_its_own_size():
+    assert Crop(0, 0, 20, 30, SIZE).size == (20, 30) and Crop(0, 0, 20, 30, SIZE, size=(40, 60)).size == (40, 60)
