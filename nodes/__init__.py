@@ -19,6 +19,7 @@ from .pose_io import DrawPose, LoadPose, SavePose
 from .pose_tools import EditPose, InterpolatePoses, RetargetPose, SelectPerson
 from .reposesd import RePoseSDLoader
 from .reposesd_conditioning import RePoseSDConditioning
+from .reveal_mask import RevealMask
 from .sampler import RePoseDMKSampler
 from .skeleton_warp import SkeletonWarp
 
@@ -46,6 +47,7 @@ NODES: list[type[io.ComfyNode]] = [
         RePoseDMKSampler,
         RePoseDMDecode,
         GarmentTransfer,
+        RevealMask,
         CropToPerson,
         PasteBack,
         RePoseSDLoader,

@@ -20,8 +20,11 @@ SURE = 0.1
 
 
 def grown(mask: Tensor, pixels: int) -> Tensor:
-    """A mask (B, 1, H, W) grown by so many pixels, as a square."""
-    return F.max_pool2d(mask, 2 * pixels + 1, stride=1, padding=pixels) if pixels > 0 else mask
+    """A mask (B, 1, H, W) grown by so many pixels, as a square: its rows, then its columns."""
+    if pixels <= 0:
+        return mask
+    mask = F.max_pool2d(mask, (2 * pixels + 1, 1), stride=1, padding=(pixels, 0))
+    return F.max_pool2d(mask, (1, 2 * pixels + 1), stride=1, padding=(0, pixels))
 
 
 def make_plate(source: Tensor, person: Tensor) -> tuple[Tensor, Tensor]:

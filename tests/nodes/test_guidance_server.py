@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.nodes import families
-from workflows.comfy_server import ROOT, ComfyError, ComfyInterrupted, ComfyServer, read_host
+from tests.nodes.guided import stock_packs
+from workflows.comfy_server import ROOT, ComfyError, ComfyInterrupted, ComfyServer
 
 pytestmark = pytest.mark.processes
 
@@ -22,15 +23,7 @@ EXAMPLE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0].name.
 @pytest.fixture(scope="module")
 def server(reposesd_file, tiny_vae, tmp_path_factory):
     """A ComfyUI with the pack, a pack whose VAEs fail, one with a tiny model of every family, and tiny checkpoints."""
-    packs = tmp_path_factory.mktemp("packs")
-    (packs / "custom_nodes" / "stock").mkdir(parents=True)
-    shutil.copy(ROOT / "tests" / "fixtures" / "mishaps.py", packs / "custom_nodes")
-    shutil.copy(ROOT / "tests" / "fixtures" / "stock.py", packs / "custom_nodes" / "stock" / "__init__.py")
-    shutil.copy(families.__file__, packs / "custom_nodes" / "stock")
-    paths = packs / "paths.yaml"
-    paths.write_text(f"tests:\n  base_path: {packs}\n  custom_nodes: custom_nodes\n")
-    allowed = ("--whitelist-custom-nodes", read_host()[1], "mishaps.py", "stock")
-    with ComfyServer(("--cpu", "--extra-model-paths-config", str(paths), *allowed)) as comfy:
+    with ComfyServer(stock_packs(tmp_path_factory.mktemp("packs"), "mishaps.py")) as comfy:
         for folder in ("checkpoints", "vae_approx"):
             (comfy.models / folder).mkdir(exist_ok=True)
         shutil.copy(reposesd_file, comfy.models / "checkpoints" / "small8.safetensors")

@@ -29,6 +29,7 @@ NAMES = {
     "RePoseDMKSampler": "RePoseDM KSampler",
     "RePoseDMDecode": "RePoseDM Decode",
     "RePoseDMGarmentTransfer": "Garment Transfer",
+    "RePoseDMRevealMask": "Reveal Mask",
     "RePoseDMCropToPerson": "Crop to Person",
     "RePoseDMPasteBack": "Paste Back",
     "RePoseDMSDLoader": "RePoseSD Loader",
