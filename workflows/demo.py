@@ -222,21 +222,26 @@ SHOWN = {
 """What thumbnails show: titles of nodes, and the picture of a batch."""
 
 UNSHOWN = {
-    "07 Pose guidance on your own checkpoint": "Your checkpoint, bent towards a pose",
-    "09 Text and pose to picture (HumanSD)": "HumanSD or RePoseSD: text and pose",
+    "06 Pose transfer with your own checkpoint": (
+        "Warped, on its background",
+        "Your checkpoint paints what is missing",
+    ),
+    "07 Pose guidance on your own checkpoint": ("Pose", "Your checkpoint, bent towards a pose"),
+    "09 Text and pose to picture (HumanSD)": ("Pose", "HumanSD or RePoseSD: text and pose"),
 }
-"""Workflows that need weights which are not in the pack: their thumbnail is the pose and these words."""
+"""Workflows that need weights which are not in the pack: their thumbnail is a picture of theirs and these words."""
 
 
 def renew_thumbnails(comfy: ComfyServer) -> None:
-    """Run every workflow, those without weights up to the pose, and write its .jpg."""
+    """Run every workflow, those without weights up to what they can show, and write its .jpg."""
     schemas = comfy.object_info()
     for name in (*SHOWN, *UNSHOWN):
         path = WORKFLOWS / f"{name}.json"
         prompt = to_api(load_workflow(path), schemas)
         if name in UNSHOWN:
-            pictures = shown(comfy, part(prompt, find(prompt, "PreviewImage", "Pose")))
-            thumbnail = make_card(pictures["Pose 0"], UNSHOWN[name])
+            title, words = UNSHOWN[name]
+            pictures = shown(comfy, part(prompt, find(prompt, "PreviewImage", title)))
+            thumbnail = make_card(pictures[f"{title} 0"], words)
         else:
             pictures = shown(comfy, prompt)
             thumbnail = make_thumbnail([pictures.get(title) or pictures[f"{title} 0"] for title in SHOWN[name]])
