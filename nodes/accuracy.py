@@ -1,4 +1,4 @@
-"""Pose Accuracy."""
+"""Compare Poses."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class PoseAccuracyNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="RePoseDMPoseAccuracy",
-            display_name="Pose Accuracy",
+            display_name="Compare Poses",
             category="RePoseDM/pose",
             description="Tells how well a found pose fits the wanted one: percentage of correct keypoints, object "
             "keypoint similarity, mean distance, and a picture of both.",
-            search_aliases=["PCK", "OKS", "pose error", "evaluate pose", "compare poses", "pose metric"],
+            search_aliases=["pose accuracy", "PCK", "OKS", "pose error", "evaluate pose", "pose metric"],
             inputs=[
                 PoseKeypoint.Input("pose", tooltip="The found poses: what Estimate Pose or DWPose sees in the result."),
                 PoseKeypoint.Input(

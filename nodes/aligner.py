@@ -89,7 +89,16 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
             category="RePoseDM",
             description="Warps the person of the source picture step by step towards the target pose, and makes of it "
             "the conditioning for the sampler. Runs once a picture.",
-            search_aliases=["pose transfer", "repose", "warp to pose", "align person", "optical flow"],
+            search_aliases=[
+                "pose transfer",
+                "repose",
+                "character",
+                "reference",
+                "reference person",
+                "warp to pose",
+                "align person",
+                "optical flow",
+            ],
             inputs=[
                 AlignerSocket.Input("aligner", tooltip="From RePoseDM Loader."),
                 io.Vae.Input("vae", tooltip="The VAE of the same RePoseDM Loader."),

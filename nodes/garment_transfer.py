@@ -46,7 +46,16 @@ class GarmentTransfer(io.ComfyNode):
             category="RePoseDM",
             description="Puts the clothes that a person wears in one picture on the person of another, inside a mask "
             "and in that person's pose; around the mask not a pixel changes.",
-            search_aliases=["virtual try-on", "try on", "clothes", "dress", "appearance control", "inpaint garment"],
+            search_aliases=[
+                "try on",
+                "tryon",
+                "virtual try-on",
+                "outfit",
+                "clothes",
+                "dress",
+                "appearance control",
+                "inpaint garment",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="From RePoseDM Loader, or through Pose Interaction Field Guidance."),
                 io.Vae.Input("vae", tooltip="The VAE of the same RePoseDM Loader."),

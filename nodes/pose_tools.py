@@ -273,7 +273,17 @@ class InterpolatePoses(io.ComfyNode):
             category=CATEGORY,
             description="Makes a batch of poses between two, or through all frames of a sequence: a short animation in "
             "which limbs turn and do not shrink.",
-            search_aliases=["pose animation", "tween", "inbetween", "pose sequence", "morph pose", "keyframes"],
+            search_aliases=[
+                "animate",
+                "animation",
+                "pose video",
+                "pose animation",
+                "tween",
+                "inbetween",
+                "pose sequence",
+                "morph pose",
+                "keyframes",
+            ],
             inputs=[
                 PoseKeypoint.Input("pose", tooltip="The first pose, or a sequence of poses to go through."),
                 io.Int.Input(

@@ -22,7 +22,7 @@ NAMES = {
     "RePoseDMRetargetPose": "Retarget Pose",
     "RePoseDMEditPose": "Edit Pose",
     "RePoseDMInterpolatePoses": "Interpolate Poses",
-    "RePoseDMPoseAccuracy": "Pose Accuracy",
+    "RePoseDMPoseAccuracy": "Compare Poses",
     "RePoseDMRecurrentPoseAligner": "Recurrent Pose Aligner",
     "RePoseDMSkeletonWarp": "Skeleton Warp",
     "RePoseDMPoseFieldGuidance": "Pose Interaction Field Guidance",
