@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..reposedm_core import InputError
 from .accuracy import PoseAccuracyNode
 from .aligner import RecurrentPoseAlignerNode
 from .crop import CropToPerson, PasteBack
@@ -25,6 +26,9 @@ from .skeleton_warp import SkeletonWarp
 
 WEB_DIRECTORY = "./nodes/web"
 """Where the help pages lie, as ComfyUI wants it: from the root of the pack."""
+
+InputError.__module__ = "builtins"
+"""ComfyUI writes `module.Class: message` on the page: so it begins with the class, not with a path of the pack."""
 
 NODES: list[type[io.ComfyNode]] = [
     checked(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from os import PathLike
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..reposedm_core import InputError
-from ..reposedm_core.errors import quoted
-from ..reposedm_core.estimator import predict_people, predict_pose
+from ..reposedm_core.errors import quoted, shortened
+from ..reposedm_core.estimator import is_somebody, predict_people, predict_pose
 from ..reposedm_core.estimator.load import SUFFIXES, load_estimator
 from ..reposedm_core.estimator.vitpose import is_vitpose
 from ..reposedm_core.images import check_size
@@ -22,7 +23,7 @@ from ..reposedm_core.pose import Pose, coco_to_openpose
 from .host import folders
 from .host.images import fitted, frames_of
 from .host.patchers import in_patcher, load
-from .host.poses import asked_to_stop, write_poses
+from .host.poses import asked_to_stop, show_text, write_poses
 from .host.sockets import EstimatorSocket, LoadedEstimator, PoseKeypoint
 
 UDP = {"auto": None, "yes": True, "no": False}
@@ -89,8 +90,16 @@ class PoseEstimatorLoader(io.ComfyNode):
             display_name="Pose Estimator Loader",
             category="RePoseDM/loaders",
             description="Loads a pose estimator by itself, for Estimate Pose and pose field guidance: that of a "
-            "RePoseDM file, a HigherHRNet (the official files or mmpose's), or a ViTPose folder.",
-            search_aliases=["HigherHRNet", "ViTPose", "mmpose", "pose detector", "load estimator", "keypoint model"],
+            "RePoseDM file, a HigherHRNet (the official files or mmpose's), OpenPose, or a ViTPose folder.",
+            search_aliases=[
+                "HigherHRNet",
+                "ViTPose",
+                "OpenPose",
+                "mmpose",
+                "pose detector",
+                "load estimator",
+                "keypoint model",
+            ],
             inputs=[
                 io.Combo.Input(
                     "estimator",
@@ -158,9 +167,9 @@ class EstimatePose(io.ComfyNode):
             node_id="RePoseDMEstimatePose",
             display_name="Estimate Pose",
             category="RePoseDM/pose",
-            description="Finds the poses of the people in each picture with RePoseDM's own estimator, a HigherHRNet or "
-            "a ViTPose. The small one that comes with the pack was trained on synthetic people: on "
-            "photographs the others, or a DWPose node, see better.",
+            description="Finds the poses of the people in each picture with RePoseDM's own estimator, a HigherHRNet, "
+            "a ViTPose or OpenPose. The small one that comes with the pack was trained on synthetic people: for "
+            "photographs use ComfyUI's SDPose Keypoint Extractor, a DWPose node, or one of the others.",
             search_aliases=["pose detection", "keypoints from image", "openpose", "HigherHRNet", "ViTPose"],
             inputs=[
                 EstimatorSocket.Input("pose_estimator", tooltip="From RePoseDM Loader or Pose Estimator Loader."),
@@ -185,7 +194,13 @@ class EstimatePose(io.ComfyNode):
                     "others see one person.",
                 ),
             ],
-            outputs=[PoseKeypoint.Output("pose", tooltip="The poses, in pixels of the pictures.")],
+            outputs=[
+                PoseKeypoint.Output(
+                    "pose",
+                    tooltip="The poses, in pixels of the pictures; a frame without people where nobody was found.",
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -204,11 +219,29 @@ class EstimatePose(io.ComfyNode):
             if people > 1 and pose_estimator.several:
                 found = predict_people(network, seen, threshold, max_people=people)
             else:
-                found = predict_pose(network, seen, threshold)[:, None]
+                joints = predict_pose(network, seen, threshold)
+                found = [one[None][there] for one, there in zip(joints, is_somebody(joints)[:, None], strict=True)]
             for joints in found:
                 people_here = coco_to_openpose(joints.cpu().numpy())
                 pose = Pose(people_here[people_here[..., 2].any(1)], *size)
                 poses.append(pose.unfitted(*frames[0].shape[1:3]))
             if progress is not None:
                 progress.update(len(seen))
+        notes = notes_on(poses, people, pose_estimator.several)
+        for note in notes:
+            logging.warning("Estimate Pose: %s", note)
+        show_text(cls, "\n".join(notes))
         return io.NodeOutput(write_poses(poses))
+
+
+def notes_on(poses: list[Pose], people: int, several: bool) -> list[str]:
+    """What somebody may not expect of what was found; empty where there is nothing of the kind."""
+    notes, empty = [], [str(number) for number, pose in enumerate(poses) if not len(pose.joints)]
+    if empty:
+        where = f" in frame {shortened(', '.join(empty))} (counted from 0)" if len(poses) > 1 else ""
+        notes.append(f"Nobody was found{where}.")
+    if people > 1 and not several:
+        notes.append(
+            f"people = {people}, but this estimator sees one person a picture; a HigherHRNet tells people apart."
+        )
+    return notes

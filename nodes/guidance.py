@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,11 @@ from ..reposedm_core.field import PoseInteractionField, chosen_joints, chosen_pe
 from ..reposedm_core.pose import Pose
 from ..reposedm_core.presets import SHIPPED_PRESET
 from .host.decoding import DECODERS, ESTIMATOR_BYTES, Decoder, decoder
+from .host.field_presets import CUSTOM, FROM_MODEL, STOCK, FieldPreset, preset_of
 from .host.field_sampling import FieldNetworks, Guidance, Settings, at_a_time
+from .host.inputs import check_span
 from .host.patchers import differentiable, own_copy
-from .host.poses import target_poses
+from .host.poses import show_text, target_poses
 from .host.sockets import FIELD, EstimatorSocket, LoadedEstimator, PoseKeypoint
 
 DEFAULT = PRESETS[SHIPPED_PRESET].field
@@ -31,9 +34,9 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
             display_name="Pose Interaction Field Guidance",
             category="RePoseDM",
             description="Pushes every sampling step towards the target pose, by the gradient of how far the pose in "
-            "the picture is from it. Works on any picture model, not on RePoseDM alone, whose settings "
-            "the defaults are: for others turn normalise on, with strength 0.2 and start_percent 0.15. "
-            "Costs a decoding and its gradient a step.",
+            "the picture is from it. Works on any picture model, not on RePoseDM alone. Costs a decoding and its "
+            "gradient per step.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["gradient guidance", "pose guidance", "pose field", "pose control", "controlnet pose"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to guide: RePoseDM, or any other that makes pictures."),
@@ -45,14 +48,13 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "strength",
-                    default=DEFAULT.strength,
+                    default=1.0,
                     min=0.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="Weight of the gradient; with RePoseDM it is multiplied by w_c as in eq. 16. "
-                    "The default does next to nothing on other models: turn normalise on there. "
-                    "A step changes the latent by the limit at most; beyond that, more changes "
-                    "little. 0 is exactly the unguided model.",
+                    tooltip="How strongly the picture is pushed towards the pose. With a preset 1 is what it says, 2 "
+                    "twice that; with custom it is the weight of the gradient itself. A step changes the latent by "
+                    "the limit at most; beyond that, more changes little. 0 is exactly the unguided model.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -60,6 +62,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
+                    advanced=True,
                     tooltip="Where in the sampling guidance begins; 0 is the first step, which knows little "
                     "of the pose yet.",
                 ),
@@ -69,6 +72,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
+                    advanced=True,
                     tooltip="Where in the sampling guidance ends; 1 is after the last step, in which too "
                     "much strength leaves traces. Sooner is quicker.",
                 ),
@@ -76,6 +80,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     "space",
                     options=list(SPACES),
                     default=DEFAULT.space,
+                    advanced=True,
                     tooltip="What is compared: heatmaps of the joints with those of the pose, or (the "
                     "paper's) features of the picture with those of the drawn skeleton.",
                 ),
@@ -85,6 +90,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
+                    advanced=True,
                     tooltip="How much of its own size a step may change the picture at most. More moves the "
                     "pose further and spoils the picture sooner; 0 is no bound.",
                 ),
@@ -92,6 +98,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     "normalise",
                     default=False,
                     optional=True,
+                    advanced=True,
                     tooltip="Strength becomes the share of the distance to the pose that a step is to "
                     "remove (0.1 is a tenth, less where little noise is left): the same on every "
                     "model. Off, it weighs the bare gradient, whose size differs a "
@@ -103,6 +110,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     min=1,
                     max=100,
                     optional=True,
+                    advanced=True,
                     tooltip="Guide only one of so many steps, counted from the first that is guided: 2 halves "
                     "the cost.",
                 ),
@@ -113,6 +121,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     max=2.0,
                     step=0.01,
                     optional=True,
+                    advanced=True,
                     tooltip="Compared is only where the heat maps of all joints add up to more than this "
                     "(W_h of eq. 11). More keeps to the joints, 0 takes in the whole picture.",
                 ),
@@ -145,20 +154,30 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     max=1.0,
                     step=0.125,
                     optional=True,
+                    advanced=True,
                     tooltip="Size of that picture, as a share of the full one: 0.5 costs about a quarter. "
                     "Estimators see pictures of about 512 pixels, so that large ones lose nothing.",
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=[FROM_MODEL, STOCK, CUSTOM],
+                    default=FROM_MODEL,
+                    optional=True,
+                    tooltip="from the model: what a RePoseDM or RePoseSD file says. The second is for all others, by "
+                    "the size of the gradient; tried on models of random weights only. custom: start_percent, "
+                    "end_percent, space, limit and normalise count (advanced inputs), and strength is the bare weight.",
                 ),
             ],
             outputs=[io.Model.Output("model", tooltip="The same model, guided.")],
         )
 
     @classmethod
-    def validate_inputs(cls, joints: str | None = None, people: str | None = None) -> bool | str:
-        for read, text in ((chosen_joints, joints), (chosen_people, people)):
-            try:
-                text is None or read(text)  # None: another node supplies it
-            except InputError as error:
-                return str(error).partition(": ")[2]  # ComfyUI puts the input's name in front itself
+    def validate_inputs(cls, joints: str | None = None) -> bool | str:
+        # ComfyUI blames every input that this takes: `people` beside it would be blamed for a typo in `joints`
+        try:
+            joints is None or chosen_joints(joints)  # None: another node supplies it
+        except InputError as error:
+            return str(error).partition(": ")[2]  # ComfyUI puts the input's name in front itself
         return True
 
     @classmethod
@@ -180,9 +199,17 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
         people: str = "0",
         decoder: str = DECODERS[0],
         decode_size: float = 1.0,
+        preset: str = CUSTOM,  # what graphs of before have
     ) -> io.NodeOutput:
         poses = target_poses(pose)
-        if strength == 0 or start_percent >= end_percent:
+        chosen = FieldPreset(1.0, start_percent, end_percent, space, limit, normalise)
+        if preset != CUSTOM:
+            chosen, note = preset_of(preset, model)
+            show_text(cls, note)
+            if note:
+                logging.warning("Pose Interaction Field Guidance: %s", note)
+        check_span(chosen.start, chosen.end)
+        if strength == 0 or chosen.start == chosen.end:
             return io.NodeOutput(model)
         return io.NodeOutput(
             guided(
@@ -191,11 +218,19 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                 pose_estimator,
                 poses,
                 decoder,
-                space,
+                chosen.space,
                 mask_threshold,
                 joints,
-                Settings(strength, limit, normalise, every_nth_step, decode_size, chosen_people(people)),
-                (start_percent, end_percent),
+                Settings(
+                    strength,
+                    chosen.limit,
+                    chosen.normalise,
+                    every_nth_step,
+                    decode_size,
+                    chosen_people(people),
+                    chosen.strength,
+                ),
+                (chosen.start, chosen.end),
             )
         )
 

@@ -18,15 +18,17 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..reposedm_core import InputError
+from ..reposedm_core import InputError, ModelConfig
 from ..reposedm_core.checkpoint import UNREADABLE, read_header
 from ..reposedm_core.checkpoint import read_weights as read_pickle
+from ..reposedm_core.config import from_dict
 from ..reposedm_core.errors import quoted
 from ..reposedm_core.files import reason
 from ..reposedm_core.fitting import check_finite, check_fit
 from ..reposedm_core.reposesd.diffusers_folder import MARK, read_folder
 from ..reposedm_core.reposesd.network import KIND, V_PREDICTION
 from .host import folders
+from .host.field_presets import SAYS
 from .host.patchers import in_patcher
 from .host.reposesd_model import HABITS, HUMANSD, OWN, RePoseSDModel, with_narrow_patches
 
@@ -85,7 +87,10 @@ def load_checkpoint(path: Path, plain: bool = False) -> tuple[ModelPatcher, comf
     model.cached_patcher_init = (load_model, (path,))
     if getattr(vae, "patcher", None) is not None:  # a file of the U-Net alone has none
         vae.patcher.cached_patcher_init = (load_vae, (path,))
-    setattr(vae, HABITS, OWN if has_header(path, KIND) else HUMANSD)
+    own = has_header(path, KIND)
+    setattr(vae, HABITS, OWN if own else HUMANSD)
+    if own:
+        setattr(model.model, SAYS, from_dict(ModelConfig, read_header(path, KIND)["config"], path.name).field)
     return model, clip, vae
 
 

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..reposedm_core import InputError, Pose, parse_keypoints
 from ..reposedm_core.pose import draw_pose
+from .host.inputs import check_span
 from .host.poses import images
 from .host.reposesd_model import HABITS, HUMANSD, POSE_LATENT
 from .host.sockets import PoseKeypoint
@@ -41,7 +42,7 @@ class RePoseSDConditioning(io.ComfyNode):
                 io.Int.Input(
                     "width",
                     default=512,
-                    min=64,
+                    min=16,
                     max=4096,
                     step=8,
                     tooltip="Width of the picture in pixels; a connected latent overrules it. Stable "
@@ -50,7 +51,7 @@ class RePoseSDConditioning(io.ComfyNode):
                 io.Int.Input(
                     "height",
                     default=512,
-                    min=64,
+                    min=16,
                     max=4096,
                     step=8,
                     tooltip="Height of the picture in pixels; a connected latent overrules it.",
@@ -133,6 +134,7 @@ class RePoseSDConditioning(io.ComfyNode):
         latent: dict | None = None,
     ) -> io.NodeOutput:
         poses = parse_keypoints(pose, "pose")
+        check_span(start_percent, end_percent)
         check_vae(vae)
         stride = vae.spacial_compression_encode()
         if latent is not None:

@@ -43,12 +43,11 @@ def sampling_inputs() -> list:
         io.Int.Input("steps", default=preset.steps, min=1, max=1000, tooltip="Denoising steps. RePoseDM needs few."),
         io.Float.Input(
             "cfg",
-            display_name="w_c",
             default=preset.guidance_scale,
             min=0.0,
             max=30.0,
             step=0.05,
-            tooltip="Classifier-free guidance, w_c of the paper's eq. 16: how strongly pose and person are "
+            tooltip="Classifier-free guidance (w_c of eq. 16): how strongly pose and person are "
             "followed. 1 is off and twice as fast.",
         ),
         io.Combo.Input(
@@ -130,9 +129,23 @@ class RePoseDMKSampler(io.ComfyNode):
         denoise: float,
         field_strength: float = AS_GUIDED,
     ) -> io.NodeOutput:
+        check_order(positive, negative)
         model = with_field_strength(model, field_strength)
         return io.NodeOutput(
             sample(model, positive, negative, latent, seed, steps, cfg, sampler_name, scheduler, denoise)
+        )
+
+
+def check_order(positive: list, negative: list) -> None:
+    """Raise an `InputError` where only the negative CONDITIONING has a pose: RePoseDM's null condition has none."""
+
+    def poses(entries: list) -> list[bool]:
+        return [bool(extra[EXTRAS["pose"]].any()) for _, extra in entries if EXTRAS["pose"] in extra]
+
+    if any(poses(negative)) and poses(positive) and not any(poses(positive)):
+        raise InputError(
+            "positive: it holds no pose, and negative does: they are swapped; connect positive of Recurrent Pose "
+            "Aligner to positive, negative to negative."
         )
 
 

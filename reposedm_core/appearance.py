@@ -111,7 +111,10 @@ class Dressing:
         cover = resized(cover, person.shape[-2:])
         person, cover = fit_image(person, height, width), fit_image(cover, height, width, border="constant")
         if not cover.any():
-            raise InputError(f"mask is empty at {width} × {height} pixels: it marks too small a part of reference.")
+            raise InputError(
+                f"mask: too little is painted, nothing of it is left at {width} × {height} pixels; paint white over "
+                "all of the place where the garment goes."
+            )
         return cls(person, cover, inside(cover, feather))
 
     def blend(self, new: Tensor) -> Tensor:
@@ -137,7 +140,10 @@ def check_cover(person: Tensor, cover: Tensor) -> None:
     if len(person) != 1:
         raise InputError(f"reference: it holds {len(person)} pictures; dress one at a time.")
     if not cover.any():
-        raise InputError("mask is empty: it is 0 everywhere; mark where the garment goes with 1.")
+        raise InputError(
+            "mask: none was painted, it is black everywhere; paint white where the garment goes (in ComfyUI: "
+            "right-click the picture → Open in MaskEditor)."
+        )
 
 
 def latent_mask(mask: Tensor, stride: int) -> Tensor:

@@ -48,7 +48,10 @@ NOT_FINITE = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Inputs of the node, as they are needed in a step; `people` None is everybody."""
+    """Inputs of the node, as they are needed in a step.
+
+    `people` None is everybody; `unit` is what strength 1 stands for, that of RePoseDM KSampler, too.
+    """
 
     strength: float
     limit: float = PRESETS[SHIPPED_PRESET].field.limit
@@ -56,6 +59,7 @@ class Settings:
     every: int = 1
     share: float = 1.0
     people: tuple[int, ...] | None = (0,)
+    unit: float = 1.0
 
 
 class FieldNetworks(nn.Module):
@@ -149,7 +153,7 @@ class Guidance:
         """Called after each evaluation's classifier-free guidance: x̂₀ → x̂₀, guided in its part of the sampling."""
         management.throw_exception_if_processing_interrupted()
         x0, options = args["denoised"], args["model_options"].get("transformer_options", {})
-        strength = options.get(FIELD_STRENGTH, self.settings.strength)
+        strength = options.get(FIELD_STRENGTH, self.settings.strength) * self.settings.unit
         if strength == 0:
             return x0
         run = options.get(RUNS, {}).get(self)

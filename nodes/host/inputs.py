@@ -37,7 +37,7 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 
 
 def check(item: io.Input, value: Any, chosen: bool) -> None:
-    """Raise an `InputError` that names the input unless the value is a text, one of the choices, or a finite number.
+    """Raise an `InputError` that names the input unless the value is a text, a choice, or a number in its range.
 
     `chosen`: a choice has to be one of those in the schema.
     """
@@ -57,3 +57,16 @@ def check(item: io.Input, value: Any, chosen: bool) -> None:
             ) from None
     if isinstance(item, io.Float.Input) and not (isinstance(value, numbers.Real) and math.isfinite(value)):
         raise InputError(f"{name} = {quoted(value)}: must be a finite number.")
+    if isinstance(item, (io.Int.Input, io.Float.Input)):
+        least, most = (bound if bound is not None else value for bound in (item.min, item.max))
+        if not least <= value <= most:
+            raise InputError(f"{name} = {quoted(value)}: must be {least} to {most}.")
+
+
+def check_span(start: float, end: float) -> None:
+    """Raise an `InputError` where a part of the sampling begins after its end."""
+    if start > end:
+        raise InputError(
+            f"start_percent = {start:g} is behind end_percent = {end:g}: nothing lies between; swap them, or set "
+            "them to 0 and 1 for the whole sampling."
+        )

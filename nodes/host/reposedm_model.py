@@ -25,6 +25,7 @@ from ...reposedm_core.diffusion.context_cache import cached_context
 from ...reposedm_core.diffusion.denoiser import Conditioner, Denoiser
 from ...reposedm_core.diffusion.guided import Condition
 from ...reposedm_core.diffusion.schedule import DiffusionSchedule
+from .field_presets import SAYS
 from .patchers import host_layers, in_patcher, interruptible
 from .poses import poses_in_turn
 from .sockets import LoadedAligner
@@ -124,6 +125,7 @@ class RePoseDMModel(comfy.model_base.BaseModel):
         super().__init__(host, kinds[config.schedule.prediction])
         self.diffusion_model = HostDenoiser(denoiser, DiffusionSchedule(config.schedule))
         self.diffusion_model.requires_grad_(False).eval()
+        setattr(self, SAYS, config.field)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """Pose latent, aligned latent and visibility of a CONDITIONING, beside its tokens."""

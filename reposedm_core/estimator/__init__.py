@@ -1,7 +1,7 @@
-"""Pose estimators: the paper's HigherHRNet, ViTPose, their public weights, and joints of people from what they say."""
+"""Pose estimators: the paper's HigherHRNet, ViTPose, OpenPose, their public weights, and people's joints."""
 
 from .grouping import predict_people
-from .hrnet import HigherHRNet, merge_heatmaps, predict_pose
+from .hrnet import HigherHRNet, is_somebody, merge_heatmaps, predict_pose
 from .official import read_official
 from .protocol import EstimatorOutput, PoseEstimator, PoseMaps
 from .vitpose import VitPose, load_vitpose
@@ -12,6 +12,7 @@ __all__ = [
     "PoseEstimator",
     "PoseMaps",
     "VitPose",
+    "is_somebody",
     "load_vitpose",
     "merge_heatmaps",
     "predict_people",

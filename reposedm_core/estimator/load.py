@@ -1,4 +1,4 @@
-"""A pose estimator from whatever holds one: a RePoseDM file, a public HigherHRNet, a ViTPose folder."""
+"""A pose estimator from whatever holds one: a RePoseDM file, a public HigherHRNet or OpenPose, a ViTPose folder."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..checkpoint import has_header, load_parts, read_header
+from ..checkpoint import has_header, load_parts, read_header, read_weights
 from ..config import EstimatorConfig, ModelConfig, from_dict
 from ..errors import InputError, shortened
 from ..fitting import filled
 from ..presets import PRESETS
 from .hrnet import HigherHRNet
 from .official import read_official
+from .openpose import is_openpose, read_openpose
 from .vitpose import load_vitpose
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 """Names of files end in one of these."""
 PUBLIC = (512, 512)
 """Height and width at which most public HigherHRNet weights were trained."""
+OPENPOSE = (384, 384)
+"""Whole cells nearest to the 368 pixels at which OpenPose was trained."""
 
 
 class Estimator(NamedTuple):
@@ -48,7 +51,8 @@ def load_estimator(path: str | os.PathLike, udp: bool | None = None) -> Estimato
 
     Args:
         path: a RePoseDM checkpoint, whole or of the estimator alone, whose card says the size; an official or mmpose's
-            HigherHRNet (`estimator.official`), whose name may say it (512 otherwise); or a ViTPose's folder.
+            HigherHRNet (`estimator.official`), whose name may say it (512 otherwise); OpenPose's body network; or a
+            ViTPose's folder.
         udp: of a HigherHRNet, see `estimator.read_official`.
 
     Raises:
@@ -60,8 +64,10 @@ def load_estimator(path: str | os.PathLike, udp: bool | None = None) -> Estimato
         return Estimator(network, network.config.height, network.config.width, several=False, fixed=True)
     if path.suffix.lower() == ".safetensors" and has_header(path):
         return _load_own(path)
-    size = size_in_name(path.stem)
-    return Estimator(read_official(path, udp), *(size or PUBLIC), several=True, size_known=size is not None)
+    size, state = size_in_name(path.stem), read_weights(path)
+    if is_openpose(state):
+        return Estimator(read_openpose(path, state), *(size or OPENPOSE), several=False, size_known=size is not None)
+    return Estimator(read_official(path, udp, state), *(size or PUBLIC), several=True, size_known=size is not None)
 
 
 def size_in_name(name: str) -> tuple[int, int] | None:

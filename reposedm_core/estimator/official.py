@@ -90,18 +90,21 @@ def config_of(state: Mapping[str, torch.Tensor], udp: bool = False, name: str = 
         raise problem(f"no HigherHRNet has such sizes ({str(error).rstrip('.')})") from None
 
 
-def read_official(path: str | os.PathLike, udp: bool | None = None) -> HigherHRNet:
+def read_official(
+    path: str | os.PathLike, udp: bool | None = None, state: Mapping[str, torch.Tensor] | None = None
+) -> HigherHRNet:
     """A HigherHRNet of the width that the file has, with its weights, in eval mode, without gradients.
 
     Args:
         path: a .pth file (read with weights_only=True; a training checkpoint that nests its weights under "state_dict"
             too) or a .safetensors file, in the official layout or mmpose's.
         udp: was it trained with UDP? None: if its name says so, as those of mmpose's files do.
+        state: what is in the file, where that was read already.
 
     Raises:
         InputError: no readable file, other sizes (`config_of`), or keys or shapes that do not match; it names them.
     """
-    name, state = Path(path).name, read_weights(path)
+    name, state = Path(path).name, read_weights(path) if state is None else state
     config = config_of(state, "udp" in name.lower() if udp is None else udp, name)
     names = {from_official(key): key for key in state}
     weights = {new: state[key] for new, key in names.items()}

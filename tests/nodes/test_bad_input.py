@@ -120,15 +120,20 @@ def sample(**latent):
 
 ANIMAL = json.dumps([{"version": "ap10k", "animals": [[[1, 1, 1]] * 17], "canvas_width": 96, "canvas_height": 128}])
 CASES = {
-    "no JSON": (load_pose("not a pose"), "RePoseDMLoadPose", "text: this is no JSON", "give a pose"),
-    "JSON that is no pose": (load_pose('{"a": 1}'), "RePoseDMLoadPose", "text: this JSON is no pose", "give a pose"),
+    "no JSON": (load_pose("not a pose"), "RePoseDMLoadPose", "text: this is no pose: it is no JSON", "give a pose"),
+    "JSON that is no pose": (
+        load_pose('{"a": 1}'),
+        "RePoseDMLoadPose",
+        "text: this is no pose, its JSON has no 'people' list",
+        "give a pose",
+    ),
     "empty text, no file": (load_pose(), "RePoseDMLoadPose", "text: it is empty", "choose a file or paste"),
     "nobody": (load_pose(json.dumps({**BODY, "people": []})), "RePoseDMLoadPose", "text: there is nobody", "give one"),
     "animal": (load_pose(ANIMAL), "RePoseDMLoadPose", "text: this is an animal pose", "only people"),
     "file that is no text": (
         load_pose(file="picture.json"),
         "RePoseDMLoadPose",
-        "picture.json: this is no text",
+        "picture.json: this is no pose, it is no text file",
         "saved as JSON",
     ),
     "pose outside": (
@@ -235,6 +240,31 @@ def test_one_message_names_input_and_remedy(comfy, case):
     assert f"({node})" in message and problem in message and remedy in message, message
     assert message.count(problem) == 1, message
     assert "Traceback" not in message and len(message.split(node)[-1].splitlines()) <= 1, message
+
+
+def test_page_begins_with_the_error_and_no_path(comfy):
+    """It writes type: message."""
+    prompt_id = comfy.queue(load_pose("not a pose"))
+    with pytest.raises(ComfyError):
+        comfy.wait(prompt_id)
+    (told,) = (data for kind, data in comfy.history(prompt_id)["status"]["messages"] if kind == "execution_error")
+    assert told["exception_type"] == "InputError"
+    assert told["exception_message"].startswith("text: this is no pose")
+
+
+def test_typo_in_one_input_blames_no_other(comfy):
+    graph = {
+        "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
+        **load_pose(json.dumps(BODY)),
+    }
+    (pose,) = (key for key, node in graph.items() if node["class_type"] == "RePoseDMLoadPose")
+    guide = {"model": ["load", 0], "vae": ["load", 1], "pose_estimator": ["load", 3], "pose": [pose, 0]}
+    guide |= {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "space": "heatmaps", "limit": 0.1}
+    graph["guide"] = {"class_type": "RePoseDMPoseFieldGuidance", "inputs": {**guide, "joints": "elbo", "people": "0"}}
+    graph["save"] = {"class_type": "ModelSave", "inputs": {"model": ["guide", 0], "filename_prefix": "bad"}}
+    with pytest.raises(ComfyError) as error:
+        comfy.queue(graph)
+    assert "joints - 'elbo' is no joint" in str(error.value) and "people" not in str(error.value)
 
 
 def test_broken_picture_is_named(comfy):

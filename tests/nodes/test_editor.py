@@ -141,10 +141,10 @@ def test_odd_pictures(node, image):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ("not a pose", "edit: this is no JSON"),
+        ("not a pose", "edit: this is no pose: it is no JSON"),
         ("[]", "edit: there is nobody"),
         ('{"people": []}', "edit: there is nobody"),
-        ('{"a": 1}', "edit: this JSON is no pose"),
+        ('{"a": 1}', "edit: this is no pose, its JSON"),
         (
             '{"people": [{"pose_keypoints_2d": [1, 2, 3]}], "canvas_width": 9, "canvas_height": 9}',
             "person 0 has a body",

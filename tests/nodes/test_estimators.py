@@ -256,3 +256,28 @@ def test_isinstance_of_core_s_own(pack, load):
     """One core, the pack's: a second copy would break the folding of a HigherHRNet's batch norms."""
     assert isinstance(load("official").patcher.model, pack.reposedm_core.estimator.HigherHRNet)
     assert not isinstance(load("official").patcher.model, HigherHRNet)
+
+
+@pytest.mark.parametrize("colour", [0.0, 0.5, 1.0])
+def test_nobody_is_in_a_plain_picture(nodes, colour, caplog):
+    """The shipped estimator gives every picture seventeen joints, of which it is not sure."""
+    frames = estimate(nodes, nodes.load_in_patcher(SHIPPED), torch.full((2, 256, 192, 3), colour))
+    assert [frame["people"] for frame in frames] == [[], []]
+    assert "Nobody was found in frame 0, 1" in caplog.text
+
+
+def test_what_is_not_as_asked_is_told(nodes, pack):
+    nobody, somebody = (
+        pack.reposedm_core.Pose(np.zeros((0, 18, 3)), 8, 8),
+        pack.reposedm_core.Pose(np.ones((1, 18, 3)), 8, 8),
+    )
+    assert nodes.notes_on([somebody], people=3, several=True) == nodes.notes_on([somebody], 1, several=False) == []
+    (note,) = nodes.notes_on([nobody], 1, several=True)
+    assert note == "Nobody was found."
+    assert "sees one person a picture" in nodes.notes_on([somebody], people=3, several=False)[0]
+
+
+@pytest.mark.parametrize("people", [0, -3, 101])
+def test_impossible_numbers_of_people_through_a_link(nodes, load, people):
+    with pytest.raises(nodes.InputError, match=rf"people = {people}: must be 1 to 100"):
+        estimate(nodes, load("reposedm"), torch.zeros(1, 64, 48, 3), people=people)

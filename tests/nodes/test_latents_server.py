@@ -184,7 +184,7 @@ CASES = {
         "scheduler: kl_optimal gives noise levels that are no numbers at steps = 1",
         "choose more steps",
     ),
-    "NaN": (lambda small: {"sample": sampler(["align", 2], cfg=math.nan)}, "w_c = nan", "must be a finite number"),
+    "NaN": (lambda small: {"sample": sampler(["align", 2], cfg=math.nan)}, "cfg = nan", "must be a finite number"),
     "NaN of strength": (
         lambda small: {"guide": guidance(limit=math.nan), "sample": sampler(["align", 2], "guide")},
         "limit = nan",

@@ -227,7 +227,7 @@ def test_a_folder_is_a_sequence_in_the_order_of_numbers(tmp_path: Path) -> None:
     assert [pose.joints[0, 0, 0] if len(pose.joints) else None for pose in poses] == [188, 228, None, 548]
     assert len({(pose.height, pose.width) for pose in poses}) == 1 and len(notes) == 1
     (tmp_path / "walk_4_keypoints.json").write_text("{")
-    with pytest.raises(InputError, match=r"walk_4_keypoints.json: this is no JSON"):
+    with pytest.raises(InputError, match=r"walk_4_keypoints.json: this is no pose: it is no JSON"):
         load_pose_file(tmp_path)
 
 

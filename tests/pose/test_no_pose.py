@@ -42,7 +42,7 @@ BODY = [10.0, 20.0, 1.0] * 18
         ({"people": [{"pose_keypoints_2d": False}]}, "frame 0, person 0 has a body that is no list of numbers"),
         ([{"people": []}, {"people": 5}], "frame 1: 'people' is no list"),
         ([{"people": []}, 5], "frame 1: this is no pose"),
-        ([{}, {"nodes": []}], "frame 1: this JSON is no pose, it has no 'people' list"),
+        ([{}, {"nodes": []}], "frame 1: this is no pose, its JSON has no 'people' list"),
         ([{}, {"people": [{"keypoints": BODY}], "canvas_height": -5, "canvas_width": 5}], "frame 1: the canvas"),
         ([{"people": []}, {"people": [{"keypoints": [0.3, 0.4, 1.0] * 18}]}], "frame 1: the coordinates are in 0..1"),
         ({"frames": 5}, "frame 0: this is no pose"),
@@ -55,8 +55,8 @@ BODY = [10.0, 20.0, 1.0] * 18
         ({"people": [{"pose_keypoints_2d": BODY}], "canvas_height": -5, "canvas_width": 5}, "canvas is 5x-5"),
         ({"people": [{"pose_keypoints_2d": BODY}], "canvas_height": "x", "canvas_width": 5}, "must be"),
         (np.zeros((18, 3, 1, 1)), "are no pose"),
-        ("not JSON at all", "this is no JSON"),
-        ("", "this is no JSON"),
+        ("not JSON at all", "this is no pose: it is no JSON"),
+        ("", "this is no pose: it is no JSON"),
         ('"a text"', "JSON is a text"),
         ("[" * 100_000, "nested too deeply"),
     ],
@@ -76,7 +76,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         ("gone.json", "cannot be read"),
         ("empty", "no file with a pose in this folder"),
         ("picture.json", "no text file"),
-        ("cut.json", "cut.json: this is no JSON"),
+        ("cut.json", "cut.json: this is no pose: it is no JSON"),
     ):
         with pytest.raises(InputError, match=words):
             load_pose_file(tmp_path / name)

@@ -135,6 +135,19 @@ CHECKS = {
 }
 
 
+def test_guidance_of_a_graph_from_before_presets_keeps_its_values(tab):
+    """The page gives a widget that a saved graph lacks its default, which would say otherwise."""
+    values = [0.3, 0.2, 0.9, "features", 0.05, True, 2, 0.2, "arms", "0", "vae", 0.5]
+    node = {"id": 1, "type": "RePoseDMPoseFieldGuidance", "pos": [0, 0], "size": [300, 400], "widgets_values": values}
+    loaded = (
+        """graph => window.app.loadGraphData(graph).then(() => window.app.graph.nodes[0].serialize().widgets_values)"""
+    )
+    graph = {"version": 0.4, "last_node_id": 1, "last_link_id": 0, "nodes": [node], "links": []}
+    assert tab.page.evaluate(loaded, graph) == [*values, "custom"]
+    saved_today = {**node, "widgets_values": [*values, "from the model"]}
+    assert tab.page.evaluate(loaded, {**graph, "nodes": [saved_today]}) == [*values, "from the model"]
+
+
 def test_template_browser_offers_these_workflows_and_no_others(comfy):
     with urllib.request.urlopen(f"{comfy.url}/api/workflow_templates", timeout=CEILING) as answer:
         names = json.load(answer)[read_host()[1]]

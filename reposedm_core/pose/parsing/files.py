@@ -71,11 +71,11 @@ def read_text(text: str, source: str) -> Any:
     try:
         data = _parsed(text.removeprefix("\ufeff"))
     except RecursionError as error:
-        raise InputError(f"{source}: this JSON is nested too deeply to be a pose: {REMEDY}.") from error
+        raise InputError(f"{source}: this is no pose, its JSON is nested too deeply: {REMEDY}.") from error
     except ValueError as error:
-        raise InputError(f"{source}: this is no JSON ({error}): {REMEDY}.") from error
+        raise InputError(f"{source}: this is no pose: it is no JSON ({error}): {REMEDY}.") from error
     if isinstance(data, str):
-        raise InputError(f"{source}: this JSON is a text, not a pose: {REMEDY}.")
+        raise InputError(f"{source}: this is no pose, its JSON is a text: {REMEDY}.")
     return data
 
 
@@ -104,7 +104,7 @@ def _text(path: Path) -> str:
     try:
         return _decoded(data)
     except ValueError as error:
-        raise InputError(f"{path.name}: this is no text file: {REMEDY}, saved as JSON.") from error
+        raise InputError(f"{path.name}: this is no pose, it is no text file: {REMEDY}, saved as JSON.") from error
 
 
 def _unpacked(data: bytes, name: str) -> bytes:

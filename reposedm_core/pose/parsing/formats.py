@@ -81,7 +81,7 @@ def _collect(data: Any, source: str, frames: list[dict | Pose], depth: int) -> N
         for inner in data:
             _collect(inner, source, frames, depth + 1)
     elif data:
-        raise InputError(f"{_at(source, frames, depth)}: this JSON is no pose, it has no 'people' list: {REMEDY}.")
+        raise InputError(f"{_at(source, frames, depth)}: this is no pose, its JSON has no 'people' list: {REMEDY}.")
     else:
         frames.append({})
 

@@ -1,0 +1,93 @@
+"""Presets of the guidance: what a file says, what stock models get, and graphs from before there were any."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.nodes import families
+from tests.nodes.guided import POSE
+
+STOCK = "Stable Diffusion · SDXL · flow models"
+
+
+@pytest.fixture(scope="module")
+def schema(pack):
+    return pack.nodes.guidance.PoseInteractionFieldGuidance.define_schema()
+
+
+@pytest.fixture(scope="module")
+def reposedm(pack, tiny):
+    return pack.nodes.loaders.load_checkpoint(tiny)
+
+
+def sampled(pack, reposedm, guide, **options):
+    """The latent of tiny RePoseDM, guided."""
+    model, vae, aligner, estimator = reposedm
+    picture = torch.rand(1, 64, 48, 3, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        positive, negative, latent = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
+            aligner, vae, picture, POSE, 0, 0
+        ).args[:3]
+        guided = guide(model, vae, estimator=estimator, **options)
+        return pack.nodes.sampler.sample(guided, positive, negative, latent, 0, 4, 1.5, "ddim", "simple")["samples"]
+
+
+def test_five_widgets_are_shown(schema):
+    shown = [item.id for item in schema.inputs if not item.advanced and hasattr(item, "default")]
+    assert shown == ["strength", "joints", "people", "decoder", "preset"]
+
+
+def test_model_says_how_it_is_guided(pack, reposedm, guide):
+    field = reposedm[0].model.reposedm_field_config
+    by_file = sampled(
+        pack, reposedm, guide, preset="from the model", strength=2.0, start=0.0, end=0.1, space="features"
+    )
+    by_hand = (2 * field.strength, field.start, field.end, field.space, field.limit)
+    names = ("strength", "start", "end", "space", "limit")
+    assert torch.equal(by_file, sampled(pack, reposedm, guide, **dict(zip(names, by_hand, strict=True))))
+    assert not torch.equal(by_file, sampled(pack, reposedm, guide, strength=0.0))
+
+
+def test_strength_of_the_sampler_is_in_the_preset_s_measure(pack, reposedm, guide):
+    model, vae, _, estimator = reposedm
+    half = guide(model, vae, estimator=estimator, preset="from the model", strength=0.5)
+    (one,) = half.model_options["sampler_post_cfg_function"]
+    assert one.__self__.settings.unit == model.model.reposedm_field_config.strength
+
+
+def test_stock_models_are_guided_by_the_size_of_the_gradient(made, guide):
+    model, vae = made("SD 1.5")
+    by_hand = guide(model, vae, strength=0.2, start=0.15, end=0.7, normalise=True)
+    preset = guide(model, vae, preset=STOCK, strength=1.0, limit=1.0, space="features")
+    assert torch.equal(families.sample(preset, steps=4), families.sample(by_hand, steps=4))
+    assert not torch.equal(families.sample(preset, steps=4), families.sample(model, steps=4))
+
+
+def test_model_that_says_nothing_is_told_so(made, guide, caplog):
+    model, vae = made("SD 1.5")
+    by_file = guide(model, vae, preset="from the model", strength=1.0)
+    assert "says nothing of a pose field" in caplog.text and "random weights only" in caplog.text
+    assert torch.equal(families.sample(by_file), families.sample(guide(model, vae, preset=STOCK, strength=1.0)))
+
+
+def test_part_that_ends_before_it_begins_is_refused(pack, made, guide):
+    model, vae = made("SD 1.5")
+    with pytest.raises(
+        pack.reposedm_core.InputError, match=r"start_percent = 0.8 is behind end_percent = 0.2: .* swap"
+    ):
+        guide(model, vae, start=0.8, end=0.2)
+
+
+def test_swapped_conditionings_are_refused(pack, reposedm):
+    model, vae, aligner, _ = reposedm
+    picture = torch.rand(1, 64, 48, 3, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        positive, negative, latent = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
+            aligner, vae, picture, POSE, 0, 0
+        ).args[:3]
+        run = pack.nodes.sampler.RePoseDMKSampler.execute
+        settings = (latent, 0, 1, 1.5, "ddim", "simple", 1.0)
+        with pytest.raises(pack.reposedm_core.InputError, match="positive: it holds no pose, and negative does"):
+            run(model, negative, positive, *settings)
+        assert run(model, positive, negative, *settings).args[0]["samples"].isfinite().all()
