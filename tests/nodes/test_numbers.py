@@ -16,6 +16,9 @@ FLOATS = {
     "RePoseDMPoseFieldGuidance": ["strength", "start_percent", "end_percent", "limit", "mask_threshold", "decode_size"],
     "RePoseDMKSampler": ["cfg", "denoise", "field_strength"],
     "RePoseDMGarmentTransfer": ["cfg", "field_strength"],
+    "RePoseDMCropToPerson": ["margin"],
+    "RePoseDMPasteBack": ["grow", "feather", "match_colours"],
+    "RePoseDMRevealMask": ["grow", "blur", "floor"],
     "RePoseDMSDConditioning": ["strength", "start_percent", "end_percent"],
 }
 """Float inputs of all nodes, by the node's id; the others have none."""
@@ -45,6 +48,10 @@ def arguments(pack, nodes, tiny, made):
         "negative": negative,
         "latent": latent,
         "image": picture,
+        "picture": picture,
+        "result": picture,
+        "visibility": torch.ones(1, 80, 64),
+        "person": torch.ones(1, 80, 64),
         "reference": picture,
         "garment": picture,
         "mask": torch.ones(1, 80, 64),
