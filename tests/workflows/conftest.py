@@ -137,12 +137,16 @@ def renderer(request):
 
 @pytest.fixture(scope="module")
 def editor(browser, comfy, renderer):
-    """One page for all tests: each loads a graph of its own."""
+    """One page for all tests: each loads a graph of its own. No side panel of an earlier test is in the way."""
     context = browser.new_context(
         viewport={"width": 1400, "height": 900}, has_touch=True, permissions=["clipboard-read", "clipboard-write"]
     )
     page = context.new_page()
-    settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == "nodes 2.0"}
+    settings = {
+        "Comfy.TutorialCompleted": True,
+        "Comfy.VueNodes.Enabled": renderer == "nodes 2.0",
+        "Comfy.RightSidePanel.IsOpen": False,
+    }
     for name, value in settings.items():
         page.request.post(f"{comfy.url}/api/settings/{name}", data=json.dumps(value), timeout=PAGE)
     yield Editor(page, comfy.url)

@@ -138,6 +138,27 @@ def test_the_large_window_and_back(editor, renderer, tmp_path):
     assert editor.errors == []
 
 
+def test_the_side_panel_leaves_the_editor_its_width(editor):
+    """It shows the widgets of the selected node, and the editor stays in the node."""
+    panel = "open => window.app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', open)"
+    editor.load(graph(size=(96, 128)))
+    wrist = joints_of(editor.run()[0])[0, R_WRIST, :2]
+    before = editor.canvas.bounding_box()
+    editor.page.evaluate(panel, True)
+    try:
+        editor.page.evaluate("id => window.app.canvas.selectNode(window.app.graph.getNodeById(id))", EDITOR)
+        editor.page.get_by_text("Parameters", exact=True).first.wait_for()
+        editor.settle()
+        assert editor.canvas.bounding_box() == before
+        editor.drag(wrist, (70, 30))
+        np.testing.assert_allclose(editor.joints()[0, R_WRIST, :2], (70, 30), atol=0.5)
+    finally:
+        editor.page.evaluate(panel, False)
+    editor.settle()
+    assert editor.canvas.bounding_box() == before
+    assert editor.errors == []
+
+
 def test_dimming_and_lengths_are_saved_with_the_workflow(editor, comfy, tmp_path):
     Image.fromarray(np.full((64, 48, 3), 200, np.uint8)).save(tmp_path / "grey.png")
     name = comfy.upload_image(tmp_path / "grey.png")

@@ -60,6 +60,8 @@ function addWidget(node, name, [, options]) {
     hideOnZoom: false,
     socketless: true,
   });
+  // The side panel lays a selected node's widgets out, too, and leaves them its own width, which the node then keeps.
+  Object.defineProperty(widget, "width", { get: () => undefined, set: () => {}, configurable: true });
   for (const side of scene.sides) chain(side, "callback", update);
   chain(node, "onExecuted", update);
   chain(node, "onConfigure", () => {
