@@ -10,6 +10,9 @@ from .errors import InputError
 from .images import in_turn
 from .reference import grown
 
+ROWS = 1024
+"""Side up to which a mask is grown and blurred as it is; a larger one is made at that."""
+
 
 def reveal_mask(
     visibility: Tensor,
@@ -39,6 +42,13 @@ def reveal_mask(
         if not 0 <= value <= most:
             raise InputError(f"{name} = {value}: must be 0 to {most}.")
     changed = person if changed is None else changed
+    whole = tuple(visibility.shape[-2:])
+    if max(whole) > ROWS and (grow or blur):
+        # A latent's cells are 8 pixels or more: nothing finer is needed, and large squares are dear.
+        small = tuple(max(1, round(side * ROWS / max(whole))) for side in whole)
+        masks = (_like(mask, len(mask), small)[:, 0] for mask in (visibility, person, changed))
+        found = reveal_mask(*masks, grow, blur, floor)
+        return F.interpolate(found[:, None], whole, mode="bilinear", align_corners=False)[:, 0]
     count, size = max(len(visibility), len(person), len(changed)), tuple(visibility.shape[-2:])
     seen, here, away = (_like(mask, count, size) for mask in (visibility, person, changed))
     away = torch.maximum(away, here)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from reposedm_core import InputError
+from reposedm_core import reveal_mask as module
 from reposedm_core.reveal_mask import reveal_mask
 
 
@@ -49,6 +50,14 @@ def test_batches_and_sizes():
     small = torch.nn.functional.avg_pool2d(PERSON, 2)
     assert (reveal_mask(SEEN, small, CHANGED) - reveal_mask(SEEN, PERSON, CHANGED)).abs().mean() < 0.01
     assert reveal_mask(torch.ones(1, 1, 1), torch.ones(1, 16, 16)).shape == (1, 1, 1)
+
+
+def test_a_large_mask_is_made_small_and_enlarged(monkeypatch):
+    expected = reveal_mask(SEEN, PERSON, CHANGED)
+    monkeypatch.setattr(module, "ROWS", 100)
+    found = reveal_mask(SEEN, PERSON, CHANGED)
+    assert found.shape == expected.shape and (found - expected).abs().mean() < 0.02
+    assert torch.equal(reveal_mask(SEEN, PERSON, CHANGED, 0, 0)[0, 40:160, 10:40], torch.ones(120, 30))
 
 
 @pytest.mark.parametrize("values", [{"grow": -1}, {"blur": 51}, {"floor": 1.5}])

@@ -64,7 +64,7 @@ FLOOR = 0.02
 """Weight of the identity in the blend; a limb's own is exp(-d²), d in radii."""
 BODY = 1.2
 """How far from a limb its person reaches, in radii."""
-ENDS = ((0, 1, 0.2, 0.30), (4, 3, 0.3, 0.22), (7, 6, 0.3, 0.22), (10, 9, 0.2, 0.25), (13, 12, 0.2, 0.25))
+ENDS = ((0, 1, 0.2, 0.30), (4, 3, 0.3, 0.22), (7, 6, 0.3, 0.22), (10, 9, 0.25, 0.3), (13, 12, 0.25, 0.3))
 """What is beyond a last joint, as a disc: the joint, that before it, how far on its middle is and how large it is, in
 torso lengths."""
 SOFT = 0.25
