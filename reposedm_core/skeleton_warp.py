@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .alignment.skeleton_map import LIMBS, limb_mask, skeleton_map
+from .alignment.skeleton_map import BODY, LIMBS, limb_mask, skeleton_map
 from .alignment.warp import sample
 from .diffusion.reference_decoder import Reference
 from .errors import InputError
@@ -23,7 +23,7 @@ from .reference import make_plate
 ROWS = 512
 """Cells of the longer side of the map and of the masks, at most: the skeletons say nothing finer."""
 NEAR = 1.7
-"""Radii around a limb in which what it carries along is taken for the person."""
+"""Radii around a limb in which what it carries along is the person where a mask says so; without one, `BODY`."""
 FLOOR = 1e-5
 """Weight of the identity: next to none within `NEAR`, where else the surroundings would be drawn along."""
 WAS = 1.5
@@ -86,11 +86,12 @@ def warp_by_skeletons(
     sampling, _ = skeleton_map(there, here, size, size, cells, FLOOR)
     picture = to_image(source[..., :3], "source", channels_last=True)
     small = F.interpolate(picture, cells, mode="bilinear", align_corners=False, antialias=True)
-    was = limb_mask(there, size, cells, WAS)
+    was, own, reach = limb_mask(there, size, cells, WAS), limb_mask(there, size, cells), BODY
     if mask is not None:
-        was = F.interpolate(mask[None, None].float(), cells, mode="bilinear", align_corners=False, antialias=True)
+        was = own = F.interpolate(mask[None, None].float(), cells, mode="bilinear", align_corners=False, antialias=True)
+        reach = NEAR
     both = torch.where(known[:, None], here, 0)
-    carried = sample(was, sampling) * limb_mask(both, size, cells, NEAR)
+    carried = sample(own, sampling) * limb_mask(both, size, cells, reach)
     person = torch.maximum(carried, limb_mask(here, size, cells))
     plate, hidden = make_plate(small, was)
     told = Reference(sample(small, sampling), plate, hidden, carried, person, torch.zeros_like(plate))
