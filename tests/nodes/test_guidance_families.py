@@ -127,9 +127,11 @@ def test_prompt_without_the_new_inputs_is_run_as_before(pack):
 
     node = pack.nodes.guidance.PoseInteractionFieldGuidance
     inputs = {each.id: each for each in node.define_schema().inputs}
+    parameters = inspect.signature(node.execute).parameters
     new = list(inputs)[list(inputs).index("limit") + 1 :]
+    assert new.pop() == "preset"
+    assert parameters["preset"].default == "custom", "new nodes begin with another"
     assert new == ["normalise", "every_nth_step", "mask_threshold", "joints", "people", "decoder", "decode_size"]
     neutral = [False, 1, 0.1, "all", "0", "vae", 1.0]
-    parameters = inspect.signature(node.execute).parameters
     for name, value in zip(new, neutral, strict=True):
         assert inputs[name].optional and inputs[name].default == value == parameters[name].default, name
