@@ -7,7 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..reposedm_core import InputError
 from .accuracy import PoseAccuracyNode
 from .aligner import RecurrentPoseAlignerNode
-from .crop import CropToPerson, PasteBack
+from .crop import CropToPerson
 from .decode import RePoseDMDecode
 from .editor import PoseEditor
 from .estimators import EstimatePose, PoseEstimatorLoader
@@ -16,6 +16,7 @@ from .guidance import PoseInteractionFieldGuidance
 from .host.folders import register_folders
 from .host.inputs import checked
 from .loaders import RePoseDMExample, RePoseDMLoader
+from .paste_back import PasteBack
 from .pose_io import DrawPose, LoadPose, SavePose
 from .pose_tools import EditPose, InterpolatePoses, RetargetPose, SelectPerson
 from .reposesd import RePoseSDLoader

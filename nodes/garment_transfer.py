@@ -14,25 +14,15 @@ from ..reposedm_core import InputError, Pose
 from ..reposedm_core.appearance import Dressing, blend, check_cover, inside, keep_outside, latent_mask, resized
 from ..reposedm_core.conditioning import condition_image, find_pose
 from ..reposedm_core.full_size import MODEL, aligned
-from ..reposedm_core.images import to_mask as read_mask
 from ..reposedm_core.pipeline import check_size
 from ..reposedm_core.pose import one_pose
-from .aligner import (
-    align,
-    conditionings,
-    joints_of,
-    known_joints,
-    output_inputs,
-    poses_of,
-    size_inputs,
-    untrained,
-    view_of,
-)
+from .aligning import align, conditionings, joints_of, known_joints
 from .decode import paint, unpack
-from .host.images import fitted, frames_of, from_comfy, to_comfy, to_mask
+from .host.images import fitted, frames_of, from_comfy, masks_of, to_comfy, to_mask
 from .host.patchers import load
-from .host.poses import asked_to_stop
+from .host.poses import asked_to_stop, poses_of
 from .host.reposedm_model import RePoseDMModel, check_vae
+from .host.sizes import output_inputs, size_inputs, untrained, view_of
 from .host.sockets import AlignerSocket, EstimatorSocket, LoadedAligner, LoadedEstimator, PoseKeypoint
 from .sampler import AS_GUIDED, field_input, sample, sampling_inputs, with_field_strength
 
@@ -149,8 +139,7 @@ class GarmentTransfer(io.ComfyNode):
         check_size(height, width, vae.downscale_ratio)
         note = untrained(cls, "Garment Transfer", aligner, height, width)
         person, image = from_comfy(reference, "reference"), fitted(garment, "garment", height, width)
-        # Masks that are narrow are no colours; those beyond the last garment are not used.
-        cover = read_mask(mask[:, None] if mask.ndim == 3 else mask)[: len(image)]
+        cover = masks_of(mask)[: len(image)]  # those beyond the last garment are not used
         check_cover(person, cover)
         dressing = Dressing.fitted(person, cover, height, width, feather)
         estimator = pose_estimator or aligner.estimator

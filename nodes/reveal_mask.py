@@ -5,9 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..reposedm_core.images import to_mask as read_mask
 from ..reposedm_core.reveal_mask import reveal_mask
-from .host.images import to_mask
+from .host.images import masks_of, to_mask
 
 
 class RevealMask(io.ComfyNode):
@@ -68,7 +67,7 @@ class RevealMask(io.ComfyNode):
         floor: float = 0.3,
     ) -> io.NodeOutput:
         masks = [
-            None if mask is None else read_mask(mask[:, None] if mask.ndim == 3 else mask, name)[:, 0]
+            None if mask is None else masks_of(mask, name)[:, 0]
             for name, mask in (("visibility", visibility), ("person", person), ("changed", changed))
         ]
         return io.NodeOutput(to_mask(reveal_mask(*masks, grow, blur, floor)))

@@ -12,12 +12,11 @@ from torch import Tensor
 from ..reposedm_core import InputError
 from ..reposedm_core.full_size import SOURCE, view
 from ..reposedm_core.images import in_turn
-from ..reposedm_core.images import to_mask as read_mask
 from ..reposedm_core.pose.limits import check_pixels
 from ..reposedm_core.skeleton_warp import warp_by_skeletons
-from .aligner import HEIGHT, output_inputs, poses_of
-from .host.images import frames_of, to_mask
-from .host.poses import asked_to_stop, target_poses
+from .host.images import frames_of, masks_of, to_mask
+from .host.poses import asked_to_stop, poses_of, target_poses
+from .host.sizes import HEIGHT, output_inputs
 from .host.sockets import PoseKeypoint
 
 
@@ -90,7 +89,7 @@ class SkeletonWarp(io.ComfyNode):
             )
         size = output_height if output_size == HEIGHT else SOURCE
         check_pixels("output_size", results, *view(size, tuple(pictures[0].shape[:2]), (1, 1)).size)
-        masks = None if mask is None else in_turn(read_mask(mask[:, None] if mask.ndim == 3 else mask), results)
+        masks = None if mask is None else in_turn(masks_of(mask), results)
         progress = comfy.utils.ProgressBar(results) if results > 1 else None
         found = []
         for number in range(results):

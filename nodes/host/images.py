@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...reposedm_core.images import fit_image, shown, to_image
+from ...reposedm_core.images import to_mask as read_mask
 
 
 def from_comfy(image: Tensor, name: str) -> Tensor:
@@ -19,9 +20,21 @@ def frames_of(image: Tensor) -> list[Tensor]:
     return list((image[None] if image.ndim == 3 else image).split(1))
 
 
+def one_picture(frame: Tensor) -> Tensor:
+    """One IMAGE (1, H, W, C) as (3, H, W) in 0..1: its own values where they are in range."""
+    from_comfy(frame[:, :1, :1], "image")  # says what is wrong with its type
+    picture = frame[0].movedim(-1, 0)
+    return picture.expand(3, -1, -1) if len(picture) == 1 else picture[:3]
+
+
 def fitted(image: Tensor, name: str, height: int, width: int) -> Tensor:
     """IMAGE letterboxed to (B, 3, height, width) in [-1, 1], one picture at a time: no second batch of large ones."""
     return torch.cat([fit_image(from_comfy(frame, name), height, width) for frame in frames_of(image)])
+
+
+def masks_of(mask: Tensor, name: str = "mask") -> Tensor:
+    """MASK (B, H, W) as (B, 1, H, W) in 0..1: masks that are narrow are no colours."""
+    return read_mask(mask[:, None] if mask.ndim == 3 else mask, name)
 
 
 def to_comfy(image: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from ...reposedm_core import InputError, Pose, parse_keypoints
 from ...reposedm_core.errors import MESSAGE, shortened
 from ...reposedm_core.pose import to_keypoints
 from ...reposedm_core.pose.limits import check_pixels
+from .images import frames_of
 
 
 def asked_to_stop() -> None:
@@ -23,6 +24,24 @@ def asked_to_stop() -> None:
 def read_poses(data: Any, name: str, **reading: Any) -> list[Pose]:
     """Poses of the input `name`; `reading` are arguments of core's `parse_keypoints`."""
     return parse_keypoints(data, name, tick=asked_to_stop, **reading)
+
+
+def poses_of(data: Any, image: Tensor, name: str) -> list[Pose] | None:
+    """Poses of the pictures of an IMAGE from the input `name`, on their canvas: one for all, or one per picture.
+
+    Frames may be empty; None where nothing is connected.
+    """
+    if data is None:
+        return None
+    pictures = frames_of(image)
+    height, width = pictures[0].shape[1:3]
+    poses = [pose.resized(height, width) for pose in read_poses(data, name, allow_nobody=True, picture=(height, width))]
+    if len(poses) not in (1, len(pictures)):
+        raise InputError(
+            f"{name}: it has {len(poses)} frames and there are {len(pictures)} pictures; give one frame "
+            "for all, or a frame per picture."
+        )
+    return poses
 
 
 def write_poses(poses: Sequence[Pose]) -> list[dict[str, Any]]:

@@ -116,7 +116,7 @@ def test_a_pose_is_in_the_sources_own_pixels(align, sources, frames):
 def test_a_frame_for_every_picture_or_one_for_all(pack, align, sources, frames, monkeypatch):
     """Also where they are aligned one at a time."""
     for at_once in (8, 1):
-        monkeypatch.setattr(pack.nodes.aligner, "AT_ONCE", at_once)
+        monkeypatch.setattr(pack.nodes.aligning, "AT_ONCE", at_once)
         found = align(sources, frames[1:2], source_pose=frames[:3])
         for index in range(3):
             alone = align(sources[index : index + 1], frames[1:2], source_pose=frames[index : index + 1])

@@ -80,7 +80,7 @@ def test_a_long_batch_is_aligned_a_few_at_a_time_with_the_same_result(pack, host
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: shown.append((value, total)))
     long = align(sources[:1], frames * 2)
     assert counts == [8, 4] and shown[0] == (1, 2) and shown[-1] == (2, 2)
-    monkeypatch.setattr(pack.nodes.aligner, "AT_ONCE", 100)
+    monkeypatch.setattr(pack.nodes.aligning, "AT_ONCE", 100)
     whole = align(sources[:1], frames * 2)
     handle.remove()
     for name in ("aligned", "visibility", "flow"):

@@ -124,7 +124,7 @@ def test_memory_that_the_host_is_told_of_is_enough_and_not_far_too_much(pack, na
         found = {
             "decode": (peak(lambda: autoencoder.decode(latent)), decoding),
             "encode": (peak(lambda: autoencoder.encode(picture)), vae.memory_used_encode(picture.shape, torch.float32)),
-            "align": (peak(aligned), nodes.aligner.memory(config.aligner, height, width)),
+            "align": (peak(aligned), nodes.aligning.memory(config.aligner, height, width)),
         }
     found["gradient"] = peak(bent), nodes.host.decoding.VAE_SHARE * decoding
     for what, (most, told) in found.items():
@@ -132,7 +132,7 @@ def test_memory_that_the_host_is_told_of_is_enough_and_not_far_too_much(pack, na
 
 
 def test_memory_of_an_alignment_grows_as_the_square_where_pictures_are_large(pack):
-    core, memory = pack.reposedm_core, pack.nodes.aligner.memory
+    core, memory = pack.reposedm_core, pack.nodes.aligning.memory
     for name in ("mini", "mini-256"):
         config = core.PRESETS[name]
         small, large = (memory(config.aligner, 64 * side, 48 * side) for side in (32, 64))
@@ -156,10 +156,10 @@ def test_large_pictures_are_aligned_fewer_at_once(pack, host, align, monkeypatch
     counts = []
     handle = host[2].patcher.model.aligner.register_forward_pre_hook(lambda _, args: counts.append(len(args[0])))
     source, pose = torch.rand(3, 64, 48, 3), to_keypoints(load_pose_file(POSE))
-    one = pack.nodes.aligner.memory(host[2].config.aligner, 64, 48)
+    one = pack.nodes.aligning.memory(host[2].config.aligner, 64, 48)
     for room, expected in ((2.5 * one, [2, 1]), (0.1 * one, [1, 1, 1])):
         counts.clear()
-        monkeypatch.setattr(pack.nodes.aligner, "MOST_BYTES", room)
+        monkeypatch.setattr(pack.nodes.aligning, "MOST_BYTES", room)
         with torch.inference_mode():
             pack.nodes.aligner.RecurrentPoseAlignerNode.execute(host[2], host[1], source, pose, 0, 0)
         assert counts == expected
