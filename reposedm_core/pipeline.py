@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -175,6 +176,12 @@ class RePoseDMPipeline:
         height = self.config.height if height is None else whole(height, "height", 1)
         width = self.config.width if width is None else whole(width, "width", 1)
         check_size(height, width, self.autoencoder.stride)
+        if (height, width) != (self.config.height, self.config.width):
+            logging.getLogger(__name__).warning(
+                "%s was trained at %d × %d and is to work at %d × %d: expect noise and stick limbs; for large pictures "
+                "leave height and width out and set output_size.",
+                *(self.config.name, self.config.width, self.config.height, width, height),
+            )
         return height, width
 
     @torch.no_grad()
@@ -236,7 +243,7 @@ class RePoseDMPipeline:
             field_space: what it compares, "heatmaps" or "features"; the preset's default.
             sampler: one of `diffusion.schedulers.SAMPLERS`: "ddim", "ancestral" with the learned variance, ….
             height, width: of the result, divisible by the autoencoder's stride, 8, of `mini-256` 16 (default: what the
-                model was trained at).
+                model was trained at; others are warned of, see `output_size`).
             callback: called as callback(step, steps, ŷ_0) after every step.
             more_sources: further pictures of the person in `source`, of any size, as a list. Each is aligned, and in
                 each place those count that show it (`alignment.multi_source.combine`, **ours**); the result is one

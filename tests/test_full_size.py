@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from reposedm_core import InputError, full_size
+from reposedm_core import InputError, RePoseDMPipeline, full_size
 from reposedm_core.alignment.mipmaps import Mipmaps, stretch
 from reposedm_core.alignment.warp import identity_map, sample
 from reposedm_core.diffusion.reference_decoder import Reference
@@ -172,3 +174,13 @@ def test_it_can_be_stopped_between_two_bands(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         aligned(detail(noise(64, 48), view("source", (64, 48), FRAME)), None, stop)
     assert len(asked) == 3
+
+
+def test_a_size_that_was_not_trained_is_warned_of(shaken, second_config, caplog):
+    pipeline = RePoseDMPipeline(shaken(second_config))
+    pose = Path(__file__).parents[1] / "workflows" / "examples" / "lime_top_pose.json"
+    for size in ({}, {"height": 64, "width": 48}, {"output_size": "source"}):
+        pipeline(noise(96, 80), pose, steps=1, field_strength=0.0, **size)
+        assert not caplog.records, size
+    pipeline(noise(96, 80), pose, steps=1, field_strength=0.0, height=128, width=96)
+    assert "tiny-256 was trained at 48 × 64 and is to work at 96 × 128" in caplog.text
