@@ -19,7 +19,7 @@ from .loaders import RePoseDMExample, RePoseDMLoader
 from .paste_back import PasteBack
 from .pose_io import DrawPose, LoadPose, SavePose
 from .pose_tools import EditPose, InterpolatePoses, RetargetPose, SelectPerson
-from .reposesd import RePoseSDLoader
+from .reposesd import FormerRePoseSDLoader, RePoseSDLoader
 from .reposesd_conditioning import RePoseSDConditioning
 from .reveal_mask import RevealMask
 from .sampler import RePoseDMKSampler
@@ -56,6 +56,7 @@ NODES: list[type[io.ComfyNode]] = [
         CropToPerson,
         PasteBack,
         RePoseSDLoader,
+        FormerRePoseSDLoader,
         RePoseSDConditioning,
         RePoseDMExample,
     )

@@ -293,7 +293,7 @@ class RePoseSDLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="RePoseDMSDLoader",
+            node_id="ReposeSDLoader",  # where files are missing, the page makes words of it
             display_name="RePoseSD Loader",
             category="RePoseDM/loaders",
             description="Loads Stable Diffusion 2.1 with a pose input of four more channels, such as HumanSD. Stock "
@@ -331,6 +331,16 @@ class RePoseSDLoader(io.ComfyNode):
         if has_header(path):
             raise InputError(f"checkpoint: {path.name} is a RePoseDM model; use RePoseDM Loader.")
         return io.NodeOutput(*load_checkpoint(path))
+
+
+class FormerRePoseSDLoader(RePoseSDLoader):
+    """The same under the id that saved graphs have; the search leaves it out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        schema = super().define_schema()
+        schema.node_id, schema.is_deprecated = "RePoseDMSDLoader", True
+        return schema
 
 
 def has_header(path: Path, kind: str = "reposedm") -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.error
 import urllib.request
 
@@ -32,6 +33,7 @@ NAMES = {
     "RePoseDMRevealMask": "Reveal Mask",
     "RePoseDMCropToPerson": "Crop to Person",
     "RePoseDMPasteBack": "Paste Back",
+    "ReposeSDLoader": "RePoseSD Loader",
     "RePoseDMSDLoader": "RePoseSD Loader",
     "RePoseDMSDConditioning": "RePoseSD Conditioning",
     "RePoseDMExample": "RePoseDM Example",
@@ -94,7 +96,19 @@ def test_stock_types_on_the_sockets(schemas):
     assert loader["output"] == ["MODEL", "VAE", "REPOSEDM_ALIGNER", "POSE_ESTIMATOR"]
     assert aligner["output"] == ["CONDITIONING", "CONDITIONING", "LATENT", "IMAGE", "MASK", "IMAGE", "MASK", "MASK"]
     assert schemas["RePoseDMLoadPose"]["output"] == ["POSE_KEYPOINT"]
-    assert schemas["RePoseDMSDLoader"]["output"] == ["MODEL", "CLIP", "VAE"]
+    assert schemas["ReposeSDLoader"]["output"] == ["MODEL", "CLIP", "VAE"]
+
+
+def test_id_of_before_is_there_and_not_offered(schemas):
+    now, before = schemas["ReposeSDLoader"], schemas["RePoseDMSDLoader"]
+    assert before["deprecated"] and not now["deprecated"]
+    assert all(before[key] == now[key] for key in ("input", "output", "output_name", "display_name"))
+
+
+def test_id_reads_as_a_name():
+    """As the page writes it where a file is missing: "Repose SD Loader is missing a required model file."."""
+    words = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1 \2", "ReposeSDLoader")
+    assert re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", words) == "Repose SD Loader"
 
 
 def test_sampler_defaults_are_those_of_the_shipped_preset(schemas):

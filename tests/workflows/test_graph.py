@@ -11,7 +11,7 @@ from workflows.comfy_server import ROOT
 from workflows.graph import EXAMPLE, NOTES, find, load_workflow, part, replace_example, to_api, widget_names
 
 DISPLAYS = {"PreviewImage"}
-FILES = {"CheckpointLoaderSimple": ("ckpt_name", "checkpoints"), "RePoseDMSDLoader": ("checkpoint", "checkpoints")}
+FILES = {"CheckpointLoaderSimple": ("ckpt_name", "checkpoints"), "ReposeSDLoader": ("checkpoint", "checkpoints")}
 """Loaders of files that are not in the pack: the widget, and the folder below models."""
 
 

@@ -2,6 +2,7 @@
 
 import * as edits from "./pose_edits.js";
 import * as files from "./pose_files.js";
+import { say } from "./pose_words.js";
 
 /**
  * id: also of the button, `pose-editor-ID`; label: on the button; help: in its tooltip and in the help overlay; keys:
@@ -99,7 +100,7 @@ export const ACTIONS = [
   { id: "remove-frame", label: "−", help: "take this frame away", keys: [], place: "film", run: edits.removeFrame },
   { id: "escape", help: "close what is open; then select nothing; then leave the large window", keys: ["Escape"],
     run: (w) => w.escape() },
-];
+].map((action) => ({ ...action, label: action.label && say(action.label), help: action.help && say(action.help) }));
 
 export const GESTURES = [
   ["drag a joint, a finger, a point of face or foot", "move it"],
@@ -113,7 +114,7 @@ export const GESTURES = [
   ["Ctrl and the wheel, two fingers", "zoom; in the large window the wheel alone"],
   ["Alt and drag, two fingers", "pan; in the large window the middle button, too"],
   ["Alt and the wheel", "larger, smaller"],
-];
+].map((gesture) => gesture.map(say));
 
 /** What a key event is called in the table: "Ctrl+z", "Shift+ArrowLeft", "?". */
 export function keyOf(event) {

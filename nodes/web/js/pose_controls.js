@@ -5,6 +5,7 @@ import { make } from "./pose_elements.js";
 import { copyPeople, cutPeople, loadFile, pastePeople } from "./pose_files.js";
 import { Filmstrip } from "./pose_filmstrip.js";
 import { fillPanel } from "./pose_panels.js";
+import { say } from "./pose_words.js";
 
 const CLIPBOARD = { copy: copyPeople, cut: cutPeople, paste: pastePeople };
 
@@ -131,12 +132,12 @@ export class Controls {
       if (action.enabled) button.disabled = !action.enabled(this.widget);
       const pressed = action.panel ? this.panel === action.id : action.pressed?.(this.widget);
       if (pressed !== undefined) button.setAttribute("aria-pressed", String(pressed));
-      if (action.id === "detect") button.textContent = pressed ? "Cancel" : action.label;
+      if (action.id === "detect") button.textContent = pressed ? say("Cancel") : action.label;
     }
   }
 
   tell(text, kind) {
-    this.note.textContent = text;
+    this.note.textContent = say(text);
     this.note.hidden = !text;
     this.note.classList.toggle("good", kind === "good");
   }
@@ -152,7 +153,7 @@ export class Controls {
     if (this.dialog) return this.dialog.close();
     const dialog = make("dialog", { className: "reposedm-editor large", testid: "dialog" }, this.body);
     this.dialog = dialog;
-    this.element.append(make("p", { textContent: "The pose is being edited in the large window." }));
+    this.element.append(make("p", { textContent: say("The pose is being edited in the large window.") }));
     for (const kind of ["keydown", "keyup", "pointerdown", "wheel"]) {
       dialog.addEventListener(kind, (event) => event.stopPropagation());  // not for the graph behind
     }

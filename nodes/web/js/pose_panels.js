@@ -5,6 +5,7 @@ import { drawSmall } from "./pose_drawing.js";
 import { preset } from "./pose_edits.js";
 import { make } from "./pose_elements.js";
 import { BODY, emptyPerson } from "./pose_parts.js";
+import { say } from "./pose_words.js";
 
 const SIDE = 72;  // of the picture of a preset, in layout pixels
 let presets = null;  // the promise of the file
@@ -45,7 +46,7 @@ function dimming(widget) {
   const slider = make("input", { type: "range", min: 0, max: 1, step: 0.05, value: widget.settings.dim,
     testid: "dimming" });
   slider.addEventListener("input", () => widget.set({ dim: Number(slider.value) }));
-  return make("label", { className: "slider" }, "Dim the picture", slider);
+  return make("label", { className: "slider" }, say("Dim the picture"), slider);
 }
 
 function helpPanel({ panelBox }) {
@@ -59,7 +60,7 @@ async function posesPanel(controls) {
   const { panelBox, widget } = controls;
   const more = make("input", { type: "checkbox", testid: "preset-adds" });
   const grid = make("div", { className: "grid" });
-  panelBox.append(make("label", {}, more, " add a person (or click with Shift)"), grid);
+  panelBox.append(make("label", {}, more, ` ${say("add a person (or click with Shift)")}`), grid);
   try {
     for (const { name, joints } of await loadPresets()) {
       const canvas = make("canvas", { width: 2 * SIDE, height: 2 * SIDE });
