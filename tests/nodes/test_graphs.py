@@ -40,9 +40,12 @@ def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
-@pytest.mark.parametrize("name", ["pose_transfer", "pose_guidance"])
-def test_graph_is_the_workflow_that_users_open(comfy, name):
-    assert to_api(load_workflow(ROOT / "workflows" / f"{name}.json"), comfy.object_info()) == read_graph(name)
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("pose_transfer", "01 Pose transfer (start here)"), ("pose_guidance", "08 Pose guidance, with and without")],
+)
+def test_graph_is_the_workflow_that_users_open(comfy, name, title):
+    assert to_api(load_workflow(ROOT / "workflows" / f"{title}.json"), comfy.object_info()) == read_graph(name)
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def test_names_of_files_that_are_none_are_refused(pack, value):
         for item in node.define_schema().inputs
         if item.id in ("checkpoint", "estimator", "example", "file")
     ]
-    assert len(nodes) == 5
+    assert len(nodes) == 6
     for node in nodes:
         (item, *_) = node.define_schema().inputs
         if value is not None:  # that stands for a link
