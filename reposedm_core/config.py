@@ -216,16 +216,20 @@ class DecoderConfig:
         kind: "none", the autoencoder's decoder alone, or "reference".
         widths: channels at 1/4, 1/8 … of the picture.
         latent_channels: C of the autoencoder.
+        decision, copying: in use, not in training: the factor of the logits of warp, plate and paint, and what is added
+            to the warp's before. Trained on means of what may be, shares blur; above 1 and 0 more is copied, sharply.
     """
 
     kind: str = "none"
     widths: tuple[int, ...] = (48, 80, 128)
     latent_channels: int = 16
+    decision: float = 1.0
+    copying: float = 0.0
 
     def __post_init__(self) -> None:
         check_known(self, kind=("none", "reference"))
         check_counts(self, widths=(2, 8))
-        check_ranges(self, widths=(1, WIDE), latent_channels=(1, LATENT))
+        check_ranges(self, widths=(1, WIDE), latent_channels=(1, LATENT), decision=(0.1, 100), copying=(-100, 100))
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ MINI_256 = ModelConfig(
     192,
     autoencoder=AutoencoderConfig(stride=16),
     aligner=AlignerConfig(kind="matching", kernels=(0, 9), shrink=2),
-    decoder=DecoderConfig("reference"),
+    decoder=DecoderConfig("reference", decision=2.0, copying=2.5),
 )
 """`mini` at 256×192 (**ours**): all networks but the decoder work at half that size."""
 
@@ -166,5 +166,5 @@ PRESETS: dict[str, ModelConfig] = {
 }
 """Every named model and, as NAME-b1 and NAME-b2, its ablations; `sd21` is RePoseSD (eq. 17)."""
 
-SHIPPED_PRESET = "mini"
+SHIPPED_PRESET = "mini-256"
 """Name of the preset whose weights come with the package: its settings are the defaults of the nodes."""

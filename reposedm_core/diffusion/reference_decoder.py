@@ -133,4 +133,7 @@ class ReferenceDecoder(nn.Module):
         # Before training: the warp where the source shows the person, the plate off the person, else the latent.
         seen = reference.person * reference.visibility
         prior = torch.cat([seen, 1 - reference.person, reference.person - seen], 1).clamp(min=0.01).log()
-        return (choice + prior).softmax(1), decoded + change
+        logits = choice + prior
+        if not self.training:
+            logits = self.config.decision * (logits + logits.new_tensor([self.config.copying, 0, 0])[:, None, None])
+        return logits.softmax(1), decoded + change

@@ -60,6 +60,18 @@ def test_the_grid_of_blocks_does_not_show():
     torch.testing.assert_close(smooth(even), even)
 
 
+def test_in_use_it_is_more_decided_and_copies_more():
+    told = given()
+    plain, decided = build(True), build(True, decision=2.0, copying=1.5)
+    shares, paint = plain.shares(*told)
+    logits = 2 * (shares.log() + torch.tensor([1.5, 0, 0])[:, None, None])
+    found = decided.shares(*told)
+    torch.testing.assert_close(found[0], logits.softmax(1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found[1], paint)
+    assert found[0][:, 0].mean() > shares[:, 0].mean() + 0.1
+    torch.testing.assert_close(decided.train().shares(*told)[0], shares)
+
+
 def test_its_own_paint_is_what_it_would_show_alone():
     decoder, (decoded, latent, reference) = build(True), given()
     picture, paint = decoder(decoded, latent, reference, with_paint=True)
