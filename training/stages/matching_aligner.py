@@ -27,6 +27,7 @@ from training.data.groups import (
     random_groups,
     rows_of,
 )
+from training.data.mistakes import mistaken
 from training.data.people_set import Pairs, People
 from training.engine.picture_grid import picture_grid
 from training.engine.stage import Plan, Stage, example_seeds
@@ -38,6 +39,8 @@ PASTED = 0.5
 """Share of the groups before another background."""
 BLIND = 1 / 3
 """Share of the pairs without the source's pose."""
+MISTAKEN = 0.7
+"""Share of the sources whose pose is as an estimator finds it (`data.mistakes`); of the others it is exact."""
 MATCH, BENT, CHOICE = 0.5, 0.5, 1.0
 """Factors of the matching loss, of the bending loss and of the loss of the choice."""
 MATCHED = 0.5
@@ -218,10 +221,9 @@ class MatchingAlignerStage(Stage):
         per_pair = [rng for rng in rngs for _ in range(len(batch["flow"]) // len(rngs))]
         batch["with_pose"] = torch.tensor([rng.random() >= BLIND for rng in per_pair])
         joints = batch["joints"]
-        for rng, points in zip(each, joints, strict=True):  # an estimator's errors
-            if rng.random() < 0.5:
-                points[:, :2] += torch.from_numpy(rng.normal(0, 0.008 * self.size[0], (18, 2)).astype(np.float32))
-                points[torch.from_numpy(rng.random(18) < 0.04)] = 0
+        for rng, points in zip(each, joints, strict=True):
+            if rng.random() < MISTAKEN:
+                points.copy_(torch.from_numpy(mistaken(rng, points.numpy(), self.size[0])))
         batch["seen_skeletons"] = self._drawn(joints)
         half = np.array([self.size[1] / 2, self.size[0] / 2], np.float32) * 128 / self.size[0]
         for n in range(self.later):
@@ -340,8 +342,8 @@ class MatchingAlignerStage(Stage):
         return {"loss": total, **values, "bent": bent, "visibility": unsure, "person": person}
 
     def validate(self, network: MatchingPoseAligner) -> dict[str, float]:
-        """End-point error in pixels of 128 of every iteration: epe1 … with the source's pose, blind1 … without; and
-        still2 …: what an iteration leaves of a disturbance of the truth."""
+        """End-point error in pixels of 128 of every iteration: epe1 … with the source's pose, mistaken1 … with one as
+        an estimator finds it, blind1 … without; still2 …: what an iteration leaves of a disturbance of the truth."""
         rows: list[dict[str, float]] = []
         pairs = self.held_out.fixed_pairs(128)
         for first in range(0, len(pairs), 16):
@@ -379,8 +381,15 @@ class MatchingAlignerStage(Stage):
 
         start = start_from(batch["at"], batch["to"], batch["source"])
         values = {"epe0": error(start.map)}
-        maps, blind = (network(batch["source"], batch["skeleton"], start=known).maps for known in (start, None))
-        for label, found in (("epe", maps), ("blind", blind)):
+        at = [
+            torch.from_numpy(mistaken(np.random.default_rng(int(one)), points.numpy(), self.size[0]))
+            for one, points in zip(pairs.identity, batch["at"].cpu(), strict=True)
+        ]
+        misled = start_from(torch.stack(at).to(self.device), batch["to"], batch["source"])
+        maps, wrongly, blind = (
+            network(batch["source"], batch["skeleton"], start=known).maps for known in (start, misled, None)
+        )
+        for label, found in (("epe", maps), ("mistaken", wrongly), ("blind", blind)):
             values |= {f"{label}{n}": error(each) for n, each in enumerate(found, 1)}
         generator = torch.Generator().manual_seed(0)
         field = torch.randn(len(pairs), 2, 4, 3, generator=generator).to(self.device) * 5 / half

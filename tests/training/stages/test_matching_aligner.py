@@ -95,7 +95,7 @@ def test_a_third_goes_without_the_pose_and_an_estimators_errors_are_only_in_what
     assert batch["with_pose"].float().mean() == pytest.approx(2 / 3, abs=0.12)
     assert batch["chosen0"].float().mean() == pytest.approx(1 / 2, abs=0.12)
     noisy = (batch["joints"] != batch["target_joints"]).flatten(1).any(1)
-    assert noisy.float().mean() == pytest.approx(1 / 2, abs=0.2)
+    assert noisy.float().mean() == pytest.approx(0.67, abs=0.2)
     assert torch.equal(batch["seen_skeletons"][~noisy], batch["skeletons"][~noisy])
     assert not torch.equal(batch["seen_skeletons"][noisy], batch["skeletons"][noisy])
     pixels = batch["field0"] * torch.tensor([48.0, 64.0]).view(1, 2, 1, 1)
@@ -209,6 +209,7 @@ def test_a_run_leaves_an_aligner_and_its_measures(second_config, people, tmp_pat
         "epe1",
         "epe2",
         "epe3",
+        "mistaken1",
         "blind1",
         "blind2",
         "blind3",
