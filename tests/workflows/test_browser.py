@@ -43,7 +43,7 @@ SMALL = {
         "RePoseDMSDConditioning": {"width": 64, "height": 96},
         "KSampler": {"steps": 2},
     },
-    "05 Animation from two poses": {"RePoseDMInterpolatePoses": {"frames": 3}, "RePoseDMKSampler": {"steps": 2}},
+    "05 Animation from two poses": {"RePoseDMInterpolatePoses": {"frames": 4}, "RePoseDMKSampler": {"steps": 2}},
 }
 NEEDS_WEIGHTS = ("07 Pose guidance on your own checkpoint", "09 Text and pose to picture (HumanSD)")
 EXAMPLE = 256, 192
@@ -115,10 +115,10 @@ def check_numbers(tab, _comfy):
 
 
 def check_animation(_tab, comfy):
-    """The animation has a frame a pose, and they differ."""
+    """The animation has a frame per pose, there and back; of three the last two would be one pose."""
     (file,) = comfy.output.glob("reposedm/pose_animation_*.webp")
     with Image.open(file) as animation:
-        assert animation.n_frames == 3
+        assert animation.n_frames == 4
         frames = [np.asarray(frame.convert("RGB")).astype(int) for frame in ImageSequence.Iterator(animation)]
     assert all(np.abs(one - other).mean() > 1 for one, other in itertools.pairwise(frames))
 
