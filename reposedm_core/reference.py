@@ -13,9 +13,9 @@ from .images import from_uint8, to_uint8
 
 FILL_ROWS = 128
 """Rows at which a plate is filled in at most; the fill is enlarged to the picture's size."""
-MARGIN = 0.016
+MARGIN = 0.008
 """Of the height: how far around the source's person the plate is filled in, and around both the result is painted."""
-SURE = 0.1
+SURE = 0.3
 """Probability of the person from which a pixel counts as one of the person's."""
 
 

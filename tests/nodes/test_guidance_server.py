@@ -218,7 +218,7 @@ def test_cancelled_in_a_guided_step_and_the_next_prompt_runs(server):
     ("options", "problem"),
     [
         ({"joints": "tail"}, "joints - 'tail' is no joint; name some of"),
-        ({"people": "the left one"}, "people - 'the left one' is no person; give numbers"),
+        ({"people": "the left one"}, "people: 'the left one' is no person; give numbers"),
         ({"people": "3"}, "people: frame 0 of the pose .* has 1 people and none of those chosen"),
         ({"decoder": "taehv"}, "Value not in list: decoder"),
         ({"every_nth_step": 0}, "every_nth_step"),
