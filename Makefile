@@ -19,7 +19,7 @@ demo: host  ## pose transfer in a headless ComfyUI; SOURCE=picture POSE=keypoint
 
 test: host  ## the whole test suite, on as many cores as there are (four at most); ARGS= goes to pytest
 	@.ci/system-packages.sh video chromium
-	@$(PY) -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup $(ARGS)
+	@$(PY) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: host  ## ruff alone: its rules and its format
 	@$(PY) -m ruff check .

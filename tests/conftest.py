@@ -30,8 +30,7 @@ from reposedm_core.networks import Networks, build_networks, parts_of
 from workflows.comfy_server import ROOT, ComfyServer, read_host
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SHARED = {"comfy", "browser"}
-STARTING = {*SHARED, "processes"}
+STARTING = {"comfy", "browser", "processes"}
 """Fixtures that start processes: a test that asks for one is marked like those that start some themselves."""
 
 
@@ -122,14 +121,10 @@ def pack() -> Iterator[ModuleType]:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    served = {item.path for item in items if not SHARED.isdisjoint(item.fixturenames)}
+def pytest_collection_modifyitems(items):
     for item in items:
         if not STARTING.isdisjoint(item.fixturenames):
             item.add_marker("processes")
-        if config.pluginmanager.hasplugin("xdist"):
-            # What a file makes for its tests is made in one process, and one of them alone has server and browser.
-            item.add_marker(pytest.mark.xdist_group("server" if item.path in served else str(item.path)))
     if CHROMIUM is None:
         for item in items:
             if item.get_closest_marker("browser"):

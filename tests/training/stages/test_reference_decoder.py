@@ -147,7 +147,7 @@ def test_training_moves_the_decoder_alone(networks, people, tmp_path):
         optimiser.zero_grad()
         losses[-1].backward()
         optimiser.step()
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     assert [name for name, value in decoder.named_parameters() if torch.equal(value, before[name])] == []
     assert not any(p.requires_grad or p.grad is not None for part in stage.networks.values() for p in part.parameters())
 
