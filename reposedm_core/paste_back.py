@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .crop import Crop, resize
 from .errors import InputError
-from .reference import grown
+from .reference import faded, grown
 
 ROWS = 1024
 """Rows at which a seam is looked at, at most: shares and colours of a seam have no finer detail."""
@@ -101,7 +101,7 @@ def _share(crop: Crop, mask: Tensor | None, seam: Seam) -> Tensor:
             return resize(mask, size)
         share = grown(resize(mask, small)[None], grow)[0]
         if fade:  # inwards and outwards alike
-            share = _faded(share, fade)
+            share = faded(share[None], fade)[0]
     if fade:
         # Towards the box's own sides it fades too, other than where the picture ends.
         edges = _ramp(small[0], crop.top > 0, crop.top + crop.height < crop.picture[0], fade)[:, None]
@@ -110,16 +110,6 @@ def _share(crop: Crop, mask: Tensor | None, seam: Seam) -> Tensor:
     if small == size:
         return share
     return F.interpolate(share[None], size, mode="bilinear", align_corners=False)[0].clamp(0, 1)
-
-
-def _faded(share: Tensor, pixels: int) -> Tensor:
-    """A mask (1, h, w) blurred over about so many pixels; 0 that far from it."""
-    from kornia.filters import box_blur
-
-    side = 2 * max(1, round(pixels / 2)) + 1
-    for _ in range(2):  # a fade without corners
-        share = box_blur(share[None], side, "replicate", separable=True)[0]
-    return torch.where(share < 1e-4, 0, share).clamp(0, 1)
 
 
 def _ramp(count: int, first: bool, last: bool, fade: int) -> Tensor:

@@ -27,6 +27,16 @@ def grown(mask: Tensor, pixels: int) -> Tensor:
     return F.max_pool2d(mask, (1, 2 * pixels + 1), stride=1, padding=(0, pixels))
 
 
+def faded(mask: Tensor, pixels: int) -> Tensor:
+    """A mask (B, 1, H, W) in 0..1 blurred over about so many pixels, at least one; 0 that far from it."""
+    from kornia.filters import box_blur
+
+    side = 2 * max(1, round(pixels / 2)) + 1
+    for _ in range(2):  # a fade without corners
+        mask = box_blur(mask, side, "replicate", separable=True)
+    return torch.where(mask < 1e-4, 0, mask).clamp(0, 1)
+
+
 def make_plate(source: Tensor, person: Tensor) -> tuple[Tensor, Tensor]:
     """The source without its person.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .images import in_turn
-from .reference import grown
+from .reference import faded, grown
 
 ROWS = 1024
 """Side up to which a mask is grown and blurred as it is; a larger one is made at that."""
@@ -55,12 +55,7 @@ def reveal_mask(
     anew = torch.maximum(away * (1 - seen * here), floor * here)
     pixels, fade = (round(part / 100 * size[0]) for part in (grow, blur))
     anew = grown(anew, pixels)
-    if fade:
-        from kornia.filters import box_blur
-
-        side = 2 * max(1, round(fade / 2)) + 1
-        for _ in range(2):
-            anew = box_blur(anew, side, "replicate", separable=True)
+    anew = faded(anew, fade) if fade else anew
     return torch.where(anew < 1e-4, 0, anew).clamp(0, 1)[:, 0]
 
 
