@@ -18,7 +18,7 @@ from .host.inputs import checked
 from .loaders import RePoseDMExample, RePoseDMLoader
 from .paste_back import PasteBack
 from .pose_io import DrawPose, LoadPose, SavePose
-from .pose_tools import EditPose, InterpolatePoses, RetargetPose, SelectPerson
+from .pose_tools import EditPose, InterpolatePoses, RetargetPose, SelectPerson, SmoothPoses
 from .reposesd import FormerRePoseSDLoader, RePoseSDLoader
 from .reposesd_conditioning import RePoseSDConditioning
 from .reveal_mask import RevealMask
@@ -42,6 +42,7 @@ NODES: list[type[io.ComfyNode]] = [
         DrawPose,
         PoseEditor,
         SelectPerson,
+        SmoothPoses,
         RetargetPose,
         EditPose,
         InterpolatePoses,

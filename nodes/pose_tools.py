@@ -1,4 +1,4 @@
-"""Select Person, Retarget Pose, Edit Pose and Interpolate Poses."""
+"""Select Person, Smooth Poses, Retarget Pose, Edit Pose and Interpolate Poses."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ..reposedm_core.pose import (
     interpolate_poses,
     retarget_pose,
     select_people,
+    smooth_poses,
 )
 from ..reposedm_core.pose.skeleton import OPENPOSE18
 from .host.poses import asked_to_stop, read_poses, write_poses
@@ -96,6 +97,67 @@ class SelectPerson(io.ComfyNode):
         elif empty_frames == "leave out":
             poses = [frame for frame in poses if len(frame.joints)]
         return io.NodeOutput(write_poses(poses))
+
+
+class SmoothPoses(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RePoseDMSmoothPoses",
+            display_name="Smooth Poses",
+            category=CATEGORY,
+            description="Makes the poses of a video smooth: no trembling, no joints that jump, gaps filled, and "
+            "everybody stays who he is.",
+            search_aliases=[
+                "smooth video",
+                "one euro filter",
+                "temporal filter",
+                "stabilize pose",
+                "jitter",
+                "flicker",
+            ],
+            inputs=[
+                PoseKeypoint.Input("pose", tooltip="The poses of a video, frame by frame, with any number of people."),
+                io.Float.Input(
+                    "smoothing",
+                    default=3.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.5,
+                    tooltip="Over how many frames joints at rest are averaged. More is calmer; 0 does not smooth.",
+                ),
+                io.Float.Input(
+                    "fast_moves",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.1,
+                    tooltip="How closely fast moves are followed: joints are averaged less the faster they move. 0: "
+                    "all moves are averaged alike, and fast ones get smaller.",
+                ),
+                io.Int.Input(
+                    "fill_gaps",
+                    default=8,
+                    min=0,
+                    max=999,
+                    tooltip="For how many frames a joint or a person may be missing and is filled in from before and "
+                    "after. Joints that jump away for a frame or two are filled in too. 0 fills nothing.",
+                ),
+                io.Boolean.Input(
+                    "one_person",
+                    default=False,
+                    tooltip="Follow one person only: who is largest and longest in the picture.",
+                ),
+            ],
+            outputs=[PoseKeypoint.Output("pose", tooltip="As many frames, smooth in time.")],
+        )
+
+    @classmethod
+    def execute(cls, pose: Any, smoothing: float, fast_moves: float, fill_gaps: int, one_person: bool) -> io.NodeOutput:
+        (poses,) = agreed(read_poses(pose, "pose"))
+        return io.NodeOutput(
+            write_poses(smooth_poses(poses, smoothing, fast_moves, fill_gaps, one_person, asked_to_stop))
+        )
 
 
 class RetargetPose(io.ComfyNode):

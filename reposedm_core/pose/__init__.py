@@ -20,6 +20,7 @@ from .parsing import (
 )
 from .people import ORDERS, broadcast_frames, match_people, select_people
 from .retarget import ANCHORS, retarget_pose
+from .smooth import smooth_poses
 
 __all__ = [
     "ANCHORS",
@@ -54,5 +55,6 @@ __all__ = [
     "render_heatmaps",
     "retarget_pose",
     "select_people",
+    "smooth_poses",
     "to_keypoints",
 ]

@@ -149,7 +149,7 @@ def _between(one: Pose, other: Pose, people: Sequence[Sequence[int | None]], t: 
     shown, ids = [], []
     for i, j in people:
         if i is not None and j is not None:
-            shown.append(_person_between([part[i] for part in one.parts], [part[j] for part in other.parts], t, turn))
+            shown.append(person_between([part[i] for part in one.parts], [part[j] for part in other.parts], t, turn))
             ids.append(other.ids[j] if one.ids[i] is None else one.ids[i])
         elif i is not None and t < 0.5:
             shown.append([part[i] for part in one.parts])
@@ -162,7 +162,7 @@ def _between(one: Pose, other: Pose, people: Sequence[Sequence[int | None]], t: 
     return one.with_parts(*(np.stack(parts) for parts in zip(*shown, strict=True)), ids=ids)
 
 
-def _person_between(one: Sequence[np.ndarray], other: Sequence[np.ndarray], t: float, turn: bool) -> list[np.ndarray]:
+def person_between(one: Sequence[np.ndarray], other: Sequence[np.ndarray], t: float, turn: bool) -> list[np.ndarray]:
     """The `PARTS` of one person between those of two poses."""
     old, new = with_mid_hip(one[0]), with_mid_hip(other[0])
     has_old, has_new = old[:, 2] > 0, new[:, 2] > 0

@@ -117,8 +117,9 @@ def retarget_pose(
 ) -> list[Pose]:
     """Give the people of the target the limbs of the people of the source.
 
-    The first takes those of the first, the second of the second; one person of the source serves everybody. Who has
-    no counterpart stays as he is. Hands, feet and faces move with their limb and take the source's size, a hand that
+    The first takes those of the first, the second of the second; one person of the source serves everybody. Who is
+    who in the frames is said by the ids, where everybody has one, else by the order. Who has no counterpart stays as he
+    is. Hands, feet and faces move with their limb and take the source's size, a hand that
     the source does not show that of its forearm, feet that of the shins. Limbs that cannot be compared, because one of
     the two does not show them, change as the whole person does. The source is letterboxed to the target's canvas
     before it is compared.
@@ -143,7 +144,7 @@ def retarget_pose(
     if together:
         fitted = [frame.resized(target[0].height, target[0].width) for frame in source]
         ratios = _people_ratios(target, fitted, size, tick)
-        plans = [(frame, ratios) for frame in target]
+        plans = [(frame, [ratios[who] for who in order]) for frame, order in zip(target, _who(target), strict=True)]
     else:
         plans = [
             (frame, _people_ratios([frame], [other.resized(frame.height, frame.width)], size, tick))
@@ -203,12 +204,30 @@ def _people_ratios(
     target: Sequence[Pose], source: Sequence[Pose], size: bool, tick: Callable[[], object]
 ) -> list[_Ratios | None]:
     """The ratios of everybody in the target's frames; None for who has no counterpart or nothing to compare."""
-    people, others = (max((len(frame.joints) for frame in frames), default=0) for frames in (target, source))
+    people, others = (_by_person(frames) for frames in (target, source))
     ratios = []
-    for person in range(people):
+    for person, seen in enumerate(people):
         tick()
-        ratios.append(_ratios(_measured(target, person), _measured(source, 0 if others == 1 else person), size))
+        number = 0 if len(others) == 1 else person
+        ratios.append(_ratios(_measured(seen), _measured(others[number] if number < len(others) else []), size))
     return ratios
+
+
+def _who(frames: Sequence[Pose]) -> list[list[int]]:
+    """Who everybody in each frame is, counted from 0: by the ids in the order in which they appear, or by the place."""
+    if any(None in frame.ids or len(set(frame.ids)) < len(frame.ids) for frame in frames):
+        return [list(range(len(frame.joints))) for frame in frames]
+    order: dict[int | None, int] = {}
+    return [[order.setdefault(who, len(order)) for who in frame.ids] for frame in frames]
+
+
+def _by_person(frames: Sequence[Pose]) -> list[list[Pose]]:
+    """The frames of every person alone."""
+    found: dict[int, list[Pose]] = {}
+    for frame, order in zip(frames, _who(frames), strict=True):
+        for number, who in enumerate(order):
+            found.setdefault(who, []).append(frame.take([number]))
+    return [found[who] for who in range(len(found))]
 
 
 def _frame_rebuilt(frame: Pose, ratios: Sequence[_Ratios | None], anchor: str) -> Pose:
@@ -222,9 +241,8 @@ def _frame_rebuilt(frame: Pose, ratios: Sequence[_Ratios | None], anchor: str) -
     return frame.with_parts(*map(np.concatenate, zip(*(person.parts for person in people), strict=True)))
 
 
-def _measured(frames: Sequence[Pose], person: int) -> tuple[np.ndarray, float]:
-    """Sizes of a person's limbs (9,) and hands over all frames that show him; NaN for what none shows."""
-    frames = [frame.take([person]) for frame in frames if person < len(frame.joints)]
+def _measured(frames: Sequence[Pose]) -> tuple[np.ndarray, float]:
+    """Sizes of the limbs (9,) and hands of one person over frames of him alone; NaN for what none shows."""
     if not frames:
         return np.full(len(_NAMES), np.nan), np.nan
     seen = _sizes(frames)

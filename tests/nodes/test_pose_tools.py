@@ -75,6 +75,7 @@ def crowd(count):
 
 TOOLS = {
     "RePoseDMSelectPerson": lambda frame: ((frame,), {}),
+    "RePoseDMSmoothPoses": lambda frame: ((frame,), {}),
     "RePoseDMRetargetPose": lambda frame: ((frame, FRAME), {}),
     "RePoseDMEditPose": lambda frame: ((frame,), {}),
     "RePoseDMInterpolatePoses": lambda frame: ((frame,), {"end_pose": frame, "frames": 3}),
@@ -162,6 +163,34 @@ def test_select_person_of_a_sequence_with_a_gap(pack, choice, people):
     assert [len(frame["people"]) for frame in frames] == people
     (before,) = run(pack, "RePoseDMSelectPerson", [FRAME, EMPTY, crowd(2)])
     assert [len(frame["people"]) for frame in before] == [1, 0, 1]  # of workflows without the widget
+
+
+def test_smoothing_with_its_widgets(pack):
+    """A person who trembles and is missing once, and a smaller one beside him."""
+    rng = np.random.default_rng(0)
+    shaken = [flat(POINTS + rng.normal(0, 0.5, POINTS.shape)) for _ in range(8)]
+    beside = {"pose_keypoints_2d": flat(POINTS / 2 + [150, 0])}
+    people = [
+        [{"pose_keypoints_2d": points}, beside] if number != 4 else [beside] for number, points in enumerate(shaken)
+    ]
+    frames = [{"people": seen, "canvas_width": 200, "canvas_height": 128} for seen in people]
+
+    def trembles(result):
+        points = np.array([frame["people"][0]["pose_keypoints_2d"] for frame in result])
+        return np.abs(np.diff(points, 2, 0)).mean()
+
+    (smooth,) = run(pack, "RePoseDMSmoothPoses", frames)
+    assert [len(frame["people"]) for frame in smooth] == [2] * 8
+    assert [[person["person_id"] for person in frame["people"]] for frame in smooth] == [[[0], [1]]] * 8
+    (calmer,) = run(pack, "RePoseDMSmoothPoses", frames, smoothing=20, fast_moves=0)
+    (filled,) = run(pack, "RePoseDMSmoothPoses", frames, smoothing=0)
+    assert trembles(calmer) < 0.5 * trembles(smooth) < 0.25 * trembles(filled)
+    (alone,) = run(pack, "RePoseDMSmoothPoses", frames, one_person=True)
+    assert [[person["pose_keypoints_2d"] for person in frame["people"]] for frame in alone] == [
+        [frame["people"][0]["pose_keypoints_2d"]] for frame in smooth
+    ]
+    (gaps,) = run(pack, "RePoseDMSmoothPoses", frames, fill_gaps=0, one_person=True)
+    assert 0 in [len(frame["people"]) for frame in gaps] and len(gaps) == 8
 
 
 def test_retarget_takes_size_only_when_asked(pack):

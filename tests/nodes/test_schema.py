@@ -20,6 +20,7 @@ NAMES = {
     "RePoseDMPoseEditor": "Pose Editor",
     "RePoseDMSavePose": "Save Pose",
     "RePoseDMSelectPerson": "Select Person",
+    "RePoseDMSmoothPoses": "Smooth Poses",
     "RePoseDMRetargetPose": "Retarget Pose",
     "RePoseDMEditPose": "Edit Pose",
     "RePoseDMInterpolatePoses": "Interpolate Poses",

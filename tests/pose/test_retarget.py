@@ -269,6 +269,19 @@ def test_nothing_in_common_is_an_error(whole: Pose) -> None:
         retarget_pose([whole], [whole], anchor="ears")
 
 
+def test_ids_say_who_is_who_where_somebody_is_missing(whole: Pose) -> None:
+    """Every person keeps one scale over the frames, though the numbers of people change."""
+    small = edit_people(whole, scale=0.5, shift=(60, 0))
+    both = whole.with_parts(*map(np.concatenate, zip(whole.parts, small.parts, strict=True)), ids=(4, 2))
+    tall = stretched(whole, {9: 1.4, 12: 1.4, 10: 1.4, 13: 1.4})
+    source = both.with_parts(*map(np.concatenate, zip(tall.parts, small.parts, strict=True)), ids=(0, 1))
+    frames = [both, both.take([1]), both.take([1, 0])]
+    first, alone, turned = retarget_pose(frames, [source], size=True)
+    assert lengths(first)[9, 8] == pytest.approx(1.4 * lengths(whole)[9, 8], rel=0.01)
+    assert_same(alone, first.take([1]), 1e-3)
+    assert_same(turned, first.take([1, 0]), 1e-3)
+
+
 def test_one_pixel(whole: Pose) -> None:
     (result,) = retarget_pose([whole.resized(1, 1)], [whole], size=True)
     assert_same(result, whole.resized(1, 1), 1e-3)

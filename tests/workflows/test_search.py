@@ -12,6 +12,8 @@ WANTED = {
     "animate": "Interpolate Poses",
     "animation": "Interpolate Poses",
     "pose video": "Interpolate Poses",
+    "jitter": "Smooth Poses",
+    "flicker": "Smooth Poses",
     "try on": "Garment Transfer",
     "tryon": "Garment Transfer",
     "outfit": "Garment Transfer",
