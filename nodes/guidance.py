@@ -229,8 +229,10 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     decode_size,
                     chosen_people(people),
                     chosen.strength,
+                    chosen.update,
                 ),
                 (chosen.start, chosen.end),
+                chosen.mask,
             )
         )
 
@@ -246,10 +248,11 @@ def guided(
     joints: str,
     settings: Settings,
     window: tuple[float, float],
+    mask: str = "union",
 ) -> Any:
     """A clone of `model` with the guidance behind all that is there already; its networks come with the model."""
     decoding = decoder(kind, vae, model)
-    field = PoseInteractionField(own_copy(estimator.patcher), space, threshold, joints=chosen_joints(joints))
+    field = PoseInteractionField(own_copy(estimator.patcher), space, threshold, mask, joints=chosen_joints(joints))
     networks = FieldNetworks(field, decoding.network)
     result = model.clone()
     others = result.get_additional_models_with_key(FIELD)  # of a guidance before this one

@@ -258,6 +258,10 @@ class ScheduleConfig:
 
 SPACES, MASKS = ("heatmaps", "features"), ("union", "predicted")
 """What the field compares, and where."""
+UPDATES = ("eq15", "eq14")
+"""How its gradient enters: equation 15 as printed, or equations 13 and 14 with their η; see `FieldConfig.update`."""
+TARGETS = ("skeleton", "picture")
+"""What stands for the target pose in training."""
 
 
 @dataclass(frozen=True)
@@ -328,9 +332,15 @@ class FieldConfig:
         mask: where, "union" (**ours**) or "predicted" (the paper); see `PoseInteractionField`.
         limit: largest step in sampling, relative to ŷ_0 (**ours**, see `guide_x0`); 0 is eq. 15 as written, which
             grows with σ beyond all pictures.
-        training: factor of √(1-ᾱ_t) ∇G in the training loss (eq. 3, 15); 0 trains without the field.
+        training: factor of the gradient's step in the training loss (eq. 3, 15); 0 trains without the field.
         estimate: the picture it is computed on in training: "noise", VAE_dec(ε - ε_θ) as in eq. 10, or "x0", the
             decoded ŷ_0.
+        update: the gradient's step, in training and sampling alike. The paper contradicts itself: "eq15" is eq. 15 as
+            printed, ε̃ = ε + √(1-ᾱ_t) ∇G, which moves ŷ_0 by -(1-ᾱ_t)/√ᾱ_t ∇G, 157 ∇G at the first step; "eq14" is
+            eqs. 13-14 with the η = √(1-ᾱ_t) below eq. 15, ε̃ = ε + √ᾱ_t ∇G, which moves ŷ_0 by -√(1-ᾱ_t) ∇G, never
+            more than ∇G.
+        target: the valid pose P of eq. 11 in training: "skeleton", what the joints say (drawn, as the paper's P, in
+            space "features"), or "picture", the true picture as the decoder gives it back (**ours**).
     """
 
     strength: float = 0.1
@@ -341,9 +351,11 @@ class FieldConfig:
     limit: float = 0.1
     training: float = 0.0
     estimate: str = "x0"
+    update: str = "eq15"
+    target: str = "skeleton"
 
     def __post_init__(self) -> None:
-        check_known(self, space=SPACES, mask=MASKS, estimate=("noise", "x0"))
+        check_known(self, space=SPACES, mask=MASKS, estimate=("noise", "x0"), update=UPDATES, target=TARGETS)
         check_ranges(self, strength=(-1e6, 1e6), start=(0, 1), end=(0, 1), limit=(0, 1e6), training=(-1e6, 1e6))
 
 

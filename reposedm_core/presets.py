@@ -44,8 +44,9 @@ pose_higher_hrnet_w48_640.pth. For one of mmpose's that was trained with UDP: `r
 STABLE_DIFFUSION_VAE = AutoencoderConfig(kind="kl", channels=4, widths=(128, 256, 512, 512), scaling=0.18215)
 """Stable Diffusion's autoencoder, whose public weights load unchanged."""
 
-PAPER_FIELD = FieldConfig(1.0, 0.0, 1.0, space="features", mask="predicted", training=1.0)
-"""The paper's field, in every step of training and sampling; the bound of a step is **ours** here, too."""
+PAPER_FIELD = FieldConfig(1.0, 0.0, 1.0, space="features", mask="predicted", training=1.0, estimate="noise")
+"""The paper's field, in every step of training and sampling, for RePoseSD too (section 4.4); the bound of a step is
+**ours** here, too."""
 
 VARIANTS = ("b1", "b2")
 
@@ -112,7 +113,7 @@ def _paper(name: str, height: int, width: int, block_channels: tuple[int, ...], 
         ),
         schedule=ScheduleConfig(prediction="epsilon"),
         estimator=ESTIMATORS["w48"],
-        field=replace(PAPER_FIELD, estimate="noise"),
+        field=PAPER_FIELD,
     )
 
 

@@ -97,6 +97,9 @@ def test_the_papers_presets_are_the_papers():
         assert config.field.training == config.field.strength == 1
         assert (config.field.space, config.field.mask) == ("features", "predicted")
         assert (config.field.start, config.field.end) == (0, 1)
+        assert (config.field.update, config.field.target) == ("eq15", "skeleton")
+        assert config.field == PRESETS["sd21"].field, "eq. 10's estimate in section 4.4 as in section 3.3"
+        assert config.field.estimate == "noise"
 
 
 def test_configurations_survive_json():

@@ -26,6 +26,8 @@ class FieldPreset:
     space: str = "heatmaps"
     limit: float = 0.1
     normalise: bool = False
+    mask: str = "union"
+    update: str = "eq15"
 
 
 STOCK_FIELD = FieldPreset(strength=0.2, start=0.15, end=0.7, normalise=True)
@@ -41,4 +43,9 @@ def preset_of(kind: str, model: Any) -> tuple[FieldPreset, str]:
     said: FieldConfig | None = getattr(model.model, SAYS, None)
     if kind == STOCK or said is None:
         return STOCK_FIELD, "" if kind == STOCK else UNSAID
-    return FieldPreset(said.strength or 1.0, said.start, said.end, said.space, said.limit), ""
+    return (
+        FieldPreset(
+            said.strength or 1.0, said.start, said.end, said.space, said.limit, mask=said.mask, update=said.update
+        ),
+        "",
+    )

@@ -27,8 +27,8 @@ from ...reposedm_core.images import fit_image
 from ...reposedm_core.pose import Pose
 from ...reposedm_core.presets import SHIPPED_PRESET
 from .decoding import Decoder, out_of_memory, reduced
+from .field_presets import SAYS
 from .poses import poses_in_turn
-from .reposedm_model import RePoseDMModel
 from .sockets import BATCH_INDEX, FIELD, FIELD_STRENGTH
 
 RUNS = "reposedm_field_runs"
@@ -60,6 +60,7 @@ class Settings:
     share: float = 1.0
     people: tuple[int, ...] | None = (0,)
     unit: float = 1.0
+    update: str = "eq15"
 
 
 class FieldNetworks(nn.Module):
@@ -186,7 +187,8 @@ class Guidance:
                 "batch, other samplers do not."
             )
         size = tuple(side * self.decoding.stride for side in x0.shape[-2:])
-        weight = args["cond_scale"] if isinstance(args["model"], RePoseDMModel) else 1.0
+        # eq. 16: w_c weighs the gradient as well, with a model whose file has a field
+        weight = args["cond_scale"] if hasattr(args["model"], SAYS) else 1.0
         flow = isinstance(args["model"].model_sampling, comfy.model_sampling.CONST)
         try:
             wanted = size, (0,) if len(self.poses) == 1 else tuple(turn)
@@ -221,6 +223,7 @@ class Guidance:
             strength,
             limit=self.settings.limit,
             normalise=self.settings.normalise,
+            update=self.settings.update,
             chunk=at_a_time(size, self.native, self.settings.share),
         )
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import torch
 
+from ..config import UPDATES
+from ..errors import InputError, quoted
+
 
 def classifier_free(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
     """eq. 16 without its gradient: ε_uncond + w_c (ε_cond − ε_uncond), for ε-, v- or x̂₀-predictions alike.
@@ -39,20 +42,45 @@ LEAST_ALPHA_BAR = 4e-5
 """About ᾱ_T of the linear schedule."""
 
 
+def noise_factor(alpha_bar: torch.Tensor, update: str = "eq15") -> torch.Tensor:
+    """What ∇G is multiplied by in ε̃ = ε + factor · ∇G, from ᾱ_t.
+
+    "eq15": √(1 − ᾱ_t), eq. 15 as printed. "eq14": √ᾱ_t, which is eq. 14 with Δy_0 = −η ∇G and η = √(1 − ᾱ_t), the
+    scale factor that the paper takes over. Eq. 15 would follow from eq. 14 with η = (1 − ᾱ_t) / √ᾱ_t alone.
+    """
+    return (1 - alpha_bar).sqrt() if _is_equation_15(update) else alpha_bar.sqrt()
+
+
+def clean_factor(alpha_bar: torch.Tensor, update: str = "eq15") -> torch.Tensor:
+    """The same on the clean estimate, x̂₀ − factor · ∇G: (1 − ᾱ_t) / √ᾱ_t with "eq15", √(1 − ᾱ_t) with "eq14"."""
+    return (1 - alpha_bar) / alpha_bar.sqrt() if _is_equation_15(update) else (1 - alpha_bar).sqrt()
+
+
+def _is_equation_15(update: str) -> bool:
+    if update not in UPDATES:
+        raise InputError(f"field.update = {quoted(update)}: known are {', '.join(UPDATES)}.")
+    return update == "eq15"
+
+
 def guide_epsilon(
-    epsilon: torch.Tensor, gradient: torch.Tensor, alpha_bar: torch.Tensor | float, weight: float = 1.0
+    epsilon: torch.Tensor,
+    gradient: torch.Tensor,
+    alpha_bar: torch.Tensor | float,
+    weight: float = 1.0,
+    update: str = "eq15",
 ) -> torch.Tensor:
-    """eq. 15: ε̃ = ε + w √(1 − ᾱ_t) ∇G.
+    """eq. 15: ε̃ = ε + w √(1 − ᾱ_t) ∇G, or eq. 14 with its η.
 
     Args:
         epsilon: (B, C, h, w) predicted noise.
         gradient: ∇G, the same shape.
         alpha_bar: ᾱ_t in 0..1, a number or one a picture (B,).
         weight: w; 1 is the paper's, 0 returns `epsilon` itself.
+        update: which of the two, see `noise_factor`.
     """
     if weight == 0:
         return epsilon
-    factor = weight * (1 - _as_tensor(alpha_bar)).sqrt()
+    factor = weight * noise_factor(_as_tensor(alpha_bar), update)
     return (epsilon + limit_step(gradient, factor)).to(epsilon.dtype)
 
 
@@ -63,6 +91,7 @@ def guide_x0(
     weight: float = 1.0,
     limit: float = 0.0,
     distance: torch.Tensor | None = None,
+    update: str = "eq15",
 ) -> torch.Tensor:
     """eq. 15 written on the clean estimate: x̂₀ − w σ √(1 − ᾱ_t) ∇G with σ = √((1 − ᾱ_t) / ᾱ_t).
 
@@ -77,12 +106,14 @@ def guide_x0(
         distance: G (B,), to normalise the gradient by (**ours**): x̂₀ − w √(1 − ᾱ_t) · G / ‖∇G‖² · ∇G. To first order
             that takes the share w √(1 − ᾱ_t) off G, whatever the latent's scale, the decoder, the estimator and the
             kind of prediction are (Polyak's step for a least value of 0). None is the equation as written.
+        update: "eq14" is x̂₀ − w √(1 − ᾱ_t) ∇G instead, eqs. 13-14 with the paper's η, see `noise_factor`; without
+            a meaning where `distance` is given.
     """
     if weight == 0:
         return x0
     alpha_bar = _as_tensor(alpha_bar)
     if distance is None:
-        factor = -weight * (1 - alpha_bar) / alpha_bar.sqrt()
+        factor = -weight * clean_factor(alpha_bar, update)
     else:
         gradient, factor = _towards_zero(gradient, distance)
         factor = -weight * _each(1 - alpha_bar, factor).sqrt() * factor

@@ -79,6 +79,7 @@ class FieldGuidance:
         limit: largest step, relative to the root mean square of ŷ_0 (**ours**, see `guide_x0`); 0 is eq. 15 as written.
         normalise: a step is to take the share `strength` · √(1 − ᾱ_t) off the distance (**ours**, see `guide_x0`), so
             that one strength means the same on every model.
+        update: "eq15" or "eq14", see `FieldConfig.update`.
         chunk: pictures that go through decoder and estimator together, see `PoseInteractionField.gradient`.
 
     Raises:
@@ -94,6 +95,7 @@ class FieldGuidance:
     limit: float = 0.1
     normalise: bool = False
     chunk: int | None = None
+    update: str = "eq15"
     _run: _Run | None = dataclass_field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -112,7 +114,7 @@ class FieldGuidance:
         """Guidance with the sampling defaults of a model's `FieldConfig`, whose space must be the field's."""
         if field.space != config.space:
             raise InputError(f"field: it compares {field.space} and the configuration says {config.space!r}.")
-        return cls(field, target, decode, config.strength, config.start, config.end, config.limit)
+        return cls(field, target, decode, config.strength, config.start, config.end, config.limit, update=config.update)
 
     @property
     def watch(self) -> Watch | None:
@@ -151,7 +153,13 @@ class FieldGuidance:
         if self._run is not None:
             self._run.checked = True
         return guide_x0(
-            x0, gradient, alpha_bar, self.strength * weight, self.limit, distance if self.normalise else None
+            x0,
+            gradient,
+            alpha_bar,
+            self.strength * weight,
+            self.limit,
+            distance if self.normalise else None,
+            self.update,
         )
 
 

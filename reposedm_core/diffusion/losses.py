@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import check_tensor
 from ..errors import InputError, quoted
-from .guidance import limit_step
+from .guidance import limit_step, noise_factor
 from .schedule import DiffusionSchedule
 
 LN2 = math.log(2)
@@ -77,6 +77,7 @@ def guided_prediction(
     t: Tensor,
     weight: float = 1.0,
     limit: float = 0.0,
+    update: str = "eq15",
 ) -> Tensor:
     """ε̃ = ε_θ + η √(1-ᾱ_t) ∇G of eq. 15, in what the network predicts: ε, or v = (ε - √(1-ᾱ_t) y_t) / √ᾱ_t.
 
@@ -87,12 +88,13 @@ def guided_prediction(
         weight: η; 0 returns `prediction` itself.
         limit: above 0, the largest root mean square of a picture's shift, in that of the noise, 1 (**ours**); 0 is
             the equation as written.
+        update: "eq14" has √ᾱ_t in place of √(1-ᾱ_t), see `guidance.noise_factor`.
     """
     if weight == 0:
         return prediction
     check_tensor(gradient, "gradient", "B C h w", check_tensor(prediction, "prediction", "B C h w"))
     schedule.check_times(t, len(prediction))
-    factor = weight * schedule.each(schedule.root_one_minus_alpha_bar, t)
+    factor = weight * noise_factor(schedule.each(schedule.alpha_bar, t), update)
     if schedule.config.prediction == "v_prediction":
         factor = factor / schedule.each(schedule.root_alpha_bar, t)
     return (prediction + limit_step(gradient.detach(), factor, limit or None)).to(prediction.dtype)
@@ -111,6 +113,7 @@ def training_loss(
     field_weight: float = 0.0,
     field_limit: float = 0.0,
     weight: Tensor | None = None,
+    field_update: str = "eq15",
 ) -> dict[str, Tensor]:
     """eq. 3: L = L_mse + weight · L_vlb, L_mse with ε̃ in place of ε_θ where there is a gradient of the field.
 
@@ -119,7 +122,8 @@ def training_loss(
         t: (B,) int64.
         variance_logits: like `prediction`, or None for a network without learned variance.
         vlb_weight: factor of L_vlb; 0 leaves it out. Its mean is detached, and is the network's without ∇G.
-        gradient, field_weight, field_limit: ∇G, η and limit of `guided_prediction`; η = 0 trains without the field.
+        gradient, field_weight, field_limit, field_update: ∇G, η, limit and update of `guided_prediction`; η = 0 trains
+            without the field.
         weight: of each cell in L_mse, (B, 1, h, w), of mean 1 in each example (**ours**); None is 1 everywhere.
 
     Returns:
@@ -130,7 +134,7 @@ def training_loss(
         check_tensor(value, name, "B C h w", sizes, like=x0)
     guided = prediction
     if gradient is not None:
-        guided = guided_prediction(schedule, prediction, gradient, t, field_weight, field_limit)
+        guided = guided_prediction(schedule, prediction, gradient, t, field_weight, field_limit, field_update)
     mse = F.mse_loss(guided, schedule.target(x0, noise, t), reduction="none")
     mse = (mse if weight is None else mse * weight).mean()
     values = {"loss": mse, "mse": mse}

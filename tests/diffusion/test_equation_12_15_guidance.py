@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from reposedm_core.config import EstimatorConfig, FieldConfig, ScheduleConfig
-from reposedm_core.diffusion.guidance import alpha_bar_of, guide_epsilon, guide_x0, limit_step
+from reposedm_core.diffusion.guidance import alpha_bar_of, clean_factor, guide_epsilon, guide_x0, limit_step
 from reposedm_core.diffusion.guided import FieldGuidance, in_window
 from reposedm_core.diffusion.losses import guided_prediction, pose_estimate, training_loss
 from reposedm_core.diffusion.schedule import PREDICTIONS, DiffusionSchedule, simple_sigmas, timestep_of
@@ -124,6 +124,24 @@ def test_equations_13_and_14_give_equation_15():
         torch.testing.assert_close(a**0.5 * (clean + step) + (1 - a) ** 0.5 * tilde, y)
 
 
+def test_equation_14_with_the_papers_eta_is_another_step():
+    """η = √(1−ᾱ): ŷ_0 − √(1−ᾱ) ∇G, never more than ∇G, where eq. 15 as printed gives 157 ∇G at the first step."""
+    epsilon, y, gradient = tensors()
+    alpha_bar = DiffusionSchedule(ScheduleConfig()).alpha_bar
+    for a in (float(alpha_bar[-1]), 0.05, 0.5, 0.98):
+        clean = (y - (1 - a) ** 0.5 * epsilon) / a**0.5
+        step = -((1 - a) ** 0.5) * gradient
+        tilde = epsilon - (a / (1 - a)) ** 0.5 * step  # eq. 14
+        torch.testing.assert_close(guide_epsilon(epsilon, gradient, a, update="eq14"), tilde)
+        torch.testing.assert_close(guide_x0(clean, gradient, a, update="eq14"), clean + step, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(a**0.5 * (clean + step) + (1 - a) ** 0.5 * tilde, y)  # eq. 13
+    assert float(clean_factor(alpha_bar[-1])) == pytest.approx(157, abs=0.5)
+    assert float(clean_factor(alpha_bar, "eq14").max()) <= 1
+    for guide in (guide_epsilon, guide_x0):
+        with pytest.raises(InputError, match="update = 'eq16'"):
+            guide(epsilon, gradient, 0.5, update="eq16")
+
+
 # -- the whole way through decoder and estimator
 
 
@@ -216,6 +234,9 @@ def test_without_a_limit_it_is_equation_15_as_written(field):
     free = FieldGuidance(field, target, decode, 3.0, limit=0.0)(x0, 1e-3, 2.0)
     torch.testing.assert_close(free, x0 - 6 * (1 - 1e-3) / 1e-3**0.5 * gradient)
     assert not torch.allclose(FieldGuidance(field, target, decode, 3.0)(x0, 1e-3, 2.0), free)
+    other = FieldConfig(3.0, limit=0.0, update="eq14")
+    found = FieldGuidance.configured(other, field, target, decode)(x0, 1e-3, 2.0)
+    torch.testing.assert_close(found, x0 - 6 * (1 - 1e-3) ** 0.5 * gradient)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +283,8 @@ def test_guided_prediction_is_equation_15_of_its_noise(prediction):
     moved = schedule.predict_x0(z, guided_prediction(schedule, output, gradient, T, 0.7), T)
     torch.testing.assert_close(moved, guide_x0(schedule.predict_x0(z, output, T), gradient, a, 0.7))
     assert guided_prediction(schedule, output, gradient, T, 0.0) is output
+    moved = schedule.predict_x0(z, guided_prediction(schedule, output, gradient, T, 0.7, update="eq14"), T)
+    torch.testing.assert_close(moved, guide_x0(schedule.predict_x0(z, output, T), gradient, a, 0.7, update="eq14"))
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

@@ -64,6 +64,27 @@ def test_stock_models_are_guided_by_the_size_of_the_gradient(made, guide):
     assert not torch.equal(families.sample(preset, steps=4), families.sample(model, steps=4))
 
 
+def test_file_s_mask_and_update_are_taken_and_w_c_weighs_the_gradient(pack, made, guide, monkeypatch):
+    """Eq. 16 in the host as in core: ∇G times w_c with whatever model a field belongs to, RePoseSD's too."""
+    model, vae = made("SD 1.5")
+    field = pack.reposedm_core.config.FieldConfig(strength=0.5, start=0.0, mask="predicted", update="eq14")
+    monkeypatch.setattr(model.model, "reposedm_field_config", field, raising=False)
+    guidance, seen = pack.reposedm_core.diffusion.guided.FieldGuidance, []
+    call = guidance.__call__
+    monkeypatch.setattr(
+        guidance, "__call__", lambda own, x0, alpha_bar, weight: seen.append((own, weight)) or call(own, x0, alpha_bar)
+    )
+    guided = guide(model, vae, preset="from the model", strength=3.0)
+    families.sample(guided, cfg=7.5)
+    assert {weight for _, weight in seen} == {7.5}
+    assert {(own.update, own.field.mask, own.strength) for own, _ in seen} == {("eq14", "predicted", 1.5)}
+    seen.clear()
+    monkeypatch.delattr(model.model, "reposedm_field_config")
+    families.sample(guide(model, vae, strength=3.0), cfg=7.5)
+    assert {weight for _, weight in seen} == {1.0}, "nothing says what the gradient of a stock model is worth"
+    assert {(own.update, own.field.mask) for own, _ in seen} == {("eq15", "union")}
+
+
 def test_model_that_says_nothing_is_told_so(made, guide, caplog):
     model, vae = made("SD 1.5")
     by_file = guide(model, vae, preset="from the model", strength=1.0)

@@ -124,7 +124,7 @@ class RePoseDMStage(Stage):
             if self.settings.flip > 0:
                 mirrored = mirrored_joints(joints, self.field.width, COCO_FLIP)
                 joints = torch.where((batch["order"] >= FLIPPED)[:, None, None], mirrored, joints)
-            gradient, distance = self.field(joints, z, noise, prediction, t, drop)
+            gradient, distance = self.field(joints, x0, z, noise, prediction, t, drop)
         values = training_loss(
             self.schedule,
             x0,
@@ -138,6 +138,7 @@ class RePoseDMStage(Stage):
             self.config.field.training,
             self.settings.field_limit,
             self._weight(batch),
+            self.config.field.update,
         )
         return values if distance is None else {**values, "field": distance.mean()}
 

@@ -10,14 +10,14 @@ from reposedm_core.config import ModelConfig
 from reposedm_core.diffusion.losses import pose_estimate
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.estimator import HigherHRNet
-from reposedm_core.field import PoseInteractionField, joints_target
+from reposedm_core.field import PoseInteractionField, PoseTarget, joints_target
 
 
 class FieldTerm:
     """∇G of eq. 11-12 for the pictures that the denoiser generates in training; estimator and autoencoder are frozen.
 
     Args:
-        config: its `field` says the space, and what is decoded (eq. 10).
+        config: its `field` says the space, what is decoded (eq. 10) and what the target is.
         height, width: of the pictures that the cached joints belong to.
     """
 
@@ -38,20 +38,27 @@ class FieldTerm:
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
 
     def __call__(
-        self, joints: Tensor, z: Tensor, noise: Tensor, prediction: Tensor, t: Tensor, drop: Tensor
+        self, joints: Tensor, x0: Tensor, z: Tensor, noise: Tensor, prediction: Tensor, t: Tensor, drop: Tensor
     ) -> tuple[Tensor, Tensor]:
         """∇G like `prediction`, zero where the pose was dropped (**ours**: eq. 16 guides the conditional pass), and G.
 
         Args:
             joints: COCO joints of the targets, (B, 17, 3), or (B, P, 17, 3) of several people, zeros being nobody.
+            x0: y_0, like z: the true picture is its decoding, so that an estimate that is right is at no distance.
             z, noise, prediction, t: see `pose_estimate`. drop: (B,) bool.
         """
         with torch.autocast(self.device.type, enabled=False):
-            joints = joints * joints.new_tensor([1 / self.factor, 1 / self.factor, 1])
-            target = joints_target(self.field, joints, *self.size)
+            target = self.target(joints, x0)
             latent = pose_estimate(self.schedule, z, noise, prediction, t, self.config.estimate)
             gradient, distance = self.field.gradient(latent, self._decode, target)
         return gradient * (~drop).to(gradient)[:, None, None, None], distance
+
+    def target(self, joints: Tensor, x0: Tensor) -> PoseTarget:
+        """What P_φ(P) of eq. 11 is: of the joints, or of the true pictures (`FieldConfig.target`)."""
+        if self.config.target == "picture":
+            with torch.no_grad():
+                return self.field.target_from_image(self._decode(x0))
+        return joints_target(self.field, joints * joints.new_tensor([1 / self.factor] * 2 + [1]), *self.size)
 
     def _decode(self, latent: Tensor) -> Tensor:
         picture = self.autoencoder.decode(latent)

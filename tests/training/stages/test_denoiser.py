@@ -267,10 +267,10 @@ def test_the_field_s_gradient_is_each_picture_s_own_and_none_where_the_pose_was_
     generator = torch.Generator().manual_seed(0)
     z, noise, prediction = (torch.randn(3, 16, 8, 6, generator=generator) for _ in range(3))
     t, drop = torch.tensor([10, 300, 700]), torch.tensor([False, True, False])
-    gradient, distance = term(joints, z, noise, prediction, t, drop)
+    gradient, distance = term(joints, z, z, noise, prediction, t, drop)
     assert gradient.shape == z.shape and distance.shape == (3,)
     assert not gradient[1].any() and gradient[0].any() and gradient[2].any()
-    alone, _ = term(joints[2:], z[2:], noise[2:], prediction[2:], t[2:], drop[2:])
+    alone, _ = term(joints[2:], z[2:], z[2:], noise[2:], prediction[2:], t[2:], drop[2:])
     torch.testing.assert_close(alone, gradient[2:], rtol=1e-3, atol=1e-4 * float(gradient[2].abs().max()))
 
 
@@ -293,10 +293,29 @@ def test_the_field_looks_at_the_estimate_that_is_configured(people, networks, es
     }[estimate]
     field = PoseInteractionField(networks.estimator, config.field.space, mask=config.field.mask)
     expected = field.gradient(latent, networks.autoencoder.decode, field.target_from_joints(joints, HEIGHT, WIDTH))
-    found = term(joints, z, noise, v, t, torch.zeros(2, dtype=torch.bool))
+    found = term(joints, z, z, noise, v, t, torch.zeros(2, dtype=torch.bool))
     assert expected[0].any((1, 2, 3)).all()
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("space", ["heatmaps", "features"])
+def test_the_true_picture_may_be_the_field_s_target(people, networks, space):
+    """G of an estimate that is right is then 0, and that of another one is its distance to the decoded truth."""
+    own = replace(networks.config.field, space=space, estimate="x0", target="picture")
+    config = replace(networks.config, field=own)
+    term = FieldTerm(config, networks.estimator, networks.autoencoder, HEIGHT, WIDTH, torch.device("cpu"))
+    schedule, generator = DiffusionSchedule(config.schedule), torch.Generator().manual_seed(0)
+    x0, noise, v = (torch.randn(2, 16, 8, 6, generator=generator) for _ in range(3))
+    t, told = torch.tensor([100, 600]), torch.zeros(2, dtype=torch.bool)
+    z = schedule.add_noise(x0, noise, t)
+    nowhere = torch.zeros(2, 17, 3)
+    right, wrong = (term(nowhere, x0, z, noise, each, t, told)[1] for each in (schedule.target(x0, noise, t), v))
+    field = PoseInteractionField(networks.estimator, space, mask=own.mask)
+    target = field.target_from_image(networks.autoencoder.decode(x0))
+    expected = field.distance(networks.autoencoder.decode(schedule.predict_x0(z, v, t)), target)
+    torch.testing.assert_close(wrong, expected, rtol=1e-3, atol=0)
+    assert (right < 1e-4 * wrong).all()
 
 
 def test_the_field_of_larger_pictures_sees_them_at_the_estimators_size(people, second_config):
@@ -320,7 +339,7 @@ def test_the_field_of_larger_pictures_sees_them_at_the_estimators_size(people, s
         lambda y: torch.nn.functional.avg_pool2d(built.autoencoder.decode(y), 2),
         field.target_from_joints(half, HEIGHT // 2, WIDTH // 2),
     )
-    found = term(joints, z, noise, v, t, torch.zeros(2, dtype=torch.bool))
+    found = term(joints, z, z, noise, v, t, torch.zeros(2, dtype=torch.bool))
     assert expected[0].any()
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))

@@ -203,7 +203,7 @@ class RePoseSDStage(Stage):
         prediction = model(z, t, pose, tokens).float()
         gradient = distance = None
         if self.field is not None:
-            gradient, distance = self.field(batch["joints"], z, noise, prediction, t, drop)
+            gradient, distance = self.field(batch["joints"], x0, z, noise, prediction, t, drop)
         values = training_loss(
             self.schedule,
             x0,
@@ -214,6 +214,7 @@ class RePoseSDStage(Stage):
             gradient=gradient,
             field_weight=self.config.field.training,
             field_limit=self.settings.field_limit,
+            field_update=self.config.field.update,
         )
         return values if distance is None else {**values, "field": distance.mean()}
 
