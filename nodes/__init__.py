@@ -15,6 +15,7 @@ from .garment_transfer import GarmentTransfer
 from .guidance import PoseInteractionFieldGuidance
 from .host.folders import register_folders
 from .host.inputs import checked
+from .keep_face import KeepFace
 from .loaders import RePoseDMExample, RePoseDMLoader
 from .paste_back import PasteBack
 from .pose_io import DrawPose, LoadPose, SavePose
@@ -56,6 +57,7 @@ NODES: list[type[io.ComfyNode]] = [
         RevealMask,
         CropToPerson,
         PasteBack,
+        KeepFace,
         RePoseSDLoader,
         FormerRePoseSDLoader,
         RePoseSDConditioning,

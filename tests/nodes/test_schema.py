@@ -34,6 +34,7 @@ NAMES = {
     "RePoseDMRevealMask": "Reveal Mask",
     "RePoseDMCropToPerson": "Crop to Person",
     "RePoseDMPasteBack": "Paste Back",
+    "RePoseDMKeepFace": "Keep Face",
     "ReposeSDLoader": "RePoseSD Loader",
     "RePoseDMSDLoader": "RePoseSD Loader",
     "RePoseDMSDConditioning": "RePoseSD Conditioning",

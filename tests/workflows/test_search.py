@@ -14,6 +14,7 @@ WANTED = {
     "pose video": "Interpolate Poses",
     "jitter": "Smooth Poses",
     "flicker": "Smooth Poses",
+    "face restore": "Keep Face",
     "try on": "Garment Transfer",
     "tryon": "Garment Transfer",
     "outfit": "Garment Transfer",
