@@ -228,6 +228,10 @@ UNSHOWN = {
     ),
     "07 Pose guidance on your own checkpoint": ("Pose", "Your checkpoint, bent towards a pose"),
     "09 Text and pose to picture (HumanSD)": ("Pose", "HumanSD or RePoseSD: text and pose"),
+    "11 Pose transfer with an edit model": (
+        "Warped, on its background",
+        "An edit model paints: Flux.2 Klein, Kontext, Qwen",
+    ),
 }
 """Workflows that need weights which are not in the pack: their thumbnail is a picture of theirs and these words."""
 

@@ -42,6 +42,35 @@ FLUX = {
     "txt_ids_dims": [],
     "image_model": "flux",
 }
+FLUX2 = {
+    **FLUX,
+    "in_channels": 128,
+    "out_channels": 128,
+    "vec_in_dim": None,
+    "mlp_ratio": 3.0,
+    "axes_dim": [4, 4, 4, 4],
+    "theta": 2000,
+    "patch_size": 1,
+    "qkv_bias": False,
+    "txt_ids_dims": [3],
+    "global_modulation": True,
+    "mlp_silu_act": True,
+    "ops_bias": False,
+    "default_ref_method": "index",
+    "ref_index_scale": 10.0,
+    "image_model": "flux2",
+}
+SD3 = {
+    "in_channels": 16,
+    "patch_size": 2,
+    "depth": 1,
+    "pos_embed_scaling_factor": None,
+    "pos_embed_max_size": 32,
+    "num_patches": 1024,
+    "adm_in_channels": 1280,
+    "context_size": 32,
+    "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 32, "out_features": 64}},
+}
 QWEN = {
     "image_model": "qwen_image",
     "patch_size": 2,
@@ -73,7 +102,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, torch.Tensor], str]] = 
     "SDXL": ("SDXL", SDXL, {}, "EPS"),
     "SDXL v": ("SDXL", SDXL, {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, "V_PREDICTION"),
     "AuraFlow": ("AuraFlow", AURA, {}, "FLOW"),
+    "SD 3": ("SD3", SD3, {}, "FLOW"),
     "Flux": ("Flux", FLUX, {}, "FLUX"),
+    "Flux 2": ("Flux2", FLUX2, {}, "FLUX"),  # as Klein; 128 channels of 16 × 16 pixels
     "Qwen Image": ("QwenImage", QWEN, {}, "FLUX"),  # latents (B, C, 1, h, w)
 }
 """Class of the host's, sizes, marks in the checkpoint, and the kind of prediction that it must be."""
@@ -108,11 +139,10 @@ def randomise(network: torch.nn.Module, scale: float = 0.05) -> None:
 def conditioning(model: Any, seed: int = 1) -> list:
     """A CONDITIONING that the family's network takes."""
     sizes = model.model.model_config.unet_config
-    width = next(
-        sizes[key] for key in ("context_dim", "context_in_dim", "cond_seq_dim", "joint_attention_dim") if key in sizes
-    )
+    names = ("context_dim", "context_in_dim", "cond_seq_dim", "joint_attention_dim", "context_size")
+    width = next(sizes[name] for name in names if name in sizes)
     generator = torch.Generator().manual_seed(seed)
-    pooled = torch.randn(1, sizes.get("vec_in_dim", 1280), generator=generator)
+    pooled = torch.randn(1, sizes.get("vec_in_dim") or 1280, generator=generator)
     return [[torch.randn(1, TOKENS, width, generator=generator), {"pooled_output": pooled}]]
 
 
@@ -122,17 +152,20 @@ def vae(model: Any) -> Any:
     from comfy.ldm.models.autoencoder import AutoencoderKL
     from comfy.ldm.wan.vae import WanVAE
 
-    channels = model.model.latent_format.latent_channels
-    if model.model.latent_format.latent_dimensions == 3:
+    kind = model.model.latent_format
+    channels = kind.latent_channels
+    if kind.latent_dimensions == 3:
         network = WanVAE(dim=16, z_dim=channels, attn_scales=[], temperal_downsample=[False, True, True])
         randomise(network)
         with torch.inference_mode():
             return comfy.sd.VAE(sd=network.state_dict())
+    folded = kind.spacial_downscale_ratio == 16  # two by two cells are one, their channels side by side
+    planes = channels // 4 if folded else channels
     params = {
-        "embed_dim": channels,
+        "embed_dim": planes,
         "ddconfig": {
             "double_z": True,
-            "z_channels": channels,
+            "z_channels": planes,
             "resolution": 64,
             "in_channels": 3,
             "out_ch": 3,
@@ -141,6 +174,7 @@ def vae(model: Any) -> Any:
             "num_res_blocks": 1,
             "attn_resolutions": [],
             "dropout": 0.0,
+            **({"batch_norm_latent": True} if folded else {}),
         },
     }
     network = AutoencoderKL(**params)
@@ -148,6 +182,7 @@ def vae(model: Any) -> Any:
     with torch.inference_mode():
         found = comfy.sd.VAE(sd=network.state_dict(), config={"params": params})
     found.latent_channels = channels  # which the host sees by the weights of VAEs in full size
+    found.downscale_ratio = found.upscale_ratio = kind.spacial_downscale_ratio
     return found
 
 

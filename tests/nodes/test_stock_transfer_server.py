@@ -18,7 +18,8 @@ pytestmark = pytest.mark.processes
 
 NAME = "lime_top"
 SOURCE = np.asarray(Image.open(ROOT / "workflows" / "examples" / f"{NAME}.png").convert("RGB"))
-HEIGHT, WIDTH = 64, 48
+SIZES = {family: (128, 96) if family == "Flux 2" else (64, 48) for family in families.FAMILIES}
+"""Height and width of the crop: 8 by 6 cells of the latent."""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,7 @@ def start(family, amount=1):
     def node(name, kind, **inputs):
         graph[name] = {"class_type": kind, "inputs": inputs}
 
+    height, width = SIZES[family]
     node("stock", "StockModel", family=family)
     node("judge", "RePoseDMEstimatorLoader", estimator="reposedm-mini.safetensors", width=0, height=0, udp="auto")
     node("example", "RePoseDMExample", example=NAME)
@@ -44,8 +46,8 @@ def start(family, amount=1):
         pose=["example", 4],
         target_pose=["example", 1],
         margin=0.7,
-        width=WIDTH,
-        height=HEIGHT,
+        width=width,
+        height=height,
         crops="each picture",
     )
     node("warp", "RePoseDMSkeletonWarp", source=["crop", 0], source_pose=["crop", 1], pose=["crop", 2])
@@ -132,9 +134,10 @@ def test_every_family(server, family):
     assert not latents["guided"].equal(latents["plain"]) and latents["guided"].isfinite().all()
     assert latents["kept"].equal(latents["encoded"]), "denoise 0 is VAE Encode"
     shown = {name: pictures(server, run, f"{name} decode shown") for name in latents}
-    assert np.array_equal(shown["kept"], shown["encoded"]) and shown["plain"].shape == (1, HEIGHT, WIDTH, 3)
+    assert np.array_equal(shown["kept"], shown["encoded"]) and shown["plain"].shape == (1, *SIZES[family], 3)
     reveal = torch.from_numpy(pictures(server, run, "reveal shown")[0, ..., 0].copy()).float()
-    dark = torch.nn.functional.max_pool2d(reveal[None, None], 16, 8, 4)[0, 0] == 0
+    cell = SIZES[family][0] // latents["plain"].shape[-2]
+    dark = torch.nn.functional.max_pool2d(reveal[None, None], 2 * cell, cell, cell // 2)[0, 0] == 0
     moved = (latents["plain"] - latents["encoded"]).abs().amax(1).reshape(dark.shape)
     assert dark.any() and moved[dark].max() < 1e-5 < moved[~dark].max(), "what the mask spares is kept"
     share = torch.from_numpy(pictures(server, run, "share shown")[0, ..., 0].copy()).float()

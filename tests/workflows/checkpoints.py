@@ -8,6 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 SD15, HUMANSD = "v1-5-pruned-emaonly-fp16.safetensors", "humansd-v1.ckpt"
+EDITS = (
+    "diffusion_models/flux-2-klein-4b-fp8.safetensors",
+    "text_encoders/qwen_3_4b.safetensors",
+    "vae/flux2-vae.safetensors",
+)
+"""For the page's lists alone, and empty: the text encoder has one size, and that is 8 GB."""
 UNET = {
     "image_size": 32,
     "out_channels": 4,
@@ -23,8 +29,13 @@ UNET = {
 }
 
 
-def write(folder: Path) -> list[Path]:
-    """Stable Diffusion 1.5 and HumanSD for a checkpoint folder: the files that the workflows ask for."""
+def write(models: Path) -> list[Path]:
+    """The files that the workflows ask for, in a model folder: Stable Diffusion 1.5, HumanSD, and names of others."""
+    folder = models / "checkpoints"
+    for path in (folder / SD15, *(models / name for name in EDITS)):
+        path.parent.mkdir(exist_ok=True)
+    for name in EDITS:
+        save_file({"none": torch.zeros(1)}, models / name)
     generator = torch.Generator().manual_seed(0)
     text, vae = clip(generator), tiny_vae(generator)
     stock = {
@@ -40,7 +51,7 @@ def write(folder: Path) -> list[Path]:
         **prefixed("cond_stage_model.model.", text),
     }
     torch.save({"state_dict": posed}, folder / HUMANSD)
-    return [folder / SD15, folder / HUMANSD]
+    return [folder / SD15, folder / HUMANSD, *(models / name for name in EDITS)]
 
 
 def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

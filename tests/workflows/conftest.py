@@ -50,9 +50,7 @@ def schemas(comfy):
 @pytest.fixture(scope="module")
 def checkpoints(comfy, pack):
     """The model files that workflows ask for and that the pack does not bring, with random weights; then removed."""
-    folder = comfy.models / "checkpoints"
-    folder.mkdir(exist_ok=True)
-    written = files.write(folder)
+    written = files.write(comfy.models)
     yield
     for path in written:
         path.unlink()

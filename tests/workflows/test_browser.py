@@ -46,6 +46,8 @@ SMALL = {
     "05 Animation from two poses": {"RePoseDMInterpolatePoses": {"frames": 4}, "RePoseDMKSampler": {"steps": 2}},
 }
 NEEDS_WEIGHTS = ("07 Pose guidance on your own checkpoint", "09 Text and pose to picture (HumanSD)")
+TOO_LARGE = ("11 Pose transfer with an edit model",)
+"""Graphs whose text encoder has one size, of gigabytes: tests/nodes/test_edit_models_server.py runs them."""
 EXAMPLE = 256, 192
 AT_SOURCE_SIZE = ("06 Pose transfer with your own checkpoint",)
 """Their results have the size of the source, whatever the model."""
@@ -87,6 +89,9 @@ def test_page_sends_the_prompt_that_the_demo_sends(opened, workflow_path, comfy)
 
 
 def test_runs_and_shows_its_pictures(opened, workflow_path, comfy, tmp_path):
+    if workflow_path.stem in TOO_LARGE:
+        opened.page.screenshot(path=tmp_path / f"{workflow_path.stem}.png")
+        pytest.skip("its text encoder is too large for a test")
     for node, values in SMALL.get(workflow_path.stem, {}).items():
         opened.set_widgets(node, **values)
     opened.run()

@@ -11,7 +11,13 @@ from workflows.comfy_server import ROOT
 from workflows.graph import EXAMPLE, NOTES, find, load_workflow, part, replace_example, to_api, widget_names
 
 DISPLAYS = {"PreviewImage"}
-FILES = {"CheckpointLoaderSimple": ("ckpt_name", "checkpoints"), "ReposeSDLoader": ("checkpoint", "checkpoints")}
+FILES = {
+    "CheckpointLoaderSimple": ("ckpt_name", "checkpoints"),
+    "ReposeSDLoader": ("checkpoint", "checkpoints"),
+    "UNETLoader": ("unet_name", "diffusion_models"),
+    "CLIPLoader": ("clip_name", "text_encoders"),
+    "VAELoader": ("vae_name", "vae"),
+}
 """Loaders of files that are not in the pack: the widget, and the folder below models."""
 
 
@@ -90,7 +96,7 @@ def test_widget_values_fit(workflow, schemas):
             choices = kind if isinstance(kind, list) else options.get("options") if kind == "COMBO" else None
             if isinstance(value, list):
                 continue
-            if (name, "checkpoints") == FILES.get(node["class_type"]):
+            if name == FILES.get(node["class_type"], (None,))[0]:
                 continue
             if choices is not None:
                 assert value in choices, f"node {key}: {name}"
