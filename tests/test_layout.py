@@ -22,6 +22,7 @@ BELOW = {
     "synthetic": {"data"},
     "preparation": {"data"},
     "adapters": {"data", "preparation"},
+    "perception": {"metrics", "preparation"},
 }
 """Room of the training → rooms that it may import from; the commands, on top of all, may import any."""
 
@@ -32,6 +33,7 @@ COMMANDS = {
     "prepare",
     "report",
     "study_guidance",
+    "study_perception",
     "train",
     "train_tiny",
 }

@@ -26,6 +26,7 @@ from reposedm_core.errors import InputError
 from reposedm_core.files import disk_full, write_json
 from training.adapters import ADAPTERS
 from training.data.people_set import SPLITS
+from training.evaluation.picture_files import picture_size
 from training.preparation.captioning import CaptionedAdapter, prepare_captions
 from training.preparation.estimation import load_estimator
 from training.preparation.packing import PeopleWriter, claim
@@ -172,22 +173,14 @@ def _counted(skipped: list[Skip]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in Counter(s.reason for s in skipped).most_common())
 
 
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write HEIGHTxWIDTH, such as 256x176") from None
-    if not (16 <= height <= 4096 and 16 <= width <= 4096):
-        raise argparse.ArgumentTypeError(f"{text!r}: both must be 16 to 4096")
-    return height, width
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=list(ADAPTERS))
     parser.add_argument("--root", type=Path, required=True, help="folder (or video) with the originals")
     parser.add_argument("--out", type=Path, required=True, help="folder of the set, new or begun")
-    parser.add_argument("--size", type=_size, help="HEIGHTxWIDTH of the pictures; the set's usual one by default")
+    parser.add_argument(
+        "--size", type=picture_size, help="HEIGHTxWIDTH of the pictures; the set's usual one by default"
+    )
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes; changes no byte")
     parser.add_argument(
         "--estimator", help="for pictures without annotation: ours, openpose, none, or a file with HigherHRNet weights"

@@ -23,6 +23,17 @@ def named(value: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
+def picture_size(text: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH of a command line, 16 to 4096 pixels each."""
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write HEIGHTxWIDTH, such as 256x176") from None
+    if not (16 <= height <= 4096 and 16 <= width <= 4096):
+        raise argparse.ArgumentTypeError(f"{text!r}: both must be 16 to 4096")
+    return height, width
+
+
 def file_name(batch: Batch, n: int) -> str:
     """Name of the picture of a batch's n-th pair: NUMBER_PERSON_SOURCE_TARGET.png."""
     pairs = batch.pairs
