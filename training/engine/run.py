@@ -124,7 +124,7 @@ def run_stage(
         accelerator.device,
     )
     network, log = train(stage, out, settings.seed, accelerator, settings.resume)
-    networks[kind.part] = network.cpu()
+    networks.update(stage.parts_of(network.cpu()))
     if accelerator.is_main_process:
         write_log(name, log, out)
         stage.save(network, out / f"{name}.safetensors", make_card(settings, out, accelerator.device, [name]))

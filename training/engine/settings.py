@@ -116,6 +116,9 @@ class RePoseDMSettings(StageSettings):
         flip: share of examples that are mirrored, with a linear encoder.
         person_weight, hidden_weight: how much more a latent cell of the person counts in L_mse, and one of him that the
             source hides (**ours**; of a set with correspondence).
+        train_aligner: the diffusion loss trains the aligner as well, as sections 3.1 and 3.2 have it: pairs are aligned
+            in every step, from the weights that stage aligner left (fresh ones with aligner.steps=0). false takes that
+            aligner as it is, and aligns every pair once (**ours**). B1 has none to train.
     """
 
     dropout: float = 0.1
@@ -127,6 +130,7 @@ class RePoseDMSettings(StageSettings):
     flip: float = 0.0
     person_weight: float = 0.0
     hidden_weight: float = 0.0
+    train_aligner: bool = False
 
 
 @dataclass

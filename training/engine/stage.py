@@ -74,6 +74,10 @@ class Stage(ABC):
         """The network in the trained module that is exported; the module itself, unless it wraps the network."""
         return module
 
+    def parts_of(self, network: nn.Module) -> dict[str, nn.Module]:
+        """The parts of an exported checkpoint that `part_of` gave: the stage's own, and what was trained with it."""
+        return {self.part: network}
+
     def initialise(self, module: nn.Module) -> None:  # noqa: B027
         """What precedes the first step of a run that starts anew: a closed-form fit, say. `init` comes after it."""
 
@@ -143,7 +147,7 @@ class Stage(ABC):
 
     def save(self, network: nn.Module, path: Path, card: dict[str, Any]) -> None:
         """Write the stage's result, one self-describing file."""
-        save_model(path, {self.part: network}, to_dict(getattr(self.config, self.part)), card, torch.float32)
+        save_model(path, self.parts_of(network), to_dict(getattr(self.config, self.part)), card, torch.float32)
 
 
 def example_seeds(rng: np.random.Generator, count: int) -> np.ndarray:

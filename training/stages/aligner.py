@@ -128,6 +128,12 @@ def over_iterations(terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
+def checkpoint_parts(aligner: RecurrentPoseAligner) -> None:
+    """Let an aligner forget the activations of its parts and compute them again on the way back."""
+    for part in (aligner.source_encoder, aligner.pose_encoder, *aligner.mapformers, *aligner.aggregators):
+        part.forward = partial(checkpoint, part.forward, use_reentrant=False)
+
+
 class AlignerStage(Stage):
     """Supervised training; the first `first_steps` steps train one iteration only, three times as fast.
 
@@ -145,8 +151,7 @@ class AlignerStage(Stage):
         return RecurrentPoseAligner(self.config.aligner)
 
     def checkpointed(self, module: RecurrentPoseAligner) -> None:
-        for part in (module.source_encoder, module.pose_encoder, *module.mapformers, *module.aggregators):
-            part.forward = partial(checkpoint, part.forward, use_reentrant=False)
+        checkpoint_parts(module)
 
     def prepare(self, main: bool) -> None:
         self.people, self.held_out = People(self.root, "train"), People(self.root, "val")

@@ -1,31 +1,42 @@
 """Stage `reposedm`: L_mse + L_vlb on cached latents (eq. 3-4), conditions dropped together (eq. 16), and, where
-`field.training` is above 0, the pose interaction field in the prediction (eq. 10-15)."""
+`field.training` is above 0, the pose interaction field in the prediction (eq. 10-15). With `train_aligner` the same
+loss trains the aligner (sections 3.1, 3.2)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from reposedm_core.alignment import RecurrentPoseAligner
+from reposedm_core.checkpoint import load_into, load_parts
 from reposedm_core.config import ModelConfig
 from reposedm_core.diffusion.denoiser import Denoiser
 from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
 from reposedm_core.diffusion.losses import training_loss
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.diffusion.schedulers import sample_noise
+from reposedm_core.errors import InputError
 from reposedm_core.networks import NoAlignment, needs_aligner
 from reposedm_core.pose.skeleton import COCO_FLIP
-from training.data.people_set import People
+from training.data.people_set import Pairs, People
 from training.engine.picture_grid import picture_grid
 from training.engine.stage import Plan, Stage
+from training.stages.aligner import checkpoint_parts
 from training.stages.field_loss import FieldTerm
 from training.stages.latent_cache import FLIPPED, ColourShuffle, cache_latents, mirrored_joints
 
 VALIDATION_PAIRS = 256
 UNREAD = ("map", "logits")
 """Of the cached tensors those that only the reference decoder's stage reads."""
+ALIGNED = ("aligned", "visibility")
+"""Of the cached tensors those that an aligner that is trained makes anew in every step."""
 SHEET_STEPS = 10
 """Sampling steps of a sample sheet at most."""
 
@@ -40,19 +51,34 @@ def denoise(
     return model(z, t, told.pose * keep, told.tokens, told.aligned * keep, told.visibility * keep, sigma)
 
 
+Align = Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]
+"""The aligner and a batch → the batch with what the aligner makes of it."""
+
+
 class WithContext(torch.nn.Module):
-    """`denoise` as one module, so that one forward pass is what a distributed wrapper sees."""
+    """`denoise` as one module, so that one forward pass is what a distributed wrapper sees; where the aligner is
+    trained as well, behind it."""
 
-    def __init__(self, denoiser: Denoiser, schedule: DiffusionSchedule):
+    def __init__(self, denoiser: Denoiser, schedule: DiffusionSchedule, aligner: nn.Module | None = None):
         super().__init__()
-        self.denoiser, self.schedule = denoiser, schedule
+        self.denoiser, self.schedule, self.aligner = denoiser, schedule, aligner
 
-    def forward(self, batch: dict[str, Tensor], z: Tensor, t: Tensor, drop: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, batch: dict[str, Tensor], z: Tensor, t: Tensor, drop: Tensor, align: Align | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        if self.aligner is not None:
+            batch = align(self.aligner, batch)
         return denoise(self.denoiser, batch, z, t, self.schedule, drop)
 
 
 class RePoseDMStage(Stage):
-    """Trains the denoiser on cached pairs of the training people; aligner, autoencoder and estimator stay frozen."""
+    """Trains the denoiser on cached pairs of the training people; autoencoder and estimator stay frozen.
+
+    So does the aligner, unless `settings.train_aligner` says that the loss is to train it, too.
+
+    Raises:
+        InputError: `train_aligner` with an aligner of kind "matching", whose result the paper's loss does not reach.
+    """
 
     name, part = "reposedm", "denoiser"
 
@@ -64,11 +90,44 @@ class RePoseDMStage(Stage):
             *(["estimator"] if config.field.training > 0 else []),
         )
 
-    def build(self) -> WithContext:
-        return WithContext(Denoiser(self.config.denoiser), DiffusionSchedule(self.config.schedule))
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.joint = self.settings.train_aligner and needs_aligner(self.config)
+        if self.joint and self.config.aligner.kind != "recurrent":
+            raise InputError(
+                f"reposedm.train_aligner: the aligner of preset {self.config.name} is of kind "
+                f"{self.config.aligner.kind!r}, which learns from correspondences alone; leave it false."
+            )
 
-    def part_of(self, module: WithContext) -> Denoiser:
-        return module.denoiser
+    def build(self) -> WithContext:
+        aligner = RecurrentPoseAligner(self.config.aligner) if self.joint else None
+        return WithContext(Denoiser(self.config.denoiser), DiffusionSchedule(self.config.schedule), aligner)
+
+    def part_of(self, module: WithContext) -> nn.Module:
+        return module if self.joint else module.denoiser
+
+    def parts_of(self, network: nn.Module) -> dict[str, nn.Module]:
+        return {"denoiser": network.denoiser, "aligner": network.aligner} if self.joint else super().parts_of(network)
+
+    def initialise(self, module: WithContext) -> None:
+        if self.joint:
+            module.aligner.load_state_dict(self.networks["aligner"].state_dict())
+
+    def start_from(self, module: WithContext, checkpoint: str) -> None:
+        """The denoiser's weights, and the aligner's where the checkpoint has some and they are trained here."""
+        if not self.joint:
+            return super().start_from(module, checkpoint)
+        parts, _ = load_parts(checkpoint)
+        if self.part not in parts:
+            raise InputError(f"{self.name}.init: {checkpoint} holds {', '.join(sorted(parts))}, and no {self.part}.")
+        for name, network in self.parts_of(module).items():
+            if name in parts:
+                load_into(network, parts[name], f"{self.name}.init: {checkpoint}")
+
+    def checkpointed(self, module: WithContext) -> None:
+        super().checkpointed(module)
+        if self.joint:
+            checkpoint_parts(module.aligner)
 
     def prepare(self, main: bool) -> None:
         self.schedule = DiffusionSchedule(self.config.schedule)
@@ -78,12 +137,12 @@ class RePoseDMStage(Stage):
         self.shuffle = None
         if self.settings.colour_shuffle > 0 or self.settings.flip > 0:
             self.shuffle = ColourShuffle(self.autoencoder, self.device)
-        frozen = self.autoencoder, self.networks.get("aligner") or NoAlignment(), self.device
+        aligner = None if self.joint else self.networks.get("aligner")  # one that changes has nothing to cache
+        frozen = self.autoencoder, aligner or NoAlignment(), self.device
         self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
         flipped = self.settings.flip > 0
-        self.cache = cache_latents(
-            people, people.fixed_pairs(self.settings.pairs), *frozen, self.out, joints=guided, flipped=flipped
-        )
+        self.people, self.pairs = people, people.fixed_pairs(self.settings.pairs)
+        self.cache = cache_latents(people, self.pairs, *frozen, self.out, joints=guided, flipped=flipped)
         self.check = cache_latents(self.held_out, self.checked, *frozen, self.out)
         self.field = (
             FieldTerm(
@@ -109,7 +168,28 @@ class RePoseDMStage(Stage):
 
     def load(self, plan: Plan) -> dict[str, Tensor]:
         drawn = {name: torch.from_numpy(plan[name]) for name in ("t", "order", "drop", "noise")}
-        return {**self.cache.batch(plan["row"], UNREAD), **drawn}
+        if not self.joint:
+            return {**self.cache.batch(plan["row"], UNREAD), **drawn}
+        unread = (*UNREAD, *ALIGNED)
+        return {**self.cache.batch(plan["row"], unread), **pictures(self.people, self.pairs[plan["row"]]), **drawn}
+
+    def align(self, aligner: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`batch` with F_S^N and its visibility by the aligner as it is now, through which gradients reach it.
+
+        They are recoloured and mirrored as the batch's other latents were.
+        """
+        source, encode = batch["picture"], self.autoencoder.encode
+        if self.settings.checkpointing and torch.is_grad_enabled():
+            encode = partial(checkpoint, encode, use_reentrant=False)  # E is nearly all of the memory
+        alignment = aligner(source, batch["skeleton"], encode=encode)
+        found = {
+            "aligned": alignment.features.float(),
+            "visibility": alignment.latent_visibility(source.shape[-1] // batch["target"].shape[-1]).float(),
+        }
+        if self.shuffle is not None and "order" in batch:
+            with torch.autocast(self.device.type, enabled=False):
+                found = self.shuffle(found, batch["order"])
+        return {**batch, **found}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         if self.shuffle is not None:
@@ -117,7 +197,8 @@ class RePoseDMStage(Stage):
                 batch = self.shuffle(batch, batch["order"])
         x0, t, noise, drop = (batch[name] for name in ("target", "t", "noise", "drop"))
         z = self.schedule.add_noise(x0, noise, t)
-        prediction, variance = (None if out is None else out.float() for out in model(batch, z, t, drop))
+        told = (batch, z, t, drop, self.align) if self.joint else (batch, z, t, drop)
+        prediction, variance = (None if out is None else out.float() for out in model(*told))
         gradient = distance = None
         if self.field is not None:
             joints = batch["joints"]
@@ -151,10 +232,10 @@ class RePoseDMStage(Stage):
         weight = 1 + more[0] * person + more[1] * hidden
         return weight / weight.mean((1, 2, 3), keepdim=True)
 
-    def validate(self, network: Denoiser) -> dict[str, float]:
+    def validate(self, network: nn.Module) -> dict[str, float]:
         """Mean squared errors of ŷ_0 at four noise levels, and of the aligned latent and the source's as they are."""
         generator = torch.Generator().manual_seed(1)
-        batch = self._checked(128)
+        batch, network = self._checked(128, network), self.parts_of(network)[self.part]
         noise = torch.randn(batch["target"].shape, generator=generator).to(self.device)
         keep = torch.zeros(len(noise), dtype=torch.bool, device=self.device)
         values = {}
@@ -167,13 +248,22 @@ class RePoseDMStage(Stage):
         values["source_mse"] = float(F.mse_loss(batch["source"], batch["target"]))
         return values
 
-    def _checked(self, count: int) -> dict[str, Tensor]:
+    def _checked(self, count: int, network: nn.Module) -> dict[str, Tensor]:
+        """The first of the validation pairs, by the averaged aligner where that is trained."""
         rows = np.arange(min(count, len(self.check)))
-        return {name: value.to(self.device) for name, value in self.check.batch(rows).items()}
+        batch = {name: value.to(self.device) for name, value in self.check.batch(rows).items()}
+        if not self.joint:
+            return batch
+        parts = []
+        for few in np.array_split(rows, -(-len(rows) // 16)):
+            seen = {name: v.to(self.device) for name, v in pictures(self.held_out, self.checked[few]).items()}
+            found = self.align(network.aligner, {**seen, "target": batch["target"][few]})
+            parts.append({name: found[name] for name in ALIGNED})
+        return {**batch, **{name: torch.cat([part[name] for part in parts]) for name in ALIGNED}}
 
-    def sheet(self, network: Denoiser) -> Image.Image:
+    def sheet(self, network: nn.Module) -> Image.Image:
         """Source, skeleton, the sampled picture (DDIM, no field), target."""
-        batch = self._checked(8)
+        batch, network = self._checked(8, network), self.parts_of(network)[self.part]
         condition = Condition.of(network, batch["pose"], batch["source"], batch["aligned"], batch["visibility"])
         noise = torch.randn(batch["target"].shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         model = GuidedDenoiser(network, self.schedule, condition, self.config.guidance_scale, None)
@@ -187,3 +277,11 @@ class RePoseDMStage(Stage):
                 self.held_out.pictures(pairs.identity, pairs.target),
             ]
         )
+
+
+def pictures(people: People, pairs: Pairs) -> dict[str, Tensor]:
+    """What the aligner reads of pairs: the source's pictures and the target's skeletons, (n, 3, H, W) in [-1, 1]."""
+    return {
+        "picture": people.pictures(pairs.identity, pairs.source),
+        "skeleton": people.skeletons(pairs.identity, pairs.target),
+    }

@@ -184,6 +184,7 @@ class ColourShuffle:
         changed = {
             name: torch.einsum("bij,bjhw->bihw", matrix, batch[name]) + offset[..., None, None]
             for name in ("target", "source", "aligned")
+            if name in batch
         }
         if not flip.any():
             return {**batch, **changed}
@@ -191,5 +192,6 @@ class ColourShuffle:
             if name in batch:
                 value = changed.get(name, batch[name])
                 changed[name] = torch.where(flip, value.flip(-1), value)
-        changed["pose"] = torch.where(flip, batch["pose_flipped"], batch["pose"])
+        if "pose" in batch:
+            changed["pose"] = torch.where(flip, batch["pose_flipped"], batch["pose"])
         return {**batch, **changed}
