@@ -1,13 +1,16 @@
-"""Measure pictures made of captions and poses.
+r"""Table 3: sample RePoseSD and HumanSD on captions and poses, and measure what they made.
 
-    python training/evaluate_captioned.py --data FOLDER --pictures NAME=FOLDER --out FOLDER
+    python training/evaluate_captioned.py --data FOLDER --out FOLDER --weights NAME=FILE --tokenizer FOLDER \
+        --estimator FILE --judge FILE --clip FOLDER --protocol humansd
 
-For RePoseSD and models like it: do the pictures show the people that were asked for, and do they look like the set's?
-AP, AP(m), CAP and PCE are HumanSD's. Its FID and KID are not: they take 64 features of another Inception, style by
-style, and its CLIP score is not measured.
+Each --weights is sampled without the pose interaction field and, with --estimator, with it, from the same noise, into
+OUT/pictures; a run that was stopped goes on there. --pictures NAME=FOLDER measures pictures that anything else made:
+one PNG for each picture of the set, 00000.png and so on in its order.
 
-A folder holds one PNG a picture of a captioned set, 00000.png and so on in the set's order. Writes results.json and
-results.md. Under `accelerate launch` the pictures are shared among the processes.
+Do the pictures show the people that were asked for (AP, AP(m), CAP, PCE), do they look like the set's (FID, KID), and
+do they fit their captions (CLIP score)? Two protocols have names: "ours" measures all pictures at once, "humansd" as
+HumanSD's public code does it, scene by scene. Writes results.json and results.md. Under `accelerate launch` the
+pictures are shared among the processes.
 """
 
 from __future__ import annotations
@@ -19,166 +22,61 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a script: modules are found from the repository's root, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
-
 from reposedm_core.errors import InputError
-from reposedm_core.files import make_folder, write_json, write_text
-from reposedm_core.images import to_rgb
-from reposedm_core.networks import SHIPPED
-from training.data.captioned_set import Captioned
-from training.data.people_set import SPLITS, to_unit
-from training.evaluation.compare import gathered, join_processes, processes
-from training.evaluation.generate import TRUTH
-from training.evaluation.measure import load_detector
-from training.evaluation.notes import PEOPLE, distribution_note, finder
+from reposedm_core.files import make_folder
+from training.data.captions import open_captions
+from training.data.people_set import SPLITS
+from training.evaluation.captioned import FID, Tools, evaluate
+from training.evaluation.compare import join_processes, processes
 from training.evaluation.picture_files import named
-from training.evaluation.tables import as_cell, markdown_table, summarise
-from training.metrics.distribution import EXTRACTORS, fid, kid, open_extractor
-from training.metrics.people import people_count_errors, people_measures
-
-COLUMNS = ("ap", "ap_m", "cap_published", "cap", "pce", "fid", "kid")
+from training.evaluation.protocols import PROTOCOLS, protocol_of
+from training.evaluation.text_models import WITH_FIELD, Sampling, TextModel, sample_set
+from training.metrics.distribution import EXTRACTORS
 
 
-def read_batch(folder: Path, numbers: range, size: tuple[int, int]) -> Tensor:
-    """Pictures of a folder by their numbers, (b, 3, H, W) in [-1, 1].
-
-    Raises:
-        InputError: one is missing, unreadable, or of another size (height, width).
-    """
-    pictures = []
-    for number in numbers:
-        path = folder / f"{number:05d}.png"
-        try:
-            with Image.open(path) as picture:
-                pictures.append(np.array(to_rgb(picture)))
-        except OSError as error:
-            raise InputError(
-                f"{path} cannot be read ({error}): the folder must hold one PNG for each picture of the "
-                "set, 00000.png and so on in its order."
-            ) from None
-        if pictures[-1].shape[:2] != size:
-            raise InputError(
-                f"{path} is {pictures[-1].shape[1]}×{pictures[-1].shape[0]}, the set has {size[1]}×"
-                f"{size[0]}: resize the pictures to the set's size."
-            )
-    return to_unit(np.stack(pictures))
+def sample(
+    data: Path, split: str, count: int, weights: dict[str, Path], how: Sampling, out: Path
+) -> tuple[dict[str, Path], dict[str, dict]]:
+    """Sample every model of `weights` into OUT/pictures: row → its folder, and row → how it was sampled."""
+    captioned = open_captions(data, split)
+    folders, settings = {}, {}
+    for name, path in weights.items():
+        model = TextModel(name, path, (captioned.height, captioned.width), how)
+        made = sample_set(captioned, min(count or len(captioned), len(captioned)), model, out / "pictures")
+        folders |= made
+        settings |= {row: model.settings(row, captioned.name) for row in made}
+    return folders, settings
 
 
-def evaluate(
-    data: Path,
-    pictures: dict[str, Path],
-    out: Path,
-    split: str = "test",
-    count: int = 0,
-    judge: Path | None = None,
-    judge_udp: bool = False,
-    extractor: str = "auto",
-    backbones: Path | None = None,
-    device: str = "cpu",
-    batch: int = 8,
-) -> dict:
-    """Measure folders of pictures and the set's own pictures.
-
-    Args:
-        data, split: a captioned set of training/prepare.py.
-        pictures: row → folder.
-        count: the first pictures of the split; 0 is all.
-        judge, judge_udp: see `load_detector`; None is the shipped estimator, which finds one person.
-        extractor, backbones: see `open_extractor`.
-
-    Returns:
-        What results.json holds; of several processes, in the first one alone.
-
-    Raises:
-        InputError: no such set or folder, pictures of another size than the set's, or missing weights.
-    """
-    if not pictures or count < 0 or batch < 1:
-        raise InputError(
-            f"count = {count}, batch = {batch}, {len(pictures)} folders: give a folder or more with "
-            "--pictures, a count from 0 (all) and a batch from 1."
-        )
-    captioned = Captioned(data, split)
-    make_folder(out, "out")  # before the work, not after it
-    detector = load_detector(judge or SHIPPED, device, judge_udp)
-    features = open_extractor(extractor, backbones).to(device)
-    total = min(count or len(captioned), len(captioned))
-    rank, world = processes()
-    parts = []
-    for first in tqdm(list(range(0, total, batch))[rank::world], desc="measuring", unit="batch", disable=rank > 0):
-        numbers = range(first, min(first + batch, total))
-        examples = [captioned[number] for number in numbers]
-        rows = {
-            name: read_batch(folder, numbers, (captioned.height, captioned.width)) for name, folder in pictures.items()
-        }
-        rows[TRUTH] = torch.stack([example.picture for example in examples])
-        found = {row: (detector(images.to(device)), features(images.to(device)).cpu()) for row, images in rows.items()}
-        parts.append((first, [example.joints for example in examples], found))
-    parts = sorted(gathered(parts), key=lambda part: part[0])
-    if rank:
-        return {}
-    truth = [joints for _, batch_joints, _ in parts for joints in batch_joints]
-    found = {
-        row: (
-            detector.sure([people for part in parts for people in part[2][row][0]]),
-            torch.cat([part[2][row][1] for part in parts]),
-        )
-        for row in [*pictures, TRUTH]
-    }
-    cells = summarise(
-        {row: {"pce": people_count_errors(one, truth)} for row, (one, _) in found.items()}, np.arange(total)
-    )
-    for row, (one, fake) in found.items():
-        values = people_measures(one, truth)
-        if row != TRUTH:
-            values["fid"] = fid(found[TRUTH][1], fake)
-        cells[row].update({name: as_cell(value) for name, value in values.items()})
-        if row != TRUTH:
-            cells[row]["kid"] = as_cell(*kid(found[TRUTH][1].numpy(), fake.numpy(), *2 * [np.arange(total)]) or (None,))
-    results = {
-        "protocol": {
-            "data": captioned.name,
-            "split": split,
-            "pictures": total,
-            "width": captioned.width,
-            "height": captioned.height,
-            "judge": detector.name,
-            "extractor": features.name,
-            "notes": [
-                finder(detector.name, detector.several),
-                PEOPLE,
-                distribution_note(features.name, "the set's own pictures", total, "one place in the set"),
-            ],
-        },
-        "rows": cells,
-    }
-    write(results, out)
-    return results
-
-
-def write(results: dict, out: Path) -> None:
-    """Write results.json and results.md into the folder `out`."""
-    p = results["protocol"]
-    table = markdown_table(results["rows"], list(COLUMNS), "pictures", extractor=p["extractor"])
-    text = [
-        f"# {p['pictures']} pictures of {p['data']}, split {p['split']!r}, {p['width']}×{p['height']}",
-        table,
-        "\n".join(f"- {note}" for note in p["notes"]),
-    ]
-    write_json(out / "results.json", results)
-    write_text(out / "results.md", "\n\n".join(text) + "\n")
-
-
-def main(arguments: list[str] | None = None) -> int:
+def parse(arguments: list[str] | None) -> dict:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="captioned set written by training/prepare.py")
-    parser.add_argument("--pictures", type=named, action="append", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument(
+        "--weights",
+        type=named,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="RePoseSD, HumanSD, or a folder of diffusers, to be sampled",
+    )
+    parser.add_argument(
+        "--pictures", type=named, action="append", default=[], metavar="NAME=FOLDER", help="pictures made elsewhere"
+    )
+    parser.add_argument("--protocol", default="ours", choices=tuple(PROTOCOLS))
     parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--count", type=int, default=0, help="the first pictures of the split (default: all)")
+    sampling = parser.add_argument_group("sampling (of --weights)")
+    sampling.add_argument("--tokenizer", type=Path, help="folder of CLIP's tokenizer, which a checkpoint file needs")
+    sampling.add_argument("--estimator", type=Path, help="pose estimator of the rows with the field (without: no such)")
+    sampling.add_argument("--estimator-udp", action="store_true", help="these public weights were trained with UDP")
+    sampling.add_argument("--field-strength", type=float, help="of these rows (default: the file's; 0: no such rows)")
+    sampling.add_argument("--steps", type=int, help="DDIM steps (default: the protocol's, else the file's)")
+    sampling.add_argument("--guidance-scale", type=float, help="w_c (default: the protocol's, else the file's)")
+    sampling.add_argument("--seed", type=int, default=0)
+    sampling.add_argument("--sample-batch", type=int, default=4, help="pictures sampled at once (default: %(default)s)")
+    sampling.add_argument("--bf16", action="store_true", help="the U-Net computes in bfloat16")
     parser.add_argument(
         "--judge",
         type=Path,
@@ -188,20 +86,58 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--judge-udp", action="store_true", help="the public weights were trained with UDP (a name may say it)"
     )
-    parser.add_argument("--extractor", default="auto", choices=("auto", *EXTRACTORS))
-    parser.add_argument("--backbones", type=Path, help="folder of torchvision's Inception-v3 weights")
+    parser.add_argument("--clip", type=Path, help="folder of a CLIP, such as clip-vit-base-patch16 (without: no score)")
+    parser.add_argument("--extractor", default="auto", choices=("auto", FID, *EXTRACTORS))
+    parser.add_argument("--backbones", type=Path, help="folder of the weights of Inception-v3")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=8)
-    options = vars(parser.parse_args(arguments))
-    options["pictures"] = dict(options["pictures"])
+    parser.add_argument("--batch", type=int, default=8, help="pictures measured at once (default: %(default)s)")
+    return vars(parser.parse_args(arguments))
+
+
+def run(options: dict) -> dict:
+    """Sample and measure; what `evaluate` returns."""
+    given_pictures, given_weights = options.pop("pictures"), options.pop("weights")
+    pictures, weights = dict(given_pictures), dict(given_weights)
+    if (not pictures and not weights) or options["count"] < 0 or min(options["batch"], options["sample_batch"]) < 1:
+        raise InputError(
+            f"count = {options['count']}, batch = {options['batch']}, sample_batch = {options['sample_batch']}, "
+            f"{len(weights)} models and {len(pictures)} folders: give a model or more with --weights or a folder with "
+            "--pictures, a count from 0 (all) and batches from 1."
+        )
+    rows = [name for name, _ in (*given_pictures, *given_weights)] + [name + WITH_FIELD for name in weights]
+    if len(set(rows)) < len(rows):
+        raise InputError(f"Two rows of the table may have one name ({', '.join(rows)}): name them apart.")
+    make_folder(options["out"], "out")  # what may fail, before the work and not after it
+    given = {name: options.pop(name) for name in ("judge", "judge_udp", "extractor", "backbones", "clip")}
+    tools = Tools.open(options["protocol"], device=options["device"], **given)
+    how = Sampling(
+        protocol_of(options["protocol"]),
+        options.pop("estimator"),
+        options.pop("estimator_udp"),
+        options.pop("field_strength"),
+        options.pop("tokenizer"),
+        options.pop("steps"),
+        options.pop("guidance_scale"),
+        options.pop("seed"),
+        options.pop("sample_batch"),
+        options["device"],
+        options.pop("bf16"),
+    )
+    made, sampled = sample(options["data"], options["split"], options["count"], weights, how, options["out"])
+    return evaluate(pictures={**made, **pictures}, tools=tools, sampled=sampled, **options)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
     options["device"] = join_processes(options["device"])
+    out = options["out"]
     try:
-        evaluate(**options)
+        run(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if processes()[0] == 0:
-        print((options["out"] / "results.md").read_text(encoding="utf-8"))
+        print((out / "results.md").read_text(encoding="utf-8"))
     return 0
 
 

@@ -1,7 +1,8 @@
 """Every stage for a few steps, on the CPU: python training/train_tiny.py [--out FOLDER]
 
 Generates a few small people and trains on them what `train.py` can train: the full model, B1 and B2, a model of the
-second generation, and RePoseSD from a Stable Diffusion 2.1 of few channels and random weights. It shows that everything
+second generation, and RePoseSD from a Stable Diffusion 2.1 of few channels and random weights; then makes Table 3 of
+the last. It shows that everything
 runs, and no more: the pictures of the results are noise. Running it again goes on where it was stopped.
 """
 
@@ -19,6 +20,7 @@ if __package__ in (None, ""):  # run as a script: modules are found from the rep
 
 import torch
 
+from training import evaluate_captioned
 from training.synthetic import generate
 from training.train import CONFIGS, main
 
@@ -28,16 +30,38 @@ DIM, WORDS = 32, 12
 """Channels of the text encoder's states, and words of a caption."""
 
 
+def write_tokenizer(folder: Path) -> list[str]:
+    """A tokenizer of CLIP's kind that knows letters; its words."""
+    letters = string.ascii_lowercase
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return words
+
+
+def write_clip(folder: Path) -> None:
+    """A CLIP as transformers saves it, of few channels, random everywhere."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    words = write_tokenizer(folder)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    text = {"vocab_size": len(words), "max_position_embeddings": WORDS}
+    ends = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
+    torch.manual_seed(0)
+    config = CLIPConfig(text_config=small | text | ends, vision_config=small | {"image_size": 32, "patch_size": 8})
+    CLIPModel(config).save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=WORDS)
+    CLIPProcessor(CLIPImageProcessor(**sizes), tokenizer).save_pretrained(folder)
+
+
 def write_stable_diffusion(root: Path) -> None:
     """A Stable Diffusion 2.1 as diffusers saves it, of few channels, random everywhere."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    letters = string.ascii_lowercase
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (root / "tokenizer").mkdir(parents=True, exist_ok=True)
-    (root / "tokenizer" / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
-    (root / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    words = write_tokenizer(root / "tokenizer")
     torch.manual_seed(0)
     networks = {
         "unet": UNet2DConditionModel(
@@ -112,6 +136,22 @@ def runs(out: Path) -> list[list[str]]:
     return [full, *ablations, second, reposesd]
 
 
+def table_3(out: Path) -> list[str]:
+    """Arguments of `evaluate_captioned.py`: the RePoseSD that was trained, with the field and without."""
+    if not (out / "clip" / "config.json").is_file():
+        write_clip(out / "clip")
+    return [
+        f"--data={out / 'people'}",
+        f"--out={out / 'table-3'}",
+        f"--weights=RePoseSD={out / 'reposesd' / 'reposesd.safetensors'}",
+        f"--tokenizer={out / 'stable-diffusion' / 'tokenizer'}",
+        f"--estimator={out / 'full' / 'estimator.safetensors'}",
+        f"--clip={out / 'clip'}",
+        "--steps=2",
+        "--count=2",
+    ]
+
+
 def train_tiny(out: Path, *more: str) -> int:
     """All of it in `out`; `more` are settings of every run. The exit code of the first run that fails, or 0."""
     begun = time.monotonic()
@@ -122,6 +162,9 @@ def train_tiny(out: Path, *more: str) -> int:
         code = main([*arguments, *more])
         if code:
             return code
+    code = evaluate_captioned.main(table_3(out))
+    if code:
+        return code
     print(f"Every stage ran, in {time.monotonic() - begun:.0f} s.")
     return 0
 

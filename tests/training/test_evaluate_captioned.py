@@ -15,6 +15,7 @@ from training import evaluate_captioned
 from training.data.captioned_set import Captioned
 from training.data.people_set import to_unit
 from training.evaluation.measure import load_detector
+from training.evaluation.protocols import PROTOCOLS, scene_of
 
 EXAMPLES = Path(__file__).parents[2] / "workflows" / "examples"
 PEOPLE = ("teal_trousers.png", "lime_top.png", "red_trousers.png", "blue_shirt.png")
@@ -79,6 +80,53 @@ def test_right_pictures_are_right_and_others_are_not(captioned, tmp_path, capsys
     text = (out / "results.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out and "FID, EfficientNet-Lite0 ↓" in text and "| – | – |" in text
     assert found["protocol"]["pictures"] == 4
+
+
+def test_the_protocol_of_humansd_goes_scene_by_scene(captioned, tmp_path):
+    """Human-Art's names: two scenes of two pictures each; FID of all is 0, that of each scene is not."""
+    for name in ("offsets.npy", "split.npy"):
+        (tmp_path / name).write_bytes((captioned / name).read_bytes())
+    lines, offsets, text = (captioned / "captions.jsonl").read_text().splitlines(), [], ""
+    for number, line in enumerate(lines):
+        entry = json.loads(line)
+        scene = ("cartoon", "acrobatics")[number % 2]
+        place = f"images/real_human/{scene}/{entry['image']}"
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(captioned / "images" / entry["image"]).save(tmp_path / place)
+        offsets.append(len(text))
+        text += json.dumps({**entry, "image": place}) + "\n"
+    (tmp_path / "captions.jsonl").write_text(text)
+    np.save(tmp_path / "offsets.npy", np.array(offsets))
+    about = json.loads((captioned / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps({**about, "images": str(tmp_path)}))
+    (tmp_path / "made").mkdir()
+    for number, place in enumerate((1, 0, 3, 2)):
+        Image.open(captioned / "images" / PEOPLE[place]).save(tmp_path / "made" / f"{number:05d}.png")
+    given = ["--data", str(tmp_path), f"--pictures=made={tmp_path / 'made'}", "--out", str(tmp_path / "out")]
+    assert evaluate_captioned.main([*given, "--protocol", "humansd"]) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert list(found["scenes"]) == ["acrobatics", "cartoon"]
+    scenes = [table["made"]["fid"]["mean"] for table in found["scenes"].values()]
+    assert found["rows"]["made"]["fid"]["mean"] == pytest.approx(np.mean(scenes), abs=1e-5) and min(scenes) > 1
+    assert all(table["made"]["pictures"]["mean"] == 2 for table in found["scenes"].values())
+    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "## made, scene by scene" in text and "| cartoon | 2 |" in text and "“humansd”" in text
+    assert evaluate_captioned.main(given) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert found["rows"]["made"]["fid"]["mean"] == pytest.approx(0, abs=1e-3), "the same pictures, as a set"
+
+
+def test_humansd_asks_for_three_people_and_averages_over_tens():
+    protocol, rng = PROTOCOLS["humansd"], np.random.default_rng(0)
+    crowd = np.concatenate([rng.uniform(10, 200, (5, 17, 2)), np.full((5, 17, 1), 2.0)], -1)
+    assert np.array_equal(protocol.asked_for(crowd), crowd[:3])
+    assert len(PROTOCOLS["ours"].asked_for(crowd)) == 5
+    truth = [crowd[:1]] * 12
+    found = [crowd[:1]] * 10 + [crowd[:0]] * 2  # ten right, then two pictures of nobody
+    assert protocol.people_measures(found, truth)["ap"] == pytest.approx((1 + 0) / 2)
+    assert PROTOCOLS["ours"].people_measures(found, truth)["ap"] == pytest.approx(10 / 12, abs=0.01)
+    assert scene_of("images/real_human/acrobatics/1.jpg") == "acrobatics"
+    assert scene_of("images/00000/000000000.jpg") is None and scene_of("0/1") is None
 
 
 def test_bad_input_is_one_clear_line(captioned, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,12 @@ def test_reposesd_is_a_file_that_its_loader_reads(trained):
     path = trained / "reposesd" / "reposesd.safetensors"
     assert load_reposesd(path).config.block_channels == (64, 128)
     assert read_header(path, "reposesd")["card"]["reposesd"]["steps"] == 4
+
+
+def test_table_3_is_made_of_it(trained):
+    found = json.loads((trained / "table-3" / "results.json").read_text(encoding="utf-8"))
+    assert list(found["rows"]) == ["RePoseSD", "RePoseSD with the field", "the truth itself"]
+    assert len(list((trained / "table-3" / "pictures").rglob("*.png"))) == 4
 
 
 def test_running_it_again_trains_nothing_anew(trained):

@@ -44,11 +44,12 @@ class CaptionedPeople:
         root, split: see `People`.
 
     Attributes:
-        height, width: of every picture, in pixels.
+        name: of the set. height, width: of every picture, in pixels.
     """
 
     def __init__(self, root: str | Path, split: str):
         self.people = People(root, split)
+        self.name, self.split = self.people.name, split
         self.height, self.width = self.people.height, self.people.width
         self._ends = np.cumsum(self.people.counts)
 

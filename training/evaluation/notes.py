@@ -49,6 +49,14 @@ def distribution_note(extractor: str, real: str, pictures: int, groups: str = "o
     )
 
 
+def clip_note(model: str) -> str:
+    """How the CLIP score was measured."""
+    return (
+        f"CLIP score (torchmetrics): 100 · cosine of picture and caption by {model}, of 8-bit pictures; captions are "
+        "cut at 77 tokens. Scores of two CLIPs do not compare."
+    )
+
+
 def notes(protocol: dict[str, Any], results: dict[str, Any]) -> list[str]:
     """How each column of a table is measured, and what it must not be taken for; one line a group of columns."""
     rows = results["rows"]

@@ -51,7 +51,12 @@ TABLES: dict[str, dict[str, tuple[str, str]]] = {
         "cap": ("CAP fixed ↑", "{:.1%}"),
         "pce": ("PCE ↓", "{:.2f}"),
     },
-    "Sets of pictures": {"fid": ("FID, {extractor} ↓", "{:.2f}"), "kid": ("KID, {extractor} ↓", "{:.4f}")},
+    "Texts": {"clip": ("CLIP score ↑", "{:.2f}")},
+    "Sets of pictures": {
+        "fid": ("FID, {extractor} ↓", "{:.2f}"),
+        "kid": ("KID, {extractor} ↓", "{:.4f}"),
+        "pictures": ("pictures", "{:.0f}"),
+    },
     "Sampling maps": {
         "epe": ("epe ↓", "{:.2f} %"),
         "epe_median": ("median ↓", "{:.2f} %"),

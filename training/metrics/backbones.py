@@ -11,9 +11,16 @@ from torch import Tensor
 from reposedm_core.checkpoint import read_weights
 from reposedm_core.errors import InputError
 
-FILES = {"alexnet": "alexnet-owt-7be5be79.pth", "inception": "inception_v3_google-0cc3c7bd.pth"}
-"""torchvision's ImageNet weights by network: the names under which torch.hub keeps them."""
-ADDRESS = "https://download.pytorch.org/models/"
+FILES = {
+    "alexnet": "alexnet-owt-7be5be79.pth",
+    "inception": "inception_v3_google-0cc3c7bd.pth",
+    "fid": "weights-inception-2015-12-05-6726825d.pth",
+}
+"""torchvision's ImageNet weights by network, and those of FID's own Inception: the names under which torch.hub keeps
+them."""
+TORCHVISION = "https://download.pytorch.org/models/"
+ADDRESSES = {"fid": "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"}
+"""Of those that are not torchvision's."""
 
 
 def places(folder: str | Path | None = None) -> list[Path]:
@@ -36,6 +43,6 @@ def load(network: str, folder: str | Path | None = None) -> Mapping[str, Tensor]
     if path is None:
         raise InputError(
             f"The weights {FILES[network]} are in none of {', '.join(map(str, places(folder)))}: put the "
-            f"file there ({ADDRESS}{FILES[network]}), or give its folder with --backbones."
+            f"file there ({ADDRESSES.get(network, TORCHVISION)}{FILES[network]}), or give its folder with --backbones."
         )
     return read_weights(path)

@@ -16,6 +16,8 @@ from reposedm_core.reposesd.diffusers_folder import DiffusersFolder
 from reposedm_core.reposesd.network import HEADS_DIM, reposesd_config, unet_weights
 from training.stages.reposesd.text_encoder import TextEncoder, build_text_encoder
 
+SETTINGS = "reposesd.start", "reposesd.tokenizer"
+
 
 class StableDiffusion:
     """The networks of a local Stable Diffusion 2.1, each read when it is asked for and not kept here.
@@ -25,6 +27,7 @@ class StableDiffusion:
             Stable Diffusion's, HumanSD's or one that this training exported.
         preset: what the folder does not say.
         tokenizer: folder of the tokenizer; a file needs it, as LDM's layout has none.
+        settings: what messages call `path` and `tokenizer`.
 
     Attributes:
         config: of the whole model, with the sizes and the schedule of `path`.
@@ -33,11 +36,13 @@ class StableDiffusion:
         InputError: neither of the two, or sizes that RePoseSD has not.
     """
 
-    def __init__(self, path: str | Path, preset: ModelConfig, tokenizer: str = ""):
-        self.path = Path(path)
+    def __init__(
+        self, path: str | Path, preset: ModelConfig, tokenizer: str | Path = "", settings: tuple[str, str] = SETTINGS
+    ):
+        self.path, (self.setting, tokenizer_setting) = Path(path), settings
         if not str(path) or not self.path.exists():
             raise InputError(
-                f"reposesd.start = {str(path)!r}: give a local Stable Diffusion 2.1, a folder of "
+                f"{self.setting} = {str(path)!r}: give a local Stable Diffusion 2.1, a folder of "
                 "diffusers (with unet, vae, text_encoder and tokenizer) or a checkpoint file; nothing is "
                 "downloaded."
             )
@@ -45,22 +50,22 @@ class StableDiffusion:
         if self.path.is_file():
             if not tokenizer:
                 raise InputError(
-                    f"reposesd.start = {self.path.name}: a checkpoint file holds no tokenizer; give the "
-                    "folder of CLIP's as reposesd.tokenizer."
+                    f"{self.setting} = {self.path.name}: a checkpoint file holds no tokenizer; give the "
+                    f"folder of CLIP's as {tokenizer_setting}."
                 )
             self.config = reposesd_config(self.path, preset)
             if self.config.denoiser.heads_dim != HEADS_DIM:
                 raise InputError(
-                    f"reposesd.start = {self.path}: attention heads of {self.config.denoiser.heads_dim} "
+                    f"{self.setting} = {self.path}: attention heads of {self.config.denoiser.heads_dim} "
                     f"channels; Stable Diffusion 2.1's have {HEADS_DIM}."
                 )
         else:
-            self.folder = DiffusersFolder(self.path, "reposesd.start")
+            self.folder = DiffusersFolder(self.path, self.setting)
             self.config = self.folder.config(preset)
             inputs, channels = self.folder.settings("unet").get("in_channels"), self.config.denoiser.latent_channels
             if inputs not in (channels, 2 * channels):
                 raise InputError(
-                    f"reposesd.start = {self.path}: its U-Net has {quoted(inputs)} input channels; expected "
+                    f"{self.setting} = {self.path}: its U-Net has {quoted(inputs)} input channels; expected "
                     f"{channels}, or {2 * channels} with the pose. Inpainting models do not fit."
                 )
 
@@ -83,7 +88,7 @@ class StableDiffusion:
             return build_text_encoder(self._state("text_encoder"), sizes, self.tokenizer)
         weights = text_from_ldm(self._state("text_encoder"))
         if not weights:
-            raise InputError(f"reposesd.start = {self.path.name}: it holds no text encoder in OpenCLIP's layout.")
+            raise InputError(f"{self.setting} = {self.path.name}: it holds no text encoder in OpenCLIP's layout.")
         return build_text_encoder(weights, None, self.tokenizer)
 
     def _state(self, part: str) -> Mapping[str, Tensor]:

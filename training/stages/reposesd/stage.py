@@ -258,11 +258,14 @@ class RePoseSDStage(Stage):
         )
 
 
-def load_estimator(path: str, size: tuple[int, int], udp: bool) -> PoseEstimator:
+def load_estimator(
+    path: str | Path, size: tuple[int, int], udp: bool, setting: str = "reposesd.estimator"
+) -> PoseEstimator:
     """The frozen pose estimator of the field, of what core's `load_estimator` takes.
 
     Args:
         size: height and width of the pictures. udp: of public weights, whatever their name says.
+        setting: what messages call `path`.
 
     Raises:
         InputError: unreadable, without an estimator, or for pictures of another size alone.
@@ -270,10 +273,10 @@ def load_estimator(path: str, size: tuple[int, int], udp: bool) -> PoseEstimator
     try:
         found = load_network(path, udp or None)
     except InputError as error:
-        raise InputError(f"reposesd.estimator: {error}") from error
+        raise InputError(f"{setting}: {error}") from error
     if found.fixed and (found.height, found.width) != size:
         raise InputError(
-            f"reposesd.estimator: {Path(path).name} sees pictures of {found.width}×{found.height} alone, and the "
+            f"{setting}: {Path(path).name} sees pictures of {found.width}×{found.height} alone, and the "
             f"set has {size[1]}×{size[0]}; give a HigherHRNet, or a set of that size."
         )
     return found.network
