@@ -217,6 +217,7 @@ SHOWN = {
     "04 Garment transfer": ("Source", "Clothes", "Mask", "Result"),
     "05 Animation from two poses": ("Result 0", "Result 2", "Result 4", "Result 6"),
     "03 Pose drawn by hand": ("Source", "Drawn pose", "Aligned source", "Result"),
+    "12 Photograph that moves": ("Result 0", "Result 2", "Result 4", "Result 6"),
     "10 How well the result keeps to the pose": ("Result", "Poses in the result", "True target", "Poses in the truth"),
 }
 """What thumbnails show: titles of nodes, and the picture of a batch."""

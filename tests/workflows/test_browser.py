@@ -44,12 +44,13 @@ SMALL = {
         "KSampler": {"steps": 2},
     },
     "05 Animation from two poses": {"RePoseDMInterpolatePoses": {"frames": 4}, "RePoseDMKSampler": {"steps": 2}},
+    "12 Photograph that moves": {"RePoseDMInterpolatePoses": {"frames": 4}},
 }
 NEEDS_WEIGHTS = ("07 Pose guidance on your own checkpoint", "09 Text and pose to picture (HumanSD)")
 TOO_LARGE = ("11 Pose transfer with an edit model",)
 """Graphs whose text encoder has one size, of gigabytes: tests/nodes/test_edit_models_server.py runs them."""
 EXAMPLE = 256, 192
-AT_SOURCE_SIZE = ("06 Pose transfer with your own checkpoint",)
+AT_SOURCE_SIZE = ("06 Pose transfer with your own checkpoint", "12 Photograph that moves")
 """Their results have the size of the source, whatever the model."""
 DOCS = ROOT / "nodes" / "web" / "docs"
 
@@ -119,9 +120,9 @@ def check_numbers(tab, _comfy):
     assert len(texts) == 2 and all(text.startswith("all: PCK@0.05 0.") for text in texts)
 
 
-def check_animation(_tab, comfy):
+def check_animation(name, comfy):
     """The animation has a frame per pose, there and back; of three the last two would be one pose."""
-    (file,) = comfy.output.glob("reposedm/pose_animation_*.webp")
+    (file,) = comfy.output.glob(f"reposedm/{name}_*.webp")
     with Image.open(file) as animation:
         assert animation.n_frames == 4
         frames = [np.asarray(frame.convert("RGB")).astype(int) for frame in ImageSequence.Iterator(animation)]
@@ -135,7 +136,8 @@ def check_edit(tab, _comfy):
 
 CHECKS = {
     "10 How well the result keeps to the pose": check_numbers,
-    "05 Animation from two poses": check_animation,
+    "05 Animation from two poses": lambda _, comfy: check_animation("pose_animation", comfy),
+    "12 Photograph that moves": lambda _, comfy: check_animation("animated_photograph", comfy),
     "03 Pose drawn by hand": check_edit,
 }
 
