@@ -41,7 +41,8 @@ def label(kind: FieldConfig) -> str:
     """How a table names a setting."""
     if not kind.strength:
         return "off"
-    return f"{kind.space}, strength {kind.strength:g}, {kind.start:g} to {kind.end:g}, limit {kind.limit:g}"
+    step = "" if kind.update == "eq15" else f", {kind.update}"
+    return f"{kind.space}, strength {kind.strength:g}, {kind.start:g} to {kind.end:g}, limit {kind.limit:g}{step}"
 
 
 def measure(
