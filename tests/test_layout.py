@@ -32,6 +32,7 @@ COMMANDS = {
     "generate",
     "prepare",
     "report",
+    "study_fidelity",
     "study_guidance",
     "study_perception",
     "train",
