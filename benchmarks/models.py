@@ -17,9 +17,8 @@ from reposedm_core.alignment import start_from
 from reposedm_core.conditioning import first_joints
 from reposedm_core.config import EstimatorConfig
 from reposedm_core.diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
+from reposedm_core.networks import build_networks
 from reposedm_core.pipeline import (
-    NETWORKS,
-    Networks,
     condition_image,
     fit_image,
     one_pose,
@@ -92,8 +91,7 @@ def paper(device: torch.device, small: bool) -> RePoseDMPipeline:
 def random_pipeline(config: ModelConfig, device: torch.device) -> RePoseDMPipeline:
     """A model of any preset with random weights."""
     torch.manual_seed(0)
-    networks = {name: build(getattr(config, name)).eval().requires_grad_(False) for name, build in NETWORKS.items()}
-    return RePoseDMPipeline(Networks(config, **networks), device)
+    return RePoseDMPipeline(build_networks(config), device)
 
 
 def size_of(pipeline: RePoseDMPipeline) -> tuple[int, int]:
@@ -112,7 +110,7 @@ def alignment(pipeline: RePoseDMPipeline, height: int, width: int) -> Callable[[
     joints = [first_joints(one_pose(pose).resized(height, width), 1) for pose in (SOURCE_POSE, POSE)]
 
     def align(iterations: int | None = None) -> None:
-        known = {}
+        known = {"inner": pipeline.encode_inner} if pipeline.tiny else {}
         if pipeline.aligner.reads_pose:
             known["start"] = start_from(*joints, image, pipeline.aligner.config.shrink)
         with torch.no_grad():
@@ -136,7 +134,7 @@ def guidance(pipeline: RePoseDMPipeline, height: int, width: int) -> FieldGuidan
         replace(settings, strength=settings.strength or 1.0),
         pipeline.field,
         target,
-        lambda z: fit_image(pipeline.decode(z), *native),
+        lambda z: fit_image(pipeline.decode_inner(z), *native),
     )
 
 

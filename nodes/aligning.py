@@ -150,6 +150,7 @@ def align(
                 sources,
                 known,
                 behind,
+                None if networks.tiny is None else networks.tiny.encode,
             )
             values = [
                 *(getattr(found.condition, field.name) for field in fields(Condition)),

@@ -33,9 +33,11 @@ def load_checkpoint(
         networks = load_networks(path)
         config = networks.config
         model = keep_keys(in_patcher(RePoseDMModel(config, networks.autoencoder, networks.denoiser), plain))
-        aligner = in_patcher(ConditioningNetworks(networks.aligner, networks.denoiser), plain, whole=True)
+        aligner = in_patcher(
+            ConditioningNetworks(networks.aligner, networks.denoiser, networks.tiny), plain, whole=True
+        )
         estimator = in_patcher(networks.estimator, plain, whole=True)
-        vae = RePoseDMVAE(networks.autoencoder, plain)
+        vae = RePoseDMVAE(networks.autoencoder, plain, networks.tiny)
         decoder = None
         if networks.decoder is not None:
             decoder = in_patcher(interruptible(networks.decoder), plain, whole=True)

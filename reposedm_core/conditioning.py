@@ -89,6 +89,7 @@ def make_condition(
     sources: int = 1,
     start: Start | None = None,
     background: Tensor | None = None,
+    inner: Callable[[Tensor], Tensor] | None = None,
 ) -> Aligned:
     """Align pictures to poses and make the condition.
 
@@ -104,6 +105,7 @@ def make_condition(
         sources: S.
         start: what is known of the sources' poses; only for an aligner that reads them (`reads_pose`).
         background: of an aligner that finds masks, see `reference.make_reference`.
+        inner: pictures → latents, for what only the aligner reads, see `RecurrentPoseAligner.forward`.
     """
     known: dict[int, Tensor] = {}
 
@@ -118,7 +120,7 @@ def make_condition(
     if aligner.reads_pose:
         alignment = aligner(image, skeleton, start=start)
     else:
-        alignment = aligner(image, skeleton, encode=once)
+        alignment = aligner(image, skeleton, encode=once, inner=inner)
     if sources == 1:
         probable = alignment.visibility[-1].sigmoid()
         seen = Seen(alignment.image, probable, torch.ones_like(probable)[:, None])

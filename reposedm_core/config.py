@@ -23,6 +23,7 @@ __all__ = [
     "FieldConfig",
     "ModelConfig",
     "ScheduleConfig",
+    "TinyConfig",
     "from_dict",
     "to_dict",
 ]
@@ -81,6 +82,40 @@ class AutoencoderConfig:
 
 
 @dataclass(frozen=True)
+class TinyConfig:
+    """A tiny autoencoder on the latents of the other one, for the inner work of eq. 9 and 10 (**ours**).
+
+    It encodes what only the aligner reads, and decodes what only the field looks at. The latent that the denoiser reads
+    and the final picture stay the large one's. The defaults are TAESD's, whose public weights fit.
+
+    Attributes:
+        kind: "none", the large autoencoder does all the work, or "tiny".
+        widths: channels at 1, 1/2, 1/4 … of the picture.
+        blocks: residual blocks there, of the encoder; the decoder has as many, the number at 1/8 before it is enlarged.
+        latent_channels: C of the large autoencoder.
+    """
+
+    kind: str = "none"
+    widths: tuple[int, ...] = (64, 64, 64, 64)
+    blocks: tuple[int, ...] = (1, 3, 3, 3)
+    latent_channels: int = 4
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a latent cell's side."""
+        return 2 ** (len(self.widths) - 1)
+
+    def __post_init__(self) -> None:
+        check_known(self, kind=("none", "tiny"))
+        check_counts(self, widths=(1, 8))
+        check_ranges(self, widths=(1, WIDE), blocks=(0, 64), latent_channels=(1, LATENT))
+        if len(set(self.widths)) != 1:
+            raise wrong(self, "widths", "all resolutions have as many channels as one another")
+        if len(self.blocks) != len(self.widths):
+            raise wrong(self, "blocks", f"give one number for each of widths = {self.widths}")
+
+
+@dataclass(frozen=True)
 class AlignerConfig:
     """Recurrent pose aligner: N = len(kernels) iterations.
 
@@ -95,6 +130,7 @@ class AlignerConfig:
         encoder: what the features F come from. "picture": a small encoder of its own, features at 1/4 and 1/8
             (**ours**); "latent": E of the autoencoder, as in the paper, features at the latent's cells.
         warp: "image" warps the picture and encodes it again in every iteration (eq. 9); "latent" warps the features.
+            What encodes it: see `ModelConfig.inner`.
         channels: feature channels at 1/4 of the picture; unused with encoder="latent".
         latent_channels: C of the autoencoder; used with encoder="latent".
         dim: D, channels of a token.
@@ -372,6 +408,7 @@ class ModelConfig:
     steps: int = 4
     guidance_scale: float = 1.25
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    tiny: TinyConfig = field(default_factory=TinyConfig)
     aligner: AlignerConfig = field(default_factory=AlignerConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -405,6 +442,16 @@ class ModelConfig:
             raise wrong(self.decoder, "kind", "its denoiser reads the source as it is, and no aligned picture is made")
         if self.aligner.encoder == "latent" and self.aligner.latent_channels != own:
             raise wrong(self.aligner, "latent_channels", f"the autoencoder has {own} channels")
+        if self.tiny.kind == "tiny" and self.tiny.latent_channels != own:
+            raise wrong(self.tiny, "latent_channels", f"the autoencoder has {own} channels")
+        if self.tiny.kind == "tiny" and self.tiny.stride != self.autoencoder.stride:
+            raise wrong(self.tiny, "widths", f"the autoencoder has a stride of {self.autoencoder.stride}")
+
+    @property
+    def inner(self) -> str:
+        """What eq. 9 reads on the way (`presets.with_inner` sets it): "exact", E of the warped picture; "tiny", the
+        tiny autoencoder's instead; "latent", the latent warped."""
+        return "latent" if self.aligner.warp == "latent" else "exact" if self.tiny.kind == "none" else "tiny"
 
     @property
     def network_size(self) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from .config import ModelConfig, from_dict
 from .diffusion.autoencoder import Autoencoder, KLAutoencoder, build_autoencoder
 from .diffusion.denoiser import Denoiser
 from .diffusion.reference_decoder import ReferenceDecoder
+from .diffusion.tiny import TinyAutoencoder, load_tiny
 from .errors import InputError
 from .estimator import HigherHRNet
 from .fitting import filled
+from .presets import with_inner
 
 SHIPPED = Path(__file__).parent / "weights" / "reposedm-mini.safetensors"
 """The weights that come with the package."""
@@ -33,13 +35,13 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "denoiser": Denoiser,
 }
 """The parts of every RePoseDM by name: each is built from the field of that name in a `ModelConfig`."""
-PARTS: dict[str, Callable[[Any], nn.Module]] = {**NETWORKS, "decoder": ReferenceDecoder}
-"""The same, and the part that not every one has."""
+PARTS: dict[str, Callable[[Any], nn.Module]] = {**NETWORKS, "decoder": ReferenceDecoder, "tiny": TinyAutoencoder}
+"""The same, and the parts that not every one has."""
 
 
 def parts_of(config: ModelConfig) -> tuple[str, ...]:
-    """The parts that a model of `config` has: the reference decoder is not in every one."""
-    return tuple(part for part in PARTS if part != "decoder" or config.decoder.kind == "reference")
+    """The parts that a model of `config` has: reference decoder and tiny autoencoder are not in every one."""
+    return tuple(part for part in PARTS if part in NETWORKS or getattr(config, part).kind != "none")
 
 
 class NoAlignment(nn.Module):
@@ -53,6 +55,7 @@ class NoAlignment(nn.Module):
         pose_image: Tensor,
         iterations: int | None = None,
         encode: Callable[[Tensor], Tensor] | None = None,
+        inner: Callable[[Tensor], Tensor] | None = None,
     ) -> Alignment:
         """As `RecurrentPoseAligner.forward`: the identity map and `source` itself, (B, 3, H, W) in [-1, 1]."""
         batch, _, height, width = source.shape
@@ -63,7 +66,10 @@ class NoAlignment(nn.Module):
 
 @dataclass
 class Networks:
-    """The networks of a RePoseDM and their configuration; `decoder` is None where the autoencoder's is all there is."""
+    """The networks of a RePoseDM and their configuration.
+
+    `decoder` is None where the autoencoder's is all there is, and `tiny` where the autoencoder does the inner work.
+    """
 
     config: ModelConfig
     autoencoder: Autoencoder | KLAutoencoder
@@ -71,6 +77,7 @@ class Networks:
     aligner: RecurrentPoseAligner | MatchingPoseAligner | NoAlignment
     denoiser: Denoiser
     decoder: ReferenceDecoder | None = None
+    tiny: TinyAutoencoder | None = None
 
 
 def needs_aligner(config: ModelConfig) -> bool:
@@ -134,6 +141,33 @@ def load_networks(path: str | os.PathLike) -> Networks:
             for part in parts_of(config)
         },
     )
+
+
+def change_inner(networks: Networks, inner: str, tiny: str | os.PathLike | None = None) -> Networks:
+    """The same model with another inner work, see `presets.with_inner`; the aligner is shared and changed with it.
+
+    Args:
+        inner: "exact", "tiny" or "latent".
+        tiny: file of a tiny autoencoder, public TAESD weights or an exported one; None: the model's own.
+
+    Raises:
+        InputError: another `inner`, an aligner that reads no latents, no tiny autoencoder, or one that does not fit.
+    """
+    config = networks.config
+    if config.aligner.encoder != "latent" or not isinstance(networks.aligner, RecurrentPoseAligner):
+        raise InputError(f"inner = {inner!r}: the aligner of {config.name} reads no latents; leave it out.")
+    config = with_inner(config if tiny is None else with_inner(config, "tiny"), inner)
+    config.check_together()
+    network = networks.tiny if config.tiny.kind == "tiny" else None
+    if tiny is not None and inner != "exact":
+        network = load_tiny(tiny, config.tiny)
+    if network is None and config.tiny.kind == "tiny":
+        raise InputError(
+            f"inner = 'tiny': {config.name} has no tiny autoencoder of its own; give the file of one as tiny, such as "
+            "public TAESD weights, or train one with the stage tiny."
+        )
+    networks.aligner.config = config.aligner
+    return replace(networks, config=config, tiny=network)
 
 
 class InPrecision(nn.Module):

@@ -34,7 +34,7 @@ from .errors import InputError
 from .field import PoseInteractionField, pose_target
 from .full_size import MODEL, Detail, View, aligned, painted, pasted, view
 from .images import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
-from .networks import NETWORKS, SHIPPED, InPrecision, Networks, load_networks
+from .networks import NETWORKS, SHIPPED, InPrecision, Networks, change_inner, load_networks
 from .pose import Pose, one_pose
 from .reference import paste
 
@@ -84,13 +84,14 @@ class RePoseDMPipeline:
     """Pose transfer with a RePoseDM checkpoint: `RePoseDMPipeline.from_pretrained()(source, pose, seed=1)`."""
 
     def __init__(self, networks: Networks, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32):
-        """`dtype` is that of the autoencoder's and the denoiser's weights; the rest, latents included, is float32."""
+        """`dtype` is that of the autoencoders' and the denoiser's weights; the rest, latents included, is float32."""
         self.config, self.device, self.dtype = networks.config, torch.device(device), dtype
         self.autoencoder = networks.autoencoder.to(self.device, dtype)
         self.estimator = networks.estimator.to(self.device)
         self.aligner = networks.aligner.to(self.device)
         self.denoiser = networks.denoiser.to(self.device)
         self.decoder = None if networks.decoder is None else networks.decoder.to(self.device)
+        self.tiny = None if networks.tiny is None else networks.tiny.to(self.device, dtype)
         if dtype != torch.float32:
             self.denoiser = InPrecision(self.denoiser, dtype)
         self.schedule = DiffusionSchedule(self.config.schedule)
@@ -102,9 +103,20 @@ class RePoseDMPipeline:
         path: str | os.PathLike | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        inner: str | None = None,
+        tiny: str | os.PathLike | None = None,
     ) -> RePoseDMPipeline:
-        """Load a checkpoint exported by training/train.py; without a path, the weights that come with the package."""
-        return cls(load_networks(path or SHIPPED), device, dtype)
+        """Load a checkpoint exported by training/train.py; without a path, the weights that come with the package.
+
+        Args:
+            inner: of the paper's presets, what encodes and decodes on the way, "exact", "tiny" or "latent" (see
+                `networks.change_inner`); None: what the model was trained with.
+            tiny: file of a tiny autoencoder to do it with, such as public TAESD weights.
+        """
+        networks = load_networks(path or SHIPPED)
+        if inner is not None or tiny is not None:
+            networks = change_inner(networks, inner or "tiny", tiny)
+        return cls(networks, device, dtype)
 
     def encode(self, images: Tensor) -> Tensor:
         """E: float32 latents (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1]."""
@@ -113,6 +125,14 @@ class RePoseDMPipeline:
     def decode(self, latents: Tensor) -> Tensor:
         """Float32 pictures (B, 3, H, W), about [-1, 1], of latents (B, C, h, w); lets gradients through."""
         return self.autoencoder.decode(latents.to(self.dtype)).float()
+
+    def encode_inner(self, images: Tensor) -> Tensor:
+        """As `encode`, of what only the aligner reads: by the tiny autoencoder where the model has one."""
+        return (self.tiny or self.autoencoder).encode(images.to(self.dtype)).float()
+
+    def decode_inner(self, latents: Tensor) -> Tensor:
+        """As `decode`, of what only the field looks at: by the tiny autoencoder where the model has one."""
+        return (self.tiny or self.autoencoder).decode(latents.to(self.dtype)).float()
 
     @torch.no_grad()
     def picture(self, latents: Tensor, seen: Seen, source: Tensor) -> Tensor:
@@ -208,6 +228,7 @@ class RePoseDMPipeline:
             sources,
             start,
             background,
+            self.encode_inner if self.tiny else None,
         )
 
     def __call__(
@@ -419,7 +440,7 @@ class RePoseDMPipeline:
             return None
         native = self.config.network_size
         target = pose_target(field, [pose], size, native).map(lambda t: t.to(self.device))
-        return FieldGuidance.configured(config, field, target, lambda z: fit_image(self.decode(z), *native))
+        return FieldGuidance.configured(config, field, target, lambda z: fit_image(self.decode_inner(z), *native))
 
     def _model(self, condition: Condition, scale: float | None, field: FieldGuidance | None) -> GuidedDenoiser:
         scale = self.config.guidance_scale if scale is None else scale

@@ -13,6 +13,7 @@ from .config import (
     FieldConfig,
     ModelConfig,
     ScheduleConfig,
+    TinyConfig,
 )
 from .errors import InputError, quoted
 
@@ -49,6 +50,26 @@ PAPER_FIELD = FieldConfig(1.0, 0.0, 1.0, space="features", mask="predicted", tra
 **ours** here, too."""
 
 VARIANTS = ("b1", "b2")
+INNER = ("exact", "tiny", "latent")
+"""What eq. 9 may read on the way, see `ModelConfig.inner`."""
+
+
+def with_inner(config: ModelConfig, name: str) -> ModelConfig:
+    """`config` with another inner work: what the aligner's iterations read (eq. 9) and what the field decodes with.
+
+    "exact": the large autoencoder does all of it. "tiny": the tiny one does both. "latent": the latent is warped
+    instead of the picture, and the field decodes as before.
+
+    Raises:
+        InputError: another name.
+    """
+    if name not in INNER:
+        raise InputError(f"inner = {quoted(name)}: known are {', '.join(INNER)}.")
+    aligner = replace(config.aligner, warp="latent" if name == "latent" else "image")
+    if name == "latent":
+        return replace(config, aligner=aligner)
+    tiny = replace(config.tiny, kind="tiny" if name == "tiny" else "none", latent_channels=config.autoencoder.channels)
+    return replace(config, aligner=aligner, tiny=tiny)
 
 
 def variant(config: ModelConfig, name: str) -> ModelConfig:
@@ -72,6 +93,7 @@ def variant(config: ModelConfig, name: str) -> ModelConfig:
         name=f"{config.name}-{name}",
         denoiser=replace(config.denoiser, texture=texture, channel_condition=False),
         decoder=DecoderConfig(),
+        tiny=TinyConfig() if name == "b1" else config.tiny,
         field=replace(config.field, strength=0.0, training=0.0),
     )
 
@@ -90,6 +112,7 @@ def _paper(name: str, height: int, width: int, block_channels: tuple[int, ...], 
         steps=100,
         guidance_scale=2.0,
         autoencoder=STABLE_DIFFUSION_VAE,
+        tiny=TinyConfig("tiny"),
         aligner=AlignerConfig(
             kernels=(0, 9, 5, 3, 3, 3),
             first_radius=8,

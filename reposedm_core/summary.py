@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .config import ModelConfig
 from .diffusion.autoencoder import build_autoencoder
 from .diffusion.reference_decoder import MASKS, Reference, ReferenceDecoder
+from .diffusion.tiny import TinyAutoencoder
 from .networks import NETWORKS, needs_aligner
 from .presets import PRESETS
 from .reposesd.network import RePoseSD
@@ -66,8 +67,8 @@ def cost(config: ModelConfig, part: str) -> Cost | None:
 
 USED = {
     "denoiser": ("denoiser", "autoencoder"),
-    "aligner": ("aligner", "autoencoder"),
-    "encodings": ("aligner", "autoencoder"),
+    "aligner": ("aligner", "autoencoder", "tiny"),
+    "encodings": ("aligner", "autoencoder", "tiny"),
     "decode": ("autoencoder", "decoder"),
     "estimator": ("estimator", "autoencoder"),
 }
@@ -90,15 +91,21 @@ def _cost(config: ModelConfig, part: str) -> Cost:
         seen = torch.empty(1, 3, *config.network_size, device="meta")
         return measure(lambda: NETWORKS[part](config.estimator), lambda n: n(seen))
     if part in ("aligner", "encodings"):
-        calls = []
+        calls, inner = [], {}
+        if config.tiny.kind != "none":
+            inner = {"inner": lambda _: calls.append(1) or latent}
         own = measure(
             lambda: NETWORKS["aligner"](config.aligner),
-            lambda n: n(picture, picture, encode=lambda _: calls.append(1) or latent),
+            lambda n: n(picture, picture, encode=lambda _: calls.append(0) or latent, **inner),
         )
         if part == "aligner":
             return own
         once = measure(lambda: build_autoencoder(config.autoencoder), lambda n: n.encode(picture))
-        return Cost(once.parameters, len(calls) * once.flops)
+        if config.tiny.kind == "none":
+            return Cost(once.parameters, len(calls) * once.flops)
+        tiny = measure(lambda: TinyAutoencoder(config.tiny, ["encoder"]), lambda n: n.encode(picture))
+        count = sum(calls)
+        return Cost(once.parameters + tiny.parameters, (len(calls) - count) * once.flops + count * tiny.flops)
     t = torch.empty(1, device="meta")
     if config.denoiser.texture == "text":
         tokens = torch.empty(1, TEXT_TOKENS, config.denoiser.context_dim, device="meta")
@@ -133,7 +140,8 @@ NOTE = """\
 Pictures and latents are width × height (× channels); M: million parameters; the last five columns are GFLOPs for one
 picture, a multiplication and an addition counting as two. A step with classifier-free guidance takes two passes of the
 denoiser. The aligner runs once a picture; with features from the latent it encodes the skeleton, the source and the
-picture as each iteration warped it, otherwise only the last of these, which the denoiser reads. Autoencoder and decode
+picture as each iteration warped it, by the tiny autoencoder where there is one, otherwise only the last of these, which
+the denoiser reads. Autoencoder and decode
 are with the decoder that also sees the source, where a model has one (`mini-256`)."""
 
 

@@ -14,7 +14,7 @@ from reposedm_core.diffusion.autoencoder import KLAutoencoder, build_autoencoder
 from reposedm_core.diffusion.sampler import initial_latent, simple_sigmas
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.diffusion.schedulers import SAMPLERS
-from reposedm_core.networks import NETWORKS, NoAlignment, build_networks, parts_of
+from reposedm_core.networks import NETWORKS, PARTS, NoAlignment, build_networks, parts_of
 from reposedm_core.presets import ESTIMATORS, variant
 from reposedm_core.reposesd.network import GuidedRePoseSD, RePoseSD, TextCondition
 
@@ -30,6 +30,7 @@ def small(config: ModelConfig, height: int = 32, width: int = 16) -> ModelConfig
         width=width,
         steps=2,
         autoencoder=replace(coder, widths=(8,) * len(coder.widths)),
+        tiny=replace(config.tiny, widths=(8,) * 4, blocks=(1,) * 4),
         aligner=replace(
             config.aligner,
             channels=8,
@@ -74,7 +75,7 @@ SOURCE = torch.rand(1, 3, 32, 16, generator=torch.Generator().manual_seed(1))
 def test_every_picture_model_builds_at_its_full_size(name):
     config = PRESETS[name]
     with torch.device("meta"):
-        networks = {part: build(getattr(config, part)) for part, build in NETWORKS.items()}
+        networks = {part: PARTS[part](getattr(config, part)) for part in parts_of(config)}
     stride = config.autoencoder.stride
     latent = config.height // stride, config.width // stride
     assert config.height % stride == config.width % stride == 0

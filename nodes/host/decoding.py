@@ -17,12 +17,17 @@ from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
 
 from ...reposedm_core import InputError
-from .patchers import own_copy
+from ...reposedm_core.config import TinyConfig
+from ...reposedm_core.diffusion.tiny import load_tiny
+from .patchers import interruptible, own_copy
 from .reposedm_model import RePoseDMModel, RePoseDMVAE
 
 DECODERS = ("vae", "taesd")
 TINY = "vae_approx"
 """Model folder in which the host looks for tiny decoders, for its previews."""
+
+PACKED = 128
+"""Channels of Flux 2's latents, four cells in one: their tiny decoder has layers of its own, which the host knows."""
 
 ENCODERS = ("encoder", "taesd_encoder")
 """What the halves of VAEs are called that a decoding does not need."""
@@ -51,7 +56,8 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
     """A decoder whose weights are its own and let gradients through.
 
     Args:
-        kind: "vae" is the decoder of `vae`, "taesd" the tiny one of models/vae_approx that the host previews with.
+        kind: "vae" is the decoder of `vae`; "taesd" the tiny one that comes with a RePoseDM, and of other models that
+            of models/vae_approx, which the host previews with.
         vae: a VAE of the host's, for pictures.
         model: the MODEL whose latents are decoded.
 
@@ -69,7 +75,7 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
         latent_format = copy.deepcopy(model.get_model_object("latent_format"))
     check_match(vae, model, latent_format)
     if kind == "taesd":
-        network = load_tiny(latent_format)
+        network = tiny_decoder(vae, latent_format)
         return Decoder(
             network,
             lambda latent: network.decode(latent.to(torch.float32)),
@@ -122,8 +128,11 @@ def check_match(vae: Any, model: Any, latent_format: Any) -> None:
         )
 
 
-def load_tiny(latent_format: Any) -> TAESD:
-    """The tiny decoder for latents of this format, in float32, found as the host's previews find it."""
+def tiny_decoder(vae: Any, latent_format: Any) -> nn.Module:
+    """The tiny decoder for latents of this format, in float32: RePoseDM's own, else found as the host's previews do."""
+    if getattr(vae, "tiny", None) is not None:
+        with torch.inference_mode(False):
+            return interruptible(copy.deepcopy(vae.tiny))
     name = getattr(latent_format, "taesd_decoder_name", None)
     if not name or name in getattr(latent_preview, "VIDEO_TAES", ()):
         raise InputError("decoder: for the latents of this model there is no tiny decoder; choose vae.")
@@ -136,14 +145,16 @@ def load_tiny(latent_format: Any) -> TAESD:
     try:
         # Weights made in inference mode would let no gradient through.
         with torch.inference_mode(False):
-            network = TAESD(None, folder_paths.get_full_path_or_raise(TINY, file), latent_format.latent_channels)
+            path, channels = folder_paths.get_full_path_or_raise(TINY, file), latent_format.latent_channels
+            if channels == PACKED:
+                return TAESD(None, path, channels).eval().requires_grad_(False)
+            return interruptible(load_tiny(path, TinyConfig("tiny", latent_channels=channels), ["decoder"]))
     except Exception as error:  # whatever the host's readers raise on a torn or foreign file
         logging.debug("tiny decoder %s", file, exc_info=error)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"decoder: {file} is no tiny decoder for this model ({reason}); download it again, or choose vae."
         ) from error
-    return network.eval().requires_grad_(False)
 
 
 def reduced(latent: Tensor, share: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from ...reposedm_core.diffusion.context_cache import cached_context
 from ...reposedm_core.diffusion.denoiser import Conditioner, Denoiser
 from ...reposedm_core.diffusion.guided import Condition
 from ...reposedm_core.diffusion.schedule import DiffusionSchedule
+from ...reposedm_core.diffusion.tiny import TinyAutoencoder
 from .field_presets import SAYS
 from .patchers import host_layers, in_patcher, interruptible
 from .poses import poses_in_turn
@@ -46,15 +48,18 @@ def to_conditioning(condition: Condition) -> list:
 
 
 class ConditioningNetworks(nn.Module):
-    """What reads the pictures, once a run: the aligner, and the denoiser's part that makes the context tokens."""
+    """What reads the pictures, once a run: the aligner, with the tiny encoder where it has one, and the denoiser's part
+    that makes the context tokens."""
 
-    def __init__(self, aligner: RecurrentPoseAligner, denoiser: Denoiser):
+    def __init__(self, aligner: RecurrentPoseAligner, denoiser: Denoiser, tiny: TinyAutoencoder | None = None):
         super().__init__()
+        self.tiny = tiny
         self.aligner, self.conditioner = aligner, Conditioner(denoiser.config)
         own = self.conditioner.state_dict()
         self.conditioner.load_state_dict({key: denoiser.state_dict()[key] for key in own})
         self.requires_grad_(False).eval()
-        interruptible(self.aligner)
+        for network in filter(None, (self.aligner, self.tiny)):
+            interruptible(network)
 
 
 class RePoseDMLatent(comfy.latent_formats.LatentFormat):
@@ -202,13 +207,15 @@ def _size(latent: Tensor, stride: int) -> str:
 
 
 class RePoseDMVAE(comfy.sd.VAE):
-    """The pack's autoencoder as a VAE of ComfyUI's."""
+    """The pack's autoencoder as a VAE of ComfyUI's, and the model's tiny one, where it has one."""
 
-    def __init__(self, autoencoder: Autoencoder, plain: bool = False):
+    def __init__(self, autoencoder: Autoencoder, plain: bool = False, tiny: TinyAutoencoder | None = None):
         with _quiet():
             # Without weights the host's constructor sets its defaults, whatever they are in this version, and stops.
             super().__init__(sd={})
         self.first_stage_model = autoencoder
+        # Of its own: the aligner's patcher moves the other, and its weights may then let no gradient through.
+        self.tiny = copy.deepcopy(tiny)
         self.downscale_ratio = self.upscale_ratio = autoencoder.stride
         self.latent_channels = autoencoder.channels
         if isinstance(autoencoder, Autoencoder):  # of Stable Diffusion's the host's own counts are true

@@ -104,7 +104,12 @@ class RecurrentPoseAligner(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(
-        self, source: Tensor, pose_image: Tensor, iterations: int | None = None, encode: Encode | None = None
+        self,
+        source: Tensor,
+        pose_image: Tensor,
+        iterations: int | None = None,
+        encode: Encode | None = None,
+        inner: Encode | None = None,
     ) -> Alignment:
         """Align `source` to the skeleton drawn in `pose_image`.
 
@@ -113,6 +118,8 @@ class RecurrentPoseAligner(nn.Module):
             iterations: N, at most the number the network was made with (default: all).
             encode: E of the autoencoder, pictures (B, 3, H, W) → latents (B, C, H/8, W/8). With features from the
                 latent it is needed; otherwise it only fills in `Alignment.features`.
+            inner: what encodes instead whatever only this network reads: source, skeleton, and the picture as each
+                iteration but the last warped it. None is `encode` itself.
 
         Raises:
             InputError: an argument whose shape, dtype or values do not fit, N out of range, or `encode` missing.
@@ -128,16 +135,16 @@ class RecurrentPoseAligner(nn.Module):
                 "encode is missing: this aligner's features come from the autoencoder's latents "
                 '(AlignerConfig.encoder = "latent"); give the autoencoder\'s encode.'
             )
-        rewarp = self.config.warp == "image"
+        rewarp, inner = self.config.warp == "image", inner or encode
 
         def read(picture: Tensor) -> Tensor | tuple[Tensor, ...]:
-            return (self._latent(encode, picture),) if latent else self.source_encoder(picture)
+            return (self._latent(inner, picture),) if latent else self.source_encoder(picture)
 
         def features(raw: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return self.source_encoder(raw[0]) if latent else raw
 
         position = self._position(sizes["H"] // STRIDE, sizes["W"] // STRIDE)
-        pose = self.pose_encoder(self._latent(encode, pose_image) if latent else pose_image)
+        pose = self.pose_encoder(self._latent(inner, pose_image) if latent else pose_image)
         seen = unwarped = read(source)
         h, w = seen[0].shape[-2:]
         wide = torch.promote_types(source.dtype, torch.float32)  # half precision is too coarse for positions

@@ -40,7 +40,11 @@ def test_tiny_decoder_of_the_family(pack, made, guide, family, tmp_path, monkeyp
         folder_paths.filename_list_cache.clear()
         bent = guide(model, vae, decoder="taesd")
     (own,) = networks(bent)
-    assert type(own.vae) is TAESD and not any(weight.is_inference() for weight in own.parameters())
+    assert type(own.vae) is pack.reposedm_core.diffusion.tiny.TinyAutoencoder and not any(
+        weight.is_inference() for weight in own.parameters()
+    )
+    z = 2 * torch.randn(1, channels, *families.SIDE)
+    torch.testing.assert_close(own.vae.decode(z), network.taesd_decoder(z) * 2 - 1)
     shapes = count_decodings(bent)
     latent = families.sample(bent)
     assert latent.isfinite().all() and not latent.equal(families.sample(model))
@@ -131,6 +135,25 @@ def test_reposedm_has_no_tiny_decoder(pack, tiny, guide):
     model, vae, _, _ = pack.nodes.loaders.load_checkpoint(tiny)
     with pytest.raises(pack.reposedm_core.InputError, match="decoder: for the latents of this model there is no tiny"):
         guide(model, vae, decoder="taesd")
+
+
+def test_reposedm_with_a_tiny_autoencoder_brings_its_own(pack, guide, tmp_path_factory):
+    from reposedm_core.presets import PRESETS
+    from tests.nodes.conftest import save
+    from tests.test_presets import small
+
+    path = save(tmp_path_factory, small(PRESETS["deepfashion-256x176"], 64, 48))
+    model, vae, aligner, _ = pack.nodes.loaders.load_checkpoint(path)
+    (own,) = networks(guide(model, vae, decoder="taesd"))
+    assert own.vae is not vae.tiny and own.vae is not aligner.patcher.model.tiny
+    z = torch.randn(1, 4, 8, 6)
+    assert torch.equal(own.vae.decode(z), vae.tiny.decode(z))
+    calls, inner = [], aligner.patcher.model.tiny
+    encode = inner.encode
+    inner.encode = lambda picture: calls.append(len(picture)) or encode(picture)
+    found = pack.nodes.aligning.align(aligner, vae, *torch.rand(2, 1, 3, 64, 48) * 2 - 1)
+    assert calls == [1] * 7, "skeleton, source, and what five of the six iterations warped"
+    assert torch.equal(found.condition.aligned, vae.first_stage_model.encode(found.image))
 
 
 @pytest.mark.parametrize(("share", "size"), [(0.5, (4, 3)), (0.25, (2, 2)), (0.125, (1, 1))])

@@ -26,6 +26,7 @@ from training.metrics.vgg import VGGDistance
 CLASSES = {
     "vae": "vae.VaeStage",
     "vae of kl": "vae_kl.KLVaeStage",
+    "tiny": "tiny.TinyStage",
     "estimator": "estimator.EstimatorStage",
     "aligner": "aligner.AlignerStage",
     "aligner of matching": "matching_aligner.MatchingAlignerStage",
@@ -34,6 +35,10 @@ CLASSES = {
     "reposesd": "reposesd.stage.RePoseSDStage",
 }
 """Module and class of every stage, in training/stages."""
+
+
+SEEDS = {name: number for number, name in enumerate([*(name for name in STAGES if name != "tiny"), "tiny"])}
+"""What each stage adds to the seed; the tiny autoencoder's came last, so that no other's changed."""
 
 
 def stage_class(name: str, config: ModelConfig) -> type[Stage]:
@@ -49,7 +54,7 @@ def stages_of(config: ModelConfig) -> tuple[str, ...]:
     if config.denoiser.texture == "text":
         return ("reposesd",)
     left_out = {"reposesd"} | (set() if needs_aligner(config) else {"aligner"})
-    left_out |= set() if config.decoder.kind == "reference" else {"decoder"}
+    left_out |= {part for part in ("decoder", "tiny") if getattr(config, part).kind == "none"}
     return tuple(name for name in STAGES if name not in left_out)
 
 
@@ -114,7 +119,7 @@ def run_stage(
     out = Path(settings.out)
     needed = kind.needs(config)
     load_finished(set(needed) - set(networks), config, settings, networks)
-    set_seed(settings.seed + STAGES.index(name))
+    set_seed(settings.seed + SEEDS[name])
     stage = kind(
         config,
         getattr(settings, name),

@@ -14,7 +14,7 @@ from reposedm_core.config import ModelConfig, from_dict, to_dict
 from reposedm_core.errors import InputError
 from reposedm_core.presets import PRESETS
 
-STAGES = ("vae", "estimator", "aligner", "reposedm", "decoder", "reposesd")
+STAGES = ("vae", "tiny", "estimator", "aligner", "reposedm", "decoder", "reposesd")
 """In the order in which they run."""
 AUTO = "auto"
 TRACKERS = ("none", "tensorboard", "wandb", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab", "trackio")
@@ -38,7 +38,8 @@ class StageSettings:
         validate_every: steps between validations, each with a sample sheet; 0: only after the last step.
         ema: decay of the weight average.
         init: exported checkpoint whose weights of this stage training starts from; a state in `out` comes first. Stages
-            vae and estimator also take public weights: Stable Diffusion's VAE, a HigherHRNet of the preset's width.
+            vae, tiny and estimator also take public weights: Stable Diffusion's VAE, TAESD, a HigherHRNet of the
+            preset's width.
         bf16: compute in bfloat16 where torch's autocast does (weights stay float32): true, false, or "auto", which
             times a few steps of both before the first one, takes the quicker and keeps to it for the whole stage. On
             CPUs with AVX512-BF16 or AMX bfloat16 is a third faster; on others it may be several times slower.
@@ -82,6 +83,17 @@ class VaeSettings(StageSettings):
     perceptual: float = 1.0
     kl: float = 1e-6
     train_encoder: bool = True
+
+
+@dataclass
+class TinySettings(StageSettings):
+    """Training of the tiny autoencoder, by what the large one encodes and decodes.
+
+    Attributes:
+        noise: factor of the noise on the latents that are decoded, whose deviation is 0 to 0.08 without it.
+    """
+
+    noise: float = 4.0
 
 
 @dataclass
@@ -227,6 +239,7 @@ class Settings:
     name: str = "reposedm-mini"
     notes: str = ""
     vae: VaeSettings = field(default_factory=VaeSettings)
+    tiny: TinySettings = field(default_factory=TinySettings)
     estimator: EstimatorSettings = field(default_factory=EstimatorSettings)
     aligner: AlignerSettings = field(default_factory=AlignerSettings)
     reposedm: RePoseDMSettings = field(default_factory=RePoseDMSettings)
@@ -299,6 +312,7 @@ def check(settings: Settings) -> None:
         "hidden_weight": 0,
         "group": 2,
         "estimated": 0,
+        "noise": 0,
     }
     shares = ("estimated", "dropout", "caption_dropout", "colour_shuffle", "flip", "ema")
     for stage in STAGES:

@@ -128,7 +128,14 @@ def align(pipe: RePoseDMPipeline, batch: Batch, joints: Tensor | None) -> Aligne
         target = torch.from_numpy(batch.target_pose).float()
         start = start_from(joints, target, source, pipe.aligner.config.shrink)
     return make_condition(
-        pipe.aligner, pipe.denoiser, pipe.encode, source, skeleton, pipe.autoencoder.stride, start=start
+        pipe.aligner,
+        pipe.denoiser,
+        pipe.encode,
+        source,
+        skeleton,
+        pipe.autoencoder.stride,
+        start=start,
+        inner=pipe.encode_inner if pipe.tiny else None,
     )
 
 
@@ -169,7 +176,7 @@ def transfer(
             guide,
             compare,
             target.map(lambda values: values.to(pipe.device)),
-            lambda z: fit_image(pipe.decode(z), *native),
+            lambda z: fit_image(pipe.decode_inner(z), *native),
         )
     shape = condition.pose.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

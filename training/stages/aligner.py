@@ -145,7 +145,9 @@ class AlignerStage(Stage):
 
     @classmethod
     def needs(cls, config: ModelConfig) -> tuple[str, ...]:
-        return ("autoencoder",) if config.aligner.encoder == "latent" else ()
+        if config.aligner.encoder != "latent":
+            return ()
+        return ("autoencoder",) if config.tiny.kind == "none" else ("autoencoder", "tiny")
 
     def build(self) -> RecurrentPoseAligner:
         return RecurrentPoseAligner(self.config.aligner)
@@ -155,7 +157,10 @@ class AlignerStage(Stage):
 
     def prepare(self, main: bool) -> None:
         self.people, self.held_out = People(self.root, "train"), People(self.root, "val")
-        self.encode = self.networks["autoencoder"].to(self.device).encode if self.needs(self.config) else None
+        self.encode, self.inner = (
+            self.networks[part].to(self.device).encode if part in self.networks else None
+            for part in ("autoencoder", "tiny")
+        )
         if main and not self.people.has_correspondence:
             print(
                 f"aligner: {self.root} has no correspondence; learning from joints and colours"
@@ -201,7 +206,7 @@ class AlignerStage(Stage):
 
     def _losses(self, model: nn.Module, batch: dict[str, Tensor], iterations: int | None = None) -> dict[str, Tensor]:
         batch = dict(batch)
-        alignment = model(batch["source"], batch.pop("skeleton"), iterations, self.encode)
+        alignment = model(batch["source"], batch.pop("skeleton"), iterations, self.encode, self.inner)
         return (alignment_loss if "flow" in batch else joint_loss)(alignment, **batch)
 
     def validate(self, network: RecurrentPoseAligner) -> dict[str, float]:
@@ -218,5 +223,10 @@ class AlignerStage(Stage):
         batch = self._read(self.held_out, self.held_out.fixed_pairs(8))
         source, skeleton = batch["source"].to(self.device), batch["skeleton"].to(self.device)
         return picture_grid(
-            [source, skeleton, *network(source, skeleton, encode=self.encode).images(source), batch["target"]]
+            [
+                source,
+                skeleton,
+                *network(source, skeleton, encode=self.encode, inner=self.inner).images(source),
+                batch["target"],
+            ]
         )

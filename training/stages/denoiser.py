@@ -86,6 +86,7 @@ class RePoseDMStage(Stage):
     def needs(cls, config: ModelConfig) -> tuple[str, ...]:
         return (
             "autoencoder",
+            *(["tiny"] if config.tiny.kind == "tiny" else []),
             *(["aligner"] if needs_aligner(config) else []),
             *(["estimator"] if config.field.training > 0 else []),
         )
@@ -140,17 +141,17 @@ class RePoseDMStage(Stage):
         aligner = None if self.joint else self.networks.get("aligner")  # one that changes has nothing to cache
         frozen = self.autoencoder, aligner or NoAlignment(), self.device
         self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
-        flipped = self.settings.flip > 0
+        flipped, self.tiny = self.settings.flip > 0, self.networks.get("tiny")
         self.people, self.pairs = people, people.fixed_pairs(self.settings.pairs)
-        self.cache = cache_latents(people, self.pairs, *frozen, self.out, joints=guided, flipped=flipped)
-        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out)
-        self.field = (
-            FieldTerm(
-                self.config, self.networks["estimator"], self.autoencoder, people.height, people.width, self.device
-            )
-            if guided
-            else None
-        )
+        if self.tiny is not None:
+            self.tiny.to(self.device)
+        known = {"tiny": None if self.joint else self.tiny}
+        self.cache = cache_latents(people, self.pairs, *frozen, self.out, joints=guided, flipped=flipped, **known)
+        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, **known)
+        self.field = None
+        if guided:
+            size, decoder = (people.height, people.width), self.tiny or self.autoencoder
+            self.field = FieldTerm(self.config, self.networks["estimator"], decoder, *size, self.device)
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
         steps = self.schedule.timesteps
@@ -179,9 +180,11 @@ class RePoseDMStage(Stage):
         They are recoloured and mirrored as the batch's other latents were.
         """
         source, encode = batch["picture"], self.autoencoder.encode
+        inner = None if self.tiny is None else self.tiny.encode
         if self.settings.checkpointing and torch.is_grad_enabled():
             encode = partial(checkpoint, encode, use_reentrant=False)  # E is nearly all of the memory
-        alignment = aligner(source, batch["skeleton"], encode=encode)
+            inner = inner and partial(checkpoint, inner, use_reentrant=False)
+        alignment = aligner(source, batch["skeleton"], encode=encode, inner=inner)
         found = {
             "aligned": alignment.features.float(),
             "visibility": alignment.latent_visibility(source.shape[-1] // batch["target"].shape[-1]).float(),

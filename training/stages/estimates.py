@@ -35,6 +35,7 @@ class Estimates:
             device,
             folder,
             joints=True,
+            tiny=self.networks.tiny,
         )
         self.networks.denoiser.to(device)
 

@@ -14,9 +14,10 @@ from reposedm_core.field import PoseInteractionField, PoseTarget, joints_target
 
 
 class FieldTerm:
-    """∇G of eq. 11-12 for the pictures that the denoiser generates in training; estimator and autoencoder are frozen.
+    """∇G of eq. 11-12 for the pictures that the denoiser generates in training; estimator and decoder are frozen.
 
     Args:
+        autoencoder: what decodes them, the tiny one where the model has it.
         config: its `field` says the space, what is decoded (eq. 10) and what the target is.
         height, width: of the pictures that the cached joints belong to.
     """

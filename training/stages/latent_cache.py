@@ -55,10 +55,12 @@ def cache_latents(
     joints: bool = False,
     chunk: int = 32,
     flipped: bool = False,
+    tiny: nn.Module | None = None,
 ) -> Latents:
     """Encode and align every pair once; kept in a file of `folder` named after the check sum of all it is made of.
 
-    That is the set, the pairs' rows in it, and weights and configuration of both networks. With `joints` the target's
+    That is the set, the pairs' rows in it, and weights and configuration of the networks; `tiny` encodes what only the
+    aligner reads. With `joints` the target's
     joints are among them, for the field; with `flipped` the pose of the mirrored target. An aligner that finds masks
     leaves its map and logits, too, and a set with correspondence its `cover`. The tensors stay in the file
     (memory-mapped). Runs that share `folder` may make it at the same time.
@@ -74,12 +76,14 @@ def cache_latents(
         configs.encode(),
         autoencoder,
         aligner,
+        *([] if tiny is None else [tiny]),
         *([b"flipped"] if flipped else []),
     )
     file = folder / f"latents.{people.split}.{made_of:08x}.pt"
     stored = _read(file)
     if stored is None:
-        save_atomically(_align(people, pairs, autoencoder, aligner, device, chunk, flipped), file, shared=True)
+        made = _align(people, pairs, autoencoder, aligner, device, chunk, flipped, tiny)
+        save_atomically(made, file, shared=True)
         stored = _read(file)
     if joints:
         stored["joints"] = torch.from_numpy(people.joints(pairs.identity, pairs.target)).float()
@@ -101,8 +105,10 @@ def _align(
     device: torch.device,
     chunk: int,
     flipped: bool,
+    tiny: nn.Module | None,
 ) -> dict[str, Tensor]:
     autoencoder, aligner = autoencoder.to(device).eval(), aligner.to(device).eval()
+    inner = None if tiny is None else tiny.to(device).eval().encode
     columns: dict[str, Tensor] = {}
     for first in tqdm(range(0, len(pairs), chunk), desc=f"{people.split}: aligning", unit="batch", mininterval=1):
         part = pairs[slice(first, first + chunk)]
@@ -112,7 +118,7 @@ def _align(
             joints = [torch.from_numpy(people.openpose(part.identity, n)).float() for n in (part.source, part.target)]
             alignment = aligner(source, skeleton, start=start_from(*joints, source, aligner.config.shrink))
         else:
-            alignment = aligner(source, skeleton, encode=autoencoder.encode)
+            alignment = aligner(source, skeleton, encode=autoencoder.encode, inner=inner)
         row = {
             "target": autoencoder.encode(people.pictures(part.identity, part.target).to(device)),
             "pose": autoencoder.encode(skeleton),
