@@ -187,9 +187,8 @@ def report(outcome: Outcome, target: Pose, title: str, note: str, pipeline: RePo
         f"PCK: share of the target's joints that the shipped estimator, itself trained on synthetic people, finds "
         f"within {TOLERANCE:.0%} of the height."
     )
-    width, height = outcome.pictures["Result"].size
-    times = -(-PANEL // width)
-    write_picture(path, make_sheet(panels, title, (note, numbers, meaning), times * width, times * height))
+    times = -(-PANEL // MODEL.width)
+    write_picture(path, make_sheet(panels, title, (note, numbers, meaning), times * MODEL.width, times * MODEL.height))
     print(f"{path}\n  {numbers}\n  {meaning}\n  {note}", flush=True)
 
 
@@ -205,6 +204,9 @@ def transfer(comfy: ComfyServer, real: RealInput | None, out: Path) -> list[Path
     if real is not None:
         uploaded = comfy.upload_image(real.picture, f"source{real.picture.suffix.lower()}")
         prompt = replace_example(prompt, uploaded, json.dumps(to_keypoints([real.pose])))
+        with Image.open(real.picture) as picture:
+            if picture.width < MODEL.width:  # at its own size the result would lose detail
+                prompt[find(prompt, "RePoseDMRecurrentPoseAligner")]["inputs"]["output_size"] = "model"
         paths.append(out / "pose_transfer_photograph.png")
         report(run(comfy, prompt, "photograph"), real.pose, real.title, PHOTOGRAPH_NOTE, pipeline, paths[1])
     return paths

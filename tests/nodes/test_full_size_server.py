@@ -7,14 +7,16 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from workflows.comfy_server import ROOT
 
 EXAMPLES = ROOT / "workflows" / "examples"
 FILE = "tiny-256.safetensors"
-SIZE = 512, 768
-"""Width and height: half of 1024 × 1536 each."""
+SIZE = 1024, 1536
+"""Width and height of a photograph; the person is in the middle of it."""
+LEFT, TOP, WIDTH, HEIGHT = 400, 600, 384, 512
 SAMPLING = {"seed": 5, "steps": 2, "cfg": 1.25, "sampler_name": "ddim", "scheduler": "simple"}
 
 
@@ -22,8 +24,8 @@ SAMPLING = {"seed": 5, "steps": 2, "cfg": 1.25, "sampler_name": "ddim", "schedul
 def photograph():
     """A person in the middle of noise: detail in every pixel."""
     pixels = np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
-    person = Image.open(EXAMPLES / "lime_top.png").convert("RGB").resize((192, 256))
-    pixels[300:556, 200:392] = np.asarray(person)
+    person = Image.open(EXAMPLES / "lime_top.png").convert("RGB").resize((WIDTH, HEIGHT))
+    pixels[TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH] = np.asarray(person)
     return pixels
 
 
@@ -31,7 +33,7 @@ def pose(name):
     """A pose of the examples, as it lies in the photograph."""
     from reposedm_core.pose import load_pose_file, to_keypoints
 
-    placed = load_pose_file(EXAMPLES / name)[0].resized(256, 192)._moved(1, 200, 300, SIZE[1], SIZE[0])
+    placed = load_pose_file(EXAMPLES / name)[0].resized(HEIGHT, WIDTH)._moved(1, LEFT, TOP, SIZE[1], SIZE[0])
     return to_keypoints([placed])
 
 
@@ -154,14 +156,18 @@ def test_pose_transfer_gives_the_photograph_s_size(pictures, photograph):
     assert pictures["pasted"].shape == pictures["whole"].shape == (1, *photograph.shape)
     assert pictures["cropped"].shape == pictures["crop"].shape == pictures["cropped align"].shape
     height, width = pictures["crop"].shape[1:3]
-    assert 200 < height < 500 and abs(width / height - 0.75) < 0.05
+    assert 400 < height < 1000 and abs(width / height - 0.75) < 0.05
 
 
 @pytest.mark.parametrize("name", ["pasted", "dressed"])
 def test_outside_of_the_feathered_mask_it_is_the_photograph(pictures, photograph, name):
     share = pictures[f"{name} share"][0, ..., 0]
-    far = np.asarray(Image.fromarray(share).resize((SIZE[0] // 4, SIZE[1] // 4), Image.Resampling.BOX)) == 0
-    far = np.kron(far, np.ones((4, 4), bool)) & (share == 0)
+    # The fade is 2 % of the crop wide, 3 pixels of the model in Garment Transfer; in its last pixels shares are less
+    # than a level.
+    near = torch.from_numpy(share.copy())[None].float()
+    for along in ((49, 1), (1, 49)):
+        near = torch.nn.functional.max_pool2d(near, along, 1, [side // 2 for side in along])
+    far = (near[0] == 0).numpy()
     assert 0.2 < far.mean() < 0.98
     assert np.array_equal(pictures[name][0][far], photograph[far])
     assert not np.array_equal(pictures[name][0][share == 255], photograph[share == 255])
