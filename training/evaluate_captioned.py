@@ -4,8 +4,8 @@ r"""Table 3: sample RePoseSD and HumanSD on captions and poses, and measure what
         --estimator FILE --judge FILE --clip FOLDER --protocol humansd
 
 Each --weights is sampled without the pose interaction field and, with --estimator, with it, from the same noise, into
-OUT/pictures; a run that was stopped goes on there. --pictures NAME=FOLDER measures pictures that anything else made:
-one PNG for each picture of the set, 00000.png and so on in its order.
+OUT/pictures, beside the drawn poses and the captions; a run that was stopped goes on there. --pictures NAME=FOLDER
+measures pictures that anything else made: one PNG for each picture of the set, 00000.png and so on in its order.
 
 Do the pictures show the people that were asked for (AP, AP(m), CAP, PCE), do they look like the set's (FID, KID), and
 do they fit their captions (CLIP score)? Two protocols have names: "ours" measures all pictures at once, "humansd" as
@@ -30,7 +30,7 @@ from training.evaluation.captioned import FID, Tools, evaluate
 from training.evaluation.compare import join_processes, processes
 from training.evaluation.picture_files import named
 from training.evaluation.protocols import PROTOCOLS, protocol_of
-from training.evaluation.text_models import WITH_FIELD, Sampling, TextModel, sample_set
+from training.evaluation.text_models import WITH_FIELD, Sampling, TextModel, open_source, sample_set, save_asked
 from training.metrics.distribution import EXTRACTORS
 
 
@@ -39,12 +39,17 @@ def sample(
 ) -> tuple[dict[str, Path], dict[str, dict]]:
     """Sample every model of `weights` into OUT/pictures: row → its folder, and row → how it was sampled."""
     captioned = open_captions(data, split)
+    total = min(count or len(captioned), len(captioned))
     folders, settings = {}, {}
+    for name, path in weights.items():  # what may fail, before the first is sampled
+        open_source(name, path, how)
     for name, path in weights.items():
         model = TextModel(name, path, (captioned.height, captioned.width), how)
-        made = sample_set(captioned, min(count or len(captioned), len(captioned)), model, out / "pictures")
+        made = sample_set(captioned, total, model, out / "pictures")
         folders |= made
         settings |= {row: model.settings(row, captioned.name) for row in made}
+    if weights:
+        save_asked(captioned, total, out / "pictures")
     return folders, settings
 
 

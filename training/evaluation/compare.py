@@ -32,7 +32,7 @@ from training.evaluation.generate import (
     views,
 )
 from training.evaluation.measure import Judge, Measured
-from training.evaluation.picture_files import folder_name, read_pictures, save_pictures
+from training.evaluation.picture_files import POSES, folder_name, read_pictures, save_pictures
 from training.evaluation.recurrence import MapErrors, map_errors
 
 KEPT_QUALITY = 92
@@ -129,7 +129,8 @@ def compare(
         contenders: the first one's aligner and autoencoder give rows of their own.
         seeds: of the noise; see `generate.SEED_STRIDE`.
         folders: row → folder of pictures, see `picture_files.read_pictures`.
-        save: folder that gets a folder of PNG pictures for each row (and in it one a seed, where there are several).
+        save: folder that gets a folder of PNG pictures for each row (and in it one for each seed, where there are
+            several), and one of the target poses.
         source_pose: of the row `SKELETON`, one of `generate.SOURCE_POSES`; finder: its estimator is the one that finds
             it, the first checkpoint where None. Without either there is no such row.
     """
@@ -141,6 +142,8 @@ def compare(
             poses=[pose[None] for pose in given.joints],
             pictures={"source": _encoded(given.source), "pose": _encoded(to_pictures(given.skeleton))},
         )
+        if save is not None:
+            save_pictures(save / POSES, given, to_pictures(given.skeleton))
         shown = next(filter(None, map(views, aligned)), {})
         part.pictures |= {name: _encoded(pictures) for name, pictures in shown.items()}
         for row, number, pictures in all_pictures(given, contenders, joints, aligned, list(seeds), folders or {}):

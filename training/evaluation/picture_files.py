@@ -14,6 +14,9 @@ from reposedm_core.files import write_picture
 from reposedm_core.images import to_rgb
 from training.evaluation.generate import Batch
 
+POSES = "pose"
+"""Folder, beside those of the rows, of the drawn target poses."""
+
 
 def named(value: str) -> tuple[str, Path]:
     """NAME=PATH of a command line."""

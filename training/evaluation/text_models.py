@@ -27,9 +27,9 @@ from training.data.captioned_set import Captioned, CaptionedExample
 from training.data.captions import CaptionedPeople
 from training.evaluation.compare import gathered, processes
 from training.evaluation.generate import OFF, SEED_STRIDE
-from training.evaluation.picture_files import folder_name
+from training.evaluation.picture_files import POSES, folder_name
 from training.evaluation.protocols import Protocol
-from training.stages.reposesd.latent_cache import largest
+from training.stages.reposesd.latent_cache import largest, skeleton
 from training.stages.reposesd.source import StableDiffusion
 from training.stages.reposesd.stage import load_estimator
 
@@ -81,6 +81,11 @@ class _Guided(GuidedRePoseSD):
         return prediction.float(), None
 
 
+def open_source(name: str, path: Path, how: Sampling) -> StableDiffusion:
+    """The networks of a file or folder, none of them read yet; an `InputError` where there can be none."""
+    return StableDiffusion(path, PRESETS["sd21"], how.tokenizer or "", (f"weights {name}", "--tokenizer"))
+
+
 class TextModel:
     """A file of RePoseSD or HumanSD, or a folder of diffusers, that samples pictures of captions and poses.
 
@@ -100,7 +105,7 @@ class TextModel:
     """
 
     def __init__(self, name: str, path: Path, size: tuple[int, int], how: Sampling):
-        source = StableDiffusion(path, PRESETS["sd21"], how.tokenizer or "", (f"weights {name}", "--tokenizer"))
+        source = open_source(name, path, how)
         self.name, self.path, self.size, self.how, self.config = name, path, size, how, source.config
         self.own = path.is_file() and has_header(path)
         network = RePoseSD(self.config.denoiser)
@@ -194,6 +199,18 @@ def sample_set(data: Captioned | CaptionedPeople, total: int, model: TextModel, 
                         write_picture(_picture(folder, number), Image.fromarray(picture))
     gathered([])  # nobody reads pictures before all are there
     return folders
+
+
+def save_asked(data: Captioned | CaptionedPeople, total: int, out: Path) -> None:
+    """What the first `total` pictures were made for: `POSES` with the drawn poses, and captions.json."""
+    rank, world = processes()
+    make_folder(out / POSES, "out")
+    for number in range(rank, total, world):
+        if not _picture(out / POSES, number).is_file():
+            drawn = to_uint8(skeleton(data.read(number))).movedim(0, -1)
+            write_picture(_picture(out / POSES, number), Image.fromarray(drawn.numpy()))
+    if rank == 0:
+        write_json(out / "captions.json", {f"{number:05d}": data.caption(number) for number in range(total)})
 
 
 def _picture(folder: Path, number: int) -> Path:

@@ -88,6 +88,9 @@ def test_one_command_makes_the_table_and_goes_on_where_it_was_stopped(files, com
     assert [sampled[row]["guidance_scale"] for row in ("Ours", "HumanSD")] == [2.0, 7.5]
     assert [sampled[row]["skeleton"] for row in ("Ours", "HumanSD")] == ["openpose", "humansd"]
     assert sampled["Ours"]["field"] is None and sampled["Ours with the field"]["field"]["strength"] > 0
+    assert len(pictures(out, "pose")) == 3 and len(set(pictures(out, "pose"))) == 3
+    captions = json.loads((out / "pictures" / "captions.json").read_text(encoding="utf-8"))
+    assert list(captions) == ["00000", "00001", "00002"] and captions["00001"] == "people b"
     text = (out / "results.md").read_text(encoding="utf-8")
     assert "CLIP score ↑" in text and "clip-small" in text and "2 DDIM steps, w_c 7.5" in text
     assert evaluate_captioned.main([*command, weights[0], "--seed", "3"]) == 2
@@ -142,3 +145,4 @@ def test_mistakes_are_told_before_anything_is_sampled(files, command, tmp_path, 
     assert "weights-inception-2015" in refused("--extractor=fid", f"--backbones={tmp_path}")
     assert "one name" in refused(f"--pictures=Ours={tmp_path}")
     assert "one name" in refused(f"--weights=Ours={files['public']}")
+    assert "weights Gone" in refused("--weights=Gone=none.safetensors")
