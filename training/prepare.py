@@ -109,7 +109,7 @@ def prepare(
                     writer.write(number, result)
                 bar.update()
         writer.settle()
-        report = summary(name, plan, writer.done, sorted(skipped))
+        report = summary(name, plan, writer.done, sorted(skipped), adapter.paper_pairs)
     write_json(out / "report.json", report)
     return report
 
@@ -131,8 +131,10 @@ def fingerprint(plan: Plan) -> int:
     return total
 
 
-def summary(name: str, plan: Plan, done: np.ndarray, skipped: list[Skip]) -> dict:
-    """What the set holds, and what was left out; JSON."""
+def summary(
+    name: str, plan: Plan, done: np.ndarray, skipped: list[Skip], paper_pairs: dict[str, int] | None = None
+) -> dict:
+    """What the set holds, what was left out, and how its pairs differ from `Adapter.paper_pairs`; JSON."""
     labels = np.array([item.identity for item in plan.items])
     kinds = np.array([SPLITS.index(item.split) for item in plan.items])
     splits = {}
@@ -147,6 +149,7 @@ def summary(name: str, plan: Plan, done: np.ndarray, skipped: list[Skip]) -> dic
             splits[split]["official pairs"] = official[split]
         splits["lists"] = {"official pairs": len(plan.pairs)}
     return {
+        **compared(splits, plan.pairs is not None, paper_pairs or {}),
         "adapter": name,
         "written": int((done > 0).sum()),
         "splits": splits,
@@ -155,11 +158,32 @@ def summary(name: str, plan: Plan, done: np.ndarray, skipped: list[Skip]) -> dic
     }
 
 
+def compared(splits: dict[str, dict[str, int]], listed: bool, paper_pairs: dict[str, int]) -> dict:
+    """{"paper's pairs": list → counts here and in the paper, and their difference}; people held out to validate are of
+    the list that the paper trains on. Empty for a set of which the paper names no pairs."""
+    if not paper_pairs:
+        return {}
+    counts = {split: splits[split]["official pairs" if listed else "pairs"] for split in SPLITS}
+    here = {"train": counts["train"] + counts["val"], "test": counts["test"]}
+    found = {
+        name: {"here": here[name], "paper": paper, "difference": here[name] - paper}
+        for name, paper in paper_pairs.items()
+    }
+    return {"paper's pairs": {"listed": listed, **found}}
+
+
 def table(report: dict) -> str:
     """The report for a terminal."""
     lines = [f"{report['written']} pictures written"]
     for split, counts in report["splits"].items():
         lines.append(f"  {split:6} " + ", ".join(f"{value} {key}" for key, value in counts.items()))
+    if told := dict(report.get("paper's pairs", {})):
+        of = "" if told.pop("listed") else " (no pair list was found: all ordered pairs of a person are counted)"
+        lines.append(f"  pairs beside the paper's{of}:")
+        for name, count in told.items():
+            lines.append(
+                f"    {name:6} {count['here']:,} of {count['paper']:,}, a difference of {count['difference']:+,}"
+            )
     lines.append(f"{len(report['skipped_files'])} left out" + (":" if report["skipped"] else ""))
     for reason, count in report["skipped"].items():
         first = next(skip for skip in report["skipped_files"] if skip["reason"] == reason)

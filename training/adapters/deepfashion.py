@@ -40,6 +40,7 @@ class DeepFashion(Adapter):
     size = CANVAS
     resize = "stretch"
     estimator = "none"
+    paper_pairs = {"train": 101_966, "test": 8_570}  # noqa: RUF012
 
     def plan(self, root: Path, shares: Shares, cache: Path) -> Plan:
         base = need(root, "img_highres")

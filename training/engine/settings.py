@@ -185,7 +185,9 @@ class RePoseSDSettings(StageSettings):
         field_limit: see `RePoseDMSettings`.
         dropout: share of examples whose caption and pose are dropped together.
         caption_dropout: share of the others whose caption alone is dropped.
-        train: "all" weights, or only those of the "attention" and of the first convolution: half the memory.
+        train: "all" weights, as section 4.4 is to be read ("we fine-tuned the SD model"), or only those of the
+            "attention", self and cross, and of the first convolution, which reads the pose: an eighth of the weights,
+            half the memory, and less of what Stable Diffusion knows is lost (**ours**).
         cache: encode every picture and caption once, before the first step: 220 kB each at 512×512. Without it they
             are encoded in every step, and pictures are cut out at random places.
         pictures: use only so many of the set, mixed; 0: all.

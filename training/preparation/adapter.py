@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from training.preparation.plan import Plan, Shares, Skip
 from training.preparation.reading import Reading, Row, read_rows
@@ -19,6 +20,7 @@ class Adapter(ABC):
         size: height and width of the rows unless others are asked for.
         resize: "stretch" brings the whole picture to the size, "letterbox" keeps the aspect.
         estimator: default of `--estimator`, for pictures without annotation.
+        paper_pairs: how many pairs the paper has of each list, "train" and "test"; empty where it names none.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Adapter(ABC):
     size: tuple[int, int]
     resize: str
     estimator: str
+    paper_pairs: ClassVar[dict[str, int]] = {}
 
     @abstractmethod
     def plan(self, root: Path, shares: Shares, cache: Path) -> Plan:

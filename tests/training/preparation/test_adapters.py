@@ -14,7 +14,7 @@ from reposedm_core.pose.skeleton import OPENPOSE_TO_COCO
 from training.data.people_set import People
 from training.preparation.plan import Item, Shares, hold_out, inside
 from training.preparation.reading import open_picture
-from training.prepare import main, prepare
+from training.prepare import main, prepare, table
 
 from .conftest import DEEPFASHION, DOTS, MARKET, NOSE, centre_of, keypoint_line, save_figure
 
@@ -66,6 +66,12 @@ def test_deepfashion(deepfashion, tmp_path, size, within):
     train, test = People(out, "train"), People(out, "test")
     assert (len(train), len(test)) == (6, 2), "the official pairs, source and target of one outfit"
     assert report["splits"]["train"] == {"people": 4, "pictures": 7, "pairs": 6, "official pairs": 6}
+    assert report["paper's pairs"] == {
+        "listed": True,
+        "train": {"here": 6, "paper": 101_966, "difference": -101_960},
+        "test": {"here": 2, "paper": 8_570, "difference": -8_568},
+    }
+    assert "    test   2 of 8,570, a difference of -8,568" in table(report)
     pair = np.load(out / "pairs_test.npy")[0]
     assert [names(out)[row] for row in pair] == [
         "fashionMENDenimid0000008001_1front.jpg",
@@ -74,7 +80,7 @@ def test_deepfashion(deepfashion, tmp_path, size, within):
 
 
 def test_deepfashion_holds_out_whole_persons(deepfashion, tmp_path):
-    prepare("deepfashion", deepfashion, tmp_path / "set", (64, 44), shares=Shares(val=0.4))
+    report = prepare("deepfashion", deepfashion, tmp_path / "set", (64, 44), shares=Shares(val=0.4))
     split = dict(zip(names(tmp_path / "set"), array(tmp_path / "set", "split"), strict=True))
     persons: dict[str, set] = {}
     for name, code in split.items():
@@ -82,6 +88,7 @@ def test_deepfashion_holds_out_whole_persons(deepfashion, tmp_path):
     assert all(len(codes) == 1 for codes in persons.values()), "all outfits of a person are in one split"
     assert sorted(code for codes in persons.values() for code in codes) == [0, 0, 1, 2]
     assert len(People(tmp_path / "set", "val")) == 2
+    assert report["paper's pairs"]["train"]["here"] == 6, "they are of the list that the paper trains on"
 
 
 def test_deepfashion_reads_mended_names_paths_and_pair_lists_without_keypoints(deepfashion, tmp_path):
@@ -153,6 +160,7 @@ def test_deepfashion_says_what_it_leaves_out(deepfashion, tmp_path):
 def test_market1501(market, tmp_path):
     out = tmp_path / "set"
     report = prepare("market1501", market, out, shares=Shares(val=0))
+    assert "paper's pairs" not in report, "the paper names none of this set"
     assert reasons(report) == {
         "-1_c1s1_000401_03.jpg": "distractor",
         "0000_c1s1_000151_01.jpg": "distractor",
