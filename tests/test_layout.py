@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate",
     "evaluate_captioned",
     "generate",
+    "measure_clip",
     "prepare",
     "report",
     "study_fidelity",

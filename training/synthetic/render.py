@@ -25,7 +25,7 @@ _BODY_VERTICES = 13380  # the skin itself; the shells must not decide the framin
 # How near (rest units) the surface seen at a joint must be for it to be visible: about a limb's radius.
 # Five points of the face, then shoulders, elbows, wrists, hips, knees, ankles.
 _JOINT_RADIUS = np.array([0.05] * 5 + [0.15] * 2 + [0.09] * 2 + [0.07] * 2 + [0.17] * 2 + [0.13] * 2 + [0.1] * 2, "f4")
-_REST_SLACK, _DEPTH_SLACK = 0.06, 0.04  # rest units: a few source pixels
+REST_SLACK, DEPTH_SLACK = 0.06, 0.04  # rest units: a few source pixels
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def render_identity(
     rows = []
     for view, figure, other in zip(views, figures, others, strict=True):
         light = view.light if lit else UNLIT
-        rows.append(_draw(body, figure, other, view.focal, light, background.copy(), height, width))
+        rows.append(draw(body, figure, other, view.focal, light, background.copy(), height, width))
     names = ["pictures", "joints", "openpose", "masks", "garments", *(["others"] if second_person > 0 else [])]
     result = {name: np.stack([row[name] for row in rows]) for name in names}
     result["views"] = np.array([[view.yaw, list(KINDS).index(view.kind)] for view in views], np.float32)
@@ -191,16 +191,16 @@ def render_identity(
         result["visibility"] = np.empty((poses, poses, *cells), np.uint8)
         result["surface"] = np.empty((poses, *cells, 3), np.float16)
         for j, view in enumerate(views):
-            target = _target(figures[j], others[j], view.focal, cells)
+            target = target_cells(figures[j], others[j], view.focal, cells)
             result["surface"][j] = rasteriser.interpolate(body.mesh.rest, body.mesh.faces, *target)
             for i, row in enumerate(rows):
                 result["flow"][i, j], result["visibility"][i, j] = rasteriser.correspondence(
-                    *target, body.mesh.faces, body.mesh.rest, *row["source"], _REST_SLACK, _DEPTH_SLACK
+                    *target, body.mesh.faces, body.mesh.rest, *row["source"], REST_SLACK, DEPTH_SLACK
                 )
     return result
 
 
-def _draw(
+def draw(
     body: Body, figure: Dressed, other: Dressed | None, focal: np.float32, light: Light, picture: np.ndarray,
     height: int, width: int,
 ) -> dict[str, object]:  # fmt: skip
@@ -247,7 +247,7 @@ def _joints(
     return found / np.array([SUPERSAMPLING, SUPERSAMPLING, 1], np.float32)
 
 
-def _target(
+def target_cells(
     figure: Dressed, other: Dressed | None, focal: np.float32, cells: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Face and bary of the target at the correspondence's resolution, without what the second person covers."""
