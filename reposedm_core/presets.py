@@ -49,7 +49,7 @@ PAPER_FIELD = FieldConfig(1.0, 0.0, 1.0, space="features", mask="predicted", tra
 """The paper's field, in every step of training and sampling, for RePoseSD too (section 4.4); the bound of a step is
 **ours** here, too."""
 
-VARIANTS = ("b1", "b2")
+VARIANTS = ("b1", "b2", "b2-field")
 INNER = ("exact", "tiny", "latent")
 """What eq. 9 may read on the way, see `ModelConfig.inner`."""
 
@@ -76,7 +76,8 @@ def variant(config: ModelConfig, name: str) -> ModelConfig:
     """`config` as an ablation of Table 2.
 
     "b1" has no alignment and no gradient guidance: the source goes through a simple CNN to the cross-attention.
-    "b2" has alignment, and no gradient guidance. Neither has the extension on the channel axis.
+    "b2" has alignment, and no gradient guidance. "b2-field" has both, in training and in sampling, which is the paper's
+    whole model. None has the extension on the channel axis.
 
     Raises:
         InputError: another name, or a text-conditioned model, which has no source picture.
@@ -88,14 +89,22 @@ def variant(config: ModelConfig, name: str) -> ModelConfig:
             f"variant = {quoted(name)}: {config.name} is conditioned on text and has no alignment to leave out."
         )
     texture = "source" if name == "b1" else "aligned"
+    weights = {"strength": 0.0, "training": 0.0}
+    if name == "b2-field":
+        weights = {key: getattr(config.field, key) or 1.0 for key in weights}
     return replace(
         config,
         name=f"{config.name}-{name}",
         denoiser=replace(config.denoiser, texture=texture, channel_condition=False),
         decoder=DecoderConfig(),
         tiny=TinyConfig() if name == "b1" else config.tiny,
-        field=replace(config.field, strength=0.0, training=0.0),
+        field=replace(config.field, **weights),
     )
+
+
+def variants_of(config: ModelConfig) -> tuple[str, ...]:
+    """The variants that differ from `config`: one without the extension on the channel axis is "b2-field" itself."""
+    return VARIANTS if config.denoiser.channel_condition else VARIANTS[:2]
 
 
 def _paper(name: str, height: int, width: int, block_channels: tuple[int, ...], heads_dim: int) -> ModelConfig:
@@ -159,7 +168,11 @@ _MODELS = (
 )
 
 PRESETS: dict[str, ModelConfig] = {
-    **{config.name: config for model in _MODELS for config in (model, *(variant(model, name) for name in VARIANTS))},
+    **{
+        config.name: config
+        for model in _MODELS
+        for config in (model, *(variant(model, name) for name in variants_of(model)))
+    },
     "sd21": ModelConfig(
         "sd21",
         512,
@@ -188,7 +201,7 @@ PRESETS: dict[str, ModelConfig] = {
         field=PAPER_FIELD,
     ),
 }
-"""Every named model and, as NAME-b1 and NAME-b2, its ablations; `sd21` is RePoseSD (eq. 17)."""
+"""Every named model and, as NAME-b1, NAME-b2 and NAME-b2-field, its ablations; `sd21` is RePoseSD (eq. 17)."""
 
 SHIPPED_PRESET = "mini-256"
 """Name of the preset whose weights come with the package: its settings are the defaults of the nodes."""

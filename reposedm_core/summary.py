@@ -18,7 +18,7 @@ from .diffusion.autoencoder import build_autoencoder
 from .diffusion.reference_decoder import MASKS, Reference, ReferenceDecoder
 from .diffusion.tiny import TinyAutoencoder
 from .networks import NETWORKS, needs_aligner
-from .presets import PRESETS
+from .presets import PRESETS, VARIANTS, variants_of
 from .reposesd.network import RePoseSD
 
 TEXT_TOKENS = 77
@@ -180,9 +180,10 @@ def table() -> str:
     rows = [COLUMNS, ["---"] * 6 + ["---:"] * (len(COLUMNS) - 6), *(row(config) for config in PRESETS.values())]
     lines = ["| " + " | ".join(cells) + " |" for cells in rows]
     changes = [
-        f"- `{name}`: {differences(PRESETS[name.rsplit('-', 1)[0]], config)}."
-        for name, config in PRESETS.items()
-        if name.endswith(("-b1", "-b2"))
+        f"- `{name}-{kind}`: {differences(PRESETS[name], PRESETS[f'{name}-{kind}'])}."
+        for name in PRESETS
+        for kind in VARIANTS
+        if f"{name}-{kind}" in PRESETS and kind in variants_of(PRESETS[name])
     ]
     return "\n".join(
         [*lines, "", NOTE, "", "The ablations of Table 2 differ from the model of the same name in", "", *changes]

@@ -15,7 +15,7 @@ from reposedm_core.diffusion.sampler import initial_latent, simple_sigmas
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.diffusion.schedulers import SAMPLERS
 from reposedm_core.networks import NETWORKS, PARTS, NoAlignment, build_networks, parts_of
-from reposedm_core.presets import ESTIMATORS, variant
+from reposedm_core.presets import ESTIMATORS, VARIANTS, variant
 from reposedm_core.reposesd.network import GuidedRePoseSD, RePoseSD, TextCondition
 
 PICTURE_MODELS = [name for name in PRESETS if name != "sd21"]
@@ -173,11 +173,16 @@ def test_b2_reads_the_aligned_picture(pose, shaken):
 
 def test_variants_are_switches_of_any_model():
     config = replace(PRESETS["mini"], name="mine", width=64)
-    b1, b2 = variant(config, "b1"), variant(config, "b2")
+    b1, b2, whole = (variant(config, name) for name in VARIANTS)
     assert (b1.name, b1.width, b1.denoiser.texture) == ("mine-b1", 64, "source")
     assert (b2.name, b2.denoiser.texture, b2.denoiser.channel_condition) == ("mine-b2", "aligned", False)
     assert b1.field.strength == b2.field.strength == b1.field.training == 0
-    with pytest.raises(InputError, match="known are b1, b2"):
+    assert whole == replace(b2, name="mine-b2-field", field=replace(config.field, training=1.0))
+    assert whole.field.strength == config.field.strength > 0, "the paper's whole model, with this one's field"
+    for name in ("market-128x64", "deepfashion-256x176"):
+        own = PRESETS[name]
+        assert replace(variant(own, "b2-field"), name=own.name) == own and f"{name}-b2-field" not in PRESETS
+    with pytest.raises(InputError, match="known are b1, b2, b2-field"):
         variant(config, "b3")
     with pytest.raises(InputError, match="conditioned on text"):
         variant(PRESETS["sd21"], "b1")

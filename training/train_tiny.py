@@ -20,6 +20,7 @@ if __package__ in (None, ""):  # run as a script: modules are found from the rep
 
 import torch
 
+from reposedm_core.presets import VARIANTS
 from training import evaluate_captioned
 from training.synthetic import generate
 from training.train import CONFIGS, main
@@ -117,7 +118,7 @@ def runs(out: Path) -> list[list[str]]:
             f"cache={out / 'full'}",
             f"name=reposedm-tiny-{name}",
         ]
-        for name in ("b1", "b2")
+        for name in VARIANTS
     ]
     second = [str(CONFIGS / "tiny-256.yaml"), f"data={out / 'people'}", f"out={out / 'second'}"]
     reposesd = [

@@ -16,11 +16,12 @@ from reposedm_core import RePoseDMPipeline
 from reposedm_core.checkpoint import read_header
 from reposedm_core.networks import NoAlignment
 from reposedm_core.pose import Pose, to_keypoints
+from reposedm_core.presets import VARIANTS
 from reposedm_core.reposesd.network import load_reposesd
 from training.data.people_set import People
 
 ROOT = Path(__file__).parents[2]
-FILES = {"full": "full/reposedm-tiny", "b1": "b1/reposedm-tiny-b1", "b2": "b2/reposedm-tiny-b2"}
+FILES = {"full": "full/reposedm-tiny", **{name: f"{name}/reposedm-tiny-{name}" for name in VARIANTS}}
 SECOND = "second/reposedm-tiny-256"
 STAGES = {"vae": "pictures_psnr", "estimator": "pck@0.1", "aligner": "epe1", "reposedm": "x0_mse_300"}
 

@@ -87,7 +87,7 @@ def target_cosines(probe: Probe) -> dict[str, dict[str, float]]:
         (space, target): FieldTerm(
             replace(config, field=replace(config.field, space=space, target=target, estimate="x0")),
             probe.known.networks.estimator,
-            probe.known.networks.autoencoder,
+            probe.known.networks.tiny or probe.known.networks.autoencoder,
             probe.people.height,
             probe.people.width,
             probe.known.device,
