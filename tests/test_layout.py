@@ -23,6 +23,7 @@ BELOW = {
     "preparation": {"data"},
     "adapters": {"data", "preparation"},
     "perception": {"metrics", "preparation"},
+    "reid": {"data", "metrics", "engine", "stages", "evaluation", "preparation", "adapters"},
 }
 """Room of the training → rooms that it may import from; the commands, on top of all, may import any."""
 
@@ -36,6 +37,7 @@ COMMANDS = {
     "study_fidelity",
     "study_guidance",
     "study_perception",
+    "study_reid",
     "train",
     "train_tiny",
 }

@@ -1,9 +1,9 @@
 """Every stage for a few steps, on the CPU: python training/train_tiny.py [--out FOLDER]
 
 Generates a few small people and trains on them what `train.py` can train: the full model, B1 and B2, a model of the
-second generation, and RePoseSD from a Stable Diffusion 2.1 of few channels and random weights; then makes Table 3 of
-the last. It shows that everything
-runs, and no more: the pictures of the results are noise. Running it again goes on where it was stopped.
+second generation, and RePoseSD from a Stable Diffusion 2.1 of few channels and random weights. Then the experiments
+that are made of trained models: Table 3, re-identification for a few steps, the page of a perception study. It shows
+that everything runs, and no more: the pictures of the results are noise. Running it again goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import string
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a script: modules are found from the repository's root, not from this folder
@@ -21,7 +22,7 @@ if __package__ in (None, ""):  # run as a script: modules are found from the rep
 import torch
 
 from reposedm_core.presets import VARIANTS
-from training import evaluate_captioned
+from training import evaluate, evaluate_captioned, prepare, study_perception, study_reid
 from training.synthetic import generate
 from training.train import CONFIGS, main
 
@@ -153,8 +154,60 @@ def table_3(out: Path) -> list[str]:
     ]
 
 
+def experiments(out: Path) -> list[tuple[Callable[[list[str]], int], list[str]]]:
+    """Commands and arguments of the experiments on the models that `runs` leaves."""
+    full, b1 = out / "full" / "reposedm-tiny.safetensors", out / "b1" / "reposedm-tiny-b1.safetensors"
+    cameras, pictures = out / "cameras", out / "evaluation" / "pictures"
+    size = f"{SET['height']}x{SET['width']}"
+    reid = [
+        f"--root={cameras}",
+        f"--data={out / 'market'}",
+        f"--out={out / 'reid'}",
+        f"--weights=RePoseDM={full}",
+        f"--weights=B1={b1}",
+        "--shares=50",
+        "--seeds=0",
+        "--backbone=test_resnet",
+        "--size=32x16",
+        "--steps=2",
+        "--people=2",
+        "--each=2",
+    ]
+    measured = [
+        f"--weights={full}",
+        f"--also=B1={b1}",
+        f"--data={out / 'people'}",
+        f"--out={out / 'evaluation'}",
+        "--pairs=2",
+        "--steps=2",
+        "--field-strength=0",
+        "--real=none",
+        f"--save-pictures={pictures}",
+    ]
+    study = [
+        f"--real={pictures / 'the-truth-itself'}",
+        f"--generated={pictures / 'reposedm'}",
+        f"--sources={pictures / 'copy-the-source'}",
+        f"--poses={pictures / 'pose'}",
+        f"--method=RePoseDM={pictures / 'reposedm'}",
+        f"--method=B1={pictures / 'b1'}",
+        "--reals=2",
+        "--fakes=2",
+        "--sets=2",
+        f"--out={out / 'perception'}",
+    ]
+    return [
+        (evaluate_captioned.main, table_3(out)),
+        (study_reid.main, ["cameras", f"--data={out / 'people'}", f"--out={cameras}", "--cameras=2"]),
+        (prepare.main, ["market1501", f"--root={cameras}", f"--out={out / 'market'}", f"--size={size}", "--workers=1"]),
+        (study_reid.main, ["run", *reid]),
+        (evaluate.main, measured),
+        (study_perception.main, ["make", *study]),
+    ]
+
+
 def train_tiny(out: Path, *more: str) -> int:
-    """All of it in `out`; `more` are settings of every run. The exit code of the first run that fails, or 0."""
+    """All of it in `out`; `more` are settings of every run. The exit code of the first command that fails, or 0."""
     begun = time.monotonic()
     generate.generate(out / "people", workers=1, **SET)
     if not (out / "stable-diffusion" / "scheduler").is_dir():
@@ -163,9 +216,10 @@ def train_tiny(out: Path, *more: str) -> int:
         code = main([*arguments, *more])
         if code:
             return code
-    code = evaluate_captioned.main(table_3(out))
-    if code:
-        return code
+    for command, arguments in experiments(out):
+        code = command(arguments)
+        if code:
+            return code
     print(f"Every stage ran, in {time.monotonic() - begun:.0f} s.")
     return 0
 

@@ -137,6 +137,15 @@ def test_table_3_is_made_of_it(trained):
     assert len(list((trained / "table-3" / "pictures").rglob("*.png"))) == 4
 
 
+def test_the_experiments_leave_their_tables_and_their_page(trained):
+    rows = json.loads((trained / "reid" / "results.json").read_text())["rows"]
+    assert list(rows) == ["real only", "+ copies of real ones", "+ RePoseDM", "+ B1"]
+    assert all(0 < cells["50"]["map"]["mean"] <= 100 for cells in rows.values())
+    key = json.loads((trained / "perception" / "study.key.json").read_text())
+    assert len(key["singles"]) == 2 + 2 + 2 and len(key["sets"]) == 2 + 2 and key["methods"] == ["RePoseDM", "B1"]
+    assert key["study"] in (trained / "perception" / "study.html").read_text()
+
+
 def test_running_it_again_trains_nothing_anew(trained):
     before = {file: file.stat().st_mtime_ns for file in trained.rglob("*.state.pt")}
     assert len(before) == 12

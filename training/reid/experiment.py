@@ -1,0 +1,230 @@
+"""The experiment of section 4.5, Table 4: what generated pictures are worth to a network that re-identifies people.
+
+rows × shares × seeds: keep a share of the real pictures, fill it up, train, retrieve. Every run leaves one file; runs
+whose file is there are not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reposedm_core.errors import InputError
+from reposedm_core.files import make_folder, read_json, write_json
+from training.evaluation.generate import Contender, open_contender
+from training.evaluation.picture_files import folder_name
+from training.metrics.retrieval import Retrieval, retrieve
+from training.reid.augment import Share, copies, folder_pictures, keep_share, pair_name, planned_pairs
+from training.reid.generate import PosedPictures, generate_pairs
+from training.reid.market import GALLERY, QUERY, TRAIN, Shots, read_pictures, read_shots
+from training.reid.network import Recipe, features, train
+
+ALONE, COPIES = "real only", "+ copies of real ones"
+BLOCK = 512
+"""Gallery pictures that are read and sent through the network at once."""
+
+
+@dataclass
+class Experiment:
+    """What is compared.
+
+    Attributes:
+        root: folder in Market-1501's layout. data: people set prepared of it, with the poses; None without weights.
+        weights: row → checkpoint. pictures: row → folder of another method's pictures, see `folder_pictures`.
+        shares: percentages of the real pictures; at 100 there is nothing to fill up, and only `ALONE` is run.
+        seeds: of the share, of what fills it up and of the training.
+        source_pose: see `evaluation.generate.SOURCE_POSES`.
+        remark: said under the tables, e.g. that a set is no real one.
+    """
+
+    root: Path
+    out: Path
+    data: Path | None = None
+    weights: dict[str, Path] = field(default_factory=dict)
+    pictures: dict[str, Path] = field(default_factory=dict)
+    shares: tuple[int, ...] = (20, 40, 60, 80)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    recipe: Recipe = field(default_factory=Recipe)
+    source_pose: str = "true"
+    sampling_steps: int | None = None
+    device: str = "cpu"
+    batch: int = 16
+    remark: str = ""
+
+    def check(self) -> None:
+        """InputError for what cannot be run."""
+        self.recipe.check()
+        if self.weights and self.data is None:
+            raise InputError("--weights needs --data, the people set with the poses of the training pictures.")
+        names = [ALONE, COPIES, *self.weights, *self.pictures]
+        if len({folder_name(name) for name in names}) < len(names):
+            raise InputError(f"Two rows have one name ({', '.join(names)}): give each its own.")
+        if not self.shares or not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise InputError("Give one share and one seed at least, seeds of 0 or more, none twice.")
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers of a run, but for row, share and seed."""
+        given = {name: str(path) for name, path in {**self.weights, **self.pictures}.items()}
+        return {
+            "root": str(self.root),
+            "recipe": asdict(self.recipe),
+            "rows": given,
+            "source_pose": self.source_pose,
+            "sampling_steps": self.sampling_steps,
+        }
+
+    def rows(self, percent: int) -> list[str]:
+        """The rows that a share has."""
+        return [ALONE] if percent == 100 else [ALONE, COPIES, *(f"+ {n}" for n in (*self.weights, *self.pictures))]
+
+
+def run(experiment: Experiment) -> dict[str, Any]:
+    """Run what is missing; returns what results.json holds (see `report.results_of`'s argument `runs`).
+
+    Raises:
+        InputError: a folder, a file or a number that does not fit, or runs of other settings in `out`.
+        Stopped: interrupted; the same command goes on.
+    """
+    experiment.check()
+    make_folder(experiment.out, "out")
+    _same_settings(experiment)
+    shots = read_shots(experiment.root, TRAIN, people_only=True)
+    query, gallery = read_shots(experiment.root, QUERY), read_shots(experiment.root, GALLERY)
+    shares = [keep_share(shots.person, percent, seed) for percent in experiment.shares for seed in experiment.seeds]
+    posed = PosedPictures(experiment.data) if experiment.weights else None
+    for name, path in experiment.weights.items():
+        _generate(experiment, name, path, posed, shots, shares)
+    recipe, runs = experiment.recipe, []
+    real = None
+    for share in shares:
+        for row in experiment.rows(share.percent):
+            file = experiment.out / "runs" / folder_name(row) / f"{share.name}.json"
+            if not file.is_file():
+                if real is None:
+                    real = read_pictures(shots.files, recipe.height, recipe.width)
+                pictures, people = training_set(experiment, row, share, shots, real, posed)
+                print(f"{row}, {share.name}: {len(pictures)} pictures, {recipe.steps} steps", flush=True)
+                labels = np.unique(people, return_inverse=True)[1]
+                state = file.with_suffix(".state.pt")
+                net = train(recipe, pictures, labels, share.seed, state, experiment.device)
+                found = measure(net, recipe, query, gallery, experiment.device)
+                write_json(
+                    file,
+                    {
+                        "row": row,
+                        "percent": share.percent,
+                        "seed": share.seed,
+                        "real": len(share.kept),
+                        "pictures": len(pictures),
+                        **{name: _listed(getattr(found, name)) for name in ("ap", "ap_toolkit", "first")},
+                    },
+                )
+                state.unlink(missing_ok=True)
+            runs.append(read_json(file, str(file), "delete it, and run the same command again"))
+    return {
+        "protocol": {
+            **experiment.settings(),
+            "device": experiment.device,
+            "remark": experiment.remark,
+            "seeds": list(experiment.seeds),
+            "people": len(np.unique(shots.person)),
+            "train": len(shots),
+            "queries": len(query),
+            "gallery": len(gallery),
+        },
+        "persons": query.person.tolist(),
+        "runs": runs,
+    }
+
+
+def training_set(
+    experiment: Experiment, row: str, share: Share, shots: Shots, real: np.ndarray, posed: PosedPictures | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (n, H, W, 3) of a row, and who is on each (n,): the kept ones, then what fills up."""
+    kept, people, recipe = real[share.kept], shots.person[share.kept], experiment.recipe
+    if row == ALONE:
+        return kept, people
+    name = row.removeprefix("+ ")
+    if row == COPIES:
+        which = copies(share)
+        more = real[which]
+    elif name in experiment.weights:
+        pairs = _pairs(share, shots, posed)
+        folder = picture_folder(experiment, name)
+        more = read_pictures([folder / pair_name(*pair) for pair in pairs], recipe.height, recipe.width)
+        number = {stem: n for n, stem in enumerate(shots.names)}
+        which = np.array([number[source] for source, _ in pairs], np.int64)
+    else:
+        files, which = folder_pictures(experiment.pictures[name], share, shots.names)
+        more = read_pictures(files, recipe.height, recipe.width)
+    return np.concatenate([kept, more]), np.concatenate([people, shots.person[which]])
+
+
+def measure(net: Any, recipe: Recipe, query: Shots, gallery: Shots, device: str) -> Retrieval:
+    """Retrieve every query from the gallery by the cosine of features."""
+
+    def seen(shots: Shots) -> Iterator[np.ndarray]:
+        for start in range(0, len(shots), BLOCK):
+            yield features(net, read_pictures(shots.files[start : start + BLOCK], recipe.height, recipe.width), device)
+
+    asked, found = (np.concatenate(list(seen(shots))) for shots in (query, gallery))
+    return retrieve(1 - asked @ found.T, query.person, query.camera, gallery.person, gallery.camera)
+
+
+def picture_folder(experiment: Experiment, name: str) -> Path:
+    """Where a checkpoint's pictures are."""
+    return experiment.out / "pictures" / folder_name(name)
+
+
+def _pairs(share: Share, shots: Shots, posed: PosedPictures) -> list[tuple[str, str]]:
+    names = shots.names
+    known = np.array([name in posed.row for name in names])
+    return [(names[a], names[b]) for a, b in planned_pairs(share, known)]
+
+
+def _generate(
+    experiment: Experiment, name: str, path: Path, posed: PosedPictures, shots: Shots, shares: list[Share]
+) -> None:
+    folder, contender = picture_folder(experiment, name), None
+    for share in shares:
+        pairs = _pairs(share, shots, posed)
+        if all((folder / pair_name(*pair)).is_file() for pair in pairs):
+            continue
+        if contender is None:
+            contender = _open(experiment, name, path, posed)
+        print(f"{name}, {share.name}: {len(pairs)} pictures", flush=True)
+        generate_pairs(contender, posed, pairs, folder, experiment.batch)
+
+
+def _open(experiment: Experiment, name: str, path: Path, posed: PosedPictures) -> Contender:
+    return open_contender(
+        path,
+        posed.people,
+        name,
+        steps=experiment.sampling_steps,
+        device=experiment.device,
+        source_pose=experiment.source_pose,
+    )
+
+
+def _same_settings(experiment: Experiment) -> None:
+    """Runs of one folder are of one recipe; more rows, shares and seeds may join later."""
+    file, now = experiment.out / "settings.json", json.loads(json.dumps(experiment.settings()))
+    if file.is_file():
+        before = read_json(file, str(file), "give another --out")
+        rows = {**before.get("rows", {}), **now["rows"]}
+        if before != {**now, "rows": before.get("rows")} or any(
+            rows[k] != v for k, v in before.get("rows", {}).items()
+        ):
+            raise InputError(f"{experiment.out} holds runs of other settings (settings.json): give another --out.")
+        now["rows"] = rows
+    write_json(file, now)
+
+
+def _listed(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
