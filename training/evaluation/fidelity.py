@@ -194,5 +194,5 @@ def _plain(rows: dict[str, dict[str, float | None]], first: str) -> str:
     columns = list(next(iter(rows.values())))
     lines = [[first, *columns], ["---", *["---:"] * len(columns)]]
     for name, cells in rows.items():
-        lines.append([name, *("–" if cells[key] is None else f"{cells[key]:.3f}" for key in columns)])
+        lines.append([name, *("–" if cells[key] is None else f"{cells[key]:.3g}" for key in columns)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
