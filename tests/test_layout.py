@@ -30,6 +30,7 @@ BELOW = {
 COMMANDS = {
     "evaluate",
     "evaluate_captioned",
+    "figures",
     "generate",
     "measure_clip",
     "prepare",
