@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--source-pose", choices=SOURCE_POSES, default="true", help="see training/evaluate.py")
     make.add_argument("--device", default="cpu")
     make.add_argument("--batch", type=int, default=16, help="pictures that are generated at once")
+    make.add_argument(
+        "--leave-out-distractors", dest="distractors", action="store_false", help="unlike Market-1501's own protocol"
+    )
     make.add_argument("--remark", default="", help="a line under the tables")
     return parser
 
@@ -90,6 +93,7 @@ def _run(given: argparse.Namespace) -> None:
             given.sampling_steps,
             given.device,
             given.batch,
+            given.distractors,
             given.remark,
         )
     )

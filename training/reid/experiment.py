@@ -18,7 +18,7 @@ from reposedm_core.errors import InputError
 from reposedm_core.files import make_folder, read_json, write_json
 from training.evaluation.generate import Contender, open_contender
 from training.evaluation.picture_files import folder_name
-from training.metrics.retrieval import Retrieval, retrieve
+from training.metrics.retrieval import JUNK, Retrieval, retrieve
 from training.reid.augment import Share, copies, folder_pictures, keep_share, pair_name, planned_pairs
 from training.reid.generate import PosedPictures, generate_pairs
 from training.reid.market import GALLERY, QUERY, TRAIN, Shots, read_pictures, read_shots
@@ -39,6 +39,7 @@ class Experiment:
         shares: percentages of the real pictures; at 100 there is nothing to fill up, and only `ALONE` is run.
         seeds: of the share, of what fills it up and of the training.
         source_pose: see `evaluation.generate.SOURCE_POSES`.
+        distractors: they are in the gallery, as wrong answers, as published; False leaves them out.
         remark: said under the tables, e.g. that a set is no real one.
     """
 
@@ -54,6 +55,7 @@ class Experiment:
     sampling_steps: int | None = None
     device: str = "cpu"
     batch: int = 16
+    distractors: bool = True
     remark: str = ""
 
     def check(self) -> None:
@@ -76,6 +78,7 @@ class Experiment:
             "rows": given,
             "source_pose": self.source_pose,
             "sampling_steps": self.sampling_steps,
+            "distractors": self.distractors,
         }
 
     def rows(self, percent: int) -> list[str]:
@@ -93,8 +96,8 @@ def run(experiment: Experiment) -> dict[str, Any]:
     experiment.check()
     make_folder(experiment.out, "out")
     _same_settings(experiment)
-    shots = read_shots(experiment.root, TRAIN, people_only=True)
-    query, gallery = read_shots(experiment.root, QUERY), read_shots(experiment.root, GALLERY)
+    shots, query = read_shots(experiment.root, TRAIN, 1), read_shots(experiment.root, QUERY, 1)
+    gallery = read_shots(experiment.root, GALLERY, JUNK if experiment.distractors else 1)
     shares = [keep_share(shots.person, percent, seed) for percent in experiment.shares for seed in experiment.seeds]
     posed = PosedPictures(experiment.data) if experiment.weights else None
     for name, path in experiment.weights.items():

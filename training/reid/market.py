@@ -34,20 +34,19 @@ class Shots:
         return [path.stem for path in self.files]
 
 
-def read_shots(root: Path, names: tuple[str, ...], people_only: bool = False) -> Shots:
+def read_shots(root: Path, names: tuple[str, ...], least: int = JUNK) -> Shots:
     """The pictures of a folder whose names are Market-1501's, sorted by name.
 
     Args:
         names: of the folder, the first that is there.
-        people_only: without distractors and junk.
+        least: number of a person below which pictures are left out: 0 leaves out junk, 1 distractors, too.
 
     Raises:
         InputError: no such folder, or no such picture in it.
     """
     folder = need(root, *names)
     found = [(path, match) for path in files_below(folder) if (match := NAME.fullmatch(path.name))]
-    if people_only:
-        found = [(path, match) for path, match in found if int(match[1]) > 0]
+    found = [(path, match) for path, match in found if int(match[1]) >= least]
     if not found:
         raise InputError(f"{folder}: no picture there has a name like 0002_c1s1_000451_03.jpg.")
     if len({path.name for path, _ in found}) < len(found):

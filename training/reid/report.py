@@ -88,7 +88,8 @@ def markdown(results: dict[str, Any]) -> str:
         f"{recipe['people']} × {recipe['each']} pictures, the same for every row; {p['people']} people in "
         f"{p['train']} pictures to train with; {p['queries']} queries, {p['gallery']} gallery pictures.",
         "Market-1501's protocol: single query; pictures of the query's person by its own camera, and junk, are left "
-        "out; distractors stay, as wrong ones. *toolkit's* is the average precision as the set's own code has it.",
+        f"out; distractors {'stay, as wrong answers' if p['distractors'] else 'are left out, too, unlike there'}. "
+        "*toolkit's* is the average precision as the set's own code has it.",
         f"Means over {len(p['seeds'])} seeds. In brackets: 95 % bootstrap interval, whole test people resampled"
         + (f"; between seeds mAP has a standard deviation of {np.mean(spread):.1f} on average." if spread else "."),
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,10 @@ import pytest
 from PIL import Image
 
 from training import study_reid
+from training.engine.signals import Stopped
+from training.evaluation.generate import open_contender
+from training.metrics.retrieval import Retrieval
+from training.reid import experiment, generate
 from training.reid.augment import pair_name
 from training.reid.generate import PosedPictures, generate_pairs
 from training.reid.market import GALLERY, QUERY, TRAIN, read_pictures, read_shots
@@ -96,12 +102,47 @@ def test_shots_have_their_people_and_cameras(market):
     assert train.person.tolist() == [2, 2, 7, 7, 10, 10] and train.camera.tolist() == [1, 2, 1, 3, 3, 6]
     assert gallery.person.tolist() == [-1, 0, 1, 1] and gallery.camera.tolist() == [1, 1, 1, 2]
     assert query.names == ["0001_c3s1_000551_00"]
-    assert read_shots(market, GALLERY, people_only=True).person.tolist() == [1, 1]
+    assert read_shots(market, GALLERY, 1).person.tolist() == [1, 1]
+
+
+def test_without_distractors(command, tmp_path, monkeypatch):
+    galleries = []
+    monkeypatch.setattr(experiment, "train", lambda *_: None)
+
+    def retrieved(net, recipe, query, gallery, device):
+        galleries.append(gallery.person.tolist())
+        return Retrieval(*np.ones((3, len(query))))
+
+    monkeypatch.setattr(experiment, "measure", retrieved)
+    short = [*command, "--shares", "100", "--seeds", "0"]
+    assert study_reid.main([*short, "--out", str(tmp_path / "a")]) == 0
+    assert study_reid.main([*short, "--out", str(tmp_path / "b"), "--leave-out-distractors"]) == 0
+    assert galleries == [[-1, 0, 1, 1], [1, 1]]
+    told = [(tmp_path / name / "results.md").read_text() for name in ("a", "b")]
+    assert "distractors stay, as wrong answers" in told[0] and "distractors are left out, too" in told[1]
+
+
+def test_generation_stops_between_batches_and_goes_on(prepared, weights, tmp_path, monkeypatch):
+    posed = PosedPictures(prepared)
+    contender = open_contender(weights, posed.people, "ours", steps=2, source_pose="true")
+    names = sorted(posed.row)
+    pairs = [(names[0], name) for name in names[1:4]]
+    real = generate.transfer
+
+    def interrupted(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+
+    monkeypatch.setattr(generate, "transfer", interrupted)
+    with pytest.raises(Stopped, match="2 pictures left") as stopped:
+        generate_pairs(contender, posed, pairs, tmp_path / "out", batch=1)
+    assert stopped.value.number == signal.SIGTERM and len(list((tmp_path / "out").iterdir())) == 1
+    monkeypatch.setattr(generate, "transfer", real)
+    generate_pairs(contender, posed, pairs, tmp_path / "out", batch=1)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {pair_name(*pair) for pair in pairs}
 
 
 def test_a_picture_depends_on_its_own_pair_alone(prepared, weights, tmp_path):
-    from training.evaluation.generate import open_contender
-
     posed = PosedPictures(prepared)
     contender = open_contender(weights, posed.people, "ours", steps=2, source_pose="true")
     names = sorted(name for name in posed.row if not name.startswith("0001"))
