@@ -111,6 +111,7 @@ def test_the_protocol_of_humansd_goes_scene_by_scene(captioned, tmp_path):
     assert all(table["made"]["pictures"]["mean"] == 2 for table in found["scenes"].values())
     text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert "## made, scene by scene" in text and "| cartoon | 2 |" in text and "“humansd”" in text
+    assert "Of 2 scenes 2 have the two pictures that FID needs, 0 the four" in text
     assert evaluate_captioned.main(given) == 0
     found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert found["rows"]["made"]["fid"]["mean"] == pytest.approx(0, abs=1e-3), "the same pictures, as a set"

@@ -166,17 +166,23 @@ def evaluate(
         for each in by_scene[scene].values():
             each["pictures"] = as_cell(len(which))
     by_scenes = rules.scenes and len(by_scene) > 0
+    counted = {"fid": 0, "kid": 0}
     if by_scenes:
         for row in pictures:
-            for name in ("fid", "kid"):
+            for name in counted:
                 of = [table[row][name]["mean"] for table in by_scene.values() if table[row][name]["mean"] is not None]
-                cells[row][name] = as_cell(float(np.mean(of)) if of else None)
+                cells[row][name], counted[name] = as_cell(float(np.mean(of)) if of else None), len(of)
     notes = [
         *rules.notes,
         finder(detector.name, detector.several),
         PEOPLE,
         distribution_note(features.name, "the set's own pictures", total, "one place in the set"),
     ]
+    if by_scenes:
+        notes.append(
+            f"Of {len(by_scene)} scenes {counted['fid']} have the two pictures that FID needs, {counted['kid']} the "
+            "four that KID needs."
+        )
     if rules.scenes and not by_scenes:
         notes.append("This set has no scenes: FID and KID are of all pictures at once.")
     if tools.clip is not None:

@@ -138,7 +138,8 @@ def draw_sheet(
     wrapped = {name: textwrap.wrap((captions or {}).get(name, ""), letters) for name in rows}
     line = 1.25 * (look.font - 1) * POINT
     under = line * max((len(lines) for lines in wrapped.values()), default=0)
-    head = 1.6 * look.font * POINT * max(label.count("\n") + 1 for label in columns)
+    heads = {label: textwrap.wrap(label, max(4, int(wide / (0.62 * look.font * POINT)))) for label in columns}
+    head = (0.5 + 1.2 * max(map(len, heads.values()))) * look.font * POINT
     height = head + deep * (high + under + look.gap)
     figure = Figure(figsize=(look.width, height), dpi=look.dpi)
     for number, name in enumerate(rows):
@@ -154,7 +155,8 @@ def draw_sheet(
                 weight = "bold" if label in bold else "normal"
                 middle = (x + wide / 2) / look.width
                 lift = (top + 0.3 * look.font * POINT) / height
-                figure.text(middle, lift, label, ha="center", va="bottom", fontsize=look.font, weight=weight)
+                text = "\n".join(heads[label])
+                figure.text(middle, lift, text, ha="center", va="bottom", fontsize=look.font, weight=weight)
         if wrapped[name]:
             text = "\n".join(wrapped[name])
             low = (top - high - 0.1 * line) / height

@@ -65,7 +65,7 @@ def test_headings_of_the_figures(evaluation, monkeypatch, tmp_path):
 
     def noting(columns, rows, captions, across, bold, look):
         figure = real(columns, rows, captions, across, bold, look)
-        seen.update(rows=rows, bold=bold, texts=[text.get_text() for text in figure.texts])
+        seen.update(rows=rows, bold=bold, texts=[" ".join(text.get_text().split()) for text in figure.texts])
         return figure
 
     monkeypatch.setattr(figures, "draw_sheet", noting)
@@ -87,7 +87,7 @@ def test_headings_of_the_figures(evaluation, monkeypatch, tmp_path):
     captions = ["--captions", str(tmp_path / "captions.json"), "--across", "1"]
     assert figures.main(["fig6", *pictures, "--method", "B1", "--method", "Ours", *captions, *common]) == 0
     assert seen["texts"][:3] == ["Target pose", "B1", "Ours"]
-    assert " ".join(seen["texts"][3].split()) == ("Jesus and two others " * 8).strip() and len(seen["texts"]) == 4
+    assert seen["texts"][3] == ("Jesus and two others " * 8).strip() and len(seen["texts"]) == 4
 
 
 def test_mistakes_are_one_clear_line(evaluation, tmp_path, capsys):
@@ -119,6 +119,16 @@ def test_rows_of_all_columns_alone_are_chosen(evaluation):
     (evaluation / "b1" / f"{NAMES[0]}.png").unlink()
     columns = {folder: pictures_in(evaluation / folder) for folder in FOLDERS}
     assert choose(columns, (), 20) == list(NAMES[1:])
+
+
+def test_a_long_label_stays_over_its_column(evaluation, tmp_path):
+    columns = {f"RePoseSD with the field {n}": pictures_in(evaluation / folder) for n, folder in enumerate(FOLDERS)}
+    figure = draw_sheet(columns, NAMES[:1], bold=list(columns), look=Look(width=5, dpi=100))
+    save_sheet(figure, tmp_path / "sheet")
+    for text, axes in zip(figure.texts, figure.axes, strict=True):
+        label, cell = text.get_window_extent(), axes.get_window_extent()
+        assert cell.x0 <= label.x0 and label.x1 <= cell.x1 and label.y0 >= cell.y1
+        assert label.y1 <= figure.bbox.height
 
 
 def test_a_picture_of_another_aspect_is_shown_whole(tmp_path):
