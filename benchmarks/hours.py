@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,7 +65,7 @@ class Counts:
         return self.aligner, ((self.iterations + 1) * self.inner[0] + 2 * self.encode) if self.iterations else 0.0
 
 
-def counted(call) -> float:
+def counted(call: Callable[[], object]) -> float:
     """Operations of a call."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call()
@@ -130,15 +131,15 @@ ROWS = (
 """What, the configuration, and about how many pictures are sampled."""
 
 
-def table(peak: float, share: float) -> str:
-    """A Markdown table of the hours."""
+def table(peak: float, share: float, rows: Sequence[tuple[str, str, int]] = ROWS) -> str:
+    """A Markdown table of the hours of `rows`."""
     speed = peak * 1e12 * share * 3600
     lines = [
         "| experiment | operations of a pass, GFLOP: U-Net, E, decoder, estimator, aligner | training, hours | "
         "sampling, hours: without the field, with it |",
         "| --- | ---: | ---: | ---: |",
     ]
-    for what, name, pictures in ROWS:
+    for what, name, pictures in rows:
         settings = load_settings(CONFIGS / f"{name}.yaml", [])
         config = model_of(settings)
         counts = count(config)

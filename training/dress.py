@@ -1,0 +1,140 @@
+"""Pictures for Figure 4: python training/dress.py --weights FILE --data FOLDER --out FOLDER
+
+Clothes of one test person on another (appearance control, `RePoseDMPipeline.dress`): OUT/reference, OUT/garment,
+OUT/mask and OUT/result, one name for each row, as `figures.py fig4` reads them. The mask is the upper body that the
+pose shows, and what the set labels as top or dress (**ours**: the paper does not say where its masks are from).
+Pictures that are there are kept, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a script: modules are found from the repository's root, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from reposedm_core import RePoseDMPipeline
+from reposedm_core.errors import InputError
+from reposedm_core.files import make_folder, write_picture
+from reposedm_core.images import to_pil
+from reposedm_core.pose import Pose
+from training.data.captions import GARMENTS
+from training.data.people_set import SPLITS, People
+from training.evaluation.generate import SEED_STRIDE
+
+TRUNK = (2, 5, 11, 8)
+"""Shoulders and hips of OpenPose-18, around."""
+ARMS = ((2, 3), (3, 4), (5, 6), (6, 7))
+WIDTH = 0.3
+"""Of an arm in the mask, and of what is added around the trunk, in lengths of the trunk."""
+WORN = tuple(GARMENTS[name] for name in ("top", "dress"))
+
+
+def upper_body(joints: np.ndarray, height: int, width: int, garments: np.ndarray | None = None) -> Image.Image:
+    """Mask of the upper body, mode "L", 0 or 255.
+
+    Args:
+        joints: OpenPose-18 (18, 3), x, y in pixels and score; without both shoulders and a hip it is what `garments`
+            labels alone.
+        garments: (height, width) labels, see `GARMENTS`.
+
+    Raises:
+        InputError: nothing is in it.
+    """
+    mask = Image.new("L", (width, height))
+    known = joints[:, 2] > 0
+    around = [joint for joint in TRUNK if known[joint]]
+    if known[2] and known[5] and len(around) > 2:
+        draw, at = ImageDraw.Draw(mask), [tuple(map(float, point)) for point in joints[:, :2]]
+        hips = joints[[joint for joint in around if joint in (8, 11)], :2].mean(0)
+        long = max(float(np.linalg.norm(joints[[2, 5], :2].mean(0) - hips)), 0.05 * height)
+        thick = max(1, round(WIDTH * long))
+        draw.polygon([at[joint] for joint in around], fill=255)
+        edges = [*zip(around, around[1:] + around[:1], strict=True), *(arm for arm in ARMS if known[list(arm)].all())]
+        for edge in edges:
+            draw.line([at[joint] for joint in edge], fill=255, width=thick)
+            for x, y in (at[joint] for joint in edge):
+                draw.ellipse([x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2], fill=255)
+    found = np.array(mask)
+    if garments is not None:
+        found = np.where(np.isin(garments, WORN), 255, found).astype(np.uint8)
+    if not found.any():
+        raise InputError("reference: neither its pose nor its labels say where the clothes are.")
+    return Image.fromarray(found)
+
+
+def dress(
+    weights: Path,
+    data: Path,
+    out: Path,
+    split: str = "test",
+    count: int = 8,
+    seed: int = 0,
+    steps: int | None = None,
+    device: str = "cpu",
+) -> int:
+    """Write the pictures; how many rows there are. Reference n is the n-th person, the garment is the next one's.
+
+    Raises:
+        InputError: no such checkpoint or set, fewer than two people, or a count below 1.
+    """
+    people = People(data, split)
+    if count < 1 or len(people.identities) < 2:
+        raise InputError(
+            f"count = {count}, {len(people.identities)} people in the split {split!r} of {data}: give 1 or more, and a "
+            "set with two people or more."
+        )
+    pipe = RePoseDMPipeline.from_pretrained(weights, device=device)
+    for name in ("reference", "garment", "mask", "result"):
+        make_folder(out / name, "out")
+    count = min(count, len(people.identities))
+    for n in tqdm(range(count), desc="dressing", unit="picture"):
+        place = f"{n:05d}.png"
+        if (out / "result" / place).is_file():
+            continue
+        pair = [people.identities[[k % len(people.identities)]] for k in (n, n + 1)]
+        first = np.array([0])
+        pictures = [Image.fromarray(people.read("pictures", who, first)[0]) for who in pair]
+        joints = [people.openpose(who, first).astype(np.float32) for who in pair]
+        labels = people.garments(pair[0], first)
+        size = people.height, people.width
+        mask = upper_body(joints[0][0], *size, None if labels is None else labels[0])
+        poses = [Pose(each.clip(max=[1e9, 1e9, 1]), *size) for each in joints]
+        made = pipe.dress(
+            pictures[0], pictures[1], mask, poses[0], SEED_STRIDE * seed + n, steps, garment_pose=poses[1]
+        )
+        # the result last: it says that the row is whole
+        for name, picture in zip(("reference", "garment", "mask"), (*pictures, mask), strict=True):
+            write_picture(out / name / place, picture)
+        write_picture(out / "result" / place, to_pil(made.image[0]))
+    return count
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True, help="checkpoint exported by training/train.py")
+    parser.add_argument("--data", type=Path, required=True, help="people set")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--split", default="test", choices=SPLITS)
+    parser.add_argument("--count", type=int, default=8, help="rows (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="DDIM steps (default: the checkpoint's)")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(arguments)
+    try:
+        count = dress(**vars(options))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{count} rows in {options.out}: reference, garment, mask, result")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
