@@ -128,13 +128,13 @@ def decoding(pipeline: RePoseDMPipeline, height: int, width: int) -> Callable[[]
 
 def guidance(pipeline: RePoseDMPipeline, height: int, width: int) -> FieldGuidance:
     """The preset's own guidance: space, strength, schedule and limit, the strength 1 where the preset has it off."""
-    native, settings = pipeline.config.network_size, pipeline.config.field
+    native, settings = pipeline.config.field_size(pipeline.config.field.size), pipeline.config.field
     target = pose_target(pipeline.field, [one_pose(POSE)], (height, width), native).map(lambda t: t.to(pipeline.device))
     return FieldGuidance.configured(
         replace(settings, strength=settings.strength or 1.0),
         pipeline.field,
         target,
-        lambda z: fit_image(pipeline.decode_inner(z), *native),
+        lambda z: pipeline.field_picture(z, settings.size),
     )
 
 

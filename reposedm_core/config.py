@@ -364,6 +364,9 @@ class FieldConfig:
     Attributes:
         strength: w of the gradient in sampling; 0 samples without the field.
         start, end: the share of the sampling in which it acts, 0 (first step) to 1 (last).
+        every: it acts in one of so many of these steps, from the first of them (**ours**).
+        size: of the picture that is decoded and judged, as a share of the model's height and width (**ours**): 0.5
+            costs a quarter.
         space: what is compared, "heatmaps" (**ours**) or "features" (the paper).
         mask: where, "union" (**ours**) or "predicted" (the paper); see `PoseInteractionField`.
         limit: largest step in sampling, relative to ŷ_0 (**ours**, see `guide_x0`); 0 is eq. 15 as written, which
@@ -382,6 +385,8 @@ class FieldConfig:
     strength: float = 0.1
     start: float = 0.75
     end: float = 1.0
+    every: int = 1
+    size: float = 1.0
     space: str = "heatmaps"
     mask: str = "union"
     limit: float = 0.1
@@ -393,6 +398,7 @@ class FieldConfig:
     def __post_init__(self) -> None:
         check_known(self, space=SPACES, mask=MASKS, estimate=("noise", "x0"), update=UPDATES, target=TARGETS)
         check_ranges(self, strength=(-1e6, 1e6), start=(0, 1), end=(0, 1), limit=(0, 1e6), training=(-1e6, 1e6))
+        check_ranges(self, every=(1, 10_000), size=(0.05, 1))
 
 
 @dataclass(frozen=True)
@@ -458,6 +464,15 @@ class ModelConfig:
         """Height and width at which aligner, denoiser and estimator see pictures of `height` × `width`."""
         shrink = self.autoencoder.stride // STRIDE if self.autoencoder.kind == "pca" else 1
         return self.height // shrink, self.width // shrink
+
+    def field_size(self, share: float) -> tuple[int, int]:
+        """Height and width of the pictures that a field of `FieldConfig.size` = `share` compares."""
+        return shared_size(self.network_size, share, max(self.estimator.strides))
+
+
+def shared_size(size: tuple[int, int], share: float, cell: int) -> tuple[int, int]:
+    """Height and width that are that share of `size`, in whole cells; all of it as it is."""
+    return size if share == 1 else tuple(max(cell, cell * round(share * side / cell)) for side in size)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from .diffusion.schedule import DiffusionSchedule
 from .diffusion.schedulers import check_sampler, sample_noise
 from .errors import InputError
 from .field import PoseInteractionField, pose_target
+from .field.field import reduced
 from .full_size import MODEL, Detail, View, aligned, painted, pasted, view
 from .images import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
 from .networks import NETWORKS, SHIPPED, InPrecision, Networks, change_inner, load_networks
@@ -133,6 +134,10 @@ class RePoseDMPipeline:
     def decode_inner(self, latents: Tensor) -> Tensor:
         """As `decode`, of what only the field looks at: by the tiny autoencoder where the model has one."""
         return (self.tiny or self.autoencoder).decode(latents.to(self.dtype)).float()
+
+    def field_picture(self, latents: Tensor, share: float) -> Tensor:
+        """What a field of `FieldConfig.size` = `share` looks at of latents (B, C, h, w); lets gradients through."""
+        return fit_image(self.decode_inner(reduced(latents, share)), *self.config.field_size(share))
 
     @torch.no_grad()
     def picture(self, latents: Tensor, seen: Seen, source: Tensor) -> Tensor:
@@ -438,9 +443,8 @@ class RePoseDMPipeline:
             raise InputError(f"field_start = {config.start:g} is after field_end = {config.end:g}.")
         if config.strength == 0:
             return None
-        native = self.config.network_size
-        target = pose_target(field, [pose], size, native).map(lambda t: t.to(self.device))
-        return FieldGuidance.configured(config, field, target, lambda z: fit_image(self.decode_inner(z), *native))
+        target = pose_target(field, [pose], size, self.config.field_size(config.size)).map(lambda t: t.to(self.device))
+        return FieldGuidance.configured(config, field, target, lambda z: self.field_picture(z, config.size))
 
     def _model(self, condition: Condition, scale: float | None, field: FieldGuidance | None) -> GuidedDenoiser:
         scale = self.config.guidance_scale if scale is None else scale

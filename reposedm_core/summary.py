@@ -51,11 +51,14 @@ def cost(config: ModelConfig, part: str) -> Cost | None:
     Args:
         part: "denoiser", one pass of ε_θ (eq. 16 takes two a step); "aligner", all N iterations, once a picture,
             without the encodings that it asks for; "encodings", those; "decode", the autoencoder's decoder and, if
-            there is one, the reference decoder; "estimator", one picture.
+            there is one, the reference decoder; "inner decode", the tiny autoencoder's, which the field sees;
+            "estimator", one picture.
 
     Returns:
         None where the model has no such part.
     """
+    if part == "inner decode" and config.tiny.kind == "none":
+        return None
     if part in ("aligner", "encodings") and (config.denoiser.texture == "text" or not needs_aligner(config)):
         return None
     # Only what the cost depends on, so that models share it. B1's U-Net is that of the others.
@@ -70,6 +73,7 @@ USED = {
     "aligner": ("aligner", "autoencoder", "tiny"),
     "encodings": ("aligner", "autoencoder", "tiny"),
     "decode": ("autoencoder", "decoder"),
+    "inner decode": ("tiny", "autoencoder"),
     "estimator": ("estimator", "autoencoder"),
 }
 """Which configurations the cost of a part depends on."""
@@ -87,6 +91,8 @@ def _cost(config: ModelConfig, part: str) -> Cost:
         told = Reference(*(picture[:, :1] if field.name in MASKS else picture for field in fields(Reference)))
         more = measure(lambda: ReferenceDecoder(config.decoder), lambda n: n(picture, latent, told))
         return Cost(own.parameters + more.parameters, own.flops + more.flops)
+    if part == "inner decode":
+        return measure(lambda: TinyAutoencoder(config.tiny, ["decoder"]), lambda n: n.decode(latent))
     if part == "estimator":
         seen = torch.empty(1, 3, *config.network_size, device="meta")
         return measure(lambda: NETWORKS[part](config.estimator), lambda n: n(seen))
@@ -134,14 +140,15 @@ COLUMNS = (
     "aligner",
     "its encodings",
     "decode",
+    "inner decode",
     "estimator",
 )
 NOTE = """\
-Pictures and latents are width × height (× channels); M: million parameters; the last five columns are GFLOPs for one
+Pictures and latents are width × height (× channels); M: million parameters; the last six columns are GFLOPs for one
 picture, a multiplication and an addition counting as two. A step with classifier-free guidance takes two passes of the
 denoiser. The aligner runs once a picture; with features from the latent it encodes the skeleton, the source and the
 picture as each iteration warped it, by the tiny autoencoder where there is one, otherwise only the last of these, which
-the denoiser reads. Autoencoder and decode
+the denoiser reads; what the field looks at the tiny autoencoder decodes, where there is one. Autoencoder and decode
 are with the decoder that also sees the source, where a model has one (`mini-256`)."""
 
 

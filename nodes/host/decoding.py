@@ -157,14 +157,6 @@ def tiny_decoder(vae: Any, latent_format: Any) -> nn.Module:
         ) from error
 
 
-def reduced(latent: Tensor, share: float) -> Tensor:
-    """Latents (B, C, h, w) at that share of their height and width, at least one cell; 1 is the latent itself."""
-    if share == 1:
-        return latent
-    size = [max(1, round(side * share)) for side in latent.shape[-2:]]
-    return nn.functional.interpolate(latent, size=size, mode="bilinear", align_corners=False, antialias=True)
-
-
 def out_of_memory(error: BaseException) -> bool:
     """Did a device, or main memory, run short?"""
     known = getattr(management, "is_oom", None)  # older hosts have none

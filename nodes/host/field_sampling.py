@@ -22,11 +22,11 @@ from ...reposedm_core import PRESETS, InputError
 from ...reposedm_core.diffusion.guidance import alpha_bar_of
 from ...reposedm_core.diffusion.guided import FieldGuidance
 from ...reposedm_core.field import PoseInteractionField, PoseTarget, pose_target
-from ...reposedm_core.field.field import CHUNK_PIXELS
+from ...reposedm_core.field.field import CHUNK_PIXELS, reduced
 from ...reposedm_core.images import fit_image
 from ...reposedm_core.pose import Pose
 from ...reposedm_core.presets import SHIPPED_PRESET
-from .decoding import Decoder, out_of_memory, reduced
+from .decoding import Decoder, out_of_memory
 from .field_presets import SAYS
 from .poses import poses_in_turn
 from .sockets import BATCH_INDEX, FIELD, FIELD_STRENGTH

@@ -76,6 +76,7 @@ class FieldGuidance:
         decode: latent → pictures in [-1, 1], differentiable.
         strength: w of eq. 15's gradient; 0 is exactly neutral.
         start, end: the share of the sampling in which it acts, 0 (first step) to 1 (last), as fractions of t.
+        every: it acts in one of so many of those steps, from the first of them.
         limit: largest step, relative to the root mean square of ŷ_0 (**ours**, see `guide_x0`); 0 is eq. 15 as written.
         normalise: a step is to take the share `strength` · √(1 − ᾱ_t) off the distance (**ours**, see `guide_x0`), so
             that one strength means the same on every model.
@@ -83,7 +84,7 @@ class FieldGuidance:
         chunk: pictures that go through decoder and estimator together, see `PoseInteractionField.gradient`.
 
     Raises:
-        InputError: a strength that is no number, a start or end outside 0..1, or a limit below 0.
+        InputError: a strength that is no number, a start or end outside 0..1, a limit below 0, or every below 1.
     """
 
     field: PoseInteractionField
@@ -96,6 +97,7 @@ class FieldGuidance:
     normalise: bool = False
     chunk: int | None = None
     update: str = "eq15"
+    every: int = 1
     _run: _Run | None = dataclass_field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -106,6 +108,8 @@ class FieldGuidance:
                 raise InputError(f"field {name} = {getattr(self, name)}: must be 0 (first step) to 1 (last).")
         if not 0 <= self.limit < math.inf:
             raise InputError(f"field limit = {self.limit}: must be a share of the estimate, or 0 for no bound.")
+        if self.every < 1:
+            raise InputError(f"field every = {self.every}: must be 1, each step, or more.")
 
     @classmethod
     def configured(
@@ -114,7 +118,8 @@ class FieldGuidance:
         """Guidance with the sampling defaults of a model's `FieldConfig`, whose space must be the field's."""
         if field.space != config.space:
             raise InputError(f"field: it compares {field.space} and the configuration says {config.space!r}.")
-        return cls(field, target, decode, config.strength, config.start, config.end, config.limit, update=config.update)
+        window = config.strength, config.start, config.end, config.limit
+        return cls(field, target, decode, *window, update=config.update, every=config.every)
 
     @property
     def watch(self) -> Watch | None:
@@ -202,6 +207,7 @@ class GuidedModel(ABC):
         self.denoiser, self.schedule, self.condition = denoiser, schedule, condition
         self.scale, self.field = scale, field
         self._kept: tuple[tuple, list[Tensor], list[Tensor]] | None = None
+        self._run: list[int] = []  # the timesteps of the run's steps, in their order
         self._steps: dict[Tensor, int] = {}  # σ of a step, the very tensor → the timestep of its first picture
 
     @abstractmethod
@@ -229,10 +235,12 @@ class GuidedModel(ABC):
         firsts = timestep_of(self.schedule, torch.stack([sigma[0] for sigma in levels])).tolist()
         known = dict(zip(levels, firsts, strict=True))
         self._steps |= known
+        previous, self._run = self._run, firsts
         try:
             with cached_context(self.denoiser), self.field.sampling() if self.field else nullcontext():
                 yield
         finally:
+            self._run = previous
             for sigma in known:
                 self._steps.pop(sigma, None)
 
@@ -276,7 +284,15 @@ class GuidedModel(ABC):
     def _guides(self, sigma: Tensor, t: Tensor) -> bool:
         """Does the field act at this level, which is that of t?"""
         first, total = self._steps[sigma] if sigma in self._steps else int(t[0]), self.schedule.timesteps
-        return self.field.active((total - 1 - first) / total, total)
+
+        def active(step: int) -> bool:
+            return self.field.active((total - 1 - step) / total, total)
+
+        if self.field.every == 1 or not self._run or not active(first):
+            return active(first)
+        # An evaluation in the middle of a step, of samplers of higher order, belongs to it.
+        turn = sum(step >= first and active(step) for step in self._run) - 1
+        return max(turn, 0) % self.field.every == 0
 
     def _check(self, x: Tensor, sigma: Tensor) -> None:
         sizes = check_tensor(x, "x", "B C h w", {"C": self.condition.pose.shape[1]})

@@ -37,6 +37,14 @@ def heatmap_mask(heatmaps: Tensor, threshold: float = 0.1) -> Tensor:
     return (heatmaps.detach().sum(1, keepdim=True) > threshold).to(heatmaps.dtype)
 
 
+def reduced(latent: Tensor, share: float) -> Tensor:
+    """Latents (B, C, h, w) at that share of their height and width, at least one cell; 1 is the latent itself."""
+    if share == 1:
+        return latent
+    size = [max(1, round(side * share)) for side in latent.shape[-2:]]
+    return nn.functional.interpolate(latent, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
 def masked_distance(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """eq. 11, Σ mask · (a − b)²: (B, C, h, w) twice and a mask that broadcasts over them, to (B,)."""
     return (mask * (a - b).square()).sum((1, 2, 3))

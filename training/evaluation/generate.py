@@ -20,7 +20,7 @@ from reposedm_core.diffusion.sampler import simple_sigmas
 from reposedm_core.diffusion.schedulers import sample_noise
 from reposedm_core.errors import InputError
 from reposedm_core.field import PoseInteractionField, pose_target
-from reposedm_core.images import fit_image, to_uint8
+from reposedm_core.images import to_uint8
 from reposedm_core.pipeline import RePoseDMPipeline
 from reposedm_core.pose import Pose
 from training.data.people_set import Pairs, People, to_unit
@@ -169,14 +169,14 @@ def transfer(
     """
     condition, field = aligned.condition, None
     if guide is not None and guide.strength:
-        size, native = tuple(aligned.source.shape[-2:]), pipe.config.network_size
+        size, native = tuple(aligned.source.shape[-2:]), pipe.config.field_size(guide.size)
         compare = PoseInteractionField(pipe.estimator, guide.space, mask=guide.mask)
         target = pose_target(compare, [Pose(joints[None], *size) for joints in poses], size, native)
         field = FieldGuidance.configured(
             guide,
             compare,
             target.map(lambda values: values.to(pipe.device)),
-            lambda z: fit_image(pipe.decode_inner(z), *native),
+            lambda z: pipe.field_picture(z, guide.size),
         )
     shape = condition.pose.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

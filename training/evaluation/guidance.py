@@ -22,11 +22,13 @@ STRENGTHS = {"heatmaps": (0.1, 1.0), "features": (0.001, 0.1)}
 """∇G has the unit of what is compared: features are larger numbers, and many more, than heat maps."""
 WINDOWS = ((0.0, 1.0), (0.25, 0.75), (0.5, 0.75), (0.5, 1.0), (0.75, 1.0))
 LIMITS = (0.05, 0.1, 0.2)
+EVERY, SIZES = (1, 2, 3), (1.0, 0.5)
 SHOWN = ("joint_error", "pck@0.05", "perceptual", "ssim_256@1.5", "colour_right")
 
 
 def settings_to_compare(default: FieldConfig) -> list[FieldConfig]:
-    """No guidance, the default, and its mask with every space, window, limit and strength, each once."""
+    """No guidance, the default, the default with fewer and smaller gradients, and its mask with every space, window,
+    limit and strength, each once."""
     grid = [
         replace(default, strength=strength, start=start, end=end, space=space, limit=limit)
         for space, strengths in STRENGTHS.items()
@@ -34,7 +36,8 @@ def settings_to_compare(default: FieldConfig) -> list[FieldConfig]:
         for limit in LIMITS
         for strength in strengths
     ]
-    return list(dict.fromkeys((OFF, default, *grid)))
+    cheaper = [replace(default, every=every, size=size) for every in EVERY for size in SIZES]
+    return list(dict.fromkeys((OFF, default, *cheaper, *grid)))
 
 
 def label(kind: FieldConfig) -> str:
@@ -42,7 +45,9 @@ def label(kind: FieldConfig) -> str:
     if not kind.strength:
         return "off"
     step = "" if kind.update == "eq15" else f", {kind.update}"
-    return f"{kind.space}, strength {kind.strength:g}, {kind.start:g} to {kind.end:g}, limit {kind.limit:g}{step}"
+    less = "" if kind.every == 1 else f", one step of {kind.every}"
+    less += "" if kind.size == 1 else f", decoded at {kind.size:g} of the size"
+    return f"{kind.space}, strength {kind.strength:g}, {kind.start:g} to {kind.end:g}, limit {kind.limit:g}{step}{less}"
 
 
 def measure(

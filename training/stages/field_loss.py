@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reposedm_core.config import ModelConfig
+from reposedm_core.config import ModelConfig, shared_size
 from reposedm_core.diffusion.losses import pose_estimate
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.estimator import HigherHRNet
 from reposedm_core.field import PoseInteractionField, PoseTarget, joints_target
+from reposedm_core.field.field import reduced
+from reposedm_core.images import fit_image
 
 
 class FieldTerm:
@@ -32,8 +34,11 @@ class FieldTerm:
         device: torch.device,
     ):
         self.config, self.width, self.device = config.field, width, device
-        self.factor = config.height // config.network_size[0]
-        self.size = height // self.factor, width // self.factor  # as the estimator sees them
+        factor, cell = config.height // config.network_size[0], max(config.estimator.strides)
+        self.size = shared_size(
+            (height // factor, width // factor), config.field.size, cell
+        )  # as the estimator sees them
+        self.scale = self.size[1] / width, self.size[0] / height, 1.0
         self.schedule = DiffusionSchedule(config.schedule)
         self.field = PoseInteractionField(estimator.to(device), config.field.space, mask=config.field.mask)
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
@@ -59,8 +64,11 @@ class FieldTerm:
         if self.config.target == "picture":
             with torch.no_grad():
                 return self.field.target_from_image(self._decode(x0))
-        return joints_target(self.field, joints * joints.new_tensor([1 / self.factor] * 2 + [1]), *self.size)
+        return joints_target(self.field, joints * joints.new_tensor(self.scale), *self.size)
 
     def _decode(self, latent: Tensor) -> Tensor:
-        picture = self.autoencoder.decode(latent)
-        return F.avg_pool2d(picture, self.factor) if self.factor > 1 else picture
+        picture = self.autoencoder.decode(reduced(latent, self.config.size))
+        factor = picture.shape[-1] // self.size[-1]
+        if tuple(picture.shape[-2:]) == tuple(factor * side for side in self.size):
+            return F.avg_pool2d(picture, factor) if factor > 1 else picture
+        return fit_image(picture, *self.size)

@@ -42,8 +42,9 @@ def test_settings_cover_strength_space_and_window_once():
         guidance.settings_to_compare(FieldConfig(strength, 0.0, 1.0, training=1.0)) for strength in (7.0, 1.0)
     )
     names = [guidance.label(kind) for kind in new]
-    assert len(set(names)) == len(names) == len(known) + 1 == 2 + (2 + 2) * 5 * 3
+    assert len(set(names)) == len(names) == len(known) + 1 == 2 + 5 + (2 + 2) * 5 * 3
     assert names[:2] == ["off", "heatmaps, strength 7, 0 to 1, limit 0.1"]
+    assert "heatmaps, strength 7, 0 to 1, limit 0.1, one step of 3, decoded at 0.5 of the size" in names
     assert "features, strength 0.1, 0.5 to 1, limit 0.2" in names
 
 
@@ -53,6 +54,8 @@ def test_study_measures_the_default_on_test_people_with_another_judge(
     monkeypatch.setattr(guidance, "STRENGTHS", {"heatmaps": (1.0,), "features": (1.0,)})
     monkeypatch.setattr(guidance, "WINDOWS", ((0.0, 1.0),))
     monkeypatch.setattr(guidance, "LIMITS", (0.1,))
+    monkeypatch.setattr(guidance, "EVERY", (1,))
+    monkeypatch.setattr(guidance, "SIZES", (1.0,))
     arguments = [
         "--weights",
         str(weights),
@@ -109,6 +112,8 @@ def test_a_checkpoint_that_samples_without_guidance_is_studied_at_strength_1(
     monkeypatch.setattr(guidance, "STRENGTHS", {"heatmaps": (1.0,)})
     monkeypatch.setattr(guidance, "WINDOWS", ((0.0, 1.0),))
     monkeypatch.setattr(guidance, "LIMITS", (0.1,))
+    monkeypatch.setattr(guidance, "EVERY", (1,))
+    monkeypatch.setattr(guidance, "SIZES", (1.0,))
     found = guidance.study(str(without_guidance), str(both_splits), str(tmp_path / "out"), pairs=2)
     assert list(found["test"]) == list(found["validation"]) == ["off", "heatmaps, strength 1, 0 to 1, limit 0.1"]
     assert found["protocol"]["default"]["mask"] == "predicted", "all else is the checkpoint's"
