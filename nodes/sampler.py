@@ -106,6 +106,13 @@ class RePoseDMKSampler(io.ComfyNode):
                     tooltip="1 starts from noise alone, less keeps so much of the latent that came in.",
                 ),
                 field_input(),
+                io.Boolean.Input(
+                    "same_noise",
+                    default=False,
+                    optional=True,
+                    tooltip="Begin every picture of the batch with the same noise: on for the frames of an animation, "
+                    "which then flicker less; off for pictures that shall differ.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -128,12 +135,12 @@ class RePoseDMKSampler(io.ComfyNode):
         scheduler: str,
         denoise: float,
         field_strength: float = AS_GUIDED,
+        same_noise: bool = False,
     ) -> io.NodeOutput:
         check_order(positive, negative)
         model = with_field_strength(model, field_strength)
-        return io.NodeOutput(
-            sample(model, positive, negative, latent, seed, steps, cfg, sampler_name, scheduler, denoise)
-        )
+        settings = seed, steps, cfg, sampler_name, scheduler, denoise
+        return io.NodeOutput(sample(model, positive, negative, latent, *settings, same_noise))
 
 
 def check_order(positive: list, negative: list) -> None:
@@ -179,8 +186,12 @@ def sample(
     sampler_name: str,
     scheduler: str,
     denoise: float = 1.0,
+    same_noise: bool = False,
 ) -> dict:
-    """The LATENT that ComfyUI's sampling, or the ancestral sampler within it, makes of `latent`."""
+    """The LATENT that ComfyUI's sampling, or the ancestral sampler within it, makes of `latent`.
+
+    `same_noise` begins all its pictures with the noise of the first.
+    """
     if latent["samples"].is_nested:
         raise InputError("latent: it is of a video with sound; connect the latent output of Recurrent Pose Aligner.")
     # As stock KSampler does; empty latents say for which stride they are, and are made anew for the model's.
@@ -189,7 +200,7 @@ def sample(
     strides = strides[:1] if strides[1] is None else strides  # older hosts have one
     start = comfy.sample.fix_empty_latent_channels(model, latent["samples"], *strides)
     index = latent.get("batch_index")
-    noise = comfy.sample.prepare_noise(start, seed, index)
+    noise = comfy.sample.prepare_noise(start, seed, [0] * len(start) if same_noise else index)
     positive, negative = (of_batch(entries, len(start), index) for entries in (positive, negative))
     if index is not None and model.get_additional_models_with_key(FIELD):
         model = model.clone()

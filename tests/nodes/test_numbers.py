@@ -12,12 +12,14 @@ from tests.nodes.guided import POSE
 FLOATS = {
     "RePoseDMEstimatePose": ["threshold"],
     "RePoseDMDrawPose": ["line_width"],
+    "RePoseDMSmoothPoses": ["smoothing", "fast_moves"],
     "RePoseDMEditPose": ["scale", "rotate", "move_x", "move_y", "joint_x", "joint_y"],
     "RePoseDMPoseFieldGuidance": ["strength", "start_percent", "end_percent", "limit", "mask_threshold", "decode_size"],
     "RePoseDMKSampler": ["cfg", "denoise", "field_strength"],
     "RePoseDMGarmentTransfer": ["cfg", "field_strength"],
     "RePoseDMCropToPerson": ["margin"],
     "RePoseDMPasteBack": ["grow", "feather", "match_colours"],
+    "RePoseDMKeepFace": ["feather", "match_colours"],
     "RePoseDMRevealMask": ["grow", "blur", "floor"],
     "RePoseDMSDConditioning": ["strength", "start_percent", "end_percent"],
 }
@@ -50,6 +52,8 @@ def arguments(pack, nodes, tiny, made):
         "image": picture,
         "picture": picture,
         "result": picture,
+        "source": picture,
+        "source_pose": POSE,
         "visibility": torch.ones(1, 80, 64),
         "person": torch.ones(1, 80, 64),
         "reference": picture,

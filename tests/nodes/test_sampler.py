@@ -61,6 +61,22 @@ def test_a_batch_of_two_is_the_python_api_s(pack, tiny, host, aligned, sources, 
     assert (latent - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+def test_one_noise_for_all_pictures(pack, host, sources):
+    """The same person and pose twice are the same picture twice; alone, and as a part of a batch, it is that one."""
+    with torch.inference_mode():
+        twice = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
+            host[2], host[1], sources[:1].repeat(2, 1, 1, 1), to_keypoints(load_pose_file(POSE)), 0, 0
+        ).args[:3]
+    own, same = sample(pack, host[0], twice), sample(pack, host[0], twice, same_noise=True)
+    assert (own[0] - own[1]).abs().max() > 0.1
+    assert torch.allclose(same[0], same[1], atol=1e-5)
+    part = {**twice[2], "samples": twice[2]["samples"][1:], "batch_index": [1]}
+    second = sample(pack, host[0], (*twice[:2], part), same_noise=True)
+    assert torch.allclose(second[0], same[1], atol=1e-4)
+    once = sample(pack, host[0], (*twice[:2], part))
+    assert (once[0] - second[0]).abs().max() > 0.1
+
+
 def test_ancestral_pictures_follow_the_seed_alone(pack, host, aligned):
     first, again, other = (sample(pack, host[0], aligned, seed=seed, **learned(pack)) for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.allclose(first, other, atol=0.1)
@@ -231,8 +247,9 @@ def test_what_a_saved_workflow_has_comes_first(pack):
         "scheduler",
         "denoise",
         "field_strength",
+        "same_noise",
     ]
-    assert schema.inputs[-1].optional and schema.inputs[-1].default == -1
+    assert [item.default for item in schema.inputs[-2:]] == [-1, False] and all(i.optional for i in schema.inputs[-2:])
     options = schema.inputs[7].options
     assert options == [*comfy.samplers.SAMPLER_NAMES, pack.nodes.sampler.LEARNED]
     assert pack.nodes.sampler.LEARNED not in comfy.samplers.SAMPLER_NAMES, "the host's own list stays as it is"
