@@ -4,7 +4,7 @@ PY := .venv/bin/python
 PYTHON ?= $(or $(wildcard $(PY)),python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help host demo test lint bench train train-tiny clean
+.PHONY: help host demo test lint bench gpu-check train train-tiny clean
 
 help:   ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ lint: host  ## ruff alone: its rules and its format
 
 bench: host  ## the costs as ratios, against their budgets; ARGS= goes to benchmarks/bench.py (--full, --readme)
 	@$(PY) benchmarks/bench.py $(ARGS)
+
+gpu-check:  ## does a GPU do what the CPU does, and how quickly; installs nothing; ARGS= goes to benchmarks/gpu_check.py
+	@$(PYTHON) benchmarks/gpu_check.py $(ARGS)
 
 train: host  ## train the shipped weights anew; ARGS= goes to training/train.py
 	@$(PY) training/train.py $(ARGS)
