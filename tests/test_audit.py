@@ -136,3 +136,15 @@ def test_pairs_and_table_2():
 
     assert "{train:,} and {test:,}".format(**DeepFashion.paper_pairs) in verdict("Table 1, pairs")
     assert VARIANTS == ("b1", "b2", "b2-field") and "B1, B2, and B2 with the field" in verdict("Table 2")
+
+
+def test_perception_study_and_re_identification():
+    from training.perception.make import Study
+    from training.reid.experiment import Experiment
+    from training.reid.network import Recipe
+
+    study = Study()
+    numbers = f"{study.reals} real and {study.fakes} generated pictures, {study.sets} sets"
+    assert numbers in verdict("§4.2, Fig. 7") and study.checks
+    shares = ", ".join(map(str, Experiment.shares))
+    assert f"{shares} %" in verdict("§4.5, Table 4") and Recipe.backbone in verdict("§4.5, Table 4")
