@@ -148,7 +148,7 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
                 "those that show different sides."
             )
         reads = aligner.patcher.model.aligner.reads_pose
-        own = poses_of(source_pose, source, "source_pose") if reads else None
+        own = poses_of(source_pose, source, "source_pose", inside=True) if reads else None
         image = fitted(source, "source", height, width)
         skeleton = torch.cat([condition_image(frame, height, width) for frame in poses])
         joints = None

@@ -145,7 +145,7 @@ class GarmentTransfer(io.ComfyNode):
         estimator = pose_estimator or aligner.estimator
         found_pose, joints = pose_of(person, pose, estimator), None
         if aligner.patcher.model.aligner.reads_pose:
-            own = poses_of(garment_pose, garment, "garment_pose")
+            own = poses_of(garment_pose, garment, "garment_pose", inside=True)
             joints = known_joints(image, own, estimator), joints_of([found_pose], height, width)
         found = align(
             aligner, vae, image, condition_image(found_pose, height, width), joints=joints, background=dressing.person

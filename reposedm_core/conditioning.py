@@ -13,10 +13,9 @@ from .alignment import Alignment, RecurrentPoseAligner, Start
 from .alignment.multi_source import Seen, combine
 from .diffusion.denoiser import Conditioner
 from .diffusion.guided import Condition
-from .errors import InputError
 from .estimator import PoseEstimator, predict_pose
 from .images import fit_image, from_uint8
-from .pose import Pose, coco_to_openpose, draw_joints
+from .pose import Pose, check_in_frame, coco_to_openpose, draw_joints
 from .reference import make_reference, on_plate
 
 
@@ -46,12 +45,7 @@ def condition_image(pose: Pose, height: int, width: int) -> Tensor:
     Raises:
         InputError: none of that person's joints lies inside the canvas.
     """
-    x, y, score = pose.joints[:1].reshape(-1, 3).T
-    if not ((score > 0) & (x >= 0) & (y >= 0) & (x <= pose.width) & (y <= pose.height)).any():
-        raise InputError(
-            f"pose: no joint of its first person lies inside its canvas of {pose.width} × {pose.height} "
-            "pixels; move the pose into it, or give the canvas that it was made for."
-        )
+    check_in_frame(pose, "pose")
     return from_uint8(draw_joints(pose.resized(height, width).joints[:1], height, width))
 
 

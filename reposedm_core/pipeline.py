@@ -36,7 +36,7 @@ from .field.field import reduced
 from .full_size import MODEL, Detail, View, aligned, painted, pasted, view
 from .images import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
 from .networks import NETWORKS, SHIPPED, InPrecision, Networks, change_inner, load_networks
-from .pose import Pose, one_pose
+from .pose import Pose, check_in_frame, one_pose
 from .reference import paste
 
 __all__ = [
@@ -186,7 +186,9 @@ class RePoseDMPipeline:
             poses = []
             if source_pose is not None:  # of the first picture alone
                 own = given.shape[-2:]
-                poses = [one_pose(source_pose, f"{name}_pose", own).resized(*own).resized(height, width)]
+                given_pose = one_pose(source_pose, f"{name}_pose", own).resized(*own)
+                check_in_frame(given_pose, f"{name}_pose")
+                poses = [given_pose.resized(height, width)]
             poses += [self.find(picture[None]) for picture in image[len(poses) :]]
             start = start_from(
                 source_joints(poses),

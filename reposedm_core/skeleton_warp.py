@@ -16,7 +16,7 @@ from .errors import InputError
 from .full_size import MODEL, Detail, aligned, view
 from .images import to_image
 from .letterbox import Size
-from .pose import Pose
+from .pose import Pose, check_in_frame
 from .pose.limits import no_tick
 from .reference import make_plate
 
@@ -68,7 +68,8 @@ def warp_by_skeletons(
         tick: called now and then; what it raises ends the work.
 
     Raises:
-        InputError: nobody is in a pose, the two have no limb in common, or a size that cannot be made.
+        InputError: nobody is in a pose, the source's lies outside of its canvas, the two have no limb in common, or a
+            size that cannot be made.
     """
     size: Size = tuple(source.shape[:2])
     if output == MODEL:
@@ -76,6 +77,7 @@ def warp_by_skeletons(
     seen = view(output, size, size)
     cells = _cells(size)
     there, here = (_joints(each, size, name) for each, name in ((source_pose, "source_pose"), (pose, "pose")))
+    check_in_frame(source_pose, "source_pose")
     known = (there[0, :, 2] > 0) & (here[0, :, 2] > 0)
     if not any(known[a] and known[b] for a, b in LIMBS):
         raise InputError(

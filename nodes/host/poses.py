@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...reposedm_core import InputError, Pose, parse_keypoints
 from ...reposedm_core.errors import MESSAGE, shortened
-from ...reposedm_core.pose import to_keypoints
+from ...reposedm_core.pose import check_in_frame, to_keypoints
 from ...reposedm_core.pose.limits import check_pixels
 from .images import frames_of
 
@@ -26,10 +26,10 @@ def read_poses(data: Any, name: str, **reading: Any) -> list[Pose]:
     return parse_keypoints(data, name, tick=asked_to_stop, **reading)
 
 
-def poses_of(data: Any, image: Tensor, name: str) -> list[Pose] | None:
+def poses_of(data: Any, image: Tensor, name: str, inside: bool = False) -> list[Pose] | None:
     """Poses of the pictures of an IMAGE from the input `name`, on their canvas: one for all, or one per picture.
 
-    Frames may be empty; None where nothing is connected.
+    Frames may be empty; None where nothing is connected. With `inside` the first person must be in the picture.
     """
     if data is None:
         return None
@@ -41,6 +41,9 @@ def poses_of(data: Any, image: Tensor, name: str) -> list[Pose] | None:
             f"{name}: it has {len(poses)} frames and there are {len(pictures)} pictures; give one frame "
             "for all, or a frame per picture."
         )
+    for pose in poses:
+        if inside and len(pose.joints):
+            check_in_frame(pose, name)
     return poses
 
 

@@ -6,7 +6,7 @@ from .draw import STYLES, draw_joints, draw_pose
 from .edit import FLIPS, edit_joint, edit_people, has_person
 from .heatmaps import decode_heatmaps, render_heatmaps
 from .interpolate import EASINGS, MATCHES, METHODS, fill_empty, interpolate_poses
-from .keypoints import Pose, coco_to_openpose, fit_to_frame, openpose_to_coco
+from .keypoints import Pose, check_in_frame, coco_to_openpose, fit_to_frame, openpose_to_coco
 from .overlay import draw_comparison
 from .parsing import (
     agreed,
@@ -33,6 +33,7 @@ __all__ = [
     "Pose",
     "agreed",
     "broadcast_frames",
+    "check_in_frame",
     "coco_to_openpose",
     "decode_heatmaps",
     "draw_comparison",

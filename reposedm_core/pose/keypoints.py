@@ -136,6 +136,16 @@ class Pose:
         return Pose(joints, height, width, *parts, ids=self.ids)
 
 
+def check_in_frame(pose: Pose, name: str) -> None:
+    """Raise an `InputError` about the input `name` if no joint of the first person lies in the canvas."""
+    x, y, score = pose.joints[:1].reshape(-1, 3).T
+    if not ((score > 0) & (x >= 0) & (y >= 0) & (x <= pose.width) & (y <= pose.height)).any():
+        raise InputError(
+            f"{name}: no joint of its first person lies inside its canvas of {pose.width} × {pose.height} "
+            "pixels; move the pose into it, or give the canvas that it was made for."
+        )
+
+
 def fit_to_frame(pose: Pose, height: int, width: int, fill: float = 0.8) -> Pose:
     """Scale and centre the people so that the box of their body joints fills the frame.
 

@@ -68,11 +68,14 @@ def warp_and_paste(pack, source, own, target):
     return run(pack, "RePoseDMPasteBack", picture=source, result=aligned, crop=crop, mask=changed)
 
 
-OUTSIDE = r"pose: no joint of its first person lies inside its canvas of 150 × 200 pixels; move the pose into it"
+OUTSIDE = "pose: no joint of its first person lies inside its canvas of 150 × 200 pixels; move the pose into it"
 TOLD = {
     ("a single joint", "source", "warp"): "pose: it has no limb in common with source_pose",
     ("a single joint", "target", "warp"): "pose: it has no limb in common with source_pose",
+    ("outside", "source", "warp"): "source_" + OUTSIDE,
+    ("outside", "source", "transfer"): "source_" + OUTSIDE,
     ("outside", "target", "transfer"): OUTSIDE,
+    ("outside", "target", "dress"): "garment_" + OUTSIDE,
     ("outside", "source", "dress"): OUTSIDE,  # the pose of the picture is what the garment is brought into
 }
 """What cannot be done: the person, as what it is given, the node, and the message; all else gives a picture."""
