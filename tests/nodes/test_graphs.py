@@ -79,6 +79,7 @@ def test_pose_transfer_is_the_pipeline_s_picture(transfer):
         steps=sampler["steps"],
         guidance_scale=sampler["cfg"],
         field_strength=0.0,
+        output_size=graph[find(graph, "RePoseDMRecurrentPoseAligner")]["inputs"]["output_size"],
     )
     # Save Image and Preview Image cut off fractions of 1/255.
     for shown, expected in (("Result", result.image), ("Aligned source", result.aligned)):
@@ -225,7 +226,7 @@ def test_own_picture_and_pose_of_any_size(comfy, tmp_path):
         for name, value in node["inputs"].items():
             if value == [example, 1]:
                 node["inputs"][name] = ["pose", 0]
-    graph[aligner]["inputs"].update(width=80, height=112)
+    graph[aligner]["inputs"].update(width=80, height=112, output_size="model")
     graph[find(graph, "RePoseDMKSampler")]["inputs"].update(steps=1)
     prompt_id = comfy.queue(graph)
     comfy.wait(prompt_id)
