@@ -22,7 +22,7 @@ if __package__ in (None, ""):  # run as a script: modules are found from the rep
 import torch
 
 from reposedm_core.presets import VARIANTS
-from training import evaluate, evaluate_captioned, prepare, study_perception, study_reid
+from training import dress, evaluate, evaluate_captioned, figures, prepare, study_perception, study_reid
 from training.synthetic import generate
 from training.train import CONFIGS, main
 
@@ -203,6 +203,8 @@ def experiments(out: Path) -> list[tuple[Callable[[list[str]], int], list[str]]]
         (study_reid.main, ["run", *reid]),
         (evaluate.main, measured),
         (study_perception.main, ["make", *study]),
+        (figures.main, ["fig5", f"--pictures={pictures}", "--method=B1", "--method=RePoseDM", f"--out={out / 'fig5'}"]),
+        (dress.main, [f"--weights={full}", f"--data={out / 'people'}", "--split=train", f"--out={out / 'fig4'}"]),
     ]
 
 

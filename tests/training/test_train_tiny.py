@@ -144,6 +144,8 @@ def test_the_experiments_leave_their_tables_and_their_page(trained):
     key = json.loads((trained / "perception" / "study.key.json").read_text())
     assert len(key["singles"]) == 2 + 2 + 2 and len(key["sets"]) == 2 + 2 and key["methods"] == ["RePoseDM", "B1"]
     assert key["study"] in (trained / "perception" / "study.html").read_text()
+    assert Image.open(trained / "fig5.png").width > 1000 and (trained / "fig5.pdf").is_file()
+    assert len(list((trained / "fig4" / "result").iterdir())) == 3
 
 
 def test_running_it_again_trains_nothing_anew(trained):

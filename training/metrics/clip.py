@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reposedm_core.errors import InputError
 from reposedm_core.files import reason
 from reposedm_core.images import to_uint8
+from training.metrics.distribution import HERE
 
 
 class ClipScore:
@@ -52,7 +53,8 @@ class ClipScore:
             return processor(**given, **cut)
 
         self.name, self.device = folder.resolve().name, torch.device(device)
-        self.metric = CLIPScore(lambda: (_Features(loaded.eval().requires_grad_(False)), prepare)).to(self.device)
+        features = _Features(loaded.eval().requires_grad_(False))
+        self.metric = CLIPScore(lambda: (features, prepare), **HERE).to(self.device)
 
     def __call__(self, pictures: Tensor, captions: list[str]) -> np.ndarray:
         """Scores (B,) float64, 0..100, of pictures (B, 3, H, W) in [-1, 1] and their captions.

@@ -14,6 +14,7 @@ from PIL import Image
 
 from reposedm_core.config import FieldConfig
 from reposedm_core.reposesd.network import save_reposesd
+from tests.fixtures.launching import in_two_processes
 from training import evaluate_captioned
 from training.data.captioned_set import Captioned
 from training.evaluation import text_models
@@ -95,6 +96,24 @@ def test_one_command_makes_the_table_and_goes_on_where_it_was_stopped(files, com
     assert "CLIP score ↑" in text and "clip-small" in text and "2 DDIM steps, w_c 7.5" in text
     assert evaluate_captioned.main([*command, weights[0], "--seed", "3"]) == 2
     assert "other settings (seed)" in capsys.readouterr().err
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+def test_two_processes_make_the_same_table(files, crowd, folder, tmp_path):
+    """Of three pictures one process has two: none may wait for the other within a measure."""
+    write_clip(tmp_path / "clip")
+    given = [f"--data={crowd}", "--split=train", "--count=3", "--steps=1", "--sample-batch=1", "--batch=1"]
+    given += [f"--weights=Ours={files['own']}", f"--tokenizer={folder / 'tokenizer'}", f"--clip={tmp_path / 'clip'}"]
+    assert evaluate_captioned.main([*given, f"--out={tmp_path / 'one'}"]) == 0
+    in_two_processes("evaluate_captioned.py", *given, f"--out={tmp_path / 'two'}")
+    one, two = (json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8")) for name in ("one", "two"))
+    assert pictures(tmp_path / "one", "ours") == pictures(tmp_path / "two", "ours")
+    assert one["protocol"] == two["protocol"] and list(one["rows"]) == list(two["rows"])
+    for row, cells in one["rows"].items():
+        known = {name: cell["mean"] for name, cell in cells.items() if cell["mean"] is not None}
+        other = {name: cell["mean"] for name, cell in two["rows"][row].items() if cell["mean"] is not None}
+        assert other == pytest.approx(known, rel=1e-3, abs=1e-4), row
 
 
 def test_strength_0_of_the_field_and_nobody_to_guide_change_nothing(
