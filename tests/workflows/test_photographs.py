@@ -106,7 +106,7 @@ def test_results_have_the_size_of_the_photographs(photographs, people, comfy):
         assert [label for label, _ in row] == ["Photograph", *only]
         shown = dict(row)
         assert all(shown[label].size == size for label in ("Photograph", *only[:2]))
-        assert shown[only[2]].size == (384, 512), "the crop, as it is warped for a model that is not there"
+        assert shown[only[2]].size == (768, 1024), "the crop, as it is warped for a model that is not there"
         own, dressed = (np.asarray(shown[label]).astype(int) for label in ("Photograph", only[1]))
         changed = np.abs(own - dressed).max(-1) > 0
         mask = np.asarray(photographs.clothes(person)) > 0
