@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from reposedm_core.checkpoint import load_parts, save_model
+from reposedm_core.checkpoint import load_parts, read_header, save_model
 from reposedm_core.config import ModelConfig, to_dict
 from reposedm_core.errors import InputError
 from reposedm_core.files import make_folder
@@ -137,16 +137,33 @@ def run_stage(
 
 
 def finished_file(part: str, config: ModelConfig, settings: Settings) -> Path:
-    """Where an earlier run left a part: in `out`, else in `parts`; the former where neither has it."""
+    """Where an earlier run left a part: in `out`, else in `parts`; the former where neither has it.
+
+    An aligner that was trained with the denoiser (`reposedm.train_aligner`) lies with it, and comes first.
+    """
     name = next(name for name in stages_of(config) if stage_class(name, config).part == part)
     files = [Path(folder) / f"{name}.safetensors" for folder in (settings.out, settings.parts) if folder]
+    if part == "aligner":
+        files = [_with_denoiser(file) or file for file in files]
     return next((file for file in files if file.is_file()), files[0])
+
+
+def _with_denoiser(file: Path) -> Path | None:
+    """The result of stage `reposedm` beside an aligner's file, if it holds an aligner, too."""
+    joint = file.with_name("reposedm.safetensors")
+    return joint if joint.is_file() and "aligner" in read_header(joint)["parts"] else None
 
 
 def check_needs(classes: dict[str, type[Stage]], config: ModelConfig, settings: Settings) -> None:
     """Raise an `InputError` that names a stage whose result is needed, and neither made in this run nor found."""
     made: set[str] = set()
     own = stages_of(config)
+    start, joint = settings.aligner, settings.reposedm.train_aligner
+    if {"aligner", "reposedm"} <= set(classes) and not (joint or start.steps or start.init):
+        raise InputError(
+            "aligner.steps = 0, and reposedm.train_aligner is false: nothing would train the aligner. Give one of "
+            "them, or aligner.init, a checkpoint that holds one."
+        )
     for name, kind in classes.items():
         if "reposedm" not in own and kind.needs(config):
             raise InputError(

@@ -17,8 +17,8 @@ from reposedm_core.pipeline import load_networks
 from reposedm_core.presets import variant
 from training.data.people_set import People
 from training.engine.loop import train
-from training.engine.run import run
-from training.engine.settings import RePoseDMSettings, load_settings
+from training.engine.run import finished_file, run
+from training.engine.settings import RePoseDMSettings, load_settings, model_of
 from training.stages.denoiser import RePoseDMStage, pictures
 
 HEIGHT, WIDTH = 64, 48
@@ -149,11 +149,17 @@ def test_a_run_exports_the_aligner_that_was_trained(tmp_path, figures):
         "reposedm.workers=0",
         "vae.workers=0",
     ]
-    path = run(load_settings("training/configs/tiny.yaml", overrides))
+    with pytest.raises(InputError, match=r"aligner\.steps = 0, and reposedm\.train_aligner is false"):
+        run(load_settings("training/configs/tiny.yaml", [*overrides, "reposedm.train_aligner=false"]))
+    settings = load_settings("training/configs/tiny.yaml", overrides)
+    path = run(settings)
     made, begun = load_parts(path)[0]["aligner"], load_parts(tmp_path / "aligner.safetensors")[0]["aligner"]
     trained = load_parts(tmp_path / "reposedm.safetensors")[0]["aligner"]
     assert all(torch.equal(value.float(), trained[name].half().float()) for name, value in made.items())
     assert any(not torch.equal(value, begun[name]) for name, value in trained.items())
+    later = replace(settings, out=str(tmp_path / "later"), parts=str(tmp_path))
+    assert finished_file("aligner", model_of(later), later) == tmp_path / "reposedm.safetensors"
+    assert finished_file("estimator", model_of(later), later) == tmp_path / "estimator.safetensors"
 
 
 def test_weights_to_start_from_may_hold_the_aligner_or_not(tmp_path, figures, networks):
