@@ -71,8 +71,8 @@ PROTOCOLS = {
         batch=10,
         scenes=True,
         notes=(
-            "Protocol “humansd”, after HumanSD's public code: 50 DDIM steps, w_c 9, its negative caption; all people of "
-            "a picture are drawn and three of them judged (there: ten and three), AP, AP(m) and CAP are means over "
+            "Protocol “humansd”, after HumanSD's public code: 50 DDIM steps, w_c 9, its negative caption; all people "
+            "of a picture are drawn and three of them judged (there: ten and three), AP, AP(m) and CAP are means over "
             "batches of ten pictures, FID and KID means over the scenes.",
             "Not taken over from that code: flips and colour changes of the test pictures, absent joints at (−1, −1) "
             "in a person's box, ImageNet's normalisation of pictures that Inception normalises itself, KID's subsets "
