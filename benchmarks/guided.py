@@ -23,7 +23,7 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield run_row(bench, mini.config.name, mini)
     step = step_row(bench, PAPER, bench.paper(), 2.7)
     yield step
-    yield scheduled(PAPER, bench.paper(), step.value, "the measured step's")
+    yield scheduled(PAPER, bench.paper(), step.value, "the measured step's", None)
     yield from counted_rows()
 
 
@@ -105,7 +105,13 @@ class RunOf:
         return DiffusionSchedule(self.config.schedule)
 
 
-def scheduled(name: str, pipeline: RePoseDMPipeline | RunOf, step: float, whose: str) -> Row:
+def scheduled(
+    name: str,
+    pipeline: RePoseDMPipeline | RunOf,
+    step: float,
+    whose: str,
+    budget: tuple[str, float] | None = ("≤", 1.6),
+) -> Row:
     """The same for a run that is too long to measure: a step's ratio on the share of steps that are guided."""
     field, steps = pipeline.config.field, pipeline.config.steps
     total = pipeline.schedule.timesteps
@@ -116,7 +122,7 @@ def scheduled(name: str, pipeline: RePoseDMPipeline | RunOf, step: float, whose:
         GUIDANCE,
         f"{name}: run of {steps} steps, default schedule of guided steps, {whose}",
         1 + share * (step - 1),
-        budget=("≤", 1.6),
+        budget=budget,
         note=f"{schedule(field.start, field.end)}; {whose} ratio on {share:.0%} of the steps",
     )
 

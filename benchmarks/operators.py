@@ -79,7 +79,6 @@ def rows(bench: Bench) -> Iterator[Row]:
                 OPERATORS,
                 f"{what}: faster than the loop",
                 value,
-                budget=("≥", 5.0),
                 spread=spread,
                 milliseconds=timings.milliseconds(),
             )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..checks import check_tensor
 from ..errors import InputError
-from .windows import Strips, dense_mask, window_mask
+from .windows import Tiles, dense_mask, window_mask
 
 
 def neighbourhood_attention(query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int], kernel: int) -> Tensor:
@@ -41,7 +41,7 @@ def neighbourhood_attention(query: Tensor, key: Tensor, value: Tensor, size: tup
         return F.scaled_dot_product_attention(query, key, value)
     if height * width <= 8 * kernel * kernel:  # a small grid: masked dense attention is no more than O(h·w·k²)
         return F.scaled_dot_product_attention(query, key, value, dense_mask(height, width, kernel, query.device))
-    strips = Strips(sizes["B"], height, width, kernel // 2)
+    tiles = Tiles(sizes["B"], height, width, kernel // 2)
     heads = sizes["heads"]
 
     def grid(tokens: Tensor) -> Tensor:
@@ -51,12 +51,12 @@ def neighbourhood_attention(query: Tensor, key: Tensor, value: Tensor, size: tup
         return rearrange(rows, "s n (a d) -> s a n d", a=heads)
 
     attended = F.scaled_dot_product_attention(
-        split(strips.queries(grid(query))),
-        split(strips.keys(grid(key))),
-        split(strips.keys(grid(value))),
-        window_mask(strips, query.device),
+        split(tiles.queries(grid(query))),
+        split(tiles.keys(grid(key))),
+        split(tiles.keys(grid(value))),
+        window_mask(tiles, query.device),
     )
-    joined = strips.join(rearrange(attended, "s a n d -> s n (a d)"))
+    joined = tiles.join(rearrange(attended, "s a n d -> s n (a d)"))
     return rearrange(joined, "b h w (a d) -> b a (h w) d", a=heads)
 
 

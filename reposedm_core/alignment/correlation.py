@@ -9,7 +9,7 @@ from torch import Tensor
 from ..checks import check_tensor
 from ..errors import InputError
 from .warp import identity_map
-from .windows import Strips
+from .windows import Tiles
 
 
 def local_correlation(target: Tensor, source: Tensor, radius: int) -> Tensor:
@@ -30,18 +30,20 @@ def local_correlation(target: Tensor, source: Tensor, radius: int) -> Tensor:
     if radius < 0:
         raise InputError(f"radius = {radius}: expected 0 or more cells.")
     b, c, h, w = target.shape
-    strips, side = Strips(b, h, w, radius), 2 * radius + 1
-    query = strips.queries(target.movedim(1, -1) * c**-0.5)
-    products = torch.bmm(query, strips.keys(source.movedim(1, -1)).transpose(1, 2))  # strips, T, k·span
-    # Cell x of a strip wants columns x … x + 2R of each of its k rows: one step of x also moves on by one column.
-    # The strides skip the strips between two tiles, too.
-    cell = side * strips.span
-    row = strips.strip * cell
+    tiles, side = Tiles(b, h, w, radius), 2 * radius + 1
+    query = tiles.queries(target.movedim(1, -1) * c**-0.5)
+    products = torch.bmm(query, tiles.keys(source.movedim(1, -1)).transpose(1, 2))  # tiles, S·T, keys
+    # Cell (y, x) of a tile wants rows y … y + 2R and columns x … x + 2R of its keys: one step of y or x also moves on
+    # by one row or column of them. The strides skip the tiles between two bands, too.
+    keys = tiles.block * tiles.span
+    tile = tiles.high * tiles.wide * keys
+    band = tiles.rows * tile
     windows = products.as_strided(
-        (b, h, strips.tiles, strips.strip, side, side),
-        (strips.tiles * strips.rows * row, row, strips.rows * row, cell + 1, strips.span, 1),
+        (b, -(-h // tiles.high), tiles.high, tiles.columns, tiles.wide, side, side),
+        (tiles.columns * band, tile, tiles.wide * keys + tiles.span, band, keys + 1, tiles.span, 1),
     )
-    return windows.reshape(b, h, -1, side * side)[:, :, :w].relu_().movedim(-1, 1)
+    windows = windows.reshape(b, -1, tiles.columns * tiles.wide, side * side)
+    return windows[:, :h, :w].relu_().movedim(-1, 1)
 
 
 def global_match(target: Tensor, source: Tensor, sharpness: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -86,7 +86,7 @@ def test_half_precision(close, size, kernel, dtype):
 
 @pytest.mark.parametrize(("size", "kernel"), [((13, 25), 3), ((6, 8), 5), ((6, 8), 0)])
 def test_a_batch_is_its_pictures_alone(size, kernel):
-    """Strips of all pictures lie in one stack: none may see its neighbour's."""
+    """Tiles of all pictures lie in one stack: none may see its neighbour's."""
     inputs = tokens(size, batch=3)
     together = neighbourhood_attention(*inputs, size, kernel)
     for i in range(3):

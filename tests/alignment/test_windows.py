@@ -1,33 +1,44 @@
-"""The strips that equations 5 and 6 share: what they hold, against a plain gather, and their gradient."""
+"""The tiles that equations 5 and 6 share: what they hold, against a plain gather, and their gradient."""
 
 import pytest
 import torch
 
-from reposedm_core.alignment.windows import TILE, Strips, dense_mask, window_mask
+from reposedm_core.alignment.windows import WIDEST as WIDE
+from reposedm_core.alignment.windows import Tiles, dense_mask, window_mask
 
-GRIDS = [(2, 5, 7, 1), (1, 4, TILE, 2), (2, 3, TILE + 1, 1), (1, 6, 4, 5), (3, 1, 1, 1), (1, 2, 3 * TILE - 1, 3)]
+GRIDS = [
+    (2, 9, 7, 2),
+    (2, 11, WIDE + 3, 4),
+    (1, 3, 5, 9),
+    (2, 5, 7, 1),
+    (1, 4, WIDE, 2),
+    (2, 3, WIDE + 1, 1),
+    (1, 6, 4, 5),
+    (3, 1, 1, 1),
+    (1, 2, 3 * WIDE - 1, 3),
+]
 """Batch, height, width, reach: one tile and several, windows larger than the grid."""
 
 
 @pytest.mark.parametrize("sizes", GRIDS)
 def test_join_is_the_inverse_of_queries(sizes):
-    strips = Strips(*sizes)
+    tiles = Tiles(*sizes)
     grid = torch.randn(*sizes[:3], 2)
-    assert torch.equal(strips.join(strips.queries(grid)), grid)
+    assert torch.equal(tiles.join(tiles.queries(grid)), grid)
 
 
 @pytest.mark.parametrize("sizes", GRIDS)
 def test_the_mask_picks_the_window_of_every_cell(sizes):
-    """Number the cells from 1: what a query's strip holds where its mask is true are the cells around it."""
+    """Number the cells from 1: what a query's tile holds where its mask is true are the cells around it."""
     batch, height, width, reach = sizes
-    strips = Strips(*sizes)
+    tiles = Tiles(*sizes)
     numbers = torch.arange(1, batch * height * width + 1).reshape(batch, height, width, 1).float()
-    keys, mask = strips.keys(numbers)[..., 0], window_mask(strips, torch.device("cpu"))[:, 0]
-    queries = strips.queries(numbers)[..., 0]
+    keys, mask = tiles.keys(numbers)[..., 0], window_mask(tiles, torch.device("cpu"))[:, 0]
+    queries = tiles.queries(numbers)[..., 0]
     found = {
         int(queries[s, t]): keys[s][mask[s, t]].int().tolist()
-        for s in range(strips.count)
-        for t in range(strips.strip)
+        for s in range(tiles.count)
+        for t in range(tiles.high * tiles.wide)
         if queries[s, t]
     }
     for b in range(batch):
@@ -48,16 +59,16 @@ def test_dense_mask_is_the_same_window():
 
 
 def test_keys_are_a_view_of_one_padded_copy():
-    """Nothing is gathered k² times: the blocks of all rows overlap in memory."""
-    strips = Strips(1, 40, 30, 4)
-    keys = strips.keys(torch.randn(1, 40, 30, 6))
-    assert keys.untyped_storage().nbytes() < keys.nbytes / 5
+    """Nothing is gathered k² times: the blocks of all tiles overlap in memory."""
+    tiles = Tiles(1, 40, 30, 4)
+    keys = tiles.keys(torch.randn(1, 40, 30, 6))
+    assert keys.untyped_storage().nbytes() < keys.nbytes / 2.5
 
 
 @pytest.mark.parametrize("gather", ["queries", "keys"])
 def test_gradient(gather):
-    strips = Strips(2, 2, TILE + 1, 1)
-    grid = torch.randn(2, 2, TILE + 1, 1, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(getattr(strips, gather), grid)
+    tiles = Tiles(2, 2, WIDE + 1, 1)
+    grid = torch.randn(2, 2, WIDE + 1, 1, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(getattr(tiles, gather), grid)
     if gather == "queries":
-        assert torch.autograd.gradcheck(lambda g: strips.join(strips.queries(g)), grid)
+        assert torch.autograd.gradcheck(lambda g: tiles.join(tiles.queries(g)), grid)

@@ -82,7 +82,7 @@ def test_training_brings_it_closer_and_validation_says_how_close(figures, tmp_pa
 def test_public_weights_are_taken_as_they_are_without_steps(figures, tmp_path):
     torch.manual_seed(1)
     public = TinyAutoencoder(CONFIG.tiny)
-    save_file(public.state_dict(), tmp_path / "taesd.safetensors")
+    save_file({key: value.contiguous() for key, value in public.state_dict().items()}, tmp_path / "taesd.safetensors")
     vae = tmp_path / "vae.safetensors"
     save_file(KLAutoencoder(CONFIG.autoencoder).vae.state_dict(), vae)
     changes = [
