@@ -28,6 +28,7 @@ BELOW = {
 """Room of the training → rooms that it may import from; the commands, on top of all, may import any."""
 
 COMMANDS = {
+    "dress",
     "evaluate",
     "evaluate_captioned",
     "figures",
