@@ -48,6 +48,7 @@ def sample(
         made = sample_set(captioned, total, model, out / "pictures")
         folders |= made
         settings |= {row: model.settings(row, captioned.name) for row in made}
+        del model  # before the next one is read: two at once would take twice the memory
     if weights:
         save_asked(captioned, total, out / "pictures")
     return folders, settings
