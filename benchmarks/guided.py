@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -11,9 +12,11 @@ from table import GUIDANCE, Row
 
 from reposedm_core import PRESETS, ModelConfig, RePoseDMPipeline, summary
 from reposedm_core.diffusion.guided import FieldGuidance, GuidedDenoiser, in_window
+from reposedm_core.diffusion.losses import training_loss
 from reposedm_core.diffusion.sampler import initial_latent, sample_ddim, simple_sigmas, timestep_of
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.presets import ESTIMATORS
+from training.stages.field_loss import FieldTerm
 
 
 def rows(bench: Bench) -> Iterator[Row]:
@@ -24,6 +27,7 @@ def rows(bench: Bench) -> Iterator[Row]:
     step = step_row(bench, PAPER, bench.paper(), 2.7)
     yield step
     yield scheduled(PAPER, bench.paper(), step.value, "the measured step's", None)
+    yield trained(bench)
     yield from counted_rows()
 
 
@@ -91,6 +95,38 @@ def counted_rows() -> Iterator[Row]:
             # A pass and its gradients, of weights and inputs, are three passes.
             value, limit = 1 + (field + seen) / (1.5 * passes), ("≤", 2.4) if own else None
             yield Row(GUIDANCE, f"{what}: training example with the field / without, counted", value, budget=limit)
+
+
+def trained(bench: Bench) -> Row:
+    """A training example of the paper's preset, forwards and backwards, with the field in the loss over without."""
+    pipeline = bench.paper()
+    config, denoiser, schedule = pipeline.config, copy.deepcopy(pipeline.denoiser), pipeline.schedule
+    condition = random_condition(pipeline, *size_of(pipeline))
+    x0, noise, t = bench.random(*condition.pose.shape), torch.randn_like(condition.pose), torch.full((1,), 500)
+    t, drop = t.to(bench.device), torch.zeros(1, dtype=torch.bool, device=bench.device)
+    z, joints = schedule.add_noise(x0, noise, t), torch.rand(1, 17, 3, device=bench.device) * config.width
+    term = FieldTerm(config, pipeline.estimator, pipeline.tiny, *size_of(pipeline), bench.device)
+    denoiser.train().requires_grad_(True)
+    told = condition.pose, condition.tokens, condition.aligned, condition.visibility, schedule.roots(t, z)[1]
+
+    def example(field: bool) -> None:
+        denoiser.zero_grad(set_to_none=True)
+        prediction, variance = denoiser(z, t, *told)
+        gradient = term(joints, x0, z, noise, prediction, t, drop)[0] if field else None
+        values = training_loss(schedule, x0, noise, z, t, prediction, variance, 1.0, gradient, 1.0, 0.1)
+        values["loss"].backward()
+
+    sides = {"with": lambda: example(True), "without": lambda: example(False)}
+    timings = bench.compare(f"training example, {PAPER}", sides)
+    value, spread = timings.ratio("with", "without")
+    return Row(
+        GUIDANCE,
+        f"{PAPER}: training example with the field / without",
+        value,
+        budget=("≤", 2.4),
+        spread=spread,
+        milliseconds=timings.milliseconds(),
+    )
 
 
 @dataclass
