@@ -141,7 +141,8 @@ class SmoothPoses(io.ComfyNode):
                     min=0,
                     max=999,
                     tooltip="For how many frames a joint or a person may be missing and is filled in from before and "
-                    "after. Joints that jump away for a frame or two are filled in too. 0 fills nothing.",
+                    "after. Joints that jump away for a frame or two, no longer than this, are filled in too. 0 fills "
+                    "nothing.",
                 ),
                 io.Boolean.Input(
                     "one_person",

@@ -26,7 +26,7 @@ _JUMP = 0.15
 """How far from its way a joint is that jumped, in diagonals of the person."""
 
 _LONGEST_JUMP = 2
-"""Frames that a jump lasts at most; what stays away longer is where the person is."""
+"""Frames that a jump lasts at most; what stays away longer, or was on the way, is where the person is."""
 
 _SPEED_OVER = 3.0
 """Frames over which the speed itself is averaged."""
@@ -50,13 +50,15 @@ def smooth_poses(
         smoothing: frames over which a point at rest is averaged, 0 or more; 0 does not smooth.
         fast_moves: how much less a point is averaged that moves, 0 or more; 0 averages all alike.
         gap: frames for which a point or a person may be missing and is made from before and after, 0 or more. Nothing
-            is made before somebody's first frame or after his last. With 0, jumps are kept too.
+            is made before somebody's first frame or after his last. Who is missing for longer is the same person when
+            he comes back near where he was. Jumps that last longer are kept.
         one_person: only the person who is largest and longest in the picture.
         tick: called for every frame at least; it may raise, to stop.
 
     Returns:
         As many frames. People have the same order in all of them, that in which they appear; those who have an id
-        keep the one that they have most often, and where there are several people everybody gets one.
+        keep the one that they have most often and nobody beside them has, and where there are several people everybody
+        gets one.
 
     Raises:
         InputError: a number below 0, or not finite; more people than `limits.MOST_PEOPLE` in a frame.
@@ -68,37 +70,41 @@ def smooth_poses(
         return []
     height, width = frames[0].height, frames[0].width
     fitted = [frame.resized(height, width) for frame in frames]
-    tracks = track_people(fitted, gap, tick)
+    tracks = track_people(fitted, tick)
     if one_person and tracks:
         tracks = [most_seen(tracks, fitted)]
-    shown: list[list[tuple[np.ndarray, int | None]]] = [[] for _ in frames]
-    for track, who in zip(tracks, _names(tracks, fitted), strict=True):
+    people: list[dict[int, np.ndarray]] = []  # of every track, by frame
+    for track in tracks:
         first, points = _points(track, fitted, tick)
         if gap:
-            _drop_jumps(points)
+            _drop_jumps(points, gap)
             points = _filled(points, gap, tick)
         if smoothing:
             points = _smoothed(points, smoothing, fast_moves, tick)
-        for number, person in enumerate(points, first):
-            if (person[:, 2] > 0).any():
-                shown[number].append((person, who))
+        people.append({number: person for number, person in enumerate(points, first) if (person[:, 2] > 0).any()})
+    shown: list[list[tuple[np.ndarray, int | None]]] = [[] for _ in frames]
+    for who, where in zip(_names(tracks, fitted, people), people, strict=True):
+        for number, person in where.items():
+            shown[number].append((person, who))
     made = []
-    for frame, old, people in zip(fitted, frames, shown, strict=True):
-        if not people:
+    for frame, old, here in zip(fitted, frames, shown, strict=True):
+        if not here:
             made.append(old.take([]))
             continue
-        parts = np.stack([person for person, _ in people])
-        pose = frame.with_parts(*(parts[:, place] for place in _PLACES.values()), ids=[who for _, who in people])
+        parts = np.stack([person for person, _ in here])
+        pose = frame.with_parts(*(parts[:, place] for place in _PLACES.values()), ids=[who for _, who in here])
         made.append(pose if (old.height, old.width) == (height, width) else pose.unfitted(old.height, old.width))
     return made
 
 
-def _names(tracks: Sequence[Track], frames: Sequence[Pose]) -> list[int | None]:
-    """The id of every track: what its person is called most often, unless another is called so; else a free number."""
+def _names(tracks: Sequence[Track], frames: Sequence[Pose], shown: Sequence[dict[int, np.ndarray]]) -> list[int | None]:
+    """The id of every track: what its person is called most often, unless another beside him is called so; else a free
+    number. `shown` has the frames in which each will be."""
     names: list[int | None] = []
-    for track in tracks:
-        ids = [frames[frame].ids[number] for frame, number in track.where.items()]
-        known = [who for who in ids if who is not None and who not in names]
+    for number, track in enumerate(tracks):
+        taken = {who for who, other in zip(names, shown, strict=False) if not shown[number].keys().isdisjoint(other)}
+        ids = [frames[frame].ids[person] for frame, person in track.where.items()]
+        known = [who for who in ids if who is not None and who not in taken]
         names.append(max(known, key=known.count) if known else None)
     if len(tracks) == 1:
         return names
@@ -128,13 +134,20 @@ def _size(points: np.ndarray) -> float:
     return 1.0
 
 
-def _drop_jumps(points: np.ndarray) -> None:
-    """Body joints that are far from the way between the frames around, and what hangs on them, become absent."""
+def _drop_jumps(points: np.ndarray, gap: int) -> None:
+    """Body joints that are far from the way between the frames around, and what hangs on them, become absent.
+
+    Only for as long as it can be filled; and not those that move as far in the frames before or after, as in a kick.
+    """
     joints = points[:, _PLACES["joints"]]
     jump = _JUMP * _size(points)
-    for length in range(1, _LONGEST_JUMP + 1):
+    for length in range(1, min(_LONGEST_JUMP, gap) + 1):
         before, after = joints[: -length - 1], joints[length + 1 :]
         way = np.linalg.norm(after[..., :2] - before[..., :2], axis=-1)
+        steps = np.linalg.norm(np.diff(joints[..., :2], axis=0), axis=-1)
+        steps *= (joints[1:, :, 2] > 0) & (joints[:-1, :, 2] > 0)
+        way[1:] = np.maximum(way[1:], steps[: max(len(way) - 1, 0)])
+        way[:-1] = np.maximum(way[:-1], steps[length + 1 :])
         seen = (before[..., 2] > 0) & (after[..., 2] > 0)
         away = np.ones_like(seen)
         for step in range(1, length + 1):

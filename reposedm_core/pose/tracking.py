@@ -1,7 +1,8 @@
 """Who is who through a sequence of frames, by where people were and how they moved: **ours**.
 
 Each frame's people are matched with everybody seen so far (`match_people`), who is expected a little further on in the
-direction he went. Whoever detectors call first, or whatever number they give, does not matter.
+direction he went; those seen lately choose first, so that nobody who left long ago takes the place of somebody who is
+there. Whoever detectors call first, or whatever number they give, does not matter.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ _REACH = 0.6
 """How far from where he is expected somebody is found again, in diagonals of his box."""
 
 _COAST = 3
-"""For how many frames somebody who is not seen is expected to go on as he went; then he is waited for where he is."""
+"""For how many frames somebody who is not seen is expected to go on as he went; then he is waited for where he is,
+and those who are there come before him."""
+
+_REMEMBERED = 100
+"""People who left that are waited for, those seen last: a long video has many who were there for a moment."""
 
 
 @dataclass
@@ -55,37 +60,46 @@ class Track:
         return self.last._moved(1.0, right, down, self.last.height, self.last.width)
 
 
-def track_people(frames: Sequence[Pose], wait: int, tick: Callable[[], object] = no_tick) -> list[Track]:
+def track_people(frames: Sequence[Pose], tick: Callable[[], object] = no_tick) -> list[Track]:
     """Everybody in the frames, in the order in which they appear.
+
+    Who was missing, for however long, is found again near where he was; who appears elsewhere is somebody new.
 
     Args:
         frames: on one canvas.
-        wait: for how many frames somebody may be missing; who comes later is somebody new.
         tick: called for every frame; it may raise, to stop.
 
     Raises:
         InputError: more people than `limits.MOST_PEOPLE` in a frame.
     """
     tracks: list[Track] = []
-    waited_for: list[Track] = []
     for number, frame in enumerate(frames):
         tick()
-        waited_for = [track for track in waited_for if number - track.seen_at <= wait + 1]
-        new = set(range(len(frame.joints)))
-        if waited_for and new:
-            expected = [track.expected(number) for track in waited_for]
-            parts = [np.concatenate(parts) for parts in zip(*(pose.parts for pose in expected), strict=True)]
-            everybody = frame.with_parts(*parts, ids=[None] * len(expected))
-            for row, column in match_people(everybody, frame, reach=_REACH):
-                waited_for[row].see(number, column, frame.take([column]))
-                new.discard(column)
-        for column in sorted(new):
+        lately = [track for track in tracks if number - track.seen_at <= _COAST + 1]
+        new = _found_again(lately, number, frame, range(len(frame.joints)))
+        if new:
+            left = sorted((track for track in tracks if number - track.seen_at > _COAST + 1), key=lambda t: t.seen_at)
+            new = _found_again(left[-_REMEMBERED:], number, frame, new)
+        for column in new:
             person = frame.take([column])
             track = Track(person, number)
             track.see(number, column, person)
             tracks.append(track)
-            waited_for.append(track)
     return tracks
+
+
+def _found_again(tracks: Sequence[Track], number: int, frame: Pose, people: Sequence[int]) -> list[int]:
+    """See these people of frame `number` as whom of the tracks they are; returns those who are none of them."""
+    if not tracks or not people:
+        return list(people)
+    expected = [track.expected(number) for track in tracks]
+    parts = [np.concatenate(parts) for parts in zip(*(pose.parts for pose in expected), strict=True)]
+    everybody = frame.with_parts(*parts, ids=[None] * len(expected))
+    new = set(people)
+    for row, column in match_people(everybody, frame.take(people), reach=_REACH):
+        tracks[row].see(number, people[column], frame.take([people[column]]))
+        new.discard(people[column])
+    return sorted(new)
 
 
 def most_seen(tracks: Sequence[Track], frames: Sequence[Pose]) -> Track:

@@ -122,9 +122,70 @@ def test_a_joint_that_jumps_away_is_brought_back_with_its_hand(whole: Pose, leng
         frames[number] = true[number].with_parts(joints, true[number].face, hand, *true[number].parts[3:])
     mended = smooth_poses(frames, 0)
     np.testing.assert_allclose(places(mended), places(true), atol=1.0)
-    # what stays away is believed, and so is a swing that is fast
+    # no frame is emptied that is not filled
+    short = smooth_poses(frames, 0, gap=1)
+    assert all((frame.joints[..., 2] > 0).all() for frame in short)
+    np.testing.assert_allclose(places(short), places(true if length == 1 else frames), atol=1.0)
+    # what stays away is believed
     away = smooth_poses([*true[:5], *(edit_people(frame, shift=(30, 0)) for frame in true[5:])], 0)
     np.testing.assert_allclose(places(away[5:]), places(true[5:]) + (30, 0), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [(0, 1, 0, -1), (0, 1), (0, 0, 0, 0, 0, 0.6, 1.6, 0.6)],
+    ids=["swing", "alternation", "kick"],
+)
+def test_fast_moves_are_no_jumps(whole: Pose, way: tuple[float, ...]) -> None:
+    frames = []
+    for number in range(13):
+        joints, hand = whole.joints.copy(), whole.left_hand.copy()
+        joints[0, WRIST, 0] += 30 * way[number % len(way)]
+        hand[..., 0] += 30 * way[number % len(way)]
+        frames.append(whole.with_parts(joints, whole.face, hand, *whole.parts[3:]))
+    for frame, smooth in zip(frames, smooth_poses(frames, 0), strict=True):
+        assert_same(smooth, frame, 1e-3)
+
+
+def test_legs_that_are_swapped_in_every_other_frame_stay_there(whole: Pose) -> None:
+    joints = whole.joints.copy()
+    joints[:, [8, 9, 10, 11, 12, 13]] = joints[:, [11, 12, 13, 8, 9, 10]]
+    frames = [whole.with_parts(joints, *whole.parts[1:]) if number % 2 else whole for number in range(13)]
+    for frame in smooth_poses(frames):
+        assert np.array_equal(frame.joints[..., 2] > 0, whole.joints[..., 2] > 0)
+
+
+@pytest.mark.parametrize(("hole", "gap"), [(9, 8), (1, 0), (40, 8)])
+@pytest.mark.parametrize("one_person", [False, True])
+def test_who_is_missing_for_longer_than_is_filled_comes_back_as_himself(
+    whole: Pose, hole: int, gap: int, one_person: bool
+) -> None:
+    for named in (None, 7):
+        true = [replace(frame, ids=(named,)) for frame in walking(whole, 20)]
+        frames = [*true[:10], *[whole.take([])] * hole, *true[10:]]
+        back = smooth_poses(frames, gap=gap, one_person=one_person)
+        assert [frame.ids for frame in back] == [(named,)] * 10 + [()] * hole + [(named,)] * 10
+
+
+def test_who_left_does_not_take_the_place_of_who_is_there(whole: Pose) -> None:
+    """Somebody jumps to the place where another left long before, sooner than is expected of him."""
+    other = edit_people(whole, shift=(60, 0))
+    pair = whole.with_parts(*map(np.concatenate, zip(whole.parts, other.parts, strict=True)), ids=(None, None))
+    frames = [*[pair] * 5, *[whole] * 10, edit_people(whole, shift=(30, 0)), *[other] * 5]
+    assert [frame.ids for frame in smooth_poses(frames, gap=2)] == [(0, 1)] * 5 + [(0,)] * 16
+
+
+def test_one_id_is_kept_by_people_who_are_never_there_together(whole: Pose) -> None:
+    """Somebody with an id of his own leaves, and comes back where nobody expects him."""
+    far = edit_people(whole, shift=(400, 0))
+    there, back = replace(whole, ids=(7,)), replace(far, ids=(7,))
+    frames = smooth_poses([*[there] * 4, *[whole.take([])] * 9, *[back] * 4])
+    assert [frame.ids for frame in frames] == [(7,)] * 4 + [()] * 9 + [(7,)] * 4
+    # beside one another one of them needs another number, also where a frame is filled
+    hole = smooth_poses([there, whole.take([]), there, *[back] * 2], 0)
+    assert [frame.ids for frame in hole] == [(7,)] * 5
+    both = smooth_poses([there, back, there], 0)
+    assert [frame.ids for frame in both] == [(7,), (7, 0), (7,)]
 
 
 def test_people_keep_their_place_when_detectors_exchange_them(whole: Pose) -> None:
