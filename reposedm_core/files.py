@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
@@ -38,6 +39,25 @@ def read_json(path: Path, where: str, remedy: str = "download it again") -> dict
         return value
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{where} cannot be read ({reason(error)}); {remedy}.") from error
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; of a folder that of the names and contents of all files below it.
+
+    Raises:
+        InputError: no such file, or one that cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        whole = path.is_dir()
+        for file in sorted(each for each in path.rglob("*") if each.is_file()) if whole else [path]:
+            digest.update(file.relative_to(path).as_posix().encode("utf-8", "surrogateescape") if whole else b"")
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({reason(error)}): name a file or folder of weights.") from None
+    return digest.hexdigest()
 
 
 def reason(error: BaseException) -> str:

@@ -3,13 +3,17 @@
 Clothes of one test person on another (appearance control, `RePoseDMPipeline.dress`): OUT/reference, OUT/garment,
 OUT/mask and OUT/result, one name for each row, as `figures.py fig4` reads them. The mask is the upper body that the
 pose shows, and what the set labels as top or dress (**ours**: the paper does not say where its masks are from).
-Pictures that are there are kept, so a run that was stopped goes on.
+Whoever shows the upper body in no picture is passed over, and named. Pictures that are there are kept, so a run that
+was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a script: modules are found from the repository's root, not from this folder
@@ -21,12 +25,13 @@ from tqdm import tqdm
 
 from reposedm_core import RePoseDMPipeline
 from reposedm_core.errors import InputError
-from reposedm_core.files import make_folder, write_picture
+from reposedm_core.files import checksum, make_folder, write_picture
 from reposedm_core.images import to_pil
 from reposedm_core.pose import Pose
 from training.data.captions import GARMENTS
 from training.data.people_set import SPLITS, People
 from training.evaluation.generate import SEED_STRIDE
+from training.evaluation.picture_files import keep_settings
 
 TRUNK = (2, 5, 11, 8)
 """Shoulders and hips of OpenPose-18, around."""
@@ -34,6 +39,17 @@ ARMS = ((2, 3), (3, 4), (5, 6), (6, 7))
 WIDTH = 0.3
 """Of an arm in the mask, and of what is added around the trunk, in lengths of the trunk."""
 WORN = tuple(GARMENTS[name] for name in ("top", "dress"))
+SETTINGS = "settings.json"
+"""In OUT: how its pictures were made."""
+
+
+@dataclass(frozen=True)
+class Dressed:
+    """A picture of a person, by identity and index (1,) each, and the mask of the upper body in it."""
+
+    who: np.ndarray
+    index: np.ndarray
+    mask: Image.Image
 
 
 def upper_body(joints: np.ndarray, height: int, width: int, garments: np.ndarray | None = None) -> Image.Image:
@@ -69,6 +85,27 @@ def upper_body(joints: np.ndarray, height: int, width: int, garments: np.ndarray
     return Image.fromarray(found)
 
 
+def dressed_people(people: People) -> Iterator[Dressed]:
+    """Of everybody the first picture whose upper body can be told; whoever has none is passed over, in a line."""
+    for number, identity in enumerate(people.identities):
+        who = np.array([identity])
+        for index in range(people.counts[number]):
+            at = np.array([index])
+            labels = people.garments(who, at)
+            try:
+                mask = upper_body(
+                    people.openpose(who, at)[0], people.height, people.width, None if labels is None else labels[0]
+                )
+            except InputError:
+                continue
+            if index:
+                print(f"person {identity}: picture {index}, as those before it do not show the upper body", flush=True)
+            yield Dressed(who, at, mask)
+            break
+        else:
+            print(f"person {identity} is passed over: no picture shows the upper body", flush=True)
+
+
 def dress(
     weights: Path,
     data: Path,
@@ -79,10 +116,12 @@ def dress(
     steps: int | None = None,
     device: str = "cpu",
 ) -> int:
-    """Write the pictures; how many rows there are. Reference n is the n-th person, the garment is the next one's.
+    """Write the pictures; how many rows there are. Reference n is the n-th of `dressed_people`, the garment is the next
+    one's.
 
     Raises:
-        InputError: no such checkpoint or set, fewer than two people, or a count below 1.
+        InputError: no such checkpoint or set, fewer than two people, a count below 1, or pictures of other settings in
+            `out`.
     """
     people = People(data, split)
     if count < 1 or len(people.identities) < 2:
@@ -90,22 +129,25 @@ def dress(
             f"count = {count}, {len(people.identities)} people in the split {split!r} of {data}: give 1 or more, and a "
             "set with two people or more."
         )
+    chosen = list(islice(dressed_people(people), count + 1))
+    if len(chosen) < 2:
+        raise InputError(
+            f"{data}: fewer than two people of the split {split!r} show their upper body: give another set."
+        )
     pipe = RePoseDMPipeline.from_pretrained(weights, device=device)
     for name in ("reference", "garment", "mask", "result"):
         make_folder(out / name, "out")
-    count = min(count, len(people.identities))
+    made_with = {"weights": weights.name, "sha256": checksum(weights), "data": str(data), "split": split}
+    keep_settings(out, SETTINGS, {**made_with, "seed": seed, "steps": pipe.config.steps if steps is None else steps})
+    count = min(count, len(chosen))
     for n in tqdm(range(count), desc="dressing", unit="picture"):
         place = f"{n:05d}.png"
         if (out / "result" / place).is_file():
             continue
-        pair = [people.identities[[k % len(people.identities)]] for k in (n, n + 1)]
-        first = np.array([0])
-        pictures = [Image.fromarray(people.read("pictures", who, first)[0]) for who in pair]
-        joints = [people.openpose(who, first).astype(np.float32) for who in pair]
-        labels = people.garments(pair[0], first)
-        size = people.height, people.width
-        mask = upper_body(joints[0][0], *size, None if labels is None else labels[0])
-        poses = [Pose(each.clip(max=[1e9, 1e9, 1]), *size) for each in joints]
+        mask, pair = chosen[n].mask, (chosen[n], chosen[(n + 1) % len(chosen)])
+        pictures = [Image.fromarray(people.read("pictures", each.who, each.index)[0]) for each in pair]
+        joints = [people.openpose(each.who, each.index).astype(np.float32) for each in pair]
+        poses = [Pose(each.clip(max=[1e9, 1e9, 1]), people.height, people.width) for each in joints]
         made = pipe.dress(
             pictures[0], pictures[1], mask, poses[0], SEED_STRIDE * seed + n, steps, garment_pose=poses[1]
         )

@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> None:
+    for option, rows in (("--weights", given.weights), ("--pictures", given.pictures)):
+        if len(dict(rows)) < len(rows):
+            raise InputError(f"{option}: two rows have one name; give each its own.")
     recipe = Recipe(
         given.backbone,
         given.weights_file,

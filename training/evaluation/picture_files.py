@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from reposedm_core.errors import InputError
-from reposedm_core.files import write_picture
+from reposedm_core.files import read_json, write_json, write_picture
 from reposedm_core.images import to_rgb
 from training.evaluation.generate import Batch
 
@@ -46,6 +46,25 @@ def file_name(batch: Batch, n: int) -> str:
 def folder_name(row: str) -> str:
     """A row's name as that of a folder."""
     return re.sub(r"[^a-z0-9.]+", "-", row.lower()).strip("-")
+
+
+def keep_settings(folder: Path, name: str, settings: dict, write: bool = True) -> None:
+    """Keep what decides on the pictures in a folder as its file `name`; `write` = False only compares.
+
+    Raises:
+        InputError: the pictures there were made with other settings.
+    """
+    file = folder / name
+    if file.is_file():
+        known = read_json(file, str(file), "delete the folder, or give another --out")
+        other = [key for key, value in settings.items() if known.get(key) != value]
+        if other:
+            raise InputError(
+                f"{folder} holds pictures that were made with other settings ({', '.join(other)}): give another --out, "
+                "or delete the folder."
+            )
+    elif write:
+        write_json(file, settings)
 
 
 def save_pictures(folder: Path, batch: Batch, pictures: np.ndarray) -> None:

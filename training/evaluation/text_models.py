@@ -16,9 +16,8 @@ from reposedm_core.config import FieldConfig
 from reposedm_core.diffusion.guided import FieldGuidance
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.diffusion.schedulers import sample_noise
-from reposedm_core.errors import InputError
 from reposedm_core.field import PoseInteractionField, joints_target
-from reposedm_core.files import make_folder, read_json, write_json, write_picture
+from reposedm_core.files import checksum, make_folder, write_json, write_picture
 from reposedm_core.images import check_size, to_uint8
 from reposedm_core.pose import Pose, draw_pose
 from reposedm_core.presets import PRESETS
@@ -27,7 +26,7 @@ from training.data.captioned_set import Captioned, CaptionedExample
 from training.data.captions import CaptionedPeople
 from training.evaluation.compare import gathered, processes
 from training.evaluation.generate import OFF, SEED_STRIDE
-from training.evaluation.picture_files import POSES, folder_name
+from training.evaluation.picture_files import POSES, folder_name, keep_settings
 from training.evaluation.protocols import Protocol
 from training.stages.reposesd.latent_cache import largest, skeleton
 from training.stages.reposesd.source import StableDiffusion
@@ -107,7 +106,7 @@ class TextModel:
     def __init__(self, name: str, path: Path, size: tuple[int, int], how: Sampling):
         source = open_source(name, path, how)
         self.name, self.path, self.size, self.how, self.config = name, path, size, how, source.config
-        self.own = path.is_file() and has_header(path)
+        self.own, self.sha256 = path.is_file() and has_header(path), checksum(path)
         network = RePoseSD(self.config.denoiser)
         load_into(network, source.unet(), f"weights {name} = {path.name}: U-Net")
         self.network = network.to(how.device).eval().requires_grad_(False)
@@ -119,19 +118,24 @@ class TextModel:
         scale = how.guidance_scale if how.guidance_scale is not None else how.protocol.guidance_scale
         self.scale = self.config.guidance_scale if scale is None else scale
         self.rows: dict[str, FieldConfig] = {name: OFF}
-        self.field = None
+        self.field, self.judged_by = None, {}
         if how.estimator is not None and how.field_strength != 0:
             strength = how.field_strength if how.field_strength is not None else self.config.field.strength or 1.0
             self.rows[name + WITH_FIELD] = own = replace(self.config.field, strength=strength)
             estimator = load_estimator(how.estimator, size, how.udp, "estimator").to(how.device)
             self.field = PoseInteractionField(estimator, own.space, mask=own.mask)
+            self.judged_by = {
+                "estimator": how.estimator.name,
+                "estimator_sha256": checksum(how.estimator),
+                "udp": how.udp,
+            }
 
     def settings(self, row: str, data: str) -> dict:
         """What decides on the pictures of a row."""
         kind = self.rows[row]
         return {
             "weights": self.path.name,
-            "bytes": self.path.stat().st_size if self.path.is_file() else None,
+            "sha256": self.sha256,
             "data": data,
             "size": list(self.size),
             "skeleton": self.skeleton_style,
@@ -140,7 +144,7 @@ class TextModel:
             "negative": self.how.protocol.negative,
             "seed": self.how.seed,
             "bf16": self.how.bf16,
-            "field": {**asdict(kind), "estimator": self.how.estimator.name} if kind.strength else None,
+            "field": {**asdict(kind), **self.judged_by} if kind.strength else None,
         }
 
     @property
@@ -182,7 +186,7 @@ def sample_set(data: Captioned | CaptionedPeople, total: int, model: TextModel, 
     rank, world = processes()
     for row, folder in folders.items():
         make_folder(folder, "out")
-        _describe(folder, model.settings(row, f"{data.name}, {data.split}"), first=rank == 0)
+        keep_settings(folder, SETTINGS, model.settings(row, f"{data.name}, {data.split}"), write=rank == 0)
         gathered([])  # nobody goes on before the description stands there
         kind = model.rows[row]
         firsts = list(range(0, total, model.how.batch))[rank::world]
@@ -215,17 +219,3 @@ def save_asked(data: Captioned | CaptionedPeople, total: int, out: Path) -> None
 
 def _picture(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.png"
-
-
-def _describe(folder: Path, settings: dict, first: bool) -> None:
-    file = folder / SETTINGS
-    if file.is_file():
-        known = read_json(file, str(file), "delete the folder, or give another --out")
-        other = [name for name, value in settings.items() if known.get(name) != value]
-        if other:
-            raise InputError(
-                f"{folder} holds pictures that were made with other settings ({', '.join(other)}): give another --out, "
-                "or delete the folder."
-            )
-    elif first:
-        write_json(file, settings)

@@ -15,16 +15,18 @@ from typing import Any
 import numpy as np
 
 from reposedm_core.errors import InputError
-from reposedm_core.files import make_folder, read_json, write_json
+from reposedm_core.files import checksum, make_folder, read_json, write_json
 from training.evaluation.generate import Contender, open_contender
 from training.evaluation.picture_files import folder_name
-from training.metrics.retrieval import JUNK, Retrieval, retrieve
+from training.metrics.retrieval import retrieve
 from training.reid.augment import Share, copies, folder_pictures, keep_share, pair_name, planned_pairs
 from training.reid.generate import PosedPictures, generate_pairs
 from training.reid.market import GALLERY, QUERY, TRAIN, Shots, read_pictures, read_shots
-from training.reid.network import Recipe, features, train
+from training.reid.network import Net, Recipe, features, train
 
 ALONE, COPIES = "real only", "+ copies of real ones"
+WITH, WITHOUT = "with distractors", "without distractors"
+"""Every run is measured in both galleries."""
 BLOCK = 512
 """Gallery pictures that are read and sent through the network at once."""
 
@@ -66,19 +68,36 @@ class Experiment:
         names = [ALONE, COPIES, *self.weights, *self.pictures]
         if len({folder_name(name) for name in names}) < len(names):
             raise InputError(f"Two rows have one name ({', '.join(names)}): give each its own.")
-        if not self.shares or not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise InputError("Give one share and one seed at least, seeds of 0 or more, none twice.")
+        if not all(folder_name(name) for name in names):
+            raise InputError(f"Rows ({', '.join(names)}): each name needs a letter from a to z or a digit.")
+        for what, given in (("share", self.shares), ("seed", self.seeds)):
+            if not given or len(set(given)) < len(given) or min(given) < 0:
+                raise InputError(f"Give one {what} at least, 0 or more, none twice.")
+        if self.batch < 1:
+            raise InputError(f"batch = {self.batch}: pictures that are generated at once must be 1 or more.")
+        if self.sampling_steps is not None and self.sampling_steps < 1:
+            raise InputError(f"sampling steps = {self.sampling_steps}: must be 1 or more.")
 
     def settings(self) -> dict[str, Any]:
-        """What decides the numbers of a run, but for row, share and seed."""
-        given = {name: str(path) for name, path in {**self.weights, **self.pictures}.items()}
+        """What decides the numbers of a run, but for row, share and seed; rows by the folder they have in `out`.
+
+        Raises:
+            InputError: a checkpoint or the backbone's weights cannot be read.
+        """
+        given = {
+            folder_name(name): {"name": name, "file": path.name, "sha256": checksum(path)}
+            for name, path in self.weights.items()
+        }
+        given |= {folder_name(name): {"name": name, "folder": str(path)} for name, path in self.pictures.items()}
+        start = self.recipe.weights
         return {
             "root": str(self.root),
+            "data": None if self.data is None else str(self.data),
             "recipe": asdict(self.recipe),
+            "backbone_sha256": None if start is None else checksum(Path(start)),
             "rows": given,
             "source_pose": self.source_pose,
             "sampling_steps": self.sampling_steps,
-            "distractors": self.distractors,
         }
 
     def rows(self, percent: int) -> list[str]:
@@ -94,12 +113,17 @@ def run(experiment: Experiment) -> dict[str, Any]:
         Stopped: interrupted; the same command goes on.
     """
     experiment.check()
-    make_folder(experiment.out, "out")
-    _same_settings(experiment)
+    Net(experiment.recipe, 2)  # an unknown backbone or weights of another one are told before hours of sampling
     shots, query = read_shots(experiment.root, TRAIN, 1), read_shots(experiment.root, QUERY, 1)
-    gallery = read_shots(experiment.root, GALLERY, JUNK if experiment.distractors else 1)
+    gallery = read_shots(experiment.root, GALLERY)
     shares = [keep_share(shots.person, percent, seed) for percent in experiment.shares for seed in experiment.seeds]
+    for folder in experiment.pictures.values():
+        for share in shares:
+            folder_pictures(folder, share, shots.names)
     posed = PosedPictures(experiment.data) if experiment.weights else None
+    settings = experiment.settings()
+    make_folder(experiment.out, "out")
+    _same_settings(experiment.out, settings)
     for name, path in experiment.weights.items():
         _generate(experiment, name, path, posed, shots, shares)
     recipe, runs = experiment.recipe, []
@@ -115,7 +139,6 @@ def run(experiment: Experiment) -> dict[str, Any]:
                 labels = np.unique(people, return_inverse=True)[1]
                 state = file.with_suffix(".state.pt")
                 net = train(recipe, pictures, labels, share.seed, state, experiment.device)
-                found = measure(net, recipe, query, gallery, experiment.device)
                 write_json(
                     file,
                     {
@@ -124,21 +147,23 @@ def run(experiment: Experiment) -> dict[str, Any]:
                         "seed": share.seed,
                         "real": len(share.kept),
                         "pictures": len(pictures),
-                        **{name: _listed(getattr(found, name)) for name in ("ap", "ap_toolkit", "first")},
+                        **measure(net, recipe, query, gallery, experiment.device),
                     },
                 )
                 state.unlink(missing_ok=True)
-            runs.append(read_json(file, str(file), "delete it, and run the same command again"))
+            known = read_json(file, str(file), "delete it, and run the same command again")
+            runs.append({**known, **known[WITH if experiment.distractors else WITHOUT]})
     return {
         "protocol": {
-            **experiment.settings(),
+            **settings,
+            "distractors": experiment.distractors,
             "device": experiment.device,
             "remark": experiment.remark,
             "seeds": list(experiment.seeds),
             "people": len(np.unique(shots.person)),
             "train": len(shots),
             "queries": len(query),
-            "gallery": len(gallery),
+            "gallery": len(gallery) if experiment.distractors else int((gallery.person > 0).sum()),
         },
         "persons": query.person.tolist(),
         "runs": runs,
@@ -168,15 +193,20 @@ def training_set(
     return np.concatenate([kept, more]), np.concatenate([people, shots.person[which]])
 
 
-def measure(net: Any, recipe: Recipe, query: Shots, gallery: Shots, device: str) -> Retrieval:
-    """Retrieve every query from the gallery by the cosine of features."""
+def measure(net: Any, recipe: Recipe, query: Shots, gallery: Shots, device: str) -> dict[str, dict[str, list]]:
+    """Retrieve every query by the cosine of features: `WITH` the gallery's distractors and junk, and `WITHOUT` them."""
 
     def seen(shots: Shots) -> Iterator[np.ndarray]:
         for start in range(0, len(shots), BLOCK):
             yield features(net, read_pictures(shots.files[start : start + BLOCK], recipe.height, recipe.width), device)
 
     asked, found = (np.concatenate(list(seen(shots))) for shots in (query, gallery))
-    return retrieve(1 - asked @ found.T, query.person, query.camera, gallery.person, gallery.camera)
+    measured = {}
+    for name, part in ((WITH, slice(None)), (WITHOUT, gallery.person > 0)):
+        people, cameras = gallery.person[part], gallery.camera[part]
+        result = retrieve(1 - asked @ found[part].T, query.person, query.camera, people, cameras)
+        measured[name] = {key: _listed(getattr(result, key)) for key in ("ap", "ap_toolkit", "first")}
+    return measured
 
 
 def picture_folder(experiment: Experiment, name: str) -> Path:
@@ -215,17 +245,21 @@ def _open(experiment: Experiment, name: str, path: Path, posed: PosedPictures) -
     )
 
 
-def _same_settings(experiment: Experiment) -> None:
+def _same_settings(out: Path, settings: dict[str, Any]) -> None:
     """Runs of one folder are of one recipe; more rows, shares and seeds may join later."""
-    file, now = experiment.out / "settings.json", json.loads(json.dumps(experiment.settings()))
+    file, now = out / "settings.json", json.loads(json.dumps(settings))
     if file.is_file():
         before = read_json(file, str(file), "give another --out")
-        rows = {**before.get("rows", {}), **now["rows"]}
-        if before != {**now, "rows": before.get("rows")} or any(
-            rows[k] != v for k, v in before.get("rows", {}).items()
-        ):
-            raise InputError(f"{experiment.out} holds runs of other settings (settings.json): give another --out.")
-        now["rows"] = rows
+        known = before.get("rows", {})
+        if now["data"] is None or before.get("data") is None:  # rows without checkpoints need none
+            now["data"] = before["data"] = now["data"] or before.get("data")
+        other = [key for key, value in now.items() if key != "rows" and before.get(key, ...) != value]
+        other += [f"row {row['name']}" for key, row in now["rows"].items() if known.get(key, row) != row]
+        if other:
+            raise InputError(
+                f"{out} holds runs of other settings ({', '.join(other)}; see settings.json): give another --out."
+            )
+        now["rows"] = {**known, **now["rows"]}
     write_json(file, now)
 
 

@@ -50,6 +50,8 @@ class Recipe:
         """InputError for a number out of range."""
         if min(self.height, self.width) < 16 or self.steps < 1 or self.people < 2 or self.each < 2:
             raise InputError("height and width must be at least 16, steps 1, people and pictures of each 2.")
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"lr = {self.lr}: the learning rate must be above 0.")
 
 
 class Net(nn.Module):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from reposedm_core.files import write_text
+from reposedm_core.files import checksum, write_text
 from training.data.people_set import SPLITS
 from training.synthetic.materials import LABELS
 from training.synthetic.poses import KINDS
@@ -141,9 +140,5 @@ def _pictures(folder: Path) -> str:
 def _checksums(folder: Path) -> str:
     rows = []
     for path in sorted(folder.glob("*.npy")):
-        digest = hashlib.sha256()
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        rows.append((f"`{path.name}`", f"`{digest.hexdigest()}`"))
+        rows.append((f"`{path.name}`", f"`{checksum(path)}`"))
     return _table(("file", "SHA-256"), rows)

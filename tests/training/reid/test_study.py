@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from reposedm_core.errors import InputError
 from training import study_reid
 from training.engine.signals import Stopped
 from training.evaluation.generate import open_contender
@@ -19,6 +21,7 @@ from training.reid import experiment, generate
 from training.reid.augment import pair_name
 from training.reid.generate import PosedPictures, generate_pairs
 from training.reid.market import GALLERY, QUERY, TRAIN, read_pictures, read_shots
+from training.reid.network import Net, Recipe
 from training.reid.report import results_of
 
 ROWS = ["real only", "+ copies of real ones", "+ ours", "+ theirs"]
@@ -71,8 +74,36 @@ def test_the_experiment(command, tmp_path, capsys):
     assert study_reid.main([*command, "--remark", "said below"]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "said below" in (out / "results.md").read_text() and not list(out.rglob("*.state.pt"))
+    assert study_reid.main([*command, "--leave-out-distractors"]) == 0, "every run is measured in both galleries"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert json.loads((out / "results.json").read_text())["protocol"]["gallery"] == 2
+    assert "distractors are left out, too" in (out / "results.md").read_text()
     assert study_reid.main([*command, "--steps", "3"]) == 2
-    assert "holds runs of other settings" in capsys.readouterr().err
+    assert "other settings (recipe;" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_was_trained_again_has_no_part_in_runs_of_the_first(weights, theirs, tmp_path):
+    own = tmp_path / weights.name
+    own.write_bytes(weights.read_bytes())
+    given = {"root": tmp_path, "out": tmp_path / "out", "data": tmp_path, "weights": {"Ours": own}}
+    (tmp_path / "out").mkdir()
+
+    def settle(**more) -> None:
+        experiment._same_settings(tmp_path / "out", experiment.Experiment(**{**given, **more}).settings())
+
+    settle()
+    settle(weights={}, data=None, pictures={"theirs": theirs})
+    settle()
+    with pytest.raises(InputError, match="row ours"):
+        settle(weights={"ours": own})  # one folder for both
+    with pytest.raises(InputError, match="data"):
+        settle(data=theirs)
+    own.write_bytes(own.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputError, match=r"\(row Ours; see"):
+        settle()
+    backbone = replace(Recipe(), weights=str(own))
+    with pytest.raises(InputError, match="recipe, backbone_sha256"):
+        settle(recipe=backbone, weights={})
 
 
 @pytest.mark.parametrize(
@@ -88,6 +119,13 @@ def test_the_experiment(command, tmp_path, capsys):
         (["--backbone", "resnet49"], "timm has no such model"),
         (["--backbone-weights", "{root}/nothing.pth"], "no such file"),
         (["--steps", "0"], "at least"),
+        (["--batch", "0"], "batch = 0"),
+        (["--batch", "-1"], "batch = -1"),
+        (["--lr", "-0.1"], "above 0"),
+        (["--sampling-steps", "0"], "must be 1 or more"),
+        (["--shares", "20", "20"], "one share at least, 0 or more, none twice"),
+        (["--weights", "ours={root}"], "two rows have one name"),
+        (["--pictures", "?={root}"], "a letter from a to z"),
     ],
 )
 def test_what_cannot_be_run_is_told_in_one_line(command, tmp_path, capsys, change, words):
@@ -95,6 +133,7 @@ def test_what_cannot_be_run_is_told_in_one_line(command, tmp_path, capsys, chang
     assert study_reid.main([*command, *(part.format(root=tmp_path / "empty") for part in change)]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("error: ") and words in told
+    assert not (tmp_path / "out").exists(), "told before anything is made"
 
 
 def test_shots_have_their_people_and_cameras(market):
@@ -105,21 +144,18 @@ def test_shots_have_their_people_and_cameras(market):
     assert read_shots(market, GALLERY, 1).person.tolist() == [1, 1]
 
 
-def test_without_distractors(command, tmp_path, monkeypatch):
+def test_both_galleries_are_measured(monkeypatch, market, recipe):
     galleries = []
-    monkeypatch.setattr(experiment, "train", lambda *_: None)
 
-    def retrieved(net, recipe, query, gallery, device):
-        galleries.append(gallery.person.tolist())
-        return Retrieval(*np.ones((3, len(query))))
+    def retrieved(distances, person, camera, gallery_person, gallery_camera):
+        galleries.append((distances.shape, gallery_person.tolist(), gallery_camera.tolist()))
+        return Retrieval(*np.full((3, len(distances)), float(len(galleries))))
 
-    monkeypatch.setattr(experiment, "measure", retrieved)
-    short = [*command, "--shares", "100", "--seeds", "0"]
-    assert study_reid.main([*short, "--out", str(tmp_path / "a")]) == 0
-    assert study_reid.main([*short, "--out", str(tmp_path / "b"), "--leave-out-distractors"]) == 0
-    assert galleries == [[-1, 0, 1, 1], [1, 1]]
-    told = [(tmp_path / name / "results.md").read_text() for name in ("a", "b")]
-    assert "distractors stay, as wrong answers" in told[0] and "distractors are left out, too" in told[1]
+    monkeypatch.setattr(experiment, "retrieve", retrieved)
+    query, gallery = read_shots(market, QUERY, 1), read_shots(market, GALLERY)
+    found = experiment.measure(Net(recipe, 2).eval(), recipe, query, gallery, "cpu")
+    assert galleries == [((1, 4), [-1, 0, 1, 1], [1, 1, 1, 2]), ((1, 2), [1, 1], [1, 2])]
+    assert [found[name]["ap"] for name in (experiment.WITH, experiment.WITHOUT)] == [[1.0], [2.0]]
 
 
 def test_generation_stops_between_batches_and_goes_on(prepared, weights, tmp_path, monkeypatch):

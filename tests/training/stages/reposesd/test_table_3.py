@@ -96,6 +96,12 @@ def test_one_command_makes_the_table_and_goes_on_where_it_was_stopped(files, com
     assert "CLIP score ↑" in text and "clip-small" in text and "2 DDIM steps, w_c 7.5" in text
     assert evaluate_captioned.main([*command, weights[0], "--seed", "3"]) == 2
     assert "other settings (seed)" in capsys.readouterr().err
+    assert evaluate_captioned.main([*command, weights[0], "--estimator-udp"]) == 2
+    assert "other settings (field)" in capsys.readouterr().err
+    retrained = tmp_path / files["own"].name
+    retrained.write_bytes(files["own"].read_bytes()[:-1] + b"x")  # as long as the one before, as every retraining
+    assert evaluate_captioned.main([*command, f"--weights=Ours={retrained}"]) == 2
+    assert "other settings (sha256)" in capsys.readouterr().err
 
 
 @pytest.mark.processes
