@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..reposedm_core import InputError
 from ..reposedm_core.keep_face import keep_face
+from ..reposedm_core.pose import who_is_who
 from ..reposedm_core.pose.limits import check_pixels
-from .host.images import frames_of, one_picture, to_mask
+from .host.images import coloured, frames_of, one_picture, to_mask
 from .host.poses import asked_to_stop, poses_of, show_text
 from .host.sockets import PoseKeypoint
 
@@ -72,7 +73,7 @@ class KeepFace(io.ComfyNode):
         feather: float = 25.0,
         match_colours: float = 1.0,
     ) -> io.NodeOutput:
-        results, sources = frames_of(result), frames_of(source)
+        results, sources = frames_of(coloured(result, "result")), frames_of(source)
         size = results[0].shape[1:3]
         check_pixels("result", len(results), *size)
         if not keep:
@@ -83,15 +84,19 @@ class KeepFace(io.ComfyNode):
                 "both."
             )
         own, poses = poses_of(source_pose, source, "source_pose"), poses_of(pose, result, "pose")
+        there, here = who_is_who(own), who_is_who(poses)
         progress = comfy.utils.ProgressBar(len(results)) if len(results) > 1 else None
         out, shares = [], []
         for number, picture in enumerate(results):
             made, share = picture[0].movedim(-1, 0), torch.zeros(size)
-            there, here = own[number % len(own)], poses[number % len(poses)]
             seen = one_picture(sources[number % len(sources)])
-            for person in range(min(len(there.joints), len(here.joints))):
+            own_place, place = number % len(own), number % len(poses)
+            for person, who in enumerate(here[place]):
                 asked_to_stop()
-                made, part = keep_face(made, seen, there, here, feather, match_colours, person)
+                if who not in there[own_place]:
+                    continue
+                face = own[own_place].take([there[own_place].index(who)])
+                made, part = keep_face(made, seen, face, poses[place].take([person]), feather, match_colours)
                 share = torch.maximum(share, part.to(share))
             out.append(made.movedim(0, -1))
             shares.append(share)
@@ -100,7 +105,10 @@ class KeepFace(io.ComfyNode):
         kept = sum(bool(share.any()) for share in shares)
         note = f"The face is kept in {kept} of {len(shares)} pictures."
         if kept < len(shares):
-            note += " In the others the two poses do not show it from about the same side, or a hand is before it."
+            note += (
+                " In the others a pose shows nobody or no face, the two do not show it from about the same side, or a "
+                "hand is before it."
+            )
         logging.info("Keep Face: %s", note)
         show_text(cls, note)
         return io.NodeOutput(torch.stack(out), to_mask(torch.stack(shares)), ui={"text": [note]})

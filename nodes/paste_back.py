@@ -12,7 +12,7 @@ from ..reposedm_core.crop import Crop
 from ..reposedm_core.images import in_turn
 from ..reposedm_core.paste_back import Seam, paste_back
 from ..reposedm_core.pose.limits import check_pixels
-from .host.images import frames_of, masks_of, one_picture, to_mask
+from .host.images import coloured, frames_of, masks_of, one_picture, to_mask
 from .host.poses import asked_to_stop
 from .host.sockets import CropSocket
 
@@ -89,7 +89,7 @@ class PasteBack(io.ComfyNode):
         match_colours: float = 1.0,
     ) -> io.NodeOutput:
         seam = Seam(grow, feather, match_colours)
-        pictures, results = frames_of(picture), frames_of(result)
+        pictures, results = frames_of(coloured(picture, "picture")), frames_of(result)
         crops = _crops(crop, len(pictures), len(results), tuple(pictures[0].shape[1:3]))
         check_pixels("picture", len(crops), *pictures[0].shape[1:3])
         masks = None if mask is None else in_turn(masks_of(mask), len(results))

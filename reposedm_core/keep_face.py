@@ -28,7 +28,7 @@ NOSE, RIGHT_EYE, LEFT_EYE, RIGHT_EAR, LEFT_EAR = (
 HEAD = (NOSE, RIGHT_EYE, LEFT_EYE, RIGHT_EAR, LEFT_EAR)
 ALIKE, TURNED = 0.15, 0.25
 """Distance that is left between the two heads' joints, in `Face.unit`s, up to which they look the same way, and from
-which they do not; between the two the face fades, so that in a film it does not come and go."""
+which they do not; between the two the face fades, as a head turns. (What `find_face` refuses goes at once.)"""
 FRONTAL = 0.45
 """Least part of the unit that the eyes are apart, across the face: less is seen from the side, or from behind."""
 WIDE, LONG, BELOW = 1.0, 1.4, 0.35
@@ -60,9 +60,9 @@ class Face:
         return ((across / WIDE) ** 2 + (down / LONG) ** 2) ** 0.5
 
 
-def find_face(pose: Pose, person: int = 0) -> Face | None:
-    """The face of somebody, or None where it is not seen: no nose or eye, from the side or behind, behind a hand."""
-    joints = pose.joints[person].astype(np.float64)
+def find_face(pose: Pose) -> Face | None:
+    """The first person's face, or None where it is not seen: no nose or eye, from the side or behind, behind a hand."""
+    joints = pose.joints[0].astype(np.float64)
     if not (joints[[NOSE, RIGHT_EYE, LEFT_EYE], 2] > 0).all():
         return None
     across = joints[LEFT_EYE, :2] - joints[RIGHT_EYE, :2]
@@ -80,7 +80,7 @@ def find_face(pose: Pose, person: int = 0) -> Face | None:
     face = Face(eyes, down, unit)
     if np.linalg.norm(across) < FRONTAL * unit or nose @ down < 0.2 * unit:
         return None
-    hands = [part[person][part[person][:, 2] > 0, :2] for part in (pose.left_hand, pose.right_hand)]
+    hands = [part[0][part[0][:, 2] > 0, :2] for part in (pose.left_hand, pose.right_hand)]
     for side in ("left", "right"):
         elbow, wrist = joints[[OPENPOSE18.index(f"{side}_elbow"), OPENPOSE18.index(f"{side}_wrist")]]
         if wrist[2] > 0:
@@ -90,14 +90,14 @@ def find_face(pose: Pose, person: int = 0) -> Face | None:
     return None if (face.distance(hands[:, 0], hands[:, 1]) < 1).any() else face
 
 
-def fit_heads(source: Pose, target: Pose, person: int = 0) -> tuple[complex, complex, float] | None:
-    """The similarity from a head to another, of points as complex numbers x + iy: source = a · target + b.
+def fit_heads(source: Pose, target: Pose) -> tuple[complex, complex, float] | None:
+    """The similarity from a first person's head to another's, of complex numbers x + iy: source = a · target + b.
 
     Returns:
-        a, b and the mean distance that is left, in pixels of the source; None of heads with fewer than three joints in
-        common.
+        a, b and the distance that is left, the root of its weighted mean square, in pixels of the source; None of heads
+        with fewer than three joints in common.
     """
-    parts = [(pose.joints[person, list(HEAD)], pose.face[person]) for pose in (source, target)]
+    parts = [(pose.joints[0, list(HEAD)], pose.face[0]) for pose in (source, target)]
     there, here = (np.concatenate(pair).astype(np.float64) for pair in parts)
     both = (there[:, 2] > 0) & (here[:, 2] > 0)
     if both[: len(HEAD)].sum() < 3:
@@ -122,18 +122,17 @@ def keep_face(
     pose: Pose,
     feather: float = 25.0,
     match: float = 1.0,
-    person: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """The result with the face that the source shows; where it cannot be kept, the result bit for bit.
 
     Args:
         result: (C, H, W) in 0..1, 3 channels or more.
         source: (3, h, w) in 0..1, of any size.
-        source_pose: of the source; its canvas is fitted to it.
+        source_pose: of the source; its canvas is fitted to it. The first person is whose face is kept.
         pose: of the result, likewise.
-        feather: over what width the face fades into the result, in percent of the face's height, 0 to 50.
+        feather: over what width the face fades into the result, and to where the source ends, in percent of the face's
+            height, 0 to 50.
         match: how much of the difference in colour around the face is taken from the source, 0 to 1.
-        person: whose face, counted from 0 in both poses.
 
     Returns:
         the result, and the share of the source's face in it, (H, W) in 0..1: 0 all over where it was not kept.
@@ -146,9 +145,9 @@ def keep_face(
     size = tuple(result.shape[-2:])
     nothing = result, torch.zeros(size, dtype=torch.float32, device=result.device)
     source_pose, pose = source_pose.resized(*source.shape[-2:]), pose.resized(*size)
-    if person >= min(len(source_pose.joints), len(pose.joints)):
+    if not len(source_pose.joints) or not len(pose.joints):
         return nothing
-    there, here, fit = find_face(source_pose, person), find_face(pose, person), fit_heads(source_pose, pose, person)
+    there, here, fit = find_face(source_pose), find_face(pose), fit_heads(source_pose, pose)
     if there is None or here is None or fit is None or fit[2] >= TURNED * there.unit or abs(fit[0]) < 1e-6:
         return nothing
     turn, shift, left = fit
@@ -163,16 +162,17 @@ def keep_face(
     x, y = places[0] * crop.width + crop.left, places[1] * crop.height + crop.top
     fade = feather / 100 * 2  # of the half axis
     mask = ((1 - face.distance(x, y)) / max(fade, 1e-6)).clamp(0, 1) if fade else (face.distance(x, y) < 1).float()
-    mask = mask * mask * (3 - 2 * mask)
     from_x = turn.real * x - turn.imag * y + shift.real
     from_y = turn.imag * x + turn.real * y + shift.imag
     height, width = source.shape[-2:]
-    inside = (from_x > 0) & (from_y > 0) & (from_x < width) & (from_y < height)
+    inside = torch.minimum(torch.minimum(from_x, width - from_x), torch.minimum(from_y, height - from_y))
+    mask = torch.minimum(mask, (inside / max(fade * LONG * there.unit, 1e-6)).clamp(0, 1))
+    mask = mask * mask * (3 - 2 * mask)
     at = torch.stack([from_x / width * 2 - 1, from_y / height * 2 - 1])[None]
     picture = source[None, :3].to(device=result.device, dtype=torch.float32)
     seen = Mipmaps(picture).sample(at, torch.full_like(at[:, :1], abs(turn)))[0]
     kept = min(1.0, (TURNED - left / there.unit) / (TURNED - ALIKE))
-    return paste_back(result, seen, crop, kept * mask * inside, Seam(0, 0, match))
+    return paste_back(result, seen, crop, kept * mask, Seam(0, 0, match))
 
 
 def _box(face: Face, size: tuple[int, int]) -> Crop | None:

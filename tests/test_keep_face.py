@@ -109,6 +109,19 @@ def test_elsewhere_the_result_is_what_it_was(pose: Pose, other) -> None:
         assert torch.equal(found, result) and not share.any()
 
 
+@pytest.mark.parametrize("cut", [90, 100])
+def test_a_face_that_the_source_s_border_cuts_fades_towards_it(pose: Pose, cut: int) -> None:
+    """No hard edge in the middle of a face: of the source only what is to the left of `cut` is there."""
+    part = Pose(pose.joints, HEIGHT, cut)
+    result = torch.zeros(3, HEIGHT, WIDTH)
+    whole = keep_face(result, picture(pose), pose, pose)[1]
+    share = keep_face(result, picture(pose)[..., :cut], part, pose)[1]
+    assert not share[:, cut:].any() and share.max() > 0.5 and (share <= whole + 1e-6).all()
+    assert share.diff(dim=1).abs().max() < 0.16
+    hard = keep_face(result, picture(pose)[..., :cut], part, pose, feather=0)[1]
+    assert hard[67, cut - 1] == 1 and hard[67, cut] == 0
+
+
 def test_it_fades_where_heads_are_turned_a_little(pose: Pose) -> None:
     """No jump from kept to not kept, as the head turns from frame to frame."""
     most = [
@@ -132,9 +145,9 @@ def test_points_of_the_face_say_where_it_looks(pose: Pose) -> None:
 def test_the_face_of_one_of_several(pose: Pose) -> None:
     beside = edit_people(pose, shift=(60, 60), scale=0.6)
     both = pose.with_parts(*map(np.concatenate, zip(pose.parts, beside.parts, strict=True)))
-    share = keep_face(torch.rand(3, HEIGHT, WIDTH), picture(pose), both, both, person=1)[1]
+    share = keep_face(torch.rand(3, HEIGHT, WIDTH), picture(pose), pose, both.take([1]))[1]
     y, x = np.nonzero(share.numpy())
-    face = find_face(both, 1)
+    face = find_face(both.take([1]))
     assert abs(x.mean() - face.eyes[0]) < 2 and 0 < y.mean() - face.eyes[1] < face.unit
 
 

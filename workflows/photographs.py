@@ -1,9 +1,9 @@
 """Photographs of people through the templates, on one sheet: python workflows/photographs.py FOLDER SHEET.png
 
 FOLDER holds, per person, NAME.jpg or NAME.png; NAME.json, the pose as OpenPose JSON in its pixels (from ComfyUI's
-SDPose nodes, DWPose, ...); and, if there is one, NAME_mask.png, white where the person is. Everybody gets the pose of
-the next one, in a body as large as the own one, and in the template of garments the clothes of the next one. Of
-templates that need weights which are not in the pack, what they show without them.
+SDPose nodes, DWPose, ...), with shoulders and hips at least; and, if there is one, NAME_mask.png, white where the
+person is. Everybody gets the pose of the next one, in a body as large as the own one, and in the template of garments
+the clothes of the next one. Of templates that need weights which are not in the pack, what they show without them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sheet import make_sheet
 from reposedm_core import InputError, Pose
 from reposedm_core.files import write_picture
 from reposedm_core.pose import load_pose_file, retarget_pose, to_keypoints
+from reposedm_core.pose.skeleton import OPENPOSE18
 
 PICTURE, POSE, TARGET, MASK, OWN = range(5)
 """Outputs of RePoseDM Example; a photograph has no true picture, the third."""
@@ -52,7 +53,8 @@ def read_people(folder: Path) -> list[Person]:
     """The people of a folder, by name.
 
     Raises:
-        InputError: there are fewer than two, or one has no pose.
+        InputError: there are fewer than two, or one has no pose, or none with shoulders and hips: by these poses and
+            clothes are placed.
     """
     people = []
     for path in sorted(folder.glob("*")):
@@ -61,6 +63,10 @@ def read_people(folder: Path) -> list[Person]:
         with Image.open(path) as picture:
             width, height = picture.size
         pose = load_pose_file(path.with_suffix(".json"), width=width, height=height)[0].select(0)
+        if lost := [OPENPOSE18[joint].replace("_", " ") for joint in TORSO if not pose.joints[0, joint, 2] > 0]:
+            raise InputError(
+                f"{path}: its pose lacks the {', '.join(lost)}; give a picture that shows the person down to the hips."
+            )
         mask = path.with_name(f"{path.stem}_mask.png")
         people.append(Person(path, pose, mask if mask.is_file() else None))
     if len(people) < 2:

@@ -20,6 +20,14 @@ def frames_of(image: Tensor) -> list[Tensor]:
     return list((image[None] if image.ndim == 3 else image).split(1))
 
 
+def coloured(image: Tensor, name: str) -> Tensor:
+    """IMAGE with three channels where it has one, grey; with more as it is."""
+    if image.shape[-1] > 2:
+        return image
+    from_comfy(image[..., :1, :1, :], name)  # says that two are none
+    return image.expand(*image.shape[:-1], 3)
+
+
 def one_picture(frame: Tensor) -> Tensor:
     """One IMAGE (1, H, W, C) as (3, H, W) in 0..1: its own values where they are in range."""
     from_comfy(frame[:, :1, :1], "image")  # says what is wrong with its type

@@ -18,7 +18,7 @@ from .parsing import (
     pose_files,
     to_keypoints,
 )
-from .people import ORDERS, broadcast_frames, match_people, select_people
+from .people import ORDERS, broadcast_frames, match_people, select_people, who_is_who
 from .retarget import ANCHORS, retarget_pose
 from .smooth import smooth_poses
 
@@ -58,4 +58,5 @@ __all__ = [
     "select_people",
     "smooth_poses",
     "to_keypoints",
+    "who_is_who",
 ]

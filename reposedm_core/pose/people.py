@@ -175,3 +175,15 @@ def broadcast_frames(**frames: Sequence) -> list[tuple]:
 def _joined(one: Pose, other: Pose) -> Pose:
     parts = (np.concatenate(pair) for pair in zip(one.parts, other.parts, strict=True))
     return one.with_parts(*parts, ids=one.ids + other.ids)
+
+
+def who_is_who(frames: Sequence[Pose]) -> list[list[int]]:
+    """Who everybody in each frame is, counted from 0: by the ids in the order in which they appear, or by the place.
+
+    Returns:
+        a number for each person of each frame; by the place where somebody has no id, or two of a frame have the same.
+    """
+    if any(None in frame.ids or len(set(frame.ids)) < len(frame.ids) for frame in frames):
+        return [list(range(len(frame.joints))) for frame in frames]
+    order: dict[int | None, int] = {}
+    return [[order.setdefault(who, len(order)) for who in frame.ids] for frame in frames]

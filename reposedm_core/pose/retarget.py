@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import InputError, quoted
 from .keypoints import PARTS, Pose
 from .limits import no_tick
-from .people import broadcast_frames
+from .people import broadcast_frames, who_is_who
 from .skeleton import NECK, OPENPOSE18
 from .tree import CARRIED, MID_HIP, NOSE, ORDER, PARENTS, way_up, with_mid_hip
 
@@ -144,7 +144,9 @@ def retarget_pose(
     if together:
         fitted = [frame.resized(target[0].height, target[0].width) for frame in source]
         ratios = _people_ratios(target, fitted, size, tick)
-        plans = [(frame, [ratios[who] for who in order]) for frame, order in zip(target, _who(target), strict=True)]
+        plans = [
+            (frame, [ratios[who] for who in order]) for frame, order in zip(target, who_is_who(target), strict=True)
+        ]
     else:
         plans = [
             (frame, _people_ratios([frame], [other.resized(frame.height, frame.width)], size, tick))
@@ -213,18 +215,10 @@ def _people_ratios(
     return ratios
 
 
-def _who(frames: Sequence[Pose]) -> list[list[int]]:
-    """Who everybody in each frame is, counted from 0: by the ids in the order in which they appear, or by the place."""
-    if any(None in frame.ids or len(set(frame.ids)) < len(frame.ids) for frame in frames):
-        return [list(range(len(frame.joints))) for frame in frames]
-    order: dict[int | None, int] = {}
-    return [[order.setdefault(who, len(order)) for who in frame.ids] for frame in frames]
-
-
 def _by_person(frames: Sequence[Pose]) -> list[list[Pose]]:
     """The frames of every person alone."""
     found: dict[int, list[Pose]] = {}
-    for frame, order in zip(frames, _who(frames), strict=True):
+    for frame, order in zip(frames, who_is_who(frames), strict=True):
         for number, who in enumerate(order):
             found.setdefault(who, []).append(frame.take([number]))
     return [found[who] for who in range(len(found))]

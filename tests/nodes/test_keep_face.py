@@ -53,7 +53,7 @@ def test_the_node_says_in_how_many(pack):
     kind = next(kind for kind in pack.nodes.NODES if kind.define_schema().node_id == NODE)
     results = picture.repeat(2, 1, 1, 1)
     for poses, text in (
-        ([frame, EMPTY], "kept in 1 of 2 pictures. In the others"),
+        ([frame, EMPTY], "kept in 1 of 2 pictures. In the others a pose shows nobody"),
         ([frame], "kept in 2 of 2 pictures."),
     ):
         assert text in kind.execute(results, picture, [frame], poses).ui["text"][0]
@@ -69,6 +69,45 @@ def test_several_people_and_alpha(pack):
     alone = run(pack, NODE, with_alpha, picture, [frame], [{**frame, "people": [one]}])[1]
     assert (share >= alone).all() and (share > alone).any()
     assert torch.equal(found[..., 3], with_alpha[..., 3])
+
+
+def test_everybody_gets_his_own_face(pack):
+    """By the ids over all frames, as Retarget Pose does: where the first has left, the second does not get his face."""
+    picture, pose = seen_from_the_front()[0]
+    canvas = {"canvas_height": pose.height, "canvas_width": pose.width}
+
+    def somebody(who, right=0, turned=False):
+        points = pose.joints[0].copy()
+        points[:, 0] += right
+        if turned:  # seen from the side: this face cannot be kept
+            points[[14, 15], 0] = points[0, 0]
+        return {"pose_keypoints_2d": points.flatten().tolist(), **({} if who is None else {"person_id": [who]})}
+
+    def kept(source_frame, *people):
+        frames = [{"people": list(each), **canvas} for each in people]
+        results = picture.repeat(len(frames), 1, 1, 1) / 2
+        share = run(pack, NODE, results, picture, [{"people": source_frame, **canvas}], frames)[1]
+        return [bool(each.any()) for each in share]
+
+    front, side = (somebody(0), somebody(1, 60, turned=True)), (somebody(0, turned=True), somebody(1, 60))
+    # the second person's source is seen from the side: alone in a frame she does not get the first one's face
+    second = somebody(1)
+    assert kept(front, front, [second], [somebody(0)]) == [True, False, True]
+    assert kept(side, side, [somebody(0)], [somebody(1, 60)]) == [True, False, True]
+    # without ids by the place
+    assert kept([{**each, "person_id": [-1]} for each in front], [somebody(None)]) == [True]
+
+
+@pytest.mark.parametrize("node", [NODE, "RePoseDMPasteBack"])
+def test_grey_pictures_come_out_with_three_channels(pack, node):
+    picture, pose = seen_from_the_front()[0]
+    frame = to_keypoints(pose)
+    grey = picture[..., :1].repeat(2, 1, 1, 1) / 2
+    inputs = (grey, picture, frame, frame) if node == NODE else (grey, picture.repeat(2, 1, 1, 1))
+    found, expected = (run(pack, node, each, *inputs[1:])[0] for each in (grey, grey.repeat(1, 1, 1, 3)))
+    assert found.shape[-1] == 3 and torch.equal(found, expected) and not torch.equal(found, grey.expand_as(found))
+    with pytest.raises(pack.reposedm_core.InputError, match=r"(result|picture): a picture of shape .*, 2\)"):
+        run(pack, node, grey.repeat(1, 1, 1, 2), *inputs[1:])
 
 
 def test_what_does_not_fit(pack, sources, frames):

@@ -53,6 +53,12 @@ def test_people_of_a_folder(photographs, people, tmp_path):
     shutil.copy(people[0].picture.with_suffix(".json"), tmp_path)
     with pytest.raises(InputError, match="has 1 pictures: put two or more there"):
         photographs.read_people(tmp_path)
+    frame = json.loads((tmp_path / "blue_shirt.json").read_text())
+    for joint in range(8, 14):  # a half-length portrait
+        frame["people"][0]["pose_keypoints_2d"][3 * joint : 3 * joint + 3] = 0, 0, 0
+    (tmp_path / "blue_shirt.json").write_text(json.dumps(frame))
+    with pytest.raises(InputError, match=r"blue_shirt\.png: its pose lacks the left hip, right hip; give a picture"):
+        photographs.read_people(tmp_path)
 
 
 def test_wanted_pose_has_the_place_and_the_size_of_the_person(photographs, people):
