@@ -11,7 +11,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from comfy_api.latest import io
 
 from ..reposedm_core import PRESETS, InputError
-from ..reposedm_core.config import SPACES
+from ..reposedm_core.config import SPACES, shared_size
 from ..reposedm_core.field import PoseInteractionField, chosen_joints, chosen_people
 from ..reposedm_core.pose import Pose
 from ..reposedm_core.presets import SHIPPED_PRESET
@@ -100,9 +100,9 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Strength becomes the share of the distance to the pose that a step is to "
-                    "remove (0.1 is a tenth, less where little noise is left): the same on every "
-                    "model. Off, it weighs the bare gradient, whose size differs a "
-                    "million times between models.",
+                    "remove (0.1 is a tenth, less where little noise is left), whatever cfg is: the same "
+                    "on every model. Off, it weighs the bare gradient, whose size differs a million times between "
+                    "models; RePoseDM and RePoseSD files multiply that by cfg.",
                 ),
                 io.Int.Input(
                     "every_nth_step",
@@ -112,7 +112,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Guide only one of so many steps, counted from the first that is guided: 2 halves "
-                    "the cost.",
+                    "the cost. Times what a file says under the preset from the model.",
                 ),
                 io.Float.Input(
                     "mask_threshold",
@@ -155,7 +155,8 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     step=0.125,
                     optional=True,
                     advanced=True,
-                    tooltip="Size of that picture, as a share of the full one: 0.5 costs about a quarter. "
+                    tooltip="Size of that picture, as a share of the full one: 0.5 costs about a quarter. Times what "
+                    "a file says under the preset from the model. "
                     "Estimators see pictures of about 512 pixels, so that large ones lose nothing.",
                 ),
                 io.Combo.Input(
@@ -225,14 +226,15 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     strength,
                     chosen.limit,
                     chosen.normalise,
-                    every_nth_step,
-                    decode_size,
+                    every_nth_step * chosen.every,
+                    decode_size * chosen.share,
                     chosen_people(people),
                     chosen.strength,
                     chosen.update,
                 ),
                 (chosen.start, chosen.end),
                 chosen.mask,
+                chosen.share,
             )
         )
 
@@ -249,8 +251,12 @@ def guided(
     settings: Settings,
     window: tuple[float, float],
     mask: str = "union",
+    compared: float = 1.0,
 ) -> Any:
-    """A clone of `model` with the guidance behind all that is there already; its networks come with the model."""
+    """A clone of `model` with the guidance behind all that is there already; its networks come with the model.
+
+    `compared` is `FieldConfig.size`: the estimator is shown pictures of that share of its size, as in core.
+    """
     decoding = decoder(kind, vae, model)
     field = PoseInteractionField(own_copy(estimator.patcher), space, threshold, mask, joints=chosen_joints(joints))
     networks = FieldNetworks(field, decoding.network)
@@ -258,6 +264,8 @@ def guided(
     others = result.get_additional_models_with_key(FIELD)  # of a guidance before this one
     result.set_additional_models(FIELD, [*others, differentiable(networks)])
     native = estimator.height, estimator.width
+    if not estimator.fixed:
+        native = shared_size(native, compared, max(field.estimator.config.strides))
     Guidance(networks, decoding, poses, native, settings, window).install(result)
     rooms = result.get_wrappers(WrappersMP.PREPARE_SAMPLING, FIELD)
     guidances = (*(each for room in rooms for each in room.guidances), (decoding, native, settings.share))

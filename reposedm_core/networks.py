@@ -155,7 +155,7 @@ def change_inner(networks: Networks, inner: str, tiny: str | os.PathLike | None 
     """
     config = networks.config
     if config.aligner.encoder != "latent" or not isinstance(networks.aligner, RecurrentPoseAligner):
-        raise InputError(f"inner = {inner!r}: the aligner of {config.name} reads no latents; leave it out.")
+        raise InputError(f"inner, tiny: the aligner of {config.name} reads no latents; leave both out.")
     config = with_inner(config if tiny is None else with_inner(config, "tiny"), inner)
     config.check_together()
     network = networks.tiny if config.tiny.kind == "tiny" else None

@@ -112,11 +112,13 @@ class RePoseDMPipeline:
         Args:
             inner: of the paper's presets, what encodes and decodes on the way, "exact", "tiny" or "latent" (see
                 `networks.change_inner`); None: what the model was trained with.
-            tiny: file of a tiny autoencoder to do it with, such as public TAESD weights.
+            tiny: file of a tiny autoencoder to do it with, such as public TAESD weights; without `inner` a model that
+                warps its latents goes on to do so, and others become "tiny".
         """
         networks = load_networks(path or SHIPPED)
         if inner is not None or tiny is not None:
-            networks = change_inner(networks, inner or "tiny", tiny)
+            own = "latent" if networks.config.inner == "latent" else "tiny"
+            networks = change_inner(networks, inner or own, tiny)
         return cls(networks, device, dtype)
 
     def encode(self, images: Tensor) -> Tensor:

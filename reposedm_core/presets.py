@@ -58,7 +58,8 @@ def with_inner(config: ModelConfig, name: str) -> ModelConfig:
     """`config` with another inner work: what the aligner's iterations read (eq. 9) and what the field decodes with.
 
     "exact": the large autoencoder does all of it. "tiny": the tiny one does both. "latent": the latent is warped
-    instead of the picture, and the field decodes as before.
+    instead of the picture; what `config` has of a tiny autoencoder stays, and encodes source and skeleton for the
+    aligner and decodes for the field.
 
     Raises:
         InputError: another name.

@@ -132,7 +132,7 @@ def tiny_decoder(vae: Any, latent_format: Any) -> nn.Module:
     """The tiny decoder for latents of this format, in float32: RePoseDM's own, else found as the host's previews do."""
     if getattr(vae, "tiny", None) is not None:
         with torch.inference_mode(False):
-            return interruptible(copy.deepcopy(vae.tiny))
+            return copy.deepcopy(vae.tiny)
     name = getattr(latent_format, "taesd_decoder_name", None)
     if not name or name in getattr(latent_preview, "VIDEO_TAES", ()):
         raise InputError("decoder: for the latents of this model there is no tiny decoder; choose vae.")

@@ -18,7 +18,10 @@ UNSAID = (
 
 @dataclass(frozen=True)
 class FieldPreset:
-    """Widgets of Pose Interaction Field Guidance that go together; `strength` is what its strength 1 stands for."""
+    """Widgets of Pose Interaction Field Guidance that go together; `strength` is what its strength 1 stands for.
+
+    `every` and `share` are `FieldConfig.every` and `size`; the node's own widgets of cost multiply them.
+    """
 
     strength: float = 1.0
     start: float = 0.0
@@ -28,6 +31,8 @@ class FieldPreset:
     normalise: bool = False
     mask: str = "union"
     update: str = "eq15"
+    every: int = 1
+    share: float = 1.0
 
 
 STOCK_FIELD = FieldPreset(strength=0.2, start=0.15, end=0.7, normalise=True)
@@ -45,7 +50,15 @@ def preset_of(kind: str, model: Any) -> tuple[FieldPreset, str]:
         return STOCK_FIELD, "" if kind == STOCK else UNSAID
     return (
         FieldPreset(
-            said.strength or 1.0, said.start, said.end, said.space, said.limit, mask=said.mask, update=said.update
+            said.strength or 1.0,
+            said.start,
+            said.end,
+            said.space,
+            said.limit,
+            mask=said.mask,
+            update=said.update,
+            every=said.every,
+            share=said.size,
         ),
         "",
     )

@@ -8,6 +8,7 @@ Stable Diffusion's autoencoder does that at thirty and ten times the cost of one
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -148,9 +149,22 @@ def read_tiny(path: str | os.PathLike, halves: Collection[str] = HALVES) -> dict
         return parts["tiny"]
     state = tiny_weights(read_weights(path), path.name)
     for half, other in (HALVES, HALVES[::-1]):
-        if other in halves and half in path.name and not any(key.startswith(other) for key in state):
-            twin = path.with_name(path.name.replace(half, other))
+        if other in halves and half in path.name.lower() and not any(key.startswith(other) for key in state):
+            twin = _twin(path, half, other)
             if not twin.is_file():
                 raise InputError(f"{path.name} is the {half} alone; put {twin.name} beside it.")
             state |= tiny_weights(read_weights(twin), twin.name)
     return state
+
+
+def _twin(path: Path, half: str, other: str) -> Path:
+    """The file of the other half beside it, whatever its capitals; where there is none, the name that it should have.
+
+    Public files are called `taesd_encoder.safetensors`, `TAESD_Encoder.pth` and the like.
+    """
+    wanted = path.name.lower().replace(half, other)
+    beside = sorted(file for file in path.parent.iterdir() if file.name.lower() == wanted)
+    if beside:
+        return beside[0]
+    like = {half: other, half.upper(): other.upper(), half.title(): other.title()}
+    return path.with_name(re.sub(half, lambda found: like.get(found[0], other), path.name, flags=re.IGNORECASE))

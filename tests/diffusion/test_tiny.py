@@ -55,6 +55,19 @@ def test_public_weights_load_unchanged_from_every_layout(official, layout, tmp_p
     torch.testing.assert_close(loaded.decode(latents), network.decode(latents).sample)
 
 
+@pytest.mark.parametrize("names", [("TAESD_Encoder", "TAESD_Decoder"), ("taesdENCODER", "taesdDECODER")])
+def test_halves_are_found_whatever_their_capitals(official, names, tmp_path):
+    for half, name in zip(HALVES, names, strict=True):
+        own = {key.removeprefix(f"{half}/"): v for key, v in official[1].items() if key.startswith(half)}
+        save_file(own, tmp_path / f"{name}.safetensors")
+    for name in names:
+        state = load_tiny(tmp_path / f"{name}.safetensors", TinyConfig("tiny")).state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in official[0].state_dict().items())
+    (tmp_path / f"{names[1]}.safetensors").unlink()
+    with pytest.raises(InputError, match=f"is the encoder alone; put {names[1]}.safetensors beside it"):
+        load_tiny(tmp_path / f"{names[0]}.safetensors", TinyConfig("tiny"))
+
+
 def test_one_half_alone_has_no_weights_of_the_other(official, tmp_path):
     own = {key.removeprefix("decoder/"): v for key, v in official[1].items() if key.startswith("decoder")}
     file = tmp_path / "my_taesd_decoder.safetensors"
@@ -168,8 +181,24 @@ def test_checkpoints_from_before_there_was_one_are_exact(networks, tmp_path):
 
 
 def test_an_aligner_of_pictures_has_no_such_switch(first_config):
-    with pytest.raises(InputError, match="the aligner of tiny reads no latents"):
+    with pytest.raises(InputError, match="inner, tiny: the aligner of tiny reads no latents; leave both out"):
         change_inner(build_networks(first_config), "exact")
+
+
+def test_a_file_of_a_tiny_one_leaves_the_way_of_warping_as_it_is(networks, official, tmp_path):
+    file = tmp_path / "taesd.safetensors"
+    save_file(official[0].state_dict(), file)
+    for inner, wanted in (("latent", "latent"), ("tiny", "tiny"), ("exact", "tiny")):
+        own, path = with_inner(networks.config, inner), tmp_path / f"{inner}.safetensors"
+        own = replace(own, tiny=TinyConfig(own.tiny.kind))  # of TAESD's own size
+        parts = {part: getattr(networks, part) for part in parts_of(own) if part != "tiny"}
+        if own.tiny.kind == "tiny":
+            parts["tiny"] = TinyAutoencoder(own.tiny)
+        save_model(path, parts, to_dict(own), dtype=torch.float32)
+        pipeline = RePoseDMPipeline.from_pretrained(path, tiny=file)
+        assert pipeline.config.inner == wanted and pipeline.aligner.config.warp == own.aligner.warp
+        state = pipeline.tiny.state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in official[0].state_dict().items())
 
 
 def test_the_budget_of_the_aligner_is_met_in_counted_operations():

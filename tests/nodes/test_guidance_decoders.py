@@ -146,6 +146,7 @@ def test_reposedm_with_a_tiny_autoencoder_brings_its_own(pack, guide, tmp_path_f
     model, vae, aligner, _ = pack.nodes.loaders.load_checkpoint(path)
     (own,) = networks(guide(model, vae, decoder="taesd"))
     assert own.vae is not vae.tiny and own.vae is not aligner.patcher.model.tiny
+    assert {len(layer._forward_pre_hooks) for layer in own.vae.modules()} == {1}, "interruptible, each layer once"
     z = torch.randn(1, 4, 8, 6)
     assert torch.equal(own.vae.decode(z), vae.tiny.decode(z))
     calls, inner = [], aligner.patcher.model.tiny

@@ -56,6 +56,44 @@ def test_strength_of_the_sampler_is_in_the_preset_s_measure(pack, reposedm, guid
     assert one.__self__.settings.unit == model.model.reposedm_field_config.strength
 
 
+@pytest.fixture(scope="module")
+def cheaper(pack, tiny, tmp_path_factory):
+    """Path of tiny RePoseDM whose file has it guided in one step of three, on pictures of half the size."""
+    from reposedm_core.checkpoint import load_parts, save_model
+
+    parts, header = load_parts(tiny)
+    field = {**header["config"]["field"], "start": 0.0, "strength": 1.0, "every": 3, "size": 0.5}
+    own = pack.reposedm_core.load_networks(tiny)
+    path = tmp_path_factory.mktemp("models") / "cheaper.safetensors"
+    networks = {part: getattr(own, part) for part in parts}
+    save_model(path, networks, {**header["config"], "field": field}, dtype=torch.float32)
+    return path
+
+
+def test_steps_and_size_of_a_file_are_those_of_the_python_pipeline(pack, cheaper, guide, monkeypatch):
+    """The same gradients of the same latent, in the same steps, on pictures of the same size."""
+    model, vae, _, estimator = reposedm = pack.nodes.loaders.load_checkpoint(cheaper)
+    pipeline = pack.reposedm_core.RePoseDMPipeline.from_pretrained(cheaper)
+    config = pipeline.config
+    guidance = pack.reposedm_core.diffusion.guided.FieldGuidance
+    calls, call = [], guidance.__call__
+    monkeypatch.setattr(guidance, "__call__", lambda own, *told: calls.append((own, *told)) or call(own, *told))
+    bent = guide(model, vae, estimator=estimator, preset="from the model")
+    (one,) = bent.model_options["sampler_post_cfg_function"]
+    assert (one.__self__.settings.every, one.__self__.settings.share) == (3, 0.5)
+    assert one.__self__.native == config.field_size(0.5) != config.field_size(1.0)
+    sampled(pack, reposedm, guide, preset="from the model")
+    assert len(calls) == 2, "the first and the fourth of four steps"
+    _, x0, alpha_bar, weight = calls[0]
+    pose = pack.reposedm_core.pose.one_pose(POSE)
+    core = pipeline._guidance(pose, (config.height, config.width), None)
+    torch.testing.assert_close(calls[0][0].target.heatmaps, core.target.heatmaps)
+    torch.testing.assert_close(call(calls[0][0], x0, alpha_bar, weight), call(core, x0, alpha_bar, weight))
+    assert not torch.equal(call(core, x0, alpha_bar, weight), x0)
+    sampled(pack, reposedm, guide, preset="from the model", every_nth_step=2)
+    assert len(calls) == 3, "the widgets of cost multiply the file's"
+
+
 def test_stock_models_are_guided_by_the_size_of_the_gradient(made, guide):
     model, vae = made("SD 1.5")
     by_hand = guide(model, vae, strength=0.2, start=0.15, end=0.7, normalise=True)
@@ -78,6 +116,9 @@ def test_file_s_mask_and_update_are_taken_and_w_c_weighs_the_gradient(pack, made
     families.sample(guided, cfg=7.5)
     assert {weight for _, weight in seen} == {7.5}
     assert {(own.update, own.field.mask, own.strength) for own, _ in seen} == {("eq14", "predicted", 1.5)}
+    seen.clear()
+    families.sample(guide(model, vae, preset=STOCK, strength=1.0), cfg=7.5)
+    assert {weight for _, weight in seen} == {1.0}, "a share of the distance to the pose is whole, whatever cfg is"
     seen.clear()
     monkeypatch.delattr(model.model, "reposedm_field_config")
     families.sample(guide(model, vae, strength=3.0), cfg=7.5)

@@ -132,7 +132,7 @@ class RePoseDMStage(Stage):
 
     def prepare(self, main: bool) -> None:
         self.schedule = DiffusionSchedule(self.config.schedule)
-        self.autoencoder = self.networks["autoencoder"]
+        self.autoencoder = self.networks["autoencoder"].to(self.device).eval()
         people, self.held_out = People(self.root, "train"), People(self.root, "val")
         guided = self.config.field.training > 0
         self.shuffle = None

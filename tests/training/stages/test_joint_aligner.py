@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -93,6 +94,18 @@ def test_the_loss_reaches_every_weight_of_both(tmp_path, figures, networks, kind
     assert not [name for name, value in found.items() if value is None], "distributed training would wait for it"
     assert sum(bool(value.any()) for name, value in found.items() if name.startswith("aligner.")) > 20
     assert not any(weight.grad is not None for weight in stage.autoencoder.parameters())
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_the_frozen_networks_are_on_the_stage_s_device_when_it_goes_on(tmp_path, figures, networks, monkeypatch, joint):
+    """All is cached then, so that nothing else brings them there: a run hands networks over in main memory."""
+    stage_of(tmp_path, figures, networks, train_aligner=joint)
+    asked = []
+    networks = replace(networks, autoencoder=copy.deepcopy(networks.autoencoder).train())
+    move = networks.autoencoder.to
+    monkeypatch.setattr(networks.autoencoder, "to", lambda device: asked.append(device) or move(device))
+    stage = stage_of(tmp_path, figures, networks, train_aligner=joint, colour_shuffle=0.0, flip=0.0)
+    assert asked == [stage.device] and not stage.autoencoder.training
 
 
 def test_checkpointing_changes_the_memory_alone(tmp_path, figures, networks):
