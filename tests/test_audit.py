@@ -110,6 +110,10 @@ def test_field():
         ):
             assert f'"{setting}"' in verdict(place).split("**ours**")[0], f"{place}: as printed is {setting}"
         assert f"`limit` = {field.limit:g}" in verdict("eq. 15")
+        printed, ours = zip(*(verdict(place).split("**ours**", 1) for place in ("eq. 10", "eq. 15")), strict=True)
+        assert not any("`size`" in text or "`every`" in text for text in printed)
+        assert field.size == 1 or f"`size` = {field.size:g}" in ours[0]
+        assert field.every == 1 or f"`every` = {field.every}" in ours[1]
         assert own.estimator == ESTIMATORS["w48"] and "W48" in verdict("§3.3, P_φ")
 
 
