@@ -11,7 +11,8 @@ Market-1501's protocol. Writes results.json and results.md. It can be stopped at
 
     python training/study_reid.py cameras --data data/people --out data/cameras
 
-writes synthetic people before cameras, in the same layout, to try it on.
+writes synthetic people before cameras, in the same layout, to try it on: those of all splits, so make the people with
+another --seed than the generator's training set.
 """
 
 from __future__ import annotations

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from reposedm_core.config import FieldConfig
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "training" / "REPRODUCE.md"
@@ -48,5 +51,19 @@ def test_every_table_and_figure_is_there():
 def test_the_hours_are_those_that_the_counts_give():
     """The table in the guide is what benchmarks/hours.py prints (of its smallest row)."""
     found = importlib.import_module("benchmarks.hours")
-    row = next(line for line in GUIDE.read_text(encoding="utf-8").splitlines() if "Table 4: Market-1501 |" in line)
+    row = next(line for line in GUIDE.read_text(encoding="utf-8").splitlines() if "Fig. 3: Market-1501 |" in line)
     assert row in found.table(found.PEAK, found.SHARE, rows=[found.ROWS[2]])
+
+
+def test_the_field_costs_what_it_does_in_the_steps_in_which_it_acts():
+    found = importlib.import_module("benchmarks.hours")
+    counts = found.Counts(denoiser=7, encode=0, decode=5, estimator=3, inner=(0, 2))
+    whole, late = FieldConfig(1, 0, 1), FieldConfig(1, 0.75, 1, every=2)
+    assert [found.guided_steps(each, 20) for each in (whole, late)] == [20, 3]
+    plain = found.sample(counts, 10, 20, None)
+    assert plain == 10 * (20 * 14 + 5)
+    assert found.sample(counts, 10, 20, whole) - plain == 10 * 20 * 2 * (2 + 3)
+    assert found.sample(counts, 10, 20, replace(whole, size=0.5)) - plain == 10 * 20 * 2 * (2 + 3) / 4
+    assert found.sample(counts, 10, 20, replace(late, space="features")) - plain == 10 * (3 * 2 * (2 + 3) + 3), "once"
+    names = [row[0] for row in found.ROWS]
+    assert all(f"| {name} |" in GUIDE.read_text(encoding="utf-8") for name in names)

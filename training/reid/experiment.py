@@ -160,6 +160,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
             "device": experiment.device,
             "remark": experiment.remark,
             "seeds": list(experiment.seeds),
+            "generators": list(experiment.weights),
             "people": len(np.unique(shots.person)),
             "train": len(shots),
             "queries": len(query),

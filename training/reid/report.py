@@ -93,6 +93,11 @@ def markdown(results: dict[str, Any]) -> str:
         f"Means over {len(p['seeds'])} seeds. In brackets: 95 % bootstrap interval, whole test people resampled"
         + (f"; between seeds mAP has a standard deviation of {np.mean(spread):.1f} on average." if spread else "."),
     ]
+    if p["generators"]:
+        notes.append(
+            f"{', '.join(p['generators'])}: a generator that was trained on the whole training set brings in what it "
+            "learned of the pictures that a share leaves out."
+        )
     if p["remark"]:
         notes.insert(0, p["remark"])
     parts = ["# Person re-identification", table(results["rows"], "map", "mAP, %")]

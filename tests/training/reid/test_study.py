@@ -66,6 +66,7 @@ def test_the_experiment(command, tmp_path, capsys):
     assert (protocol["people"], protocol["train"], protocol["queries"], protocol["gallery"]) == (3, 6, 1, 4)
     report = (out / "results.md").read_text()
     assert "| + theirs | " in report and "from random weights, not ImageNet's" in report
+    assert "ours: a generator that was trained on the whole training set" in report
     assert report in capsys.readouterr().out
     pictures = sorted((out / "pictures" / "ours").iterdir())
     assert len(pictures) == len({*pictures}) and all(Image.open(path).size == (48, 64) for path in pictures)
