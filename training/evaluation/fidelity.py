@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from reposedm_core.config import SPACES, TARGETS, UPDATES, FieldConfig
@@ -140,9 +140,8 @@ def study(
         raise InputError(f"pairs = {pairs}: must be at least 1.")
     people = People(data, "val")
     pipe = open_contender(weights, people, device=device).pipe
-    judging = Judge(
-        load_detector(judge, device) if judge else Detector.of(pipe, f"the estimator of {OURS}"), device=device
-    )
+    detector = load_detector(judge, device) if judge else Detector.of(pipe, f"the estimator of {OURS}")
+    judging = Judge(detector, device=device)
     folder = Path(out)
     make_folder(folder, "out")
     probe = Probe(Estimates(weights, people, pairs, folder, torch.device(device)), people)
@@ -155,6 +154,7 @@ def study(
             "pairs": len(chosen),
             "seed": seed,
             "judge": Path(judge).name if judge else None,
+            "judge_guides": same_weights(detector.estimator, pipe.estimator),
         },
         "bits": bits_per_dimension(probe),
         "cosines": target_cosines(probe),
@@ -165,10 +165,17 @@ def study(
     return results
 
 
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Are they one network, whatever file each is from?"""
+    mine, others = one.state_dict(), other.state_dict()
+    return mine.keys() == others.keys() and all(torch.equal(value, others[key]) for key, value in mine.items())
+
+
 def markdown(results: dict) -> str:
     """fidelity.md: the three tables and how they were measured."""
     p = results["protocol"]
-    judge = f"another estimator than the guiding one ({p['judge']})" if p["judge"] else "the guiding estimator itself"
+    judge = "the guiding estimator itself" if p["judge_guides"] else "another estimator than the guiding one"
+    judge += f" ({p['judge']})" if p["judge"] else ""
     return (
         "\n\n".join(
             [

@@ -12,13 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reposedm_core.checkpoint import has_header, load_into
-from reposedm_core.config import FieldConfig
+from reposedm_core.config import FieldConfig, shared_size
 from reposedm_core.diffusion.guided import FieldGuidance
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.diffusion.schedulers import sample_noise
 from reposedm_core.field import PoseInteractionField, joints_target
+from reposedm_core.field.field import reduced
 from reposedm_core.files import checksum, make_folder, write_json, write_picture
-from reposedm_core.images import check_size, to_uint8
+from reposedm_core.images import check_size, fit_image, to_uint8
 from reposedm_core.pose import Pose, draw_pose
 from reposedm_core.presets import PRESETS
 from reposedm_core.reposesd.network import GuidedRePoseSD, RePoseSD, TextCondition
@@ -151,6 +152,14 @@ class TextModel:
     def skeleton_style(self) -> str:
         return "openpose" if self.own else "humansd"
 
+    def compared(self, kind: FieldConfig) -> tuple[int, int]:
+        """Height and width of the pictures that the field compares, see `FieldConfig.size`."""
+        return shared_size(self.size, kind.size, max(self.field.estimator.config.strides))
+
+    def field_picture(self, latents: Tensor, kind: FieldConfig) -> Tensor:
+        """What the field looks at of latents (B, C, h, w), as in `RePoseDMPipeline.field_picture`."""
+        return fit_image(self.autoencoder.decode(reduced(latents, kind.size)), *self.compared(kind))
+
     @torch.no_grad()
     def sample(self, numbers: Sequence[int], examples: Sequence[CaptionedExample], kind: FieldConfig) -> Tensor:
         """Pictures (B, 3, H, W) of captions and poses, float32 in about [-1, 1]."""
@@ -167,8 +176,10 @@ class TextModel:
         model.keeps_pose, model.bf16 = not self.own, self.how.bf16
         if kind.strength:
             joints = torch.stack([torch.from_numpy(largest(example)) for example in examples]).to(device)
-            target = joints_target(self.field, joints, *self.size)
-            model.field = FieldGuidance.configured(kind, self.field, target, self.autoencoder.decode)
+            size = self.compared(kind)
+            joints = joints * joints.new_tensor((size[1] / self.size[1], size[0] / self.size[0], 1.0))
+            target = joints_target(self.field, joints, *size)
+            model.field = FieldGuidance.configured(kind, self.field, target, lambda z: self.field_picture(z, kind))
         latents = sample_noise(model, noise.to(device), self.steps)
         return torch.cat([self.autoencoder.decode(latent) for latent in latents.split(1)])
 

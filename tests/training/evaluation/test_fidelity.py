@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reposedm_core.config import FieldConfig
+from reposedm_core.checkpoint import save_model
+from reposedm_core.config import FieldConfig, to_dict
+from reposedm_core.pipeline import load_networks
 from training import study_fidelity
 from training.data.people_set import People
 from training.evaluation import fidelity
@@ -81,5 +83,17 @@ def test_the_command_writes_its_tables(figures, weights, tmp_path, capsys, monke
     assert code == 0 and "| t = 301 |" in text and "eq14" in text and "the guiding estimator itself" in text
     results = json.loads((tmp_path / "fidelity.json").read_text())
     assert results["protocol"]["pairs"] == 2 and len(results["steps"]) == 5  # its field acts in all of the sampling
+    for judge, guides in (("own", True), ("other", False)):
+        network = load_networks(weights).estimator
+        if judge == "other":
+            next(network.parameters()).data.add_(0.01)
+        file = tmp_path / f"{judge}.safetensors"
+        save_model(file, {"estimator": network}, to_dict(load_networks(weights).config), dtype=torch.float32)
+        found = fidelity.load_detector(file).estimator
+        assert fidelity.same_weights(found, load_networks(weights).estimator) == guides
+        told = {**results, "protocol": {**results["protocol"], "judge": file.name, "judge_guides": guides}}
+        said = "the guiding estimator itself (own" if guides else "another estimator than the guiding one (other"
+        assert said in fidelity.markdown(told)
+    assert results["protocol"]["judge_guides"]
     assert study_fidelity.main(["--weights", str(weights), "--data", str(figures), "--out", "x", "--pairs", "0"]) == 2
     assert "pairs = 0: must be at least 1" in capsys.readouterr().err

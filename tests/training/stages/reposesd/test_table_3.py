@@ -141,6 +141,19 @@ def test_strength_0_of_the_field_and_nobody_to_guide_change_nothing(
     assert one == other and len(one) == 1
 
 
+def test_the_field_compares_pictures_of_the_file_s_size(files, folder, crowd, estimator):
+    """As the pipeline and the training do: the decoded latent and the target alike."""
+    how = text_models.Sampling(PROTOCOLS["ours"], estimator, tokenizer=folder / "tokenizer", steps=2)
+    model = text_models.TextModel("a", files["own"], (HEIGHT, WIDTH), how)
+    kind, example, shown = model.rows["a" + text_models.WITH_FIELD], Captioned(crowd, "train").read(0), []
+    model.field.estimator.register_forward_hook(lambda _, given, __: shown.append(tuple(given[0].shape[-2:])))
+    whole = model.sample([0], [example], kind)
+    assert set(shown) == {(HEIGHT, WIDTH)}
+    shown.clear()
+    half = model.sample([0], [example], replace(kind, size=0.5))
+    assert set(shown) == {(HEIGHT // 2, WIDTH // 2)} and half.isfinite().all() and not torch.equal(half, whole)
+
+
 def test_the_protocol_of_humansd(files, command, tmp_path):
     assert evaluate_captioned.main([*command[:-6], "--count=1", "--field-strength=0", "--protocol=humansd",
                                     f"--weights=HumanSD={files['public']}"]) == 0  # fmt: skip
