@@ -178,7 +178,7 @@ def experiments(out: Path) -> list[tuple[Callable[[list[str]], int], list[str]]]
         f"--also=B1={b1}",
         f"--data={out / 'people'}",
         f"--out={out / 'evaluation'}",
-        "--pairs=2",
+        "--pairs=3",
         "--steps=2",
         "--field-strength=0",
         "--real=none",
@@ -191,9 +191,10 @@ def experiments(out: Path) -> list[tuple[Callable[[list[str]], int], list[str]]]
         f"--poses={pictures / 'pose'}",
         f"--method=RePoseDM={pictures / 'reposedm'}",
         f"--method=B1={pictures / 'b1'}",
-        "--reals=2",
-        "--fakes=2",
-        "--sets=2",
+        "--reals=1",
+        "--fakes=1",
+        "--sets=1",
+        "--checks=1",
         f"--out={out / 'perception'}",
     ]
     return [

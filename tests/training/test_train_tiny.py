@@ -142,7 +142,7 @@ def test_the_experiments_leave_their_tables_and_their_page(trained):
     assert list(rows) == ["real only", "+ copies of real ones", "+ RePoseDM", "+ B1"]
     assert all(0 < cells["50"]["map"]["mean"] <= 100 for cells in rows.values())
     key = json.loads((trained / "perception" / "study.key.json").read_text())
-    assert len(key["singles"]) == 2 + 2 + 2 and len(key["sets"]) == 2 + 2 and key["methods"] == ["RePoseDM", "B1"]
+    assert len(key["singles"]) == 1 + 1 + 1 and len(key["sets"]) == 1 + 1 and key["methods"] == ["RePoseDM", "B1"]
     assert key["study"] in (trained / "perception" / "study.html").read_text()
     assert Image.open(trained / "fig5.png").width > 1000 and (trained / "fig5.pdf").is_file()
     assert len(list((trained / "fig4" / "result").iterdir())) == 3

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from reposedm_core import Pose, RePoseDMPipeline
-from reposedm_core.files import write_picture, write_text
+from reposedm_core.files import write_json, write_picture, write_text
 from reposedm_core.images import to_pil
 from reposedm_core.keep_face import find_face, keep_face
 from reposedm_core.pose import smooth_poses
@@ -52,11 +52,17 @@ def measure_clips(
         write_picture(folder / f"clip-{number}.png", to_pil(sheet))
         LOG.info("clip %d is measured", number + 1)
     measures = rows[0][TRUTH]
-    table = {row: {key: float(np.nanmean([each[row][key] for each in rows])) for key in measures} for row in rows[0]}
+    table = {row: {key: _mean([each[row][key] for each in rows]) for key in measures} for row in rows[0]}
     found = {"model": pipe.config.name, "clips": len(rows), "frames": sum(frames) // len(rows), "rows": table}
-    write_text(folder / "clip.json", json.dumps(found, indent=1) + "\n")
+    write_json(folder / "clip.json", found)
     write_text(folder / "clip.md", markdown(found))
     return found
+
+
+def _mean(values: list[float]) -> float | None:
+    """Of those that are numbers; None, JSON's null, where no clip has one, as where no face is seen."""
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else None
 
 
 def make_frames(pipe: RePoseDMPipeline, clip: Clip, steps: int | None) -> dict[str, Tensor]:
@@ -130,5 +136,7 @@ def markdown(found: dict[str, Any]) -> str:
         "|---" * (len(columns) + 1) + "|",
     ]
     for row, values in found["rows"].items():
-        lines.append(f"| {row} | " + " | ".join(f"{values[column]:.2f}" for column in columns) + " |")
+        lines.append(
+            f"| {row} | " + " | ".join("–" if values[c] is None else f"{values[c]:.2f}" for c in columns) + " |"
+        )
     return "\n".join(lines) + "\n"

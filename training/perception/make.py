@@ -27,6 +27,8 @@ TEMPLATE = Path(__file__).with_name("page.html")
 PAGE, KEY = "study.html", "study.key.json"
 KEY_FORMAT = "perception study key"
 REAL, GENERATED, CHECK = "real", "generated", "check"
+MOST = 9
+"""Methods in a set at most: one key each."""
 TILES = 4
 """An attention check's picture is cut into TILES × TILES tiles."""
 
@@ -40,7 +42,8 @@ class Study:
         methods: name → folder of its pictures in the second scheme; empty without it. The same file name, whatever
             its ending, is the same set in all of them, in `sources` and in `poses`.
         reals, fakes, sets: how many of each are drawn; the paper's are 30, 20 and 30.
-        checks: attention checks in each scheme, 0 for none.
+        checks: attention checks in each scheme, 0 for none, of pictures and sets that are not asked about: a check
+            would tell of those which method's picture is the whole one.
         size: height and width that all pictures are brought to; None: they must have one size already.
         seed: of what is drawn, and, with the rater's name, of every rater's order and sides.
     """
@@ -70,6 +73,11 @@ class Study:
             )
         if len(self.methods) == 1:
             raise InputError("The best of one method is no question: give --method at least twice.")
+        if len(self.methods) > MOST:
+            raise InputError(
+                f"{len(self.methods)} methods: keys 1 to {MOST} choose among them; give at most {MOST}, or make two "
+                "studies."
+            )
         if min(self.reals, self.fakes, self.sets) < 1 or not 0 <= self.checks <= 20 or self.seed < 0:
             raise InputError("Pictures and sets must be at least 1, checks 0 to 20, and the seed at least 0.")
 
@@ -124,16 +132,23 @@ def make_study(study: Study, out: Path) -> dict[str, int]:
 
 def _drawn(names: list[str], count: int, rng: np.random.Generator, what: str) -> list[str]:
     if len(names) < count:
-        raise InputError(f"{what}: {len(names)} pictures, and the study wants {count}: add pictures, or ask for fewer.")
+        raise InputError(
+            f"{what}: {len(names)} pictures, and the study wants {count}, checks included: add pictures, "
+            "or ask for fewer."
+        )
     return [names[n] for n in rng.permutation(len(names))[:count]]
 
 
 def _singles(study: Study, rng: np.random.Generator, reader: _Reader) -> tuple[list[dict], dict[str, dict]]:
     real, generated = pictures_of(study.real), pictures_of(study.generated)
-    chosen = [(REAL, real[name]) for name in _drawn(list(real), study.reals, rng, f"--real {study.real}")]
-    made = _drawn(list(generated), study.fakes, rng, f"--generated {study.generated}")
+    # one name is one scene: who has seen it in both folders may know it again, so that none is drawn from both
+    order = _drawn(list(generated), max(study.fakes, len(generated)), rng, f"--generated {study.generated}")
+    made = sorted(order, key=lambda name: name in real)[: study.fakes]
+    left = [name for name in real if name not in made]
+    shared = f" without the {len(real) - len(left)} drawn from --generated" if len(left) < len(real) else ""
+    taken = _drawn(left, study.reals + study.checks, rng, f"--real {study.real}{shared}")
+    chosen = [(REAL if n < study.reals else CHECK, real[name]) for n, name in enumerate(taken)]
     chosen += [(GENERATED, generated[name]) for name in made]
-    chosen += [(CHECK, chosen[n % study.reals][1]) for n in range(study.checks)]
     items, key = [], {}
     for number, n in enumerate(rng.permutation(len(chosen))):
         kind, path = chosen[n]
@@ -149,8 +164,8 @@ def _sets(study: Study, rng: np.random.Generator, reader: _Reader) -> tuple[list
     made = {name: pictures_of(folder) for name, folder in study.methods.items()}
     common = set.intersection(*(set(found) for found in (*folders.values(), *made.values())))
     where = "pictures whose name is in --sources, --poses and the folder of every --method"
-    chosen = [(name, False) for name in _drawn(sorted(common), study.sets, rng, where)]
-    chosen += [(chosen[n % study.sets][0], True) for n in range(study.checks)]
+    taken = _drawn(sorted(common), study.sets + study.checks, rng, where)
+    chosen = [(name, n >= study.sets) for n, name in enumerate(taken)]
     items, key = [], {}
     for number, n in enumerate(rng.permutation(len(chosen))):
         stem, check = chosen[n]

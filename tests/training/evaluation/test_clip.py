@@ -10,6 +10,7 @@ from PIL import Image
 pytest.importorskip("anny", reason="the synthetic people need anny")
 
 from training import measure_clip
+from training.evaluation import clip
 from training.evaluation.clip import FACE, FOUND, ONE, OWN, ROWS, SMOOTH, TRUTH
 
 
@@ -38,3 +39,18 @@ def test_what_cannot_be_measured_is_said(weights_256, tmp_path, capsys):
     for wrong in (("--clips", "0"), ("--frames", "1")):
         with pytest.raises(SystemExit):
             measure_clip.main(["--out", str(tmp_path), *wrong])
+
+
+def test_what_no_clip_shows_is_no_number(weights_256, tmp_path, monkeypatch):
+    monkeypatch.setattr(clip, "find_face", lambda pose: None)
+    monkeypatch.setattr(clip, "keep_face", lambda picture, *_: (picture, None))
+    arguments = ["--weights", str(weights_256), "--out", str(tmp_path), "--clips", "1", "--frames", "2", "--steps", "1"]
+    assert measure_clip.main(arguments) == 0
+
+    def refused(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    rows = json.loads((tmp_path / "clip.json").read_text("utf-8"), parse_constant=refused)["rows"]
+    assert all(values["off the truth, face"] is None for values in rows.values())
+    assert all(values["off the truth, person"] is not None for values in rows.values())
+    assert "| – |" in (tmp_path / "clip.md").read_text("utf-8")

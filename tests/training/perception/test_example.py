@@ -20,3 +20,4 @@ def test_the_example_is_what_the_command_writes():
     assert data["study"] == key["study"]
     assert {item["id"] for item in data["singles"]} == set(key["singles"])
     assert {item["id"] for item in data["sets"]} == set(key["sets"])
+    assert all(len({each["file"] for each in key[part].values()}) == len(key[part]) for part in ("singles", "sets"))

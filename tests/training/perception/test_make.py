@@ -49,6 +49,22 @@ def test_the_page_has_what_was_asked_for_and_the_key_says_what_it_is(study):
         assert whole == ([True, False, False] if each["check"] else [True] * 3)
 
 
+def test_no_check_and_no_generated_picture_repeats_what_is_asked(study, tmp_path):
+    shutil.copytree(study.root / "photographs", tmp_path / "made")  # every name in both folders
+    write_pictures(tmp_path / "real", [f"camera{n}" for n in range(8)], 1)
+    for seed in range(5):
+        given = {"real": tmp_path / "real", "generated": tmp_path / "made", "seed": seed, "checks": 1}
+        assert study_perception.main(arguments(study.root, **given, out=tmp_path / f"out{seed}")) == 0
+        known = json.loads((tmp_path / f"out{seed}" / "study.key.json").read_text())
+        stems = [each["file"].split(".")[0] for each in known["singles"].values()]
+        assert len(stems) == 8 == len(set(stems))
+        assert len({each["file"] for each in known["sets"].values()}) == len(known["sets"]) == 4
+    few = {"real": study.root / "photographs", "generated": tmp_path / "made"}
+    assert study_perception.main(arguments(study.root, **few, out=tmp_path / "few")) == 2
+    only = {**few, "reals": 2, "fakes": 3, "checks": 1}
+    assert study_perception.main(arguments(study.root, **only, out=tmp_path / "six")) == 0
+
+
 def test_nothing_on_the_page_tells_who_made_a_picture(study):
     page, text = data_of(study.page), study.page.read_text()
     for word in ("camera", "sampled", "pair", *METHODS):
@@ -81,7 +97,10 @@ def test_no_tile_of_a_check_stays():
     ("change", "words"),
     [
         (["--fakes", "6"], "5 pictures, and the study wants 6"),
-        (["--sets", "9"], "5 pictures, and the study wants 9"),
+        (["--sets", "9"], "5 pictures, and the study wants 10"),
+        (["--reals", "6"], "6 pictures, and the study wants 7, checks included"),
+        (["--sets", "5"], "5 pictures, and the study wants 6, checks included"),
+        ([part for n in range(7) for part in ("--method", f"m{n}={{root}}/theirs")], "10 methods: keys 1 to 9"),
         (["--checks", "-1"], "checks 0 to 20"),
         (["--real", "{root}/nowhere"], "there is no such folder"),
         (["--real", "{root}"], "no picture"),
@@ -91,7 +110,7 @@ def test_no_tile_of_a_check_stays():
     ],
 )
 def test_what_makes_no_study_is_told_in_one_line(study, tmp_path, capsys, change, words):
-    write_pictures(tmp_path / "damaged", list("abcd"), 9)
+    write_pictures(tmp_path / "damaged", list("abcdef"), 9)
     for path in (tmp_path / "damaged").iterdir():
         path.write_bytes(path.read_bytes()[:60])
     shutil.copytree(study.root / "photographs", tmp_path / "large")

@@ -157,3 +157,18 @@ def test_a_whole_study(browser, study, tmp_path):
     assert any(other.seen[item] != placed[item] for item in known["sets"])
     other.context.close()
     sitting.context.close()
+
+
+def test_a_tab_that_is_hidden_while_its_pictures_are_decoded_is_paused(browser, study):
+    sitting = Sitting(browser, study, "9")
+    page = sitting.page
+    page.locator("#begin").click()
+    page.evaluate("Object.defineProperty(document, 'hidden', { get: () => true })")
+    sitting.go_on()
+    page.locator("#paused").wait_for()
+    page.wait_for_timeout(300)
+    page.locator("#resume").click()
+    sitting.look(1)
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("state.answers[0].milliseconds") < 300
+    sitting.context.close()
