@@ -13,7 +13,7 @@ from PIL import Image
 
 from reposedm_core import InputError
 from reposedm_core.checkpoint import save_model, save_weights
-from reposedm_core.files import read_json, replacing, write_array, write_picture, write_text
+from reposedm_core.files import checksum, read_json, replacing, write_array, write_picture, write_text
 from training.data.row_files import RowFiles
 from training.engine.state import save_atomically
 from training.train import main
@@ -153,3 +153,20 @@ def test_a_file_of_settings_without_end_is_not_read(tmp_path):
         file.truncate(2**40)  # takes no room on the disk
     with pytest.raises(InputError, match="more than 64 MiB"):
         read_json(tmp_path / "config.json", "it")
+
+
+def test_a_checksum_is_of_content_and_of_the_names_in_a_folder(tmp_path):
+    one, folder = tmp_path / "one", tmp_path / "folder"
+    one.write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert checksum(one) == known == checksum(one.rename(tmp_path / "two"))
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "weights").write_bytes(b"abc")
+    before = checksum(folder)
+    assert before == checksum(folder) != known
+    (folder / "unet" / "weights").write_bytes(b"abd")
+    changed = checksum(folder)
+    (folder / "unet" / "weights").rename(folder / "weights")
+    assert len({before, changed, checksum(folder)}) == 3
+    with pytest.raises(InputError, match="one cannot be read"):
+        checksum(one)
