@@ -127,9 +127,13 @@ def build(family: str) -> Any:
 
 
 def randomise(network: torch.nn.Module, scale: float = 0.05) -> None:
-    """Random weights from one seed; norms scale by about 1."""
+    """Random weights from one seed; norms scale by about 1. So are SD 3's positions, a buffer that only a checkpoint
+    fills: until then it holds whatever lay in memory."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
+        for name, positions in network.named_buffers():
+            if name == "pos_embed":
+                positions.copy_(scale * torch.randn(positions.shape, generator=torch.Generator().manual_seed(1)))
         for name, weight in network.named_parameters():
             weight.copy_(scale * torch.randn(weight.shape, generator=generator))
             if weight.ndim == 1 and name.endswith("weight"):

@@ -43,4 +43,4 @@ def test_two_processes_write_the_results_of_one(figures, weights, tmp_path):
     for name in ("results.md", "results.html", "sheet.jpg"):
         assert (two / name).read_bytes() == (one / name).read_bytes(), name
     files = sorted(path.relative_to(one) for path in (one / "pictures").rglob("*.png"))
-    assert len(files) == 5 * (5 + 2) and all((two / f).read_bytes() == (one / f).read_bytes() for f in files)
+    assert len(files) == 5 * (6 + 2) and all((two / f).read_bytes() == (one / f).read_bytes() for f in files)
