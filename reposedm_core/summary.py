@@ -79,11 +79,31 @@ USED = {
 """Which configurations the cost of a part depends on."""
 
 
+def _empty(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """A picture and a latent of the model's size, without values."""
+    c, stride = config.autoencoder.channels, config.autoencoder.stride
+    sizes = (3, config.height, config.width), (c, config.height // stride, config.width // stride)
+    picture, latent = (torch.empty(1, *size, device="meta") for size in sizes)
+    return picture, latent
+
+
+@cache
+def _aligner(config: ModelConfig) -> tuple[Cost, tuple[int, ...]]:
+    """Cost of the aligner, and a number for each encoding that it asks for: 1 by the tiny autoencoder, else 0."""
+    picture, latent = _empty(config)
+    calls, inner = [], {}
+    if config.tiny.kind != "none":
+        inner = {"inner": lambda _: calls.append(1) or latent}
+    own = measure(
+        lambda: NETWORKS["aligner"](config.aligner),
+        lambda n: n(picture, picture, encode=lambda _: calls.append(0) or latent, **inner),
+    )
+    return own, tuple(calls)
+
+
 @cache
 def _cost(config: ModelConfig, part: str) -> Cost:
-    picture = torch.empty(1, 3, config.height, config.width, device="meta")
-    c, stride = config.autoencoder.channels, config.autoencoder.stride
-    latent = torch.empty(1, c, config.height // stride, config.width // stride, device="meta")
+    picture, latent = _empty(config)
     if part == "decode":
         own = measure(lambda: build_autoencoder(config.autoencoder), lambda n: n.decode(latent))
         if config.decoder.kind == "none":
@@ -96,16 +116,10 @@ def _cost(config: ModelConfig, part: str) -> Cost:
     if part == "estimator":
         seen = torch.empty(1, 3, *config.network_size, device="meta")
         return measure(lambda: NETWORKS[part](config.estimator), lambda n: n(seen))
-    if part in ("aligner", "encodings"):
-        calls, inner = [], {}
-        if config.tiny.kind != "none":
-            inner = {"inner": lambda _: calls.append(1) or latent}
-        own = measure(
-            lambda: NETWORKS["aligner"](config.aligner),
-            lambda n: n(picture, picture, encode=lambda _: calls.append(0) or latent, **inner),
-        )
-        if part == "aligner":
-            return own
+    if part == "aligner":
+        return _aligner(config)[0]
+    if part == "encodings":
+        calls = _aligner(config)[1]
         once = measure(lambda: build_autoencoder(config.autoencoder), lambda n: n.encode(picture))
         if config.tiny.kind == "none":
             return Cost(once.parameters, len(calls) * once.flops)
