@@ -82,7 +82,8 @@ class Stage(ABC):
         """What precedes the first step of a run that starts anew: a closed-form fit, say. `init` comes after it."""
 
     def start_from(self, module: nn.Module, checkpoint: str) -> None:
-        """Fill the network with the weights of `settings.init`, an exported checkpoint, strictly.
+        """Fill the network with the weights of `settings.init`, an exported checkpoint, strictly; what is trained with
+        it stays as it is where the checkpoint has none.
 
         Raises:
             InputError: no such checkpoint, without this part, or with another network.
@@ -90,7 +91,9 @@ class Stage(ABC):
         parts, _ = load_parts(checkpoint)
         if self.part not in parts:
             raise InputError(f"{self.name}.init: {checkpoint} holds {', '.join(sorted(parts))}, and no {self.part}.")
-        load_into(self.part_of(module), parts[self.part], f"{self.name}.init: {checkpoint}")
+        for part, network in self.parts_of(self.part_of(module)).items():
+            if part in parts:
+                load_into(network, parts[part], f"{self.name}.init: {checkpoint}")
 
     def checkpointed(self, module: nn.Module) -> None:
         """Let `module` forget activations and compute them again on the way back (`settings.checkpointing`).

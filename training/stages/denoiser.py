@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reposedm_core.alignment import RecurrentPoseAligner
-from reposedm_core.checkpoint import load_into, load_parts
 from reposedm_core.config import ModelConfig
 from reposedm_core.diffusion.denoiser import Denoiser
 from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
@@ -113,17 +112,6 @@ class RePoseDMStage(Stage):
     def initialise(self, module: WithContext) -> None:
         if self.joint:
             module.aligner.load_state_dict(self.networks["aligner"].state_dict())
-
-    def start_from(self, module: WithContext, checkpoint: str) -> None:
-        """The denoiser's weights, and the aligner's where the checkpoint has some and they are trained here."""
-        if not self.joint:
-            return super().start_from(module, checkpoint)
-        parts, _ = load_parts(checkpoint)
-        if self.part not in parts:
-            raise InputError(f"{self.name}.init: {checkpoint} holds {', '.join(sorted(parts))}, and no {self.part}.")
-        for name, network in self.parts_of(module).items():
-            if name in parts:
-                load_into(network, parts[name], f"{self.name}.init: {checkpoint}")
 
     def checkpointed(self, module: WithContext) -> None:
         super().checkpointed(module)

@@ -35,9 +35,8 @@ class FieldTerm:
     ):
         self.config, self.width, self.device = config.field, width, device
         factor, cell = config.height // config.network_size[0], max(config.estimator.strides)
-        self.size = shared_size(
-            (height // factor, width // factor), config.field.size, cell
-        )  # as the estimator sees them
+        seen = height // factor, width // factor  # as the estimator sees whole pictures
+        self.size = shared_size(seen, config.field.size, cell)
         self.scale = self.size[1] / width, self.size[0] / height, 1.0
         self.schedule = DiffusionSchedule(config.schedule)
         self.field = PoseInteractionField(estimator.to(device), config.field.space, mask=config.field.mask)
