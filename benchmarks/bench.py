@@ -73,12 +73,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="also make demo, make test, every N")
     parser.add_argument("--strict", action="store_true", help="exit code 1 where a budget is missed")
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "bench.json", help="JSON file to write")
-    parser.add_argument("--markdown", action="store_true", help="print the README's table instead")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown instead")
     parser.add_argument(
         "--readme",
         type=Path,
         nargs="?",
-        const=ROOT / "README.md",
+        const=ROOT / "benchmarks" / "README.md",
         help=f"also rewrite the table between {table.BEGIN} and {table.END} of this file",
     )
     return parser.parse_args(argv)

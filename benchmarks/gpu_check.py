@@ -1,7 +1,7 @@
 """Does a GPU do what the CPU does, and how quickly? `make gpu-check`, or python benchmarks/gpu_check.py
 
 Networks in three precisions against the CPU, sampling with and without the field, a training step of each network with
-and without torch.compile, and a table of ratios to paste into README.md. Weights are random: they cost what trained
+and without torch.compile, and a table of ratios for this folder's README.md. Weights are random: they cost what trained
 ones cost. It needs nothing but what requirements.txt names, starts with less, and says first what is missing and what
 is therefore left out. `--device cpu --tiny` is a dry run on few channels.
 """

@@ -243,7 +243,7 @@ class Checks:
         }
 
     def table(self, deadline: float) -> Lines:
-        """Ratios, pictures a second and the share of the card's peak, as Markdown for README.md."""
+        """Ratios, pictures a second and the share of the card's peak, as Markdown for benchmarks/README.md."""
         rows = dict(self.ratios)
         if self.whole:
             for name in ("mini-256", "deepfashion-256x176"):

@@ -150,7 +150,7 @@ def as_text(rows: list[Row], report: dict[str, Any]) -> str:
 
 
 def as_markdown(rows: list[Row], report: dict[str, Any]) -> str:
-    """The table for the README, the machine above it; what is missed is in bold."""
+    """The table for benchmarks/README.md, the machine above it; what is missed is in bold."""
     out = [
         header(report),
         "",

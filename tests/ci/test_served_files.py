@@ -1,33 +1,16 @@
-"""What the Comfy registry is told and what it would serve; where the repository is published is filled in later."""
+"""What the Comfy registry is told and what it would serve."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import PurePosixPath
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from workflows.comfy_server import ROOT, read_host
-
-ADDRESS = "https://github.com/someone/ComfyUI-RePoseDM"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"reposedm_{name}", ROOT / ".ci" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def registry():
-    """The script .ci/registry.py as a module."""
-    return script("registry")
 
 
 @pytest.fixture
@@ -70,58 +53,10 @@ def test_comfyui_reads_the_metadata(pyproject, read):
     assert project.supported_os == ["OS Independent"] and project.supported_comfyui_version.startswith(">=0.")
     assert "torch" in project.dependencies
     assert comfy.publisher_id and comfy.display_name == "RePoseDM"
-    assert comfy.icon.startswith("https://") or (ROOT / comfy.icon).is_file()
-
-
-def test_nothing_lacks_but_the_addresses(pyproject, registry):
-    """An icon that is too large or a banner of another shape would be told here, too."""
-    lines = registry.lacks(pyproject)
-    assert [line.partition(":")[0] for line in lines] in ([], ["Repository", "Icon", "Banner"]), lines
-
-
-def test_addresses_are_filled_in(pyproject, registry, read):
-    text = registry.fill(pyproject, ADDRESS, "someone")
-    assert registry.lacks(text) == []
-    found = read(text)
-    assert found.project.urls.repository == ADDRESS and found.project.urls.issues == f"{ADDRESS}/issues"
-    assert found.tool_comfy.publisher_id == "someone"
-    pages = {"Icon": found.tool_comfy.icon, "Banner": re.search(r'^Banner = "(.*)"$', text, re.MULTILINE)[1]}
-    for key, page in pages.items():
-        base = "https://raw.githubusercontent.com/someone/ComfyUI-RePoseDM/main/"
-        assert page.startswith(base) and (ROOT / page.removeprefix(base)).is_file(), key
-    again = registry.fill(text, f"{ADDRESS}-2.git")
-    assert registry.lacks(again) == [] and again.count(f'{ADDRESS}-2"') == 1 and again.count('someone"') == 1
-
-
-@pytest.mark.parametrize(
-    ("repository", "publisher", "named"),
-    [("https://example.org/a/b", "me", "https://github.com/OWNER/NAME"), (ADDRESS, "no id", "'no id'")],
-)
-def test_wrong_addresses_are_refused(pyproject, registry, repository, publisher, named):
-    with pytest.raises(ValueError, match=named):
-        registry.fill(pyproject, repository, publisher)
-
-
-@pytest.mark.parametrize(("key", "value"), [("version", "0.1"), ("name", "re--pose"), ("PublisherId", "")])
-def test_what_the_registry_refuses_is_told(pyproject, registry, key, value):
-    (found,) = registry.lacks(registry.replace(registry.fill(pyproject, ADDRESS), key, value))
-    assert found.startswith(f"{key}:")
-
-
-def test_misshapen_pictures_are_told(registry, tmp_path):
-    Image.new("RGB", (420, 420)).save(tmp_path / "icon.png")
-    assert registry.misshapen("Icon", tmp_path / "icon.png") == ["Icon: icon.png is 420x420 pixels."]
-    assert registry.misshapen("Banner", tmp_path / "icon.png") == ["Banner: icon.png is 420x420 pixels."]
-    (tmp_path / "icon.png").write_bytes(b"GIF89a")
-    assert registry.misshapen("Icon", tmp_path / "icon.png") == ["Icon: icon.png is no PNG file."]
-
-
-def test_icon_is_what_its_script_draws():
-    """Up to the smoothing of edges, which differs a little between versions of Pillow."""
-    drawn = script("artwork").icon()
-    with Image.open(ROOT / "workflows" / "images" / "icon.png") as shipped:
-        difference = np.asarray(drawn).astype(int) - np.asarray(shipped.convert("RGB"))
-    assert np.abs(difference).mean() < 2
+    for name, fits in {"icon": lambda w, h: w == h <= 400, "banner": lambda w, h: 9 * w == 21 * h}.items():
+        with Image.open(ROOT / "workflows" / "images" / f"{name}.png") as picture:
+            assert picture.format == "PNG" and fits(*picture.size), name
+    assert comfy.icon.endswith("workflows/images/icon.png")
 
 
 def test_served_files_are_those_that_users_need(served):
@@ -133,14 +68,25 @@ def test_served_files_are_those_that_users_need(served):
     assert sum((ROOT / name).stat().st_size for name in served) < 64 * 2**20
 
 
+def anchors(page):
+    """What GitHub makes of the headings of a page, for links to them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_served_pages_lead_to_served_files(served):
     folders = {str(parent) for name in served for parent in PurePosixPath(name).parents}
     for page in sorted(name for name in served if name.endswith(".md") and "/web/" not in name):
         text = (ROOT / page).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#\s]+)", text):
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", text):
             if "://" not in target:
-                path = (ROOT / page).parent.joinpath(target).resolve().relative_to(ROOT).as_posix()
-                assert path in served | folders, f"{page} links to {target}"
+                path = (ROOT / page).parent.joinpath(target).resolve() if target else ROOT / page
+                assert path.relative_to(ROOT).as_posix() in served | folders, f"{page} links to {target}"
+                assert not anchor or anchor in anchors(path), f"{page} links to {target}#{anchor}"
+
+
+def test_the_front_page_is_read_to_its_end():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_standards_of_the_registry(served):
