@@ -16,6 +16,7 @@ from torch import nn
 from ..checks import check_tensor, keeps_precision
 from ..config import EstimatorConfig
 from ..pose.heatmaps import decode_heatmaps
+from ..pose.skeleton import COCO_FLIP
 from .protocol import EstimatorOutput, PoseEstimator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -148,19 +149,26 @@ def _constants(
 
 
 @torch.no_grad()
-def predict_pose(estimator: PoseEstimator, images: torch.Tensor, threshold: float = 0.1) -> torch.Tensor:
+def predict_pose(
+    estimator: PoseEstimator, images: torch.Tensor, threshold: float = 0.1, flip: bool = True
+) -> torch.Tensor:
     """The joints of the one person in each picture; `predict_people` finds several.
 
     Args:
         estimator: in eval mode; its configuration says how its maps are read.
         images: (B, 3, H, W) in [-1, 1].
         threshold: joints whose peak in the merged heat maps is lower are absent.
+        flip: average the heat maps with those of the mirrored pictures, as HigherHRNet's authors test: twice the cost,
+            fewer sides taken for each other. Only for COCO's 17 joints.
 
     Returns:
         (B, K, 3) float32: x, y in pixels (pixel centres at +0.5), score; all zero for an absent joint.
     """
     config = estimator.config
     heatmaps = merge_heatmaps(*estimator(images).heatmaps, udp=config.udp)
+    if flip and config.joints == len(COCO_FLIP):
+        mirrored = merge_heatmaps(*estimator(images.flip(-1)).heatmaps, udp=config.udp)
+        heatmaps = (heatmaps + mirrored.flip(-1)[:, list(COCO_FLIP)]) / 2
     joints = decode_heatmaps(heatmaps, config.strides[-1], config.udp)
     return joints * (joints[..., 2:] >= threshold)
 

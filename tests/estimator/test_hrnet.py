@@ -124,20 +124,49 @@ class Rendered(nn.Module):
 def test_predict_pose_reads_the_heatmaps_back(strides, udp):
     joints = torch.cat([10 + 30 * torch.rand(2, 17, 2), torch.ones(2, 17, 1)], -1)
     joints[0, 3] = 0
-    found = predict_pose(Rendered(joints, strides, udp), torch.zeros(2, 3, 64, 48))
+    found = predict_pose(Rendered(joints, strides, udp), torch.zeros(2, 3, 64, 48), flip=False)
     assert found.shape == (2, 17, 3)
     # Blurring by the enlargement biases the two-resolution mean a little; one resolution is read exactly.
     torch.testing.assert_close(found[..., :2], joints[..., :2], atol=0.6 if len(strides) > 1 else 1e-2, rtol=0)
     assert torch.equal(found[0, 3], torch.zeros(3))
     assert (found[1, :, 2] > 0.7).all()
-    assert not predict_pose(Rendered(joints, strides, udp), torch.zeros(2, 3, 64, 48), threshold=1.1).any()
+    assert not predict_pose(Rendered(joints, strides, udp), torch.zeros(2, 3, 64, 48), 1.1, flip=False).any()
+
+
+class Sided(nn.Module):
+    """Takes a bright spot for the left hip, and less surely for the right one, mirrored or not."""
+
+    config = types.SimpleNamespace(joints=17, strides=(2,), sigma=1.5, udp=False)
+    LEFT, RIGHT = 11, 12
+
+    def __init__(self, right: float) -> None:
+        super().__init__()
+        self.right = right
+
+    def forward(self, images: torch.Tensor) -> types.SimpleNamespace:
+        spot = nn.functional.avg_pool2d(images[:, :1], 2)
+        maps = torch.zeros(len(images), 17, *spot.shape[-2:])
+        maps[:, self.LEFT], maps[:, self.RIGHT] = spot[:, 0], self.right * spot[:, 0]
+        return types.SimpleNamespace(heatmaps=(maps,), features=maps)
+
+
+def test_the_mirrored_picture_has_half_a_say():
+    """A spot in the left half: mirrored, its left hip is the right one of the picture, in the same place."""
+    picture = torch.zeros(1, 3, 32, 24)
+    picture[..., 8:10, 4:6] = 1
+    for right in (0.0, 0.4):
+        once = predict_pose(Sided(right), picture, flip=False)[0]
+        both = predict_pose(Sided(right), picture)[0]
+        assert once[Sided.LEFT, 2] == pytest.approx(1) and once[Sided.RIGHT, 2] == pytest.approx(right)
+        assert both[Sided.LEFT, 2] == both[Sided.RIGHT, 2] == pytest.approx((1 + right) / 2)
+        assert torch.equal(both[Sided.LEFT, :2], once[Sided.LEFT, :2]), "mirrored back"
 
 
 def test_udp_moves_what_is_read_towards_the_borders():
     joints = torch.tensor([[[10.0, 54.0, 1.0]]]).expand(1, 17, 3)
     told, plain = Rendered(joints, (4,), udp=True), Rendered(joints, (4,), udp=True)
     plain.config.udp = False
-    right, wrong = (predict_pose(net, torch.zeros(1, 3, 64, 48))[0, 0, :2] for net in (told, plain))
+    right, wrong = (predict_pose(net, torch.zeros(1, 3, 64, 48), flip=False)[0, 0, :2] for net in (told, plain))
     assert (right - joints[0, 0, :2]).abs().max() < 1e-2
     assert (wrong - joints[0, 0, :2]).abs().max() > 0.5
 

@@ -26,6 +26,8 @@ from training.stages.estimates import Estimates
 
 PASTED = 0.6
 """Share of the people that get another background, where the set has masks."""
+EMPTY = 0.05
+"""Share of the pictures with nobody in them, only a background, so that nobody is found there."""
 
 
 def heatmap_loss(output, joints: Tensor, height: int, width: int, sigma: float) -> Tensor:
@@ -99,6 +101,8 @@ class EstimatorStage(Stage):
             masks = self._shrunk(self.people, self.people.masks(*chosen))
             both = torch.cat([images, torch.maximum(masks, 1 - pasted)], 1)
             both, joints = random_affine(rngs, both, joints)
+            empty = np.array([rng.random() < EMPTY for rng in rngs])
+            both[torch.from_numpy(empty), 3], joints[empty] = 0, 0
             images = paste_background(rngs, both[:, :3], both[:, 3:], random_backgrounds(rngs, *both.shape[-2:]))
         else:
             images, joints = random_affine(rngs, images, joints)

@@ -74,7 +74,7 @@ def test_pictures_are_shown_to_the_estimator_at_the_networks_size(picture, secon
     estimator, sizes = load_estimator(str(tmp_path / "whole.safetensors")), []
     estimator.args[0].register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[-2:])))
     estimator(picture)
-    assert sizes == [(32, 24)]
+    assert set(sizes) == {(32, 24)}
 
 
 def test_openpose_gives_the_largest_person_in_pixels(picture):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -55,3 +56,16 @@ def test_the_papers_configurations_take_one_and_train_none(name):
     assert settings.estimator.init.endswith("pose_higher_hrnet_w48_640.pth") and settings.estimator.steps == 0
     assert model_of(settings).estimator == ESTIMATORS["w48"] and model_of(settings).name == name
     assert settings.reposedm.vlb_weight == 1
+
+
+def test_one_picture_in_twenty_shows_nobody(people, tmp_path):
+    """Its joints are absent, and which picture of a person it was makes no difference."""
+    settings = EstimatorSettings(workers=0)
+    stage = EstimatorStage(replace(ModelConfig(), estimator=MICRO), settings, people, tmp_path, {}, torch.device("cpu"))
+    stage.prepare(True)
+    plan = stage.plan(np.random.default_rng(0), 200)
+    batch, other = stage.load(plan), stage.load({**plan, "index": (plan["index"] + 1) % stage.people.counts.min()})
+    empty = ~(batch["joints"][..., 2] > 0).any(1)
+    assert 0.01 < empty.float().mean() < 0.12
+    same = (batch["images"] == other["images"]).flatten(1).all(1)
+    assert same[empty].all() and not same[~empty].any()
