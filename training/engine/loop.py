@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -37,6 +38,8 @@ WITHOUT_INFLUENCE = (
     "init",
 )
 """Settings that may change between runs; of batch and accumulate their product over all processes counts."""
+DRAWN_EVERY = 30.0
+"""Seconds between two drawings of the learning curves; those of the last step are always drawn."""
 
 
 def learning_rate(settings: StageSettings, step: int, steps: int | None = None) -> float:
@@ -89,7 +92,7 @@ class _Run:
         self.optimiser = torch.optim.AdamW(
             trained, self.settings.lr, betas=(0.9, 0.99), weight_decay=self.settings.weight_decay, eps=self.settings.eps
         )
-        self.log, self.made_of = empty_log(), None
+        self.log, self.made_of, self.drawn = empty_log(), None, time.monotonic()
         self.bf16 = None if self.settings.bf16 == AUTO else self.settings.bf16
 
     def restore(self, state: dict) -> None:
@@ -262,7 +265,9 @@ class _Run:
             with torch.no_grad():
                 values, sheet = self.stage.validate(network), self.stage.sheet(network)
             journal.validated(values, sheet)
-            draw_curves(self.stage.name, self.log, self.out / f"{self.stage.name}.png")
+            if time.monotonic() > self.drawn + DRAWN_EVERY or self.log["step"] == self.settings.steps:
+                draw_curves(self.stage.name, self.log, self.out / f"{self.stage.name}.png")
+                self.drawn = time.monotonic()
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
