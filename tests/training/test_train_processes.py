@@ -16,9 +16,11 @@ from tests.fixtures.launching import in_two_processes
 from training import train
 from training.engine.distributed import GlobalBatchNorm2d, open_accelerator, use_global_batch_norm
 from training.train import CONFIGS
+from workflows.comfy_server import ROOT
 
 pytestmark = pytest.mark.processes
 
+IN_TURN = ROOT / "tests" / "fixtures" / "in_turn.py"
 STAGES = ("vae", "estimator", "aligner", "reposedm")
 
 ROUNDING = 1e-4
@@ -67,18 +69,18 @@ def runs(tmp_path_factory, figures) -> tuple[Path, Path]:
     """Folders of the same training in one process and in two; both denoisers train on the same latents."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     assert train.main(settings(one, figures, 4, ",".join(STAGES))) == 0
-    in_two_processes("train.py", *settings(two, figures, 2, "vae,estimator,aligner"))
-    for part in ("vae", "estimator", "aligner"):
-        (two / f"{part}.safetensors").rename(two / f"own-{part}.safetensors")
-    in_two_processes("train.py", *settings(two, figures, 2, "reposedm", f"parts={one}"))
-    (two / "reposedm.safetensors").rename(two / "own-reposedm.safetensors")
+    first = settings(two, figures, 2, "vae,estimator,aligner")
+    then = settings(two / "reposedm", figures, 2, "reposedm", f"parts={one}")
+    in_two_processes(IN_TURN, "training.train", *first, "then", "training.train", *then)
+    for path in (two / "reposedm").glob("reposedm*"):
+        path.rename(two / path.name)
     return one, two
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_processes_train_to_the_weights_of_one_with_twice_the_batch(runs, stage):
-    one, two = (load_file(file) for file in (runs[0] / f"{stage}.safetensors", runs[1] / f"own-{stage}.safetensors"))
+    one, two = (load_file(folder / f"{stage}.safetensors") for folder in runs)
     states = [torch.load(folder / f"{stage}.state.pt", weights_only=True) for folder in runs]
     assert states[0]["log"]["examples"] == states[1]["log"]["examples"] == 24
     for mine, other in ((two, one), (states[1]["network"], states[0]["network"])):
@@ -97,7 +99,7 @@ def test_two_processes_train_to_the_weights_of_one_with_twice_the_batch(runs, st
 
 @pytest.mark.slow
 def test_only_the_first_process_writes(runs):
-    assert {file.name for file in runs[1].iterdir()} >= {"own-vae.safetensors", "reposedm-tiny.safetensors"}
+    assert {file.name for file in runs[1].iterdir()} >= {"vae.safetensors", "reposedm-tiny.safetensors"}
     assert not list(runs[1].glob("*.part"))
     assert json.loads((runs[1] / "vae.json").read_text())["examples"] == 24
 
