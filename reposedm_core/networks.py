@@ -20,7 +20,7 @@ from .diffusion.autoencoder import Autoencoder, KLAutoencoder, build_autoencoder
 from .diffusion.denoiser import Denoiser
 from .diffusion.reference_decoder import ReferenceDecoder
 from .diffusion.tiny import TinyAutoencoder, load_tiny
-from .errors import InputError
+from .errors import InputError, quoted
 from .estimator import HigherHRNet
 from .fitting import filled
 from .presets import with_inner
@@ -151,15 +151,21 @@ def change_inner(networks: Networks, inner: str, tiny: str | os.PathLike | None 
         tiny: file of a tiny autoencoder, public TAESD weights or an exported one; None: the model's own.
 
     Raises:
-        InputError: another `inner`, an aligner that reads no latents, no tiny autoencoder, or one that does not fit.
+        InputError: another `inner`, an aligner that reads no latents, no tiny autoencoder, one that does not fit, or a
+            file that `inner` = "exact" would not read.
     """
     config = networks.config
+    if inner == "exact" and tiny is not None:
+        raise InputError(
+            f"tiny = {quoted(os.fspath(tiny))}: inner = 'exact' uses no tiny autoencoder; leave tiny out, or set inner "
+            "to 'tiny' or 'latent'."
+        )
     if config.aligner.encoder != "latent" or not isinstance(networks.aligner, RecurrentPoseAligner):
         raise InputError(f"inner, tiny: the aligner of {config.name} reads no latents; leave both out.")
     config = with_inner(config if tiny is None else with_inner(config, "tiny"), inner)
     config.check_together()
     network = networks.tiny if config.tiny.kind == "tiny" else None
-    if tiny is not None and inner != "exact":
+    if tiny is not None:
         network = load_tiny(tiny, config.tiny)
     if network is None and config.tiny.kind == "tiny":
         raise InputError(

@@ -49,6 +49,14 @@ class HeatmapConfig(Protocol):
     udp: bool
 
 
+def picture_size(config: HeatmapConfig) -> tuple[int, int] | None:
+    """Height and width of the only pictures that an estimator takes: its configuration's `picture_size`.
+
+    None where there is none, as of a HigherHRNet, which takes any size.
+    """
+    return getattr(config, "picture_size", None)
+
+
 class PoseMaps(Protocol):
     """An estimator's output.
 

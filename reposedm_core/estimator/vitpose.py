@@ -52,6 +52,11 @@ class VitPoseSizes:
     sigma: float = 2.0
     udp: bool = True
 
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """See `protocol.picture_size`."""
+        return self.height, self.width
+
 
 class VitPoseMaps(NamedTuple):
     """Heat maps ((B, 17, H/4, W/4),), the transformer's features (B, F, H/16, W/16), and no tags."""

@@ -16,7 +16,7 @@ from ..config import MASKS, SPACES
 from ..errors import InputError
 from ..estimator.folding import FoldedCopy
 from ..estimator.hrnet import merge_heatmaps
-from ..estimator.protocol import PoseEstimator
+from ..estimator.protocol import PoseEstimator, picture_size
 from .target import PoseTarget, render_target
 
 LATENT = "latent: it has values that are not finite (NaN or infinity) in a guided step; check the model's weights."
@@ -107,6 +107,16 @@ class PoseInteractionField(nn.Module):
         with self._folded.held(self.estimator):
             yield
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raise an `InputError` unless the estimator takes pictures of that size, as far as it says which."""
+        own = picture_size(self.estimator.config)
+        if own is not None and own != (height, width):
+            raise InputError(
+                f"Pose interaction field: the estimator sees pictures of {own[1]}×{own[0]} alone, and the field is to "
+                f"show it {width}×{height} (the model's size times field.size); change field.size, or use a "
+                "HigherHRNet, which sees any size."
+            )
+
     def target_from_joints(self, joints: Tensor, height: int, width: int) -> PoseTarget:
         """Target from COCO joints, for space "heatmaps".
 
@@ -119,14 +129,15 @@ class PoseInteractionField(nn.Module):
             height, width: of the pictures that will be compared, multiples of 4 (HigherHRNet).
 
         Raises:
-            InputError: space "features", which needs a picture; another number of joints; a bad size; a known joint
-                without a place.
+            InputError: space "features", which needs a picture; another number of joints; a bad size, or one that the
+                estimator does not take; a known joint without a place.
         """
         if self.space == "features":
             raise InputError(
                 'Pose interaction field: space "features" compares pictures and got joints; '
                 'draw the pose and use target_from_image, or choose space "heatmaps".'
             )
+        self.check_size(height, width)
         like = next(self.estimator.parameters(), joints)
         joints = joints.to(like.device, torch.promote_types(like.dtype, torch.float32))
         if joints.ndim != 4:

@@ -111,7 +111,7 @@ def pose_target(
         people: numbers of them, None for all. Who is not in a frame is left out there.
 
     Raises:
-        InputError: a frame with none of them, or with none of the field's joints.
+        InputError: a frame with none of them, or with none of the field's joints; a size that the estimator refuses.
     """
     frames = [_people(pose, frame, people) for frame, pose in enumerate(poses)]
     for frame, joints in enumerate(frames):
@@ -147,6 +147,7 @@ def joints_target(field: PoseInteractionField, joints: Tensor, height: int, widt
 
 def _drawn_target(field: PoseInteractionField, people: Iterable[np.ndarray], height: int, width: int) -> PoseTarget:
     """Of the people (n, 18, 3) of each picture."""
+    field.check_size(height, width)
     drawn = torch.stack([draw_pose(Pose(each, height, width)) for each in people])
     return field.target_from_image(from_uint8((drawn * 255).round()))
 

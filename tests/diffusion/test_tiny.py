@@ -178,6 +178,8 @@ def test_checkpoints_from_before_there_was_one_are_exact(networks, tmp_path):
     save_model(whole, {part: getattr(networks, part) for part in parts_of(networks.config)}, to_dict(networks.config))
     assert RePoseDMPipeline.from_pretrained(whole).tiny is not None
     assert RePoseDMPipeline.from_pretrained(whole, inner="exact").tiny is None
+    with pytest.raises(InputError, match=r"tiny = .*: inner = 'exact' uses no tiny autoencoder; leave tiny out"):
+        RePoseDMPipeline.from_pretrained(whole, inner="exact", tiny=file)
 
 
 def test_an_aligner_of_pictures_has_no_such_switch(first_config):

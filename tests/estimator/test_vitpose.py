@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from reposedm_core.config import FieldConfig, ModelConfig
 from reposedm_core.errors import InputError
 from reposedm_core.estimator import VitPose, load_vitpose, predict_people, predict_pose
 from reposedm_core.estimator.hrnet import IMAGENET_MEAN, IMAGENET_STD
 from reposedm_core.estimator.vitpose import is_vitpose
-from reposedm_core.field import PoseInteractionField
+from reposedm_core.field import PoseInteractionField, joints_target
 from reposedm_core.pose.heatmaps import render_heatmaps
+from training.stages.field_loss import FieldTerm
 
 SIZE = 64, 48
 
@@ -94,6 +97,22 @@ def test_gradient_passes_through_it(tmp_path, space):
         ahead, behind = (field.distance(decode(z + s * direction), target) for s in (step, -step))
     slope = (gradient * direction).sum((1, 2, 3))
     torch.testing.assert_close((ahead - behind) / (2 * step), slope, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", ["heatmaps", "features"])
+def test_the_field_refuses_another_size_before_it_samples(tmp_path, space):
+    save_tiny(tmp_path)
+    field = PoseInteractionField(load_vitpose(tmp_path), space)
+    joints, half = torch.rand(1, 17, 3) * 20 + 1, tuple(side // 2 for side in SIZE)
+    with pytest.raises(InputError, match=r"sees pictures of 48×64 alone, and .* show it 24×32.*field\.size"):
+        joints_target(field, joints, *half)
+    assert len(joints_target(field, joints, *SIZE).heatmaps) == 1
+    model = {"height": SIZE[0], "width": SIZE[1], "field": FieldConfig(space=space, size=0.5)}
+    config = replace(ModelConfig(), **model)
+    with pytest.raises(InputError, match="field is to show it 24×32"):
+        FieldTerm(config, field.estimator, torch.nn.Identity(), *SIZE, torch.device("cpu"))
+    config = replace(config, field=replace(config.field, size=1.0))
+    assert FieldTerm(config, field.estimator, torch.nn.Identity(), *SIZE, torch.device("cpu")).size == SIZE
 
 
 class Right(torch.nn.Module):

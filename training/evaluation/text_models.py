@@ -123,7 +123,7 @@ class TextModel:
         if how.estimator is not None and how.field_strength != 0:
             strength = how.field_strength if how.field_strength is not None else self.config.field.strength or 1.0
             self.rows[name + WITH_FIELD] = own = replace(self.config.field, strength=strength)
-            estimator = load_estimator(how.estimator, size, how.udp, "estimator").to(how.device)
+            estimator = load_estimator(how.estimator, size, how.udp, own.size, "estimator").to(how.device)
             self.field = PoseInteractionField(estimator, own.space, mask=own.mask)
             self.judged_by = {
                 "estimator": how.estimator.name,

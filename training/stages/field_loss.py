@@ -22,6 +22,9 @@ class FieldTerm:
         autoencoder: what decodes them, the tiny one where the model has it.
         config: its `field` says the space, what is decoded (eq. 10) and what the target is.
         height, width: of the pictures that the cached joints belong to.
+
+    Raises:
+        InputError: an estimator for pictures of another size alone.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class FieldTerm:
         self.scale = self.size[1] / width, self.size[0] / height, 1.0
         self.schedule = DiffusionSchedule(config.schedule)
         self.field = PoseInteractionField(estimator.to(device), config.field.space, mask=config.field.mask)
+        self.field.check_size(*self.size)
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
 
     def __call__(

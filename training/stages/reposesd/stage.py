@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from reposedm_core.checkpoint import load_into, read_weights
-from reposedm_core.config import ModelConfig
+from reposedm_core.config import ModelConfig, shared_size
 from reposedm_core.diffusion.autoencoder import KLAutoencoder
 from reposedm_core.diffusion.losses import training_loss
 from reposedm_core.diffusion.schedule import DiffusionSchedule
@@ -144,7 +144,8 @@ class RePoseSDStage(Stage):
         self.field = None
         if self.config.field.training > 0:
             size = self.data.height, self.data.width
-            estimator = load_estimator(self.settings.estimator, size, self.config.estimator.udp)
+            share = self.config.field.size
+            estimator = load_estimator(self.settings.estimator, size, self.config.estimator.udp, share)
             self.field = FieldTerm(self.config, estimator, self.autoencoder, *size, self.device)
 
     def made_of(self) -> dict[str, int]:
@@ -259,12 +260,13 @@ class RePoseSDStage(Stage):
 
 
 def load_estimator(
-    path: str | Path, size: tuple[int, int], udp: bool, setting: str = "reposesd.estimator"
+    path: str | Path, size: tuple[int, int], udp: bool, share: float, setting: str = "reposesd.estimator"
 ) -> PoseEstimator:
     """The frozen pose estimator of the field, of what core's `load_estimator` takes.
 
     Args:
-        size: height and width of the pictures. udp: of public weights, whatever their name says.
+        size: height and width of the set's pictures. udp: of public weights, whatever their name says.
+        share: of the size that the field shows it, see `FieldConfig.size`.
         setting: what messages call `path`.
 
     Raises:
@@ -274,9 +276,11 @@ def load_estimator(
         found = load_network(path, udp or None)
     except InputError as error:
         raise InputError(f"{setting}: {error}") from error
-    if found.fixed and (found.height, found.width) != size:
+    shown = shared_size(size, share, max(found.network.config.strides))
+    if found.fixed and (found.height, found.width) != shown:
         raise InputError(
-            f"{setting}: {Path(path).name} sees pictures of {found.width}×{found.height} alone, and the "
-            f"set has {size[1]}×{size[0]}; give a HigherHRNet, or a set of that size."
+            f"{setting}: {Path(path).name} sees pictures of {found.width}×{found.height} alone, and the field shows it "
+            f"{shown[1]}×{shown[0]} (the set's {size[1]}×{size[0]}, field.size = {share:g}); give a HigherHRNet, or "
+            "change field.size or the set."
         )
     return found.network

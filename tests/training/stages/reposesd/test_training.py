@@ -73,10 +73,13 @@ def test_an_estimator_of_another_size_alone_is_refused(folder, figures, tmp_path
     stage = stage_of(folder, figures, tmp_path, config, estimator=str(tmp_path / "vitpose"))
     stage.prepare(True)  # its size is the set's
     assert stage.field is not None
-    with pytest.raises(InputError, match=r"vitpose sees pictures of 48×64 alone, and the set has 96×128; give"):
-        load_estimator(str(tmp_path / "vitpose"), (128, 96), False)
+    with pytest.raises(InputError, match=r"vitpose sees pictures of 48×64 alone, and the field shows it 96×128 .*give"):
+        load_estimator(str(tmp_path / "vitpose"), (128, 96), False, 1.0)
+    assert load_estimator(str(tmp_path / "vitpose"), (128, 96), False, 0.5), "half of the set's size is its own"
+    with pytest.raises(InputError, match=r"shows it 24×32 \(the set's 48×64, field.size = 0.5\)"):
+        load_estimator(str(tmp_path / "vitpose"), (64, 48), False, 0.5)
     with pytest.raises(InputError, match=r"reposesd\.estimator: .*none\.pth: no such file"):
-        load_estimator(str(tmp_path / "none.pth"), (128, 96), False)
+        load_estimator(str(tmp_path / "none.pth"), (128, 96), False, 1.0)
 
 
 def test_attention_alone_is_trained_where_asked(folder, figures, tmp_path):
