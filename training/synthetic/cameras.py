@@ -1,8 +1,9 @@
 """Synthetic people before cameras, in Market-1501's layout: the open set that re-identification can be tried on.
 
 Each camera has a place of its own behind everybody, colours, contrast and blur; a person's pictures are shared out
-among the cameras in turn. The first half of the people train, the others test: of those the first picture by each
-camera asks, the rest is found among.
+among the cameras in turn, and each is cut to the person's box, twice as high as wide, as a detector does there. The
+first half of the people train, the others test: of those the first picture by each camera asks, the rest is found
+among.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from training.data.people_set import SPLITS, People
 
 CANVAS = (128, 64)
 """Height and width that Market-1501's keypoints are given on."""
+MARGIN = 1.08
+"""Size of a picture, of the person's box in it."""
+BICUBIC = Image.Resampling.BICUBIC
 TRAIN, GALLERY, QUERY = "bounding_box_train", "bounding_box_test", "query"
 
 
@@ -42,11 +46,30 @@ def place_camera(seed: int, number: int, height: int, width: int) -> Camera:
     return Camera(scene, gains, float(rng.uniform(0.75, 1.15)), float(rng.uniform(0, 0.006) * height))
 
 
+def person_box(mask: np.ndarray) -> tuple[float, float, float]:
+    """Left, top and height of the picture of a person, twice as high as wide, in pixels of a mask (H, W) bool; it may
+    reach over the mask's edges."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return (mask.shape[1] - mask.shape[0] / 2) / 2, 0.0, float(mask.shape[0])
+    height = MARGIN * max(np.ptp(rows) + 1, 2 * (np.ptp(columns) + 1))
+    return (columns[0] + columns[-1] + 1 - height / 2) / 2, (rows[0] + rows[-1] + 1 - height) / 2, float(height)
+
+
+def cut(values: np.ndarray, box: tuple[float, float, float], height: int) -> np.ndarray:
+    """The box's part of a picture (H, W, 3) or mask (H, W), uint8, at height × height / 2; 0 beyond the edges."""
+    left, top, size = box
+    scale, flat = size / height, Image.fromarray(values)
+    turned = flat.transform((height // 2, height), Image.Transform.AFFINE, (scale, 0, left, 0, scale, top), BICUBIC)
+    return np.asarray(turned)
+
+
 def seen_by(camera: Camera, picture: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """A person's picture (H, W, 3) uint8 with its mask (H, W) as a camera takes it, before its own background."""
+    """A person's picture (H, W, 3) uint8 with its mask (H, W) in [0, 1] as a camera takes it, before its own
+    background."""
     left = int(rng.integers(0, camera.scene.shape[1] - picture.shape[1] + 1))
     behind = camera.scene[:, left : left + picture.shape[1]]
-    values = np.where(mask[..., None], picture / 255, behind)
+    values = behind + mask[..., None] * (picture / 255 - behind)
     values = (values - 0.5) * camera.contrast * rng.uniform(0.95, 1.05) + 0.5
     values = (values * camera.gains * rng.uniform(0.92, 1.08)).clip(0, 1)
     taken = Image.fromarray((255 * values).round().astype(np.uint8))
@@ -64,8 +87,8 @@ def write_cameras(root: Path, out: Path, cameras: int = 3, seed: int = 0) -> dic
     splits = [People(root, split) for split in SPLITS if _has(root, split)]
     if not splits or not splits[0].has_masks:
         raise InputError(f"{root} has no masks to put people before a camera with: make it with training/generate.py.")
-    height, width = splits[0].height, splits[0].width
-    places = [place_camera(seed, number, height, width) for number in range(cameras)]
+    height = splits[0].height
+    places = [place_camera(seed, number, height, height // 2) for number in range(cameras)]
     people = sorted(
         (int(i), part, int(n)) for part in splits for i, n in zip(part.identities, part.counts, strict=True)
     )
@@ -89,11 +112,15 @@ def write_cameras(root: Path, out: Path, cameras: int = 3, seed: int = 0) -> dic
             camera = n % cameras
             folder = TRAIN if trains else QUERY if n < cameras else GALLERY
             name = f"{number:04d}_c{camera + 1}s1_{n:06d}_00.jpg"
-            taken = seen_by(places[camera], shown[n], masks[n] == 1, np.random.default_rng((seed, number, n)))
+            mask = masks[n] == 1
+            left, top, size = box = person_box(mask)
+            alone, alpha = cut(shown[n], box, height), cut(255 * mask.astype(np.uint8), box, height) / 255
+            taken = seen_by(places[camera], alone, alpha, np.random.default_rng((seed, number, n)))
             write_picture(out / folder / name, taken, quality=95)
             counts[folder] += 1
             if folder in lists:
-                lists[folder].append(keypoint_line(name, joints[n], height, width))
+                moved = (joints[n] - (left, top, 0)) * (height / size, height / size, 1)
+                lists[folder].append(keypoint_line(name, moved, height, height // 2))
     for split, folder in (("train", TRAIN), ("test", GALLERY)):
         write_text(out / f"market-annotation-{split}.csv", "\n".join(lists[folder]) + "\n")
     return counts
