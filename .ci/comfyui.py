@@ -30,7 +30,7 @@ PACK = "ComfyUI-RePoseDM"
 
 
 class SetupError(Exception):
-    """One line: what could not be set up, and how to mend it."""
+    """One line: what could not be set up, and how to fix it."""
 
 
 def obtain(python: str = sys.executable) -> Path:
@@ -39,7 +39,7 @@ def obtain(python: str = sys.executable) -> Path:
     if chosen:
         path = Path(chosen).expanduser().resolve()
         if not (path / "main.py").is_file() or not (path / "comfyui_version.py").is_file():
-            raise SetupError(f"COMFYUI_PATH={chosen} is no ComfyUI (no main.py in it): mend it or unset it.")
+            raise SetupError(f"COMFYUI_PATH={chosen} is no ComfyUI (no main.py in it): fix it or unset it.")
         return path
     return provide(VERSION, HOST / "ComfyUI", python)
 

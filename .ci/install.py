@@ -68,7 +68,7 @@ def install(python: str, comfyui: Path) -> None:
         pip.append("--quiet")
     pip += ["--constraint", str(CONSTRAINTS), "--requirement", str(requirements)]
     if subprocess.run([*pip, "--editable", f"{ROOT}[train,test]"], check=False).returncode != 0:
-        raise host.SetupError("pip could not install everything (its reason stands above): mend it and run again.")
+        raise host.SetupError("pip could not install everything (its reason stands above): fix that and run again.")
     STAMP.write_text(wanted)
 
 

@@ -243,7 +243,7 @@ class Checks:
         }
 
     def table(self, deadline: float) -> Lines:
-        """Ratios, pictures a second and the share of the card's peak, as Markdown for benchmarks/README.md."""
+        """Ratios, pictures per second and the share of the card's peak, as Markdown for benchmarks/README.md."""
         rows = dict(self.ratios)
         if self.whole:
             for name in ("mini-256", "deepfashion-256x176"):
@@ -255,7 +255,7 @@ class Checks:
             yield f"| {what} | {value:.3g} |", bool(np.isfinite(value))
 
     def speeds(self, name: str) -> dict[str, float]:
-        """Of a preset's sampling: guided over unguided, bfloat16 over float32, pictures a second, share of the peak."""
+        """Of a preset's sampling: guided / unguided, bfloat16 / float32, pictures per second, share of the peak."""
         from reposedm_core.summary import cost
 
         seconds, steps = {}, PRESETS[name].steps if not self.tiny else 2
@@ -268,8 +268,8 @@ class Checks:
         whole, half = (seconds[dtype, 0.0] for dtype in (torch.float32, torch.bfloat16))
         found = {
             f"{name}: guided / unguided picture, {steps} steps": seconds[torch.float32, 1.0] / whole,
-            f"{name}: bfloat16 / float32, seconds a picture": half / whole,
-            f"{name}: pictures a second, bfloat16, unguided, one at a time": 1 / half,
+            f"{name}: bfloat16 / float32, seconds per picture": half / whole,
+            f"{name}: pictures per second, bfloat16, unguided, one at a time": 1 / half,
         }
         peak = next((value for card, value in PEAKS.items() if card in self.machine()), None)
         if peak and not self.tiny:

@@ -82,7 +82,7 @@ def counted_rows() -> Iterator[Row]:
         for size in (1.0, 0.5):
             changed = replace(config, estimator=estimator, field=replace(config.field, size=size))
             seen, decoded = (size**2 * summary.cost(changed, part).flops for part in ("estimator", "inner decode"))
-            # Through both there and back; in training the skeleton is looked at as well, in sampling once a run.
+            # Through both there and back; in training the skeleton is looked at as well, in sampling once per run.
             field, own = 2 * (seen + decoded), changed == config
             what = f"{PAPER}, HigherHRNet-{name.upper()}" + ("" if size == 1 else f" at {size:g} of the size")
             limit = ("≤", 2.7) if own else None

@@ -78,7 +78,11 @@ def rows(bench: Bench) -> Iterator[Row]:
                 note="wall-clock time",
             )
             yield Row(
-                TRAINING, f"{stage}: pictures a second", entry["pictures_per_second"], unit="/s", note="wall-clock time"
+                TRAINING,
+                f"{stage}: pictures per second",
+                entry["pictures_per_second"],
+                unit="/s",
+                note="wall-clock time",
             )
 
 

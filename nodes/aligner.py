@@ -1,4 +1,4 @@
-"""Recurrent Pose Aligner: source picture and pose → what the denoiser is told."""
+"""Recurrent Pose Aligner: source picture and pose → the denoiser's conditioning."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
             display_name="Recurrent Pose Aligner",
             category="RePoseDM",
             description="Warps the person of the source picture step by step towards the target pose, and makes of it "
-            "the conditioning for the sampler. Runs once a picture.",
+            "the conditioning for the sampler. Runs once per picture.",
             search_aliases=[
                 "pose transfer",
                 "repose",
@@ -53,12 +53,12 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
                 io.Image.Input(
                     "source",
                     tooltip="A picture that shows one person, fitted to the size with its borders "
-                    "continued; what a batch means is for sources to say.",
+                    "continued; sources sets how a batch is read.",
                 ),
                 PoseKeypoint.Input(
                     "pose",
                     tooltip="The target pose; its first person counts. One frame serves all "
-                    "pictures, several frames with one picture give a result a frame.",
+                    "pictures, several frames with one picture give a result per frame.",
                 ),
                 *size_inputs(),
                 io.Combo.Input(

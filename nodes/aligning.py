@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..reposedm_core import Pose
-from ..reposedm_core.alignment import forget, start_from
+from ..reposedm_core.alignment import clear_caches, start_from
 from ..reposedm_core.conditioning import find_pose, make_condition, source_joints
 from ..reposedm_core.config import STRIDE, AlignerConfig
 from ..reposedm_core.diffusion.guided import Condition
@@ -165,7 +165,7 @@ def align(
             if progress is not None:
                 progress.update(1)
     finally:
-        forget()
+        clear_caches()
     whole = [torch.cat(values) for values in zip(*parts, strict=True)]
     count = len(fields(Condition))
     return Found(Condition(*whole[:count]), *whole[count:])

@@ -123,7 +123,7 @@ def rows_seen(latent: dict, aligner: LoadedAligner | None) -> tuple[list[int] | 
 
 
 def rows_of(count: int, known: int, numbers: list[int] | None) -> list[int] | None:
-    """Which of the `known` rows of a reference belong to `count` latents; None where that cannot be told.
+    """Which of the `known` rows of a reference belong to `count` latents; None where that is unknown.
 
     Nodes that take latents out of a batch, repeat or join them change the samples and `batch_index`, and leave the
     reference as it is. It goes as the poses do that the latents were sampled with, less where it could be a stranger's.

@@ -131,8 +131,8 @@ class PoseEditor(io.ComfyNode):
         first = _first(poses) if poses else None
         nobody = first is not None and not len(first.joints)
         if size is None:
-            told = first is not None and not (nobody and first.guessed)
-            size = (first.height, first.width) if told else (height, width)
+            known = first is not None and not (nobody and first.guessed)
+            size = (first.height, first.width) if known else (height, width)
         if first is None or nobody:
             poses = [STANDING.resized(*size)]
         elif picture is not None:

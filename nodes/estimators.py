@@ -36,7 +36,7 @@ PIXELS_AT_ONCE = 2 * 512 * 512
 def estimator_names() -> dict[str, Path]:
     """Files with weights, and folders with a ViTPose, in models/reposedm and among the shipped weights, by name.
 
-    Damaged ones are in it, too: who chooses one is told what is wrong with it.
+    Damaged ones are in it, too: choosing one says what is wrong with it.
     """
     found: dict[str, Path] = {}
     for root in folder_paths.get_folder_paths(folders.MODELS):
@@ -180,8 +180,8 @@ class EstimatePose(io.ComfyNode):
                     min=0.1,
                     max=1.0,
                     step=0.01,
-                    tooltip="Joints that the estimator is less sure of than this are left out; below 0.1 "
-                    "no node counts a joint.",
+                    tooltip="Joints that the estimator is less sure of than this are left out; nodes "
+                    "ignore joints below 0.1.",
                 ),
                 io.Int.Input(
                     "people",

@@ -52,7 +52,8 @@ class GarmentTransfer(io.ComfyNode):
                 AlignerSocket.Input("aligner", tooltip="From the same RePoseDM Loader."),
                 io.Image.Input("reference", tooltip="One picture of the person to dress."),
                 io.Image.Input(
-                    "garment", tooltip="A picture of a person who wears the clothes; a batch gives a result a picture."
+                    "garment",
+                    tooltip="A picture of a person who wears the clothes; a batch gives a result per picture.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -169,12 +170,12 @@ class GarmentTransfer(io.ComfyNode):
             new = paint(vae, aligner, latent["samples"], found.reference).movedim(-1, 1)
             result, share, picture = dressing.blend(new), dressing.share, to_comfy(found.image)
         else:
-            told = None if found.reference is None else unpack(found.reference)[0]
+            channels = None if found.reference is None else unpack(found.reference)[0]
             detail = found.detail(shown, [frame[0] for frame in frames_of(garment)], frames_of(reference)[0][0])
             new = paint(vae, aligner, latent["samples"], found.reference, detail).movedim(-1, 1)
-            new = new if told is not None else shown.enlarge(new)
+            new = new if channels is not None else shown.enlarge(new)
             share = inside(resized(cover, shown.size), feather)
-            result, picture = blend(new, detail.base(0), share), to_mask(aligned(detail, told, asked_to_stop))
+            result, picture = blend(new, detail.base(0), share), to_mask(aligned(detail, channels, asked_to_stop))
         return io.NodeOutput(
             result.movedim(1, -1).to(management.intermediate_device(), torch.float32),
             picture,

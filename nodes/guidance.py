@@ -17,7 +17,7 @@ from ..reposedm_core.pose import Pose
 from ..reposedm_core.presets import SHIPPED_PRESET
 from .host.decoding import DECODERS, ESTIMATOR_BYTES, Decoder, decoder
 from .host.field_presets import CUSTOM, FROM_MODEL, STOCK, FieldPreset, preset_of
-from .host.field_sampling import FieldNetworks, Guidance, Settings, at_a_time
+from .host.field_sampling import FieldNetworks, Guidance, Settings, chunk_size
 from .host.inputs import check_span
 from .host.patchers import differentiable, own_copy
 from .host.poses import show_text, target_poses
@@ -101,7 +101,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     advanced=True,
                     tooltip="Strength becomes the share of the distance to the pose that a step is to "
                     "remove (0.1 is a tenth, less where little noise is left), whatever cfg is: the same "
-                    "on every model. Off, it weighs the bare gradient, whose size differs a million times between "
+                    "on every model. Off, it weighs the bare gradient, whose size varies a million-fold between "
                     "models; RePoseDM and RePoseSD files multiply that by cfg.",
                 ),
                 io.Int.Input(
@@ -129,7 +129,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     "joints",
                     default="all",
                     optional=True,
-                    tooltip="What is matched: all, or joints and groups parted by commas: head, body, "
+                    tooltip="What is matched: all, or joints and groups separated by commas: head, body, "
                     "arms, legs, hands, feet, left, wrists, left knee; -head is all but the head.",
                 ),
                 io.String.Input(
@@ -200,7 +200,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
         people: str = "0",
         decoder: str = DECODERS[0],
         decode_size: float = 1.0,
-        preset: str = CUSTOM,  # what graphs of before have
+        preset: str = CUSTOM,  # what older graphs have
     ) -> io.NodeOutput:
         poses = target_poses(pose)
         chosen = FieldPreset(1.0, start_percent, end_percent, space, limit, normalise)
@@ -270,15 +270,15 @@ def guided(
     rooms = result.get_wrappers(WrappersMP.PREPARE_SAMPLING, FIELD)
     guidances = (*(each for room in rooms for each in room.guidances), (decoding, native, settings.share))
     result.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, FIELD)
-    result.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, FIELD, Room(guidances))
+    result.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, FIELD, MemoryReserve(guidances))
     return result
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryReserve:
     """Makes ComfyUI leave memory for a guided step beside the model, whose weights stay in main memory else.
 
-    The host knows the memory of so many pictures of the model, and is told of the largest of `guidances` by that: for
+    The host knows the memory of so many pictures of the model, so it gets the largest of `guidances` as that: for
     each the decoder, the estimator's size and the share of the size that is decoded.
     """
 
@@ -296,6 +296,6 @@ class Room:
     def needed(shape: list[int], decoding: Decoder, native: tuple[int, int], share: float) -> float:
         """Bytes for latents of that shape."""
         count, channels, *_, height, width = shape
-        count = min(count, at_a_time((height * decoding.stride, width * decoding.stride), native, share))
+        count = min(count, chunk_size((height * decoding.stride, width * decoding.stride), native, share))
         decoded = [count, channels, max(1, round(height * share)), max(1, round(width * share))]
         return decoding.memory(decoded) + count * ESTIMATOR_BYTES * math.prod(native)

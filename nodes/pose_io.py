@@ -198,7 +198,7 @@ class DrawPose(io.ComfyNode):
                     "were trained with.",
                 ),
             ],
-            outputs=[io.Image.Output("image", tooltip="Skeletons on black, one picture a frame.")],
+            outputs=[io.Image.Output("image", tooltip="Skeletons on black, one picture per frame.")],
         )
 
     @classmethod
@@ -208,8 +208,8 @@ class DrawPose(io.ComfyNode):
         poses = read_poses(pose, "pose", allow_nobody=True)
         # A batch has one size: that of the first frame, where none is given.
         first = poses[0]
-        told = (first.height, first.width) if len(first.joints) or not first.guessed else (NOBODY, NOBODY)
-        size = height or told[0], width or told[1]
+        known = (first.height, first.width) if len(first.joints) or not first.guessed else (NOBODY, NOBODY)
+        size = height or known[0], width or known[1]
         return io.NodeOutput(
             images("pose", len(poses), *size, lambda frame: draw_pose(poses[frame], *size, style, line_width))
         )

@@ -175,8 +175,7 @@ class RetargetPose(io.ComfyNode):
                 PoseKeypoint.Input("pose", tooltip="The pose to reach, of anybody; several frames too."),
                 PoseKeypoint.Input(
                     "source_pose",
-                    tooltip="The person whose body it shall be: the pose of the source "
-                    "picture. One person serves everybody.",
+                    tooltip="Whose proportions to use: the pose of the source picture. One person serves everybody.",
                 ),
                 io.Combo.Input(
                     "take",

@@ -70,8 +70,8 @@ class RePoseSDConditioning(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Where in the sampling the pose begins to be told; 0 is the first step. The "
-                    "text is told throughout.",
+                    tooltip="Where in the sampling pose conditioning begins; 0 is the first step. The "
+                    "text conditions all steps.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -79,7 +79,7 @@ class RePoseSDConditioning(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Where in the sampling the pose ceases to be told; 1 is after the last step. "
+                    tooltip="Where in the sampling pose conditioning ends; 1 is after the last step. "
                     "Sooner lets the model finish the details by the text alone.",
                 ),
                 io.Combo.Input(
@@ -94,7 +94,7 @@ class RePoseSDConditioning(io.ComfyNode):
                     "negative_pose",
                     options=list(NEGATIVES),
                     default=AUTO,
-                    tooltip="What the negative prompt is told of the pose. none: the null condition of "
+                    tooltip="The pose in the negative prompt. none: the null condition of "
                     "eq. 16, so that cfg strengthens text and pose; same: the pose too, as HumanSD "
                     "does, so that cfg strengthens the text alone. auto: none for a RePoseSD "
                     "trained with this pack, which learned to do without, same for all others.",
@@ -108,12 +108,12 @@ class RePoseSDConditioning(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output("positive", tooltip="The positive prompt, and the pose."),
-                io.Conditioning.Output("negative", tooltip="The negative prompt, and the pose if it is told."),
+                io.Conditioning.Output("negative", tooltip="The negative prompt, with the pose where that is chosen."),
                 io.Latent.Output(
                     "latent",
-                    tooltip="The latent that came in, or an empty one of the right size with a picture a frame.",
+                    tooltip="The latent that came in, or an empty one of the right size with a picture per frame.",
                 ),
-                io.Image.Output("skeleton", tooltip="The drawing that the model is told, a picture a frame."),
+                io.Image.Output("skeleton", tooltip="The drawing that conditions the model, one picture per frame."),
             ],
         )
 
@@ -151,10 +151,10 @@ class RePoseSDConditioning(io.ComfyNode):
                 )
             }
         if strength > 0 and start_percent < end_percent:
-            told = strength * vae.encode(skeleton)
-            positive = with_pose(positive, told, start_percent, end_percent)
+            with_latent = strength * vae.encode(skeleton)
+            positive = with_pose(positive, with_latent, start_percent, end_percent)
             if (habits.negative if negative_pose == AUTO else negative_pose) == "same":
-                negative = with_pose(negative, told, start_percent, end_percent)
+                negative = with_pose(negative, with_latent, start_percent, end_percent)
         return io.NodeOutput(positive, negative, latent, skeleton)
 
 
@@ -170,13 +170,13 @@ def with_pose(conditioning: list, latent: torch.Tensor, start: float, end: float
         first, last = extra.get("start_percent", 0.0), extra.get("end_percent", 1.0)
         # Where the pose begins and ends inside of what the entry covers.
         begin, cease = min(max(first, start), last), max(min(last, end), first)
-        told = {**extra, POSE_LATENT: latent}
+        with_latent = {**extra, POSE_LATENT: latent}
         if begin >= cease:
             out.append([tokens, extra])
         elif (begin, cease) == (first, last):
-            out.append([tokens, told])
+            out.append([tokens, with_latent])
         else:
-            spans = ((first, begin, extra), (begin, cease, told), (cease, last, extra))
+            spans = ((first, begin, extra), (begin, cease, with_latent), (cease, last, extra))
             out += [
                 [tokens, {**what, "start_percent": low, "end_percent": high}] for low, high, what in spans if low < high
             ]

@@ -49,8 +49,8 @@ class RevealMask(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How much of what is copied of the person is painted over: 0 keeps it as it is, more mends "
-                    "seams and bent limbs, 1 paints all of the person.",
+                    tooltip="How much of what is copied of the person is painted over: 0 keeps it as it is, more "
+                    "repairs seams and bent limbs, 1 paints all of the person.",
                 ),
             ],
             outputs=[io.Mask.Output("mask", tooltip="For Set Latent Noise Mask.")],

@@ -40,7 +40,7 @@ class SkeletonWarp(io.ComfyNode):
                 PoseKeypoint.Input(
                     "pose",
                     tooltip="The target pose; its first person counts. One frame serves all pictures, several frames "
-                    "with one picture give a result a frame.",
+                    "with one picture give a result per frame.",
                 ),
                 io.Mask.Input(
                     "mask",

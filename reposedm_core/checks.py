@@ -28,7 +28,7 @@ def check_tensor(
 
     Args:
         value, name: the argument, and what its caller calls it.
-        shape: axes parted by spaces, numbers or names: "B 3 H W". Every axis is 1 or more.
+        shape: axes separated by spaces, numbers or names: "B 3 H W". Every axis is 1 or more.
         sizes: named axes that are known already, from the arguments before; new ones are added to it.
         multiples: axes that must be a multiple of a number, {"H": 8}.
         like: a tensor whose dtype and device `value` must share.
@@ -77,7 +77,7 @@ def check_tensor(
         )
     if finite and not value.is_meta and not torch.isfinite(value).all():
         count = int((~torch.isfinite(value)).sum())
-        raise InputError(f"{here} and {count} values that are not finite (NaN or infinity); mend them first.")
+        raise InputError(f"{here} and {count} values that are not finite (NaN or infinity); fix them first.")
     return sizes
 
 

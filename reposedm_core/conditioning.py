@@ -1,4 +1,4 @@
-"""From pictures and a pose to what the denoiser is told; the pipeline and the nodes share it."""
+"""From pictures and a pose to the denoiser's conditioning; the pipeline and the nodes share it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .reference import make_reference, on_plate
 
 @dataclass
 class Aligned:
-    """Pictures aligned to poses, and what the denoiser is told of them: B results, each of S sources.
+    """Pictures aligned to poses, and the denoiser's conditioning: B results, each of S sources.
 
     Attributes:
         source, skeleton: (B·S, 3, H, W) in [-1, 1].
-        start: what the aligner was told of the sources' poses; None for one that does not read them.
+        start: what the aligner knows of the sources' poses; None for one that does not read them.
         condition: of the B results.
         alignment: of all B·S pictures.
         seen: what the sources show together.

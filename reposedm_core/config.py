@@ -334,7 +334,7 @@ class EstimatorConfig:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Picture pixels a cell of both heat maps, coarsest first."""
+        """Picture pixels per cell of both heat maps, coarsest first."""
         return (4, 2)
 
     def __post_init__(self) -> None:

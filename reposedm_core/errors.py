@@ -15,7 +15,7 @@ _repr.maxlist = _repr.maxtuple = _repr.maxdict = _repr.maxset = 12
 class InputError(ValueError):
     """Bad user input: an unreadable file, a pose with nobody in it, a checkpoint of another kind.
 
-    The message is written for the person who gave the input: what is wrong, which input, how to mend it.
+    The message is written for the person who gave the input: what is wrong, which input, how to fix it.
     Nodes and command-line tools show it as it is, without a traceback. It can be shown anywhere: what it quotes may
     hold halves of characters, which are escaped, and may be long, whereupon the middle of the message is left out.
     """

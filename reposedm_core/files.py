@@ -164,7 +164,7 @@ def unwritable(path: Path, error: OSError) -> InputError:
         before = path.is_file()
     except OSError:  # a name that no file can have
         before = False
-    kept = "the one of before is intact" if before else "there is none of before"
+    kept = "the previous file is intact" if before else "there is no previous file"
     return InputError(
         f"{shortened(path, 300)} could not be written ({reason(error)}); {kept}. Make room, or choose "
         "another place, and run the same command again."

@@ -62,7 +62,7 @@ class View:
         return here * scale + offset
 
     def map(self, sampling: Tensor) -> Tensor:
-        """φ (B, 2, h, w) of the frame as a map of the picture that is shown, at about as many cells a pixel."""
+        """φ (B, 2, h, w) of the frame as a map of the picture that is shown, at about as many cells per pixel."""
         box = Letterbox(self.picture, self.frame)
         cells = [
             max(1, round(side * inner / frame))
@@ -209,16 +209,16 @@ def aligned(detail: Detail, reference: Reference | None, tick: Callable[[], None
         tick: called before each band of rows; what it raises ends the work.
     """
 
-    def mix(warped: Tensor, base: Tensor, told: Tensor | None) -> Tensor:
-        if told is None:
+    def mix(warped: Tensor, base: Tensor, channels: Tensor | None) -> Tensor:
+        if channels is None:
             return warped
-        person, hidden, plate = told[:, :1], told[:, 1:2], told[:, 2:]
+        person, hidden, plate = channels[:, :1], channels[:, 1:2], channels[:, 2:]
         return person * warped + (1 - person) * (hidden * plate + (1 - hidden) * base)
 
-    told = None
+    channels = None
     if reference is not None:
-        told = torch.cat([reference.person, reference.hidden, shown(reference.plate)], 1)
-    return _made(detail, told, mix, tick)
+        channels = torch.cat([reference.person, reference.hidden, shown(reference.plate)], 1)
+    return _made(detail, channels, mix, tick)
 
 
 def painted(
@@ -244,24 +244,24 @@ def pasted(
         tick: see `aligned`.
     """
 
-    def mix(warped: Tensor, base: Tensor, told: Tensor) -> Tensor:
-        warp, plate, paint, hidden, near = told[:, :5].split(1, 1)
-        behind = hidden * told[:, 5:8] + (1 - hidden) * base
-        picture = (warp * warped + plate * behind + paint * told[:, 8:]).clamp(0, 1)
+    def mix(warped: Tensor, base: Tensor, channels: Tensor) -> Tensor:
+        warp, plate, paint, hidden, near = channels[:, :5].split(1, 1)
+        behind = hidden * channels[:, 5:8] + (1 - hidden) * base
+        picture = (warp * warped + plate * behind + paint * channels[:, 8:]).clamp(0, 1)
         return torch.where(near > 0, near * picture + (1 - near) * base, base)
 
     near = near_people(reference)
-    told = torch.cat([shares, reference.hidden, near, shown(reference.plate), shown(own)], 1)
-    return _made(detail, told, mix, tick)
+    channels = torch.cat([shares, reference.hidden, near, shown(reference.plate), shown(own)], 1)
+    return _made(detail, channels, mix, tick)
 
 
 def _made(
     detail: Detail,
-    told: Tensor | None,
+    channels: Tensor | None,
     mix: Callable[[Tensor, Tensor, Tensor | None], Tensor],
     tick: Callable[[], None],
 ) -> Tensor:
-    """Pictures of mix(what the sources show, what the result is put on, what else is told of it), band by band."""
+    """Pictures of mix(what the sources show, what the result is put on, other channels), band by band."""
     device = detail.sources[0].device
     pictures = torch.empty(len(detail.rows), *detail.view.size, 3, device=device)
     kept: dict[int, Mipmaps] = {}
@@ -270,7 +270,7 @@ def _made(
         for first, last in detail.view.bands():
             tick()
             places = detail.view.places(first, last, device)
-            here = None if told is None else at(told[result : result + 1].to(device, torch.float32), places)
+            here = None if channels is None else at(channels[result : result + 1].to(device, torch.float32), places)
             picture = mix(warp(places), base[..., first:last, :], here)
             pictures[result, first:last] = picture[0].movedim(0, -1)
     return pictures

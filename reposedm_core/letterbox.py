@@ -39,7 +39,7 @@ class Letterbox:
 
     @property
     def scale(self) -> np.ndarray:
-        """(2,) float64: frame pixels a pixel of the picture, along x and y."""
+        """(2,) float64: frame pixels per pixel of the picture, along x and y."""
         return np.array(self.inner[::-1]) / self.size[::-1]
 
     @property

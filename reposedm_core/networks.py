@@ -176,7 +176,7 @@ def change_inner(networks: Networks, inner: str, tiny: str | os.PathLike | None 
     return replace(networks, config=config, tiny=network)
 
 
-class InPrecision(nn.Module):
+class MixedPrecisionDenoiser(nn.Module):
     """A denoiser whose weights are of half precision, between float32 latents: only the network itself is rounded."""
 
     def __init__(self, denoiser: Denoiser, dtype: torch.dtype):
@@ -192,7 +192,7 @@ class InPrecision(nn.Module):
         """See `Conditioner.null_context`."""
         return self.denoiser.null_context(batch, count)
 
-    def forward(self, z: Tensor, t: Tensor, *told: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, z: Tensor, t: Tensor, *conditioning: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `Denoiser.forward`; float32 in and out."""
-        prediction, variance = self.denoiser(z.to(self.dtype), t, *(value.to(self.dtype) for value in told))
+        prediction, variance = self.denoiser(z.to(self.dtype), t, *(value.to(self.dtype) for value in conditioning))
         return prediction.float(), None if variance is None else variance.float()

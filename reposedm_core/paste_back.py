@@ -17,7 +17,7 @@ ROWS = 1024
 BAND = 2**20
 """Pixels whose colours are changed at once."""
 ENOUGH = 16
-"""Pixels beside a seam from which colours can be told."""
+"""Pixels beside a seam from which colours can be measured."""
 ALIKE = 0.5
 """Difference of mean colours in Lab below which there is nothing to match."""
 UNLIKE = 25

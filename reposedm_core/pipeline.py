@@ -35,7 +35,7 @@ from .field import PoseInteractionField, pose_target
 from .field.field import reduced
 from .full_size import MODEL, Detail, View, aligned, painted, pasted, view
 from .images import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
-from .networks import NETWORKS, SHIPPED, InPrecision, Networks, change_inner, load_networks
+from .networks import NETWORKS, SHIPPED, MixedPrecisionDenoiser, Networks, change_inner, load_networks
 from .pose import Pose, check_in_frame, one_pose
 from .reference import paste
 
@@ -94,7 +94,7 @@ class RePoseDMPipeline:
         self.decoder = None if networks.decoder is None else networks.decoder.to(self.device)
         self.tiny = None if networks.tiny is None else networks.tiny.to(self.device, dtype)
         if dtype != torch.float32:
-            self.denoiser = InPrecision(self.denoiser, dtype)
+            self.denoiser = MixedPrecisionDenoiser(self.denoiser, dtype)
         self.schedule = DiffusionSchedule(self.config.schedule)
         self.field = PoseInteractionField(self.estimator, self.config.field.space, mask=self.config.field.mask)
 

@@ -30,7 +30,7 @@ def reveal_mask(
         visibility, person, changed: masks (B, h, w) in 0..1, taken in turn, those of another size resized to the first;
             see `skeleton_warp.SkeletonWarp`. Without `changed` it is the person alone.
         grow, blur: in percent of the height: how far what is painted reaches beyond, and over what it fades.
-        floor: how much of the person that is copied is painted over, 0 to 1: it mends seams, and takes detail.
+        floor: how much of the person that is copied is painted over, 0 to 1: it repairs seams, and takes detail.
 
     Returns:
         (B, h, w) in 0..1, of as many as the longest batch has.

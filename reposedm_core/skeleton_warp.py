@@ -96,10 +96,10 @@ def warp_by_skeletons(
     carried = sample(own, sampling) * limb_mask(both, size, cells, reach)
     person = torch.maximum(carried, limb_mask(here, size, cells))
     plate, hidden = make_plate(small, was)
-    told = Reference(sample(small, sampling), plate, hidden, carried, person, torch.zeros_like(plate))
+    inputs = Reference(sample(small, sampling), plate, hidden, carried, person, torch.zeros_like(plate))
     detail = Detail(seen, [source], [[0]], sampling[None], torch.ones_like(carried)[None])
     masks = seen.enlarge(torch.cat([carried, person, torch.maximum(person, hidden)], 1)).clamp(0, 1)
-    return SkeletonWarp(aligned(detail, told, tick)[0], *masks[0].unbind(0), seen.colours(sampling)[0].movedim(0, -1))
+    return SkeletonWarp(aligned(detail, inputs, tick)[0], *masks[0].unbind(0), seen.colours(sampling)[0].movedim(0, -1))
 
 
 def _cells(size: Size) -> Size:

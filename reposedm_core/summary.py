@@ -49,7 +49,7 @@ def cost(config: ModelConfig, part: str) -> Cost | None:
     """Cost of one part of a model at the model's own picture size.
 
     Args:
-        part: "denoiser", one pass of ε_θ (eq. 16 takes two a step); "aligner", all N iterations, once a picture,
+        part: "denoiser", one pass of ε_θ (eq. 16 takes two a step); "aligner", all N iterations, once per picture,
             without the encodings that it asks for; "encodings", those; "decode", the autoencoder's decoder and, if
             there is one, the reference decoder; "inner decode", the tiny autoencoder's, which the field sees;
             "estimator", one picture.
@@ -108,8 +108,8 @@ def _cost(config: ModelConfig, part: str) -> Cost:
         own = measure(lambda: build_autoencoder(config.autoencoder), lambda n: n.decode(latent))
         if config.decoder.kind == "none":
             return own
-        told = Reference(*(picture[:, :1] if field.name in MASKS else picture for field in fields(Reference)))
-        more = measure(lambda: ReferenceDecoder(config.decoder), lambda n: n(picture, latent, told))
+        reference = Reference(*(picture[:, :1] if field.name in MASKS else picture for field in fields(Reference)))
+        more = measure(lambda: ReferenceDecoder(config.decoder), lambda n: n(picture, latent, reference))
         return Cost(own.parameters + more.parameters, own.flops + more.flops)
     if part == "inner decode":
         return measure(lambda: TinyAutoencoder(config.tiny, ["decoder"]), lambda n: n.decode(latent))
@@ -160,7 +160,7 @@ COLUMNS = (
 NOTE = """\
 Pictures and latents are width × height (× channels); M: million parameters; the last six columns are GFLOPs for one
 picture, a multiplication and an addition counting as two. A step with classifier-free guidance takes two passes of the
-denoiser. The aligner runs once a picture; with features from the latent it encodes the skeleton, the source and the
+denoiser. The aligner runs once per picture; with features from the latent it encodes the skeleton, the source and the
 picture as each iteration warped it, by the tiny autoencoder where there is one, otherwise only the last of these, which
 the denoiser reads; what the field looks at the tiny autoencoder decodes, where there is one. Autoencoder and decode
 are with the decoder that also sees the source, where a model has one (`mini-256`)."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reposedm_core import PRESETS, InputError, Pose
-from reposedm_core.alignment import forget, warp, windows
+from reposedm_core.alignment import clear_caches, warp, windows
 from reposedm_core.conditioning import condition_image, make_condition
 from reposedm_core.networks import build_networks
 
@@ -105,6 +105,6 @@ def test_nothing_is_kept_after_forgetting(networks, pictures):
     condition(networks["mini"], pictures)
     kept = warp._identity, windows.window_mask, windows.dense_mask
     assert sum(cache.cache_info().currsize for cache in kept) > 0
-    forget()
+    clear_caches()
     assert sum(cache.cache_info().currsize for cache in kept) == 0
     condition(networks["mini"], pictures[:1])

@@ -64,14 +64,14 @@ PLACES = {
 def test_what_cannot_be_written_is_said(tmp_path, writer, place):
     path = PLACES[place](tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=r"could not be written \(.+\); there is none of before\. Make room, or"):
+    with pytest.raises(InputError, match=r"could not be written \(.+\); there is no previous file\. Make room, or"):
         WRITERS[writer](path)
     assert len(sorted(tmp_path.rglob("*.part"))) == len([one for one in before if one.name.endswith(".part")])
 
 
 def test_rows_that_cannot_be_written_are_said(tmp_path):
     (tmp_path / "pictures.npy.part").mkdir()
-    with pytest.raises(InputError, match=r"pictures\.npy could not be written \(.+\); there is none of before"):
+    with pytest.raises(InputError, match=r"pictures\.npy could not be written \(.+\); there is no previous file"):
         RowFiles(tmp_path, {"pictures": ((2, 2), "uint8"), "done": ((2,), "uint8")})
 
 
@@ -84,7 +84,7 @@ def test_an_error_of_writing_leaves_the_file_of_before(tmp_path):
             fresh.write_text("half")
             raise error
 
-    with pytest.raises(InputError, match=r"text could not be written \(No space left\); the one of before is intact"):
+    with pytest.raises(InputError, match=r"text could not be written \(No space left\); the previous file is intact"):
         write(OSError(28, "No space left"))
     with pytest.raises(ZeroDivisionError):
         write(ZeroDivisionError())
@@ -101,7 +101,7 @@ def test_a_picture_that_does_not_fit_leaves_the_one_of_before(tmp_path):
     before = path.read_bytes()
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limit[1]))
-        with pytest.raises(InputError, match=r"sheet\.jpg could not be written \(.+\); the one of before is intact"):
+        with pytest.raises(InputError, match=r"sheet\.jpg could not be written \(.+\); the previous file is intact"):
             write_picture(path, Image.effect_noise((300, 300), 90))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -86,7 +86,7 @@ def upper_body(joints: np.ndarray, height: int, width: int, garments: np.ndarray
 
 
 def dressed_people(people: People) -> Iterator[Dressed]:
-    """Of everybody the first picture whose upper body can be told; whoever has none is passed over, in a line."""
+    """Of everybody the first picture whose upper body is visible; whoever has none is passed over, in a line."""
     for number, identity in enumerate(people.identities):
         who = np.array([identity])
         for index in range(people.counts[number]):

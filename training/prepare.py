@@ -4,7 +4,7 @@
 
 NAME is deepfashion, market1501, folder, video, laion_human or human_art; training/data/README.md says which files go
 where. Run the same command again after an interruption and it goes on. What was left out, and why, is in
-FOLDER/report.json and in the table at the end; what was mended since is taken up by another run.
+FOLDER/report.json and in the table at the end; what was fixed since is taken up by another run.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def prepare(
         )
     check_order(plan)
     if estimator != "none" and any(item.openpose is None for item in plan.items):
-        load_estimator(estimator, openpose_weights)  # wrong weights are told before anything is written
+        load_estimator(estimator, openpose_weights)  # wrong weights are reported before anything is written
     description = {
         "name": adapter.title,
         "licence": adapter.licence,
@@ -177,10 +177,10 @@ def table(report: dict) -> str:
     lines = [f"{report['written']} pictures written"]
     for split, counts in report["splits"].items():
         lines.append(f"  {split:6} " + ", ".join(f"{value} {key}" for key, value in counts.items()))
-    if told := dict(report.get("paper's pairs", {})):
-        of = "" if told.pop("listed") else " (no pair list was found: all ordered pairs of a person are counted)"
+    if message := dict(report.get("paper's pairs", {})):
+        of = "" if message.pop("listed") else " (no pair list was found: all ordered pairs of a person are counted)"
         lines.append(f"  pairs beside the paper's{of}:")
-        for name, count in told.items():
+        for name, count in message.items():
             lines.append(
                 f"    {name:6} {count['here']:,} of {count['paper']:,}, a difference of {count['difference']:+,}"
             )
@@ -232,10 +232,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        told = disk_full(error, options.out)
-        if told is error:
+        message = disk_full(error, options.out)
+        if message is error:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 2
     print(table(report))
     return 0

@@ -43,10 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # of a sheet, a log or a tracker's file
-        told = disk_full(error, "out")
-        if told is error:
+        message = disk_full(error, "out")
+        if message is error:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 2
     except (Stopped, Interrupted) as stopped:
         print(stopped, flush=True)

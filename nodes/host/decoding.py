@@ -42,7 +42,7 @@ class Decoder(NamedTuple):
 
     Attributes:
         decode: latents (n, C, h, w) as the model has them, to pictures (n, 3, H, W) in [-1, 1].
-        stride: pixels a cell.
+        stride: pixels per cell.
         memory: bytes that the decoding of latents of a shape (n, C, h, w) and its gradient take.
     """
 
@@ -162,5 +162,5 @@ def out_of_memory(error: BaseException) -> bool:
     known = getattr(management, "is_oom", None)  # older hosts have none
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (known is not None and known(error)):
         return True
-    told = str(error).lower()
-    return "out of memory" in told or "can't allocate memory" in told
+    message = str(error).lower()
+    return "out of memory" in message or "can't allocate memory" in message

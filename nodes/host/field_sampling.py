@@ -134,10 +134,10 @@ class Guidance:
         once = getattr(getattr(sampler, "sampler_function", None), "__name__", "") in ONCE
         once = once and not getattr(sampler, "extra_options", {}).get("s_churn")  # which raises the levels
         run = Run(self._window(guider.inner_model), sigmas[:-1].tolist(), once, open=ExitStack())
-        told = extra_args["model_options"]
-        inner = told.get("transformer_options", {})
+        given = extra_args["model_options"]
+        inner = given.get("transformer_options", {})
         inner = {**inner, RUNS: {**inner.get(RUNS, {}), self: run}}
-        extra_args = {**extra_args, "model_options": {**told, "transformer_options": inner}}
+        extra_args = {**extra_args, "model_options": {**given, "transformer_options": inner}}
         with run.open:
             return executor(guider, sigmas, extra_args, *rest, **options)
 
@@ -162,7 +162,7 @@ class Guidance:
             known = options.get("sample_sigmas")
             run = Run(self._window(args["model"]), None if known is None else known[:-1].tolist())
         (first, last), level = run.window, run.level(args["sigma"])
-        if not last < level <= first or not is_turn(run.levels, level, first, self.settings.every):
+        if not last < level <= first or not is_guided_step(run.levels, level, first, self.settings.every):
             return x0
         if x0.ndim != 5:
             return self._guided(x0, args, run, strength)
@@ -224,7 +224,7 @@ class Guidance:
             limit=self.settings.limit,
             normalise=self.settings.normalise,
             update=self.settings.update,
-            chunk=at_a_time(size, self.native, self.settings.share),
+            chunk=chunk_size(size, self.native, self.settings.share),
         )
 
     def _picture(self, latent: Tensor, run: Run) -> Tensor:
@@ -238,12 +238,12 @@ class Guidance:
         return fit_image(decoded, *self.native)
 
 
-def at_a_time(size: tuple[int, int], native: tuple[int, int], share: float) -> int:
+def chunk_size(size: tuple[int, int], native: tuple[int, int], share: float) -> int:
     """How many pictures of that size go through decoder and estimator together."""
     return max(1, int(CHUNK_PIXELS // max(math.prod(size) * share**2, math.prod(native))))
 
 
-def is_turn(levels: Sequence[float] | None, sigma: float, first: float, every: int) -> bool:
+def is_guided_step(levels: Sequence[float] | None, sigma: float, first: float, every: int) -> bool:
     """Is this step guided, where only one in `every` is, counted from the first step at or below the noise `first`?
 
     Evaluations in the middle of a step, of samplers of higher order, belong to it. A sampler that does not tell its

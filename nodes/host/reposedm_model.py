@@ -48,8 +48,8 @@ def to_conditioning(condition: Condition) -> list:
 
 
 class ConditioningNetworks(nn.Module):
-    """What reads the pictures, once a run: the aligner, with the tiny encoder where it has one, and the denoiser's part
-    that makes the context tokens."""
+    """What reads the pictures, once per run: the aligner, with the tiny encoder where it has one, and the part of the
+    denoiser that makes the context tokens."""
 
     def __init__(self, aligner: RecurrentPoseAligner, denoiser: Denoiser, tiny: TinyAutoencoder | None = None):
         super().__init__()

@@ -20,12 +20,12 @@ FIRST = "diffusion_model.input_blocks.0.0.weight"
 
 
 @dataclass(frozen=True)
-class PoseHabits:
+class PoseConvention:
     """How a network was given its poses in training; RePoseSD Loader leaves a note of it on the VAE.
 
     Attributes:
         style: in which the skeleton was drawn, see `draw_pose`.
-        negative: what the unconditional half of classifier-free guidance is told: "none" or "same".
+        negative: the pose in the unconditional half of classifier-free guidance: "none" or "same".
     """
 
     style: str
@@ -34,8 +34,8 @@ class PoseHabits:
 
 HABITS = "reposesd_habits"
 """Attribute of a VAE."""
-HUMANSD = PoseHabits("humansd", "same")
-OWN = PoseHabits("openpose", "none")
+HUMANSD = PoseConvention("humansd", "same")
+OWN = PoseConvention("openpose", "none")
 
 
 class RePoseSDModel(comfy.model_base.BaseModel):
@@ -70,7 +70,7 @@ class EightChannels:
 
 
 def with_narrow_patches(patcher: ModelPatcher) -> ModelPatcher:
-    """The same patcher, whose clones inherit it, with the ways of `EightChannels`."""
+    """The same patcher, whose clones inherit it, that behaves as `EightChannels`."""
     kind = type(patcher)
     patcher.__class__ = type(kind.__name__, (EightChannels, kind), {})
     return patcher

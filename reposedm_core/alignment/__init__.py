@@ -8,7 +8,15 @@ from .recurrent import Alignment, RecurrentPoseAligner
 from .warp import _identity
 from .windows import dense_mask, window_mask
 
-__all__ = ["Alignment", "MatchingPoseAligner", "RecurrentPoseAligner", "Start", "build_aligner", "forget", "start_from"]
+__all__ = [
+    "Alignment",
+    "MatchingPoseAligner",
+    "RecurrentPoseAligner",
+    "Start",
+    "build_aligner",
+    "clear_caches",
+    "start_from",
+]
 
 
 def build_aligner(config: AlignerConfig, operations=nn) -> RecurrentPoseAligner | MatchingPoseAligner:
@@ -16,7 +24,7 @@ def build_aligner(config: AlignerConfig, operations=nn) -> RecurrentPoseAligner 
     return {"recurrent": RecurrentPoseAligner, "matching": MatchingPoseAligner}[config.kind](config, operations)
 
 
-def forget() -> None:
+def clear_caches() -> None:
     """Let go of the grids and masks that are kept between calls, on whatever device; the next call makes them anew."""
     for kept in (_identity, dense_mask, window_mask):
         kept.cache_clear()

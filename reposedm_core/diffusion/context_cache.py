@@ -1,4 +1,4 @@
-"""Keys and values of the fixed context, computed once a picture instead of once a step.
+"""Keys and values of the fixed context, computed once per picture instead of once per step.
 
 The context (section 3.2: F_S^N as tokens; eq. 17: the prompt) does not change while a picture is sampled, so neither
 do the projections that each cross-attention makes of it.

@@ -52,7 +52,7 @@ def check_inputs(
     if not isinstance(t, Tensor) or t.shape != (len(z),):
         raise InputError(
             f"t is {quoted(tuple(t.shape) if isinstance(t, Tensor) else t)}; expected a tensor of shape "
-            f"({len(z)},), one timestep a picture."
+            f"({len(z)},), one timestep per picture."
         )
     return sizes, like
 
@@ -89,7 +89,7 @@ def resized(position: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Conditioner(nn.Module):
-    """The part of a denoiser that reads the pictures: it makes the context tokens, once a picture.
+    """The part of a denoiser that reads the pictures: it makes the context tokens, once per picture.
 
     Its weights are the ones of the same names in `Denoiser`, so that it can be built and used without the U-Net.
 

@@ -74,7 +74,7 @@ def guide_epsilon(
     Args:
         epsilon: (B, C, h, w) predicted noise.
         gradient: ∇G, the same shape.
-        alpha_bar: ᾱ_t in 0..1, a number or one a picture (B,).
+        alpha_bar: ᾱ_t in 0..1, a number or one per picture (B,).
         weight: w; 1 is the paper's, 0 returns `epsilon` itself.
         update: which of the two, see `noise_factor`.
     """
@@ -130,7 +130,7 @@ def limit_step(
     factor that half precision cannot square, or cannot hold, makes the step infinite.
 
     Args:
-        direction: (B, ...). factor: a number or one a picture (B,). size: the same, above 0; None is no bound.
+        direction: (B, ...). factor: a number or one per picture (B,). size: the same, above 0; None is no bound.
 
     Returns:
         (B, ...) in float32, or float64 where `direction` is.
@@ -175,6 +175,6 @@ def _as_tensor(value: torch.Tensor | float) -> torch.Tensor:
 
 
 def _each(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A number () or one a picture (B,), broadcasting over `like`, in its dtype and on its device."""
+    """A number () or one per picture (B,), broadcasting over `like`, in its dtype and on its device."""
     value = value.to(like.dtype).to(like.device)
     return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value

@@ -26,7 +26,7 @@ from .schedule import DiffusionSchedule
 
 @dataclass
 class Condition:
-    """What the denoiser is told: pose latent, context tokens, aligned latent and its visibility (see `Denoiser`)."""
+    """The denoiser's conditioning: pose latent, context tokens, aligned latent and its visibility (see `Denoiser`)."""
 
     pose: Tensor
     tokens: Tensor
@@ -212,10 +212,10 @@ class GuidedModel(ABC):
 
     @abstractmethod
     def conditions(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """What `predict` is told in the conditional and in the unconditional pass, (1 or B, …) each."""
+        """The conditioning of `predict` in the conditional and in the unconditional pass, (1 or B, …) each."""
 
     @abstractmethod
-    def predict(self, z: Tensor, t: Tensor, *told: Tensor) -> tuple[Tensor, Tensor | None]:
+    def predict(self, z: Tensor, t: Tensor, *conditional: Tensor) -> tuple[Tensor, Tensor | None]:
         """Prediction and variance logits of the bare network at y_t = z; t (B,) int64."""
 
     @contextmanager
@@ -244,17 +244,17 @@ class GuidedModel(ABC):
             for sigma in known:
                 self._steps.pop(sigma, None)
 
-    def _told(self, count: int) -> list[Tensor]:
-        """What the network is told of `count` pictures, kept from step to step so that the context stays one tensor."""
+    def _conditioning(self, count: int) -> list[Tensor]:
+        """The conditioning of `count` pictures, kept from step to step so that the context stays one tensor."""
         given = list(vars(self.condition).values())
         versions = [version_of(value) for value in given]
         key = (count, self.scale == 1, versions)
         known = self._kept is not None and key == self._kept[0] and None not in versions
         if not known or any(a is not b for a, b in zip(given, self._kept[1], strict=True)):
-            told, nothing = ([_repeated(value, count) for value in values] for values in self.conditions())
+            conditional, unconditional = ([_repeated(value, count) for value in values] for values in self.conditions())
             if self.scale != 1:
-                told = [torch.cat(pair) for pair in zip(told, nothing, strict=True)]
-            self._kept = key, given, told
+                conditional = [torch.cat(pair) for pair in zip(conditional, unconditional, strict=True)]
+            self._kept = key, given, conditional
         return self._kept[2]
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Denoised:
@@ -270,9 +270,9 @@ class GuidedModel(ABC):
         work = torch.promote_types(x.dtype, torch.float32)
         t = timestep_of(self.schedule, sigma)
         z = x.to(work) / (sigma.to(work)[:, None, None, None] ** 2 + 1) ** 0.5
-        told = self._told(len(x))
+        conditional = self._conditioning(len(x))
         passes = 1 if self.scale == 1 else 2
-        prediction, variance = self.predict(z.to(x.dtype).repeat(passes, 1, 1, 1), t.repeat(passes), *told)
+        prediction, variance = self.predict(z.to(x.dtype).repeat(passes, 1, 1, 1), t.repeat(passes), *conditional)
         if passes == 2:
             prediction = classifier_free(*prediction.to(work).chunk(2), self.scale)
             variance = None if variance is None else variance.chunk(2)[0]
@@ -303,7 +303,7 @@ class GuidedModel(ABC):
 def _repeated(value: Tensor, count: int) -> Tensor:
     if len(value) not in (1, count):
         raise InputError(
-            f"condition: it is for {len(value)} pictures, and x has {count}; give one for all or one a picture."
+            f"condition: it is for {len(value)} pictures, and x has {count}; give one for all or one per picture."
         )
     return value.expand(count, *value.shape[1:]) if len(value) == 1 else value
 
@@ -315,10 +315,10 @@ class GuidedDenoiser(GuidedModel):
     condition: Condition
 
     def conditions(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The condition and the null condition, as `Denoiser` is told them."""
+        """The condition and the null condition, as `Denoiser` takes them."""
         pair = self.condition, Condition.null(self.denoiser, self.condition)
         return tuple((c.pose, c.tokens, c.aligned, c.visibility) for c in pair)
 
-    def predict(self, z: Tensor, t: Tensor, *told: Tensor) -> tuple[Tensor, Tensor | None]:
+    def predict(self, z: Tensor, t: Tensor, *conditional: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `GuidedModel.predict`."""
-        return self.denoiser(z, t, *told, self.schedule.roots(t, z)[1])
+        return self.denoiser(z, t, *conditional, self.schedule.roots(t, z)[1])

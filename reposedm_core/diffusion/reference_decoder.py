@@ -1,7 +1,7 @@
 """A decoder that sees the source (**ours**): latent, warped source, background plate and masks → picture.
 
 It copies pixels where the warp or the plate is right, by a learned share per pixel, and paints the rest from the
-latent. diffusers' AsymmetricAutoencoderKL, which is told the picture around a mask, is a relative.
+latent. diffusers' AsymmetricAutoencoderKL, which sees the picture around a mask, is a relative.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class ReferenceDecoder(nn.Module):
         for field in fields(reference):
             channels = 1 if field.name in MASKS else 3
             check_tensor(getattr(reference, field.name), f"reference.{field.name}", f"B {channels} H W", dict(sizes))
-        told = [getattr(reference, field.name) for field in fields(reference)]
-        x = self.stem(torch.cat([decoded, *told], 1).contiguous(memory_format=torch.channels_last))
+        seen = [getattr(reference, field.name) for field in fields(reference)]
+        x = self.stem(torch.cat([decoded, *seen], 1).contiguous(memory_format=torch.channels_last))
         kept = [x]
         for down in self.down:
             below, right = (side % 2 for side in x.shape[-2:])  # half an odd side is rounded up: `up` must cover it

@@ -59,7 +59,7 @@ def initial_latent(noise: Tensor, sigma: Tensor) -> Tensor:
 def _sampler(loop: Callable[..., None]) -> Sampler:
     """What every sampler does around its loop: checks, no gradients, and the model's own preparations.
 
-    The loop is given `levels` too: σ_i (B,) of each step, the very tensors of which the model has been told.
+    The loop is given `levels` too: σ_i (B,) of each step, the very tensors that the model was prepared for.
     """
 
     @wraps(loop)

@@ -48,7 +48,7 @@ class DiffusionSchedule:
         """Raise an `InputError` unless t is (count,) integers in 0..T-1; reads them."""
         if t.shape != (count,) or t.dtype not in WHOLE:
             raise InputError(
-                f"t has shape {tuple(t.shape)} and dtype {t.dtype}; expected ({count},) integers, one a picture."
+                f"t has shape {tuple(t.shape)} and dtype {t.dtype}; expected ({count},) integers, one per picture."
             )
         if len(t) and not 0 <= int(t.min()) <= int(t.max()) < self.timesteps:
             raise InputError(f"t = {t.tolist()}: must be 0 to {self.timesteps - 1}.")

@@ -1,6 +1,6 @@
 """A tiny autoencoder on the latents of a large one, for the inner work of eq. 9 and 10 (**ours**).
 
-What the aligner encodes on the way and what the field decodes is looked at by networks alone, many times a picture.
+What the aligner encodes on the way and what the field decodes is looked at by networks alone, many times per picture.
 Stable Diffusion's autoencoder does that at thirty and ten times the cost of one of TAESD's kind
 (github.com/madebyollin/taesd), which is diffusers' `AutoencoderTiny`. Public TAESD weights load unchanged.
 """

@@ -38,7 +38,7 @@ class HeatmapConfig(Protocol):
 
     Attributes:
         joints: K, in the COCO order where there are 17.
-        strides: picture pixels a cell of every resolution, coarsest first: (4, 2) for HigherHRNet.
+        strides: picture pixels per cell of every resolution, coarsest first: (4, 2) for HigherHRNet.
         sigma: deviation in cells, at every resolution, of the Gaussians that the network was trained on.
         udp: it was trained with UDP (see `pose.heatmaps`).
     """

@@ -149,7 +149,7 @@ def load_vitpose(folder: str | os.PathLike) -> VitPose:
             dtype=torch.float32,
         )
         estimator = VitPose(network, mean, std).eval().requires_grad_(False)
-    except Exception as error:  # what it raises on a bad file is nowhere said
+    except Exception as error:  # what it raises on a bad file is undocumented
         raise InputError(
             f"{folder.name}: not a readable ViTPose ({reason(error)}). Download config.json and "
             "model.safetensors again."

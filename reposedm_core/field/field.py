@@ -221,7 +221,7 @@ class PoseInteractionField(nn.Module):
         if len(target.heatmaps) not in (1, len(latent)):
             raise InputError(
                 f"The pose target is for {len(target.heatmaps)} pictures, the latent has {len(latent)}: "
-                "give one target for all, or one a picture."
+                "give one target for all, or one per picture."
             )
         if chunk < 1:
             raise InputError(f"chunk = {chunk}: must be 1 or more.")

@@ -34,7 +34,7 @@ def chosen_joints(text: str) -> tuple[int, ...] | None:
 
     Args:
         text: "all", or names of COCO's joints (`left_wrist`), of kinds (`wrist`) and of groups (`JOINT_GROUPS`, `left
-            arm`), parted by commas; "-" before a name leaves those out, from all where nothing is named before.
+            arm`), separated by commas; "-" before a name leaves those out, from all where nothing is named before.
 
     Raises:
         InputError: an unknown name, or nothing left.
@@ -105,7 +105,7 @@ def pose_target(
 
     Args:
         field: in space "features" the drawn skeletons are the picture of the target.
-        poses: one for all pictures, or one a picture.
+        poses: one for all pictures, or one per picture.
         size: height and width of the pictures.
         native: height and width that the estimator was trained at; the pictures are to be fitted to it.
         people: numbers of them, None for all. Who is not in a frame is left out there.

@@ -94,7 +94,7 @@ def known_cells(joints: Tensor, rows: int, columns: int, stride: int, udp: bool 
     )
     nearest = joints.new_full((len(joints), 1, rows, columns), torch.inf)
     known = joints.new_zeros(len(joints), joints.shape[2], rows, columns)
-    for person in joints.unbind(1):  # one by one: thirty people at once would take a hundred megabytes a picture
+    for person in joints.unbind(1):  # one by one: thirty people at once would take a hundred megabytes per picture
         present = person[..., 2, None, None] > 0
         apart = (y[:, None] - person[..., 1, None, None]) ** 2 + (x - person[..., 0, None, None]) ** 2
         apart = apart.masked_fill(~present, torch.inf).amin(1, keepdim=True)

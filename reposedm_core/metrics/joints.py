@@ -42,8 +42,8 @@ def pck(predicted: np.ndarray, truth: np.ndarray, distance: float | np.ndarray) 
 
     Args:
         predicted, truth: (n, 17, 3).
-        distance: tolerance in pixels, e.g. 0.05·H; or one a picture, (n,), e.g. 0.2·`torso_sizes`, whose NaN leave the
-            picture out.
+        distance: tolerance in pixels, e.g. 0.05·H; or one per picture, (n,), e.g. 0.2·`torso_sizes`, whose NaN leave
+            the picture out.
     """
     distances = joint_distances(predicted, truth)
     return float(_correct(distances, distance).sum() / max(1, _judged(distances, distance).sum()))
@@ -57,7 +57,7 @@ def joint_error(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 
 def pck_measures(predicted: np.ndarray, truth: np.ndarray, height: int) -> dict[str, np.ndarray]:
-    """One number a picture, (n,) float64 each, NaN where nothing can be judged.
+    """One number per picture, (n,) float64 each, NaN where nothing can be judged.
 
     Args:
         predicted, truth: (n, 17, 3).

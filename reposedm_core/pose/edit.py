@@ -92,7 +92,7 @@ def edit_joint(
         remove: the joint is made absent instead.
         limb: what hangs on the joint shares its fate: an elbow takes wrist and hand along, a knee ankle and foot,
             a nose the face, and the neck the whole body. Otherwise the joint alone.
-        person: whose, counted from 0; everybody's where None. Who lacks the joint stays as he is.
+        person: whose, counted from 0; everybody's where None. People without the joint are unchanged.
 
     Returns:
         Everybody who has a body joint left, on the same canvas.

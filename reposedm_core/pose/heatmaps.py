@@ -25,7 +25,7 @@ def cells_to_pixels(cells: Tensor, size: int, stride: int, udp: bool = False) ->
     Args:
         cells: any shape, fractions allowed.
         size: w or h, cells along this axis; the picture has size * stride pixels.
-        stride: picture pixels a cell.
+        stride: picture pixels per cell.
         udp: by UDP's rule instead of the plain one.
     """
     if udp:
@@ -50,7 +50,7 @@ def render_heatmaps(
             means absent and gives an empty map. Any positive score gives the same height of 1.
         height, width: of the picture, both divisible by `stride`.
         sigma: standard deviation in heat-map cells (HigherHRNet uses 2).
-        stride: picture pixels a cell.
+        stride: picture pixels per cell.
         udp: cells lie as UDP has them.
 
     Returns:
@@ -84,7 +84,7 @@ def decode_heatmaps(heatmaps: Tensor, stride: int = 4, udp: bool = False) -> Ten
 
     Args:
         heatmaps: (B, K, h, w); values at or below 0, and NaN, count as empty.
-        stride: picture pixels a cell.
+        stride: picture pixels per cell.
         udp: the maps follow UDP's rule, see `subcell_offset`.
 
     Returns:

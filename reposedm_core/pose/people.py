@@ -89,7 +89,7 @@ def select_people(
                 last = last.resized(frame.height, frame.width)
             pairs = dict(match_people(last, frame, reach=1.0))
             taken = frame.take([pairs[i] for i in sorted(pairs)])
-            # who is not seen for a while is waited for where he was
+            # whoever is not seen for a while keeps the last position
             waiting = [i for i in range(len(last.joints)) if i not in pairs]
             last = _joined(taken, last.take(waiting)).take(np.argsort(sorted(pairs) + waiting))
         else:

@@ -28,7 +28,7 @@ OPENPOSE_LIMBS = (
     (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
 )  # fmt: skip
 
-# RGB, one a joint; the first seventeen also colour the limbs.
+# RGB, one per joint; the first seventeen also colour the limbs.
 OPENPOSE_COLOURS = (
     (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0),
     (0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255),

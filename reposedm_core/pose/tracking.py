@@ -20,7 +20,7 @@ _REACH = 0.6
 """How far from where he is expected somebody is found again, in diagonals of his box."""
 
 _COAST = 3
-"""For how many frames somebody who is not seen is expected to go on as he went; then he is waited for where he is,
+"""For how many frames somebody who is not seen is expected to go on as he went; then the last position is kept,
 and those who are there come before him."""
 
 _REMEMBERED = 100

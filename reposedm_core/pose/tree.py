@@ -13,7 +13,7 @@ import numpy as np
 from .skeleton import NECK, OPENPOSE18
 
 MID_HIP = 18
-_HANGS_ON = {
+PARENT_OF = {
     "nose": "neck", "right_eye": "nose", "left_eye": "nose", "right_ear": "right_eye", "left_ear": "left_eye",
     "right_shoulder": "neck", "right_elbow": "right_shoulder", "right_wrist": "right_elbow",
     "left_shoulder": "neck", "left_elbow": "left_shoulder", "left_wrist": "left_elbow",
@@ -22,7 +22,7 @@ _HANGS_ON = {
 
 PARENTS: tuple[int, ...] = (
     *(
-        -1 if name == "neck" else MID_HIP if name.endswith("_hip") else OPENPOSE18.index(_HANGS_ON[name])
+        -1 if name == "neck" else MID_HIP if name.endswith("_hip") else OPENPOSE18.index(PARENT_OF[name])
         for name in OPENPOSE18
     ),
     NECK,

@@ -1,4 +1,4 @@
-"""RePoseSD (section 4.4, eq. 17): Stable Diffusion 2.1, told by a text, with the pose latent beside the noise latent.
+"""RePoseSD (section 4.4, eq. 17): Stable Diffusion 2.1, text-conditioned, the pose latent beside the noise latent.
 
 Its U-Net is diffusers' UNet2DConditionModel with Stable Diffusion 2.1's options and 8 input channels, [z_t, E(P)].
 Weights of HumanSD, which has the same input, load unchanged; those of Stable Diffusion itself grow four input channels
@@ -184,7 +184,7 @@ def save_reposesd(
 
 @dataclass
 class TextCondition:
-    """What `RePoseSD` is told.
+    """The conditioning of `RePoseSD`.
 
     Attributes:
         pose: E(P), (B, C, h, w).
@@ -204,10 +204,12 @@ class GuidedRePoseSD(GuidedModel):
 
     def conditions(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Pose latent and tokens, and in place of both zeros and the null tokens."""
-        told = self.condition
-        check_tensor(told.tokens, "tokens", "B n D")
-        check_tensor(told.null_tokens, "null_tokens", "B n D", {"n": told.tokens.shape[1], "D": told.tokens.shape[2]})
-        return (told.pose, told.tokens), (torch.zeros_like(told.pose), told.null_tokens)
+        given = self.condition
+        check_tensor(given.tokens, "tokens", "B n D")
+        check_tensor(
+            given.null_tokens, "null_tokens", "B n D", {"n": given.tokens.shape[1], "D": given.tokens.shape[2]}
+        )
+        return (given.pose, given.tokens), (torch.zeros_like(given.pose), given.null_tokens)
 
     def predict(self, z: Tensor, t: Tensor, pose: Tensor, tokens: Tensor) -> tuple[Tensor, None]:
         """See `GuidedModel.predict`."""

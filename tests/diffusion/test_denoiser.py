@@ -11,7 +11,7 @@ from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
 from reposedm_core.diffusion.sampler import initial_latent, sample_ancestral, sample_ddim, simple_sigmas
 from reposedm_core.diffusion.schedule import DiffusionSchedule, schedule_sigmas
 from reposedm_core.errors import InputError
-from reposedm_core.networks import InPrecision
+from reposedm_core.networks import MixedPrecisionDenoiser
 from reposedm_core.presets import PRESETS
 
 TINY = DenoiserConfig(
@@ -235,7 +235,7 @@ def test_weights_of_half_precision_between_single_ones():
     values, drop = inputs(), torch.tensor([True, False])
     tokens = model.context(values["aligned"], values["visibility"].sigmoid(), drop)
     exact = model(**{**values, "tokens": tokens})
-    half = InPrecision(model, torch.bfloat16)
+    half = MixedPrecisionDenoiser(model, torch.bfloat16)
     found = half(*{**values, "tokens": half.context(values["aligned"], values["visibility"].sigmoid(), drop)}.values())
     assert half.context(values["aligned"], values["visibility"]).shape == (2, 64, 16)
     for a, b in zip(found, exact, strict=True):

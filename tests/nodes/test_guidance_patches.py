@@ -38,7 +38,7 @@ def test_every_nth_step(made, guide, family, sampler, every, start, end, decodin
 
 
 def test_evaluations_in_the_middle_of_a_step_belong_to_it(pack):
-    turn = pack.nodes.host.field_sampling.is_turn
+    turn = pack.nodes.host.field_sampling.is_guided_step
     levels = [8.0, 4.0, 2.0, 1.0]
 
     def acts(sigma, every, first=100.0):

@@ -111,7 +111,7 @@ def test_width_and_height(node, caplog):
         (416, 404, "size")
     }
     assert [record.getMessage() for record in caplog.records] == [
-        "Load Pose: text: the size of the picture is not told; 416 × 404 is guessed from where people are. Give width "
+        "Load Pose: text: the size of the picture is not given; 416 × 404 is guessed from where people are. Give width "
         "and height to Load Pose, or connect the picture where a node takes it."
     ]
     caplog.clear()

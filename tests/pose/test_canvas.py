@@ -83,7 +83,7 @@ def test_one_side_alone_is_used(person: np.ndarray) -> None:
     read = parse_keypoints([frame(person, canvas_width=200), frame(person, width=400, height=300)])
     assert sizes(read) == [(300, 400, ""), (300, 400, "")]
     np.testing.assert_allclose(read[0].joints[0], person * [2, 2, 1])
-    assert len(notes) == 1 and "the height of the picture is not told; 200 × 137 is guessed" in notes[0]
+    assert len(notes) == 1 and "the height of the picture is not given; 200 × 137 is guessed" in notes[0]
     assert sizes(parse_keypoints(frame(person, height=300))) == [(300, 96, "width")]
     with pytest.raises(InputError, match="canvas size is missing"):
         parse_keypoints(frame(person / [96, 128, 1], width=96))

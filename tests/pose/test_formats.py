@@ -24,7 +24,7 @@ WALKER = load_pose_file(FIXTURES / "width_height_keys.json")[0].joints[0]
 FILES: dict[str, tuple[Any, ...]] = {
     "standing": ([STANDING], (768, 512), "", []),
     "walk_without_canvas": ([WALKER + [40 * step, 0, 0] for step in range(4)], (404, 416), "size", ["416 × 404"]),
-    "only_canvas_width": ([WALKER], (404, 512), "height", ["the height of the picture is not told; 512 × 404"]),
+    "only_canvas_width": ([WALKER], (404, 512), "height", ["the height of the picture is not given; 512 × 404"]),
     "width_height_keys": ([WALKER], (768, 512), "", []),
     "width_height_keys_normalised": ([STANDING], (768, 512), "", []),
     "face_of_56": ([STANDING], (768, 512), "", ["frame 0, person 0 has a face of 168 values"]),

@@ -7,7 +7,7 @@ import numpy as np
 
 _SMALLEST, _LARGEST = (0.012, 0.045), 0.4  # radii of leaves in picture heights; the smallest differs by picture
 _LAYERS = 5  # leaves over an average point
-_OCTAVES = 7  # of 1/f noise, from 2 cells a picture height
+_OCTAVES = 7  # of 1/f noise, from 2 cells per picture height
 
 
 def dead_leaves(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

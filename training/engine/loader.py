@@ -50,7 +50,7 @@ class Steps(Dataset):
         ]
 
 
-class _Kept(Dataset):
+class _ErrorsAsItems(Dataset):
     """`Steps`, errors returned: the loader would wrap one in the traceback of its worker."""
 
     def __init__(self, steps: Steps):
@@ -65,11 +65,11 @@ class _Kept(Dataset):
             return InputError(
                 f"{self.steps.stage.name}: an example of step {step} cannot be read "
                 f"({type(error).__name__}: {error}). Look for a damaged file in {self.steps.stage.root}, "
-                "mend or make it again, and run the same command again."
+                "fix it or make it again, and run the same command again."
             )
 
 
-def _as_it_is(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
@@ -82,13 +82,13 @@ def _leave_signals_to_the_trainer(_: int) -> None:
 def open_loader(steps: Steps, start: int, workers: int, pin: bool) -> DataLoader:
     """The batches of step `start` and all after it, in order; an item may be an exception, to be raised."""
     return DataLoader(
-        _Kept(steps),
+        _ErrorsAsItems(steps),
         batch_size=None,
         sampler=range(start, len(steps)),
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         pin_memory=pin,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         worker_init_fn=_leave_signals_to_the_trainer,
     )
 

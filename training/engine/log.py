@@ -22,7 +22,7 @@ class Journal:
 
     Attributes:
         log: {"step", "examples", "seconds" of training, "history": an entry each `every` steps with the means
-            since the last one, pictures a second and the share of time spent waiting for data, "validations": an
+            since the last one, pictures per second and the share of time spent waiting for data, "validations": an
             entry each, "validation": the last}.
     """
 

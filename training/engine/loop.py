@@ -25,7 +25,7 @@ from training.engine.signals import Interrupts, Stopped, held
 from training.engine.stage import Stage
 from training.engine.state import differences, read_state, save_atomically
 
-WITHOUT_INFLUENCE = (
+MAY_CHANGE_ON_RESUME = (
     "minutes",
     "save_every",
     "log_every",
@@ -159,10 +159,10 @@ class _Run:
 
     def compare(self, what: str) -> dict:
         """What the stage is made of now; where that is not what its state was made of, the log keeps it and it is
-        told, `what` first."""
+        printed, `what` first."""
         settings, accelerator = self.settings, self.accelerator
         now = {
-            **{key: value for key, value in asdict(settings).items() if key not in WITHOUT_INFLUENCE},
+            **{key: value for key, value in asdict(settings).items() if key not in MAY_CHANGE_ON_RESUME},
             "bf16": bool(self.bf16),
             "seed": self.seed,
             "examples a step": settings.batch * settings.accumulate * accelerator.num_processes,
@@ -231,8 +231,8 @@ class _Run:
             for key, value in values.items():
                 sums[key] = sums.get(key, 0.0) + value.detach().float() / len(batches)
         norm = accelerator.clip_grad_norm_(self.module.parameters(), 1.0)
-        told = torch.stack([*sums.values(), norm.detach().float(), norm.new_tensor(float(over()))])
-        *scalars, norm, stop = mean_over_processes(told, accelerator).tolist()
+        logged = torch.stack([*sums.values(), norm.detach().float(), norm.new_tensor(float(over()))])
+        *scalars, norm, stop = mean_over_processes(logged, accelerator).tolist()
         values = dict(zip(sums, scalars, strict=True))
         if not math.isfinite(values["loss"]) or not math.isfinite(norm):
             what = f"the loss is {values['loss']}" if not math.isfinite(values["loss"]) else f"its gradient is {norm}"

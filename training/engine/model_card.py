@@ -19,7 +19,7 @@ ENTRIES = 50
 
 def write_log(stage: str, log: dict, out: Path) -> None:
     """Keep the log of a finished stage as `out/STAGE.json`."""
-    write_text(out / f"{stage}.json", json.dumps(log, indent=1))  # a card may need the one of before
+    write_text(out / f"{stage}.json", json.dumps(log, indent=1))  # a card may need an earlier one
 
 
 def make_card(settings: Settings, out: Path, device: torch.device, stages: list[str] | None = None) -> dict:

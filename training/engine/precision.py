@@ -23,7 +23,7 @@ def compare_precisions(step: Callable[[bool], object], module: nn.Module, accele
         module: what `step` runs; its buffers, such as batch norm's statistics, are left as they were.
 
     Returns:
-        {"float32": seconds a step, "bfloat16": likewise}, means over all processes, and so the same in each.
+        {"float32": seconds per step, "bfloat16": likewise}, means over all processes, and so the same in each.
     """
     buffers = [buffer.clone() for buffer in module.buffers()]
     best = dict.fromkeys((False, True), float("inf"))

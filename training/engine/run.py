@@ -79,7 +79,7 @@ def run(settings: Settings) -> Path:
     classes = {name: stage_class(name, config) for name in wanted}
     check_needs(classes, config, settings)
     if "decoder" in classes and settings.decoder.perceptual > 0:
-        VGGDistance()  # what is not installed is to be told now, not when the other stages are done
+        VGGDistance()  # what is not installed is reported now, not when the other stages are done
     accelerator = open_accelerator(
         settings.device == "cpu", tracker_names(settings), out, any(each.unused for each in classes.values())
     )

@@ -253,7 +253,7 @@ def load_settings(config: str | Path | None, overrides: list[str]) -> Settings:
     """Defaults, then the YAML file, then key=value overrides; unknown keys are refused by name.
 
     Raises:
-        InputError: no such file, not YAML, an unknown key, or a value that cannot be meant.
+        InputError: no such file, not YAML, an unknown key, or an invalid value.
     """
     merged = OmegaConf.structured(Settings)
     try:
@@ -270,7 +270,7 @@ def load_settings(config: str | Path | None, overrides: list[str]) -> Settings:
 
 
 def check(settings: Settings) -> None:
-    """Raise an `InputError` that names the first setting that cannot be meant."""
+    """Raise an `InputError` that names the first invalid setting."""
     unknown = [stage for stage in settings.stages if stage not in STAGES]
     if unknown:
         raise InputError(f"stages: unknown {unknown}; known are {', '.join(STAGES)}.")

@@ -16,13 +16,13 @@ MOST_WIDE = 3600
 def comparison_sheet(
     columns: dict[str, np.ndarray], captions: list[str], across: int = 3, zoom: int | None = None
 ) -> Image.Image:
-    """One row a pair, filled block by block from the left.
+    """One row per pair, filled block by block from the left.
 
     Args:
         columns: label → pictures (n, H, W, 3) uint8, in the order of the columns.
         captions: n lines, one under each row.
         across: most blocks side by side, each with all columns; fewer where they would be wider than `MOST_WIDE`.
-        zoom: pixels a picture's pixel, Lanczos-filtered; None is 2 for pictures of less than 128 pixels, else 1.
+        zoom: pixels per picture's pixel, Lanczos-filtered; None is 2 for pictures of less than 128 pixels, else 1.
     """
     count, height, width = next(iter(columns.values())).shape[:3]
     zoom = zoom or (2 if width < 128 else 1)

@@ -250,7 +250,7 @@ def measures(found: dict[str, Found], truth: list[np.ndarray], rules: Protocol, 
 
 
 def how_sampled(sampled: dict[str, dict]) -> str:
-    """One line a row: how its pictures were made."""
+    """One line per row: how its pictures were made."""
     lines = []
     for row, made in sampled.items():
         field = made["field"]

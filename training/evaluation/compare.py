@@ -101,7 +101,7 @@ def join_processes(device: str) -> str:
 def shared_batches(people: People, pairs: Pairs, size: int, what: str) -> Iterator[Batch]:
     """The batches that this process is to do.
 
-    Whole batches go to the processes in turn, so that a picture is computed in the same company whatever their number.
+    Whole batches go to the processes in turn, so that a picture is computed in the same batch whatever their number.
     """
     rank, world = processes()
     firsts = list(range(0, len(pairs), size))

@@ -101,8 +101,8 @@ def target_cosines(probe: Probe) -> dict[str, dict[str, float]]:
             for batch, z, noise, prediction, _, t in probe.at(level):
                 x0, drop = batch["target"], torch.zeros(len(z), dtype=torch.bool, device=z.device)
                 off = probe.schedule.predict_x0(z, prediction, t) - x0
-                told = batch["joints"], x0, z, noise, prediction, t, drop
-                skeleton, picture = (terms[space, target](*told)[0] for target in TARGETS)
+                terms_of = batch["joints"], x0, z, noise, prediction, t, drop
+                skeleton, picture = (terms[space, target](*terms_of)[0] for target in TARGETS)
                 for name, one, other in (
                     ("both targets", skeleton, picture),
                     ("skeleton, error", skeleton, off),

@@ -157,7 +157,7 @@ def transfer(
 
     Args:
         aligned: B pictures, by `align`.
-        seeds: one a picture: a picture's result depends on its own seed only.
+        seeds: one per picture: a picture's result depends on its own seed only.
         steps, scale: sampling steps and w_c of eq. 16.
         guide, poses: gradient guidance towards the OpenPose-18 joints (B, 18, 3), at the size that the networks see;
             None or a strength of 0 is off.

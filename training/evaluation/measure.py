@@ -24,7 +24,7 @@ from training.metrics.perceptual import LPIPS, PerceptualDistance
 from training.metrics.pictures import WINDOW
 from training.metrics.vgg import VGGDistance
 
-ANYBODY = 0.4
+MIN_PERSON_SCORE = 0.4
 """Mean score of the joints below which nobody is where an estimator of one person looks. The shipped one's mean is 0.50
 or more on 64 test people, and at most 0.41 on backgrounds and noise."""
 CELL = 64
@@ -55,8 +55,8 @@ class Detector:
         return cls(pipe.estimator, name, size=pipe.config.network_size)
 
     def sure(self, found: list[np.ndarray]) -> list[np.ndarray]:
-        """Of each picture's people those that are there: all where several were looked for, else see `ANYBODY`."""
-        return found if self.several else [people[people[..., 2].mean(-1) >= ANYBODY] for people in found]
+        """Of each picture's people those that are there: all, or, of estimators of one, by `MIN_PERSON_SCORE`."""
+        return found if self.several else [people[people[..., 2].mean(-1) >= MIN_PERSON_SCORE] for people in found]
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[np.ndarray]:

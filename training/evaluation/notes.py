@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from training.evaluation.generate import COPY, PLATE, SEED_STRIDE, SKELETON, TRUTH
-from training.evaluation.measure import ANYBODY
+from training.evaluation.measure import MIN_PERSON_SCORE
 from training.evaluation.tables import DISTURBANCES
 from training.metrics.people import MOST_PEOPLE
 from training.metrics.perceptual import NETWORK
@@ -32,7 +32,7 @@ def finder(judge: str, several: bool) -> str:
     limit = (
         "It finds several people."
         if several
-        else f"It finds one person, or nobody where the joints' mean score is below {ANYBODY:g}."
+        else f"It finds one person, or nobody where the joints' mean score is below {MIN_PERSON_SCORE:g}."
     )
     return (
         f"Joints and people are found by {judge}: what it gets wrong on the true pictures is the row “{TRUTH}”. {limit}"

@@ -21,7 +21,7 @@ from training.evaluation.tables import DISTURBANCES, left
 from training.stages.matching_aligner import coarse_truth
 
 MapErrors = dict[str, dict[str, np.ndarray]]
-"""Row → measure → one number a pair, (n,), in % of the picture's height; NaN where no cell is visible."""
+"""Row → measure → one number per pair, (n,), in % of the picture's height; NaN where no cell is visible."""
 ROWS = 128
 """Of the pictures in whose pixels `DISTURBANCES` are."""
 ERRORS = ("epe", "epe_median", "epe_90")

@@ -1,4 +1,4 @@
-"""The cells of the tables: means over pairs, and measures of all pictures of a row together (AP and its kin, FID,
+"""The cells of the tables: means over pairs, and measures of all pictures of a row together (AP and the like, FID,
 KID)."""
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def more_pairs(people: People, pairs: Pairs, count: int) -> Pairs:
 
 
 def _numbers(people: People, pairs: Pairs) -> np.ndarray:
-    """A number a pair, (n,) int64: the same for the same two pictures."""
+    """A number per pair, (n,) int64: the same for the same two pictures."""
     source, target = (people.rows(pairs.identity, index) for index in (pairs.source, pairs.target))
     return source * len(people.arrays["done"]) + target
 

@@ -73,7 +73,7 @@ PARTS = ("rows", "maps")
 OPEN, CLOSE = "<!-- results -->", "<!-- /results -->"
 
 Measures = dict[str, np.ndarray]
-"""Measure → one number a pair, (n,), NaN where it says nothing."""
+"""Measure → one number per pair, (n,), NaN where it says nothing."""
 Cell = dict[str, "float | list[float | None] | None"]
 """{"mean", "low", "high"}, None where unknown; perhaps "seeds", the mean of each seed."""
 Summary = dict[str, dict[str, Cell]]
@@ -123,7 +123,7 @@ def shown(cell: Cell | None, name: str, signed: bool = False) -> str:
 def markdown_table(
     summary: Summary, columns: list[str], corner: str, signed: bool = False, extractor: str | None = None
 ) -> str:
-    """A Markdown table, a line a row."""
+    """A Markdown table, a line per row."""
     lines = [[corner, *(heading(name, extractor) for name in columns)], ["---"] + ["---:"] * len(columns)]
     lines += [[row, *(shown(cells.get(name), name, signed) for name in columns)] for row, cells in summary.items()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -188,7 +188,7 @@ def markdown(results: dict) -> str:
 
 
 def captions(measures: Measures, pairs: Pairs) -> list[str]:
-    """One line a pair for the sheet."""
+    """One line per pair for the sheet."""
     lines = []
     for n in range(len(pairs)):
         line = f"{n}: person {pairs.identity[n]}, picture {pairs.source[n]} to {pairs.target[n]}"

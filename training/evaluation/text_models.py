@@ -72,8 +72,8 @@ class _Guided(GuidedRePoseSD):
     keeps_pose = bf16 = False
 
     def conditions(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        told, nothing = super().conditions()
-        return told, (told[0] if self.keeps_pose else nothing[0], nothing[1])
+        conditional, unconditional = super().conditions()
+        return conditional, (conditional[0] if self.keeps_pose else unconditional[0], unconditional[1])
 
     def predict(self, z: Tensor, t: Tensor, pose: Tensor, tokens: Tensor) -> tuple[Tensor, None]:
         with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bf16):

@@ -1,6 +1,6 @@
 """Measures shared by training and evaluation.
 
-A measure of single pictures gives one number a picture, (n,) float64, NaN where it does not apply.
+A measure of single pictures gives one number per picture, (n,) float64, NaN where it does not apply.
 """
 
 from reposedm_core.metrics import pck, pck_measures

@@ -123,7 +123,7 @@ class _NumbersOnly(pickle.Unpickler):
 def read_pose_file(file: Path) -> np.ndarray:
     """COCO joints (P, 17, 3) float32, x, y in pixels and score, of a HumanSD .npz file.
 
-    Such a file holds pickled dicts, one a person, with "keypoints" (17, 3); nothing but arrays is unpickled.
+    Such a file holds pickled dicts, one per person, with "keypoints" (17, 3); nothing but arrays is unpickled.
 
     Raises:
         ValueError: another content. OSError: unreadable.

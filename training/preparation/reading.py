@@ -47,7 +47,7 @@ class Reading:
 
 
 class Reader:
-    """Makes rows; one a process, since it holds the estimator."""
+    """Makes rows; one per process, since it holds the estimator."""
 
     def __init__(self, reading: Reading):
         self.reading = reading

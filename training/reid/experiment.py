@@ -113,7 +113,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
         Stopped: interrupted; the same command goes on.
     """
     experiment.check()
-    Net(experiment.recipe, 2)  # an unknown backbone or weights of another one are told before hours of sampling
+    Net(experiment.recipe, 2)  # an unknown backbone or weights of another one are reported before hours of sampling
     shots, query = read_shots(experiment.root, TRAIN, 1), read_shots(experiment.root, QUERY, 1)
     gallery = read_shots(experiment.root, GALLERY)
     shares = [keep_share(shots.person, percent, seed) for percent in experiment.shares for seed in experiment.seeds]

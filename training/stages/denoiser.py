@@ -45,9 +45,9 @@ def denoise(
 ) -> tuple[Tensor, Tensor | None]:
     """Run the denoiser on a batch of latents; `drop` (B,) bool marks the examples with the joint null condition."""
     keep = (~drop).to(z.dtype)[:, None, None, None]
-    told = Condition.of(model, batch["pose"], batch["source"], batch["aligned"], batch["visibility"], drop)
+    inputs = Condition.of(model, batch["pose"], batch["source"], batch["aligned"], batch["visibility"], drop)
     sigma = schedule.roots(t, z)[1]
-    return model(z, t, told.pose * keep, told.tokens, told.aligned * keep, told.visibility * keep, sigma)
+    return model(z, t, inputs.pose * keep, inputs.tokens, inputs.aligned * keep, inputs.visibility * keep, sigma)
 
 
 Align = Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]
@@ -188,8 +188,8 @@ class RePoseDMStage(Stage):
                 batch = self.shuffle(batch, batch["order"])
         x0, t, noise, drop = (batch[name] for name in ("target", "t", "noise", "drop"))
         z = self.schedule.add_noise(x0, noise, t)
-        told = (batch, z, t, drop, self.align) if self.joint else (batch, z, t, drop)
-        prediction, variance = (None if out is None else out.float() for out in model(*told))
+        inputs = (batch, z, t, drop, self.align) if self.joint else (batch, z, t, drop)
+        prediction, variance = (None if out is None else out.float() for out in model(*inputs))
         gradient = distance = None
         if self.field is not None:
             joints = batch["joints"]

@@ -135,7 +135,7 @@ def keypoint_line(name: str, joints: np.ndarray, height: int, width: int) -> str
 
 
 def _has(root: Path, split: str) -> bool:
-    """Has a set anybody in a split? A folder that is no set at all is told by the first one."""
+    """Has a set anybody in a split? A folder that is no set at all is reported by the first one."""
     try:
         People(root, split)
     except InputError:

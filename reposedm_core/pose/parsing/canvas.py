@@ -18,11 +18,11 @@ GUESSED = "canvas_guessed"
 SIZE_KEYS = (("canvas_height", "canvas_width"), ("image_height", "image_width"), ("height", "width"))
 _ALL_KEYS = (*(key for pair in SIZE_KEYS for key in pair), "image_size", GUESSED)
 UNKNOWN = 1, 1
-"""Canvas of frames in which nobody is and of which nothing is told."""
+"""Canvas of frames without people that do not give one."""
 
 
 def inherited(frame: dict, outer: dict) -> dict:
-    """A frame that has the size told by what it lies in, where it tells none itself."""
+    """A frame with the size that what it lies in gives, where it gives none itself."""
     sizes = {key: outer[key] for key in _ALL_KEYS if key in outer}
     return {**sizes, **frame} if sizes and not any(key in frame for key in _ALL_KEYS) else frame
 
@@ -32,7 +32,7 @@ def tells_size_alone(frame: dict) -> bool:
     return all(key in _ALL_KEYS for key in frame)
 
 
-def told_canvas(frame: dict, points: np.ndarray, where: str) -> tuple[int, int]:
+def written_canvas(frame: dict, points: np.ndarray, where: str) -> tuple[int, int]:
     """Height and width that a frame tells, 0 where it does not.
 
     Args:
@@ -59,7 +59,7 @@ def told_canvas(frame: dict, points: np.ndarray, where: str) -> tuple[int, int]:
     return height, width
 
 
-def told_guess(frame: dict) -> str:
+def written_guess(frame: dict) -> str:
     """What of a frame's canvas is marked as a guess."""
     mark = frame.get(GUESSED)
     return mark if isinstance(mark, str) and mark in GUESSES else ""

@@ -12,7 +12,7 @@ from ...errors import InputError
 from ..keypoints import PARTS, Pose
 from ..limits import check_people
 from .bodies import COUNTS, Body, choose_body
-from .canvas import UNKNOWN, guess_canvas, told_canvas, told_guess
+from .canvas import UNKNOWN, guess_canvas, written_canvas, written_guess
 from .formats import REMEDY
 from .points import UnreadableError, extent, plain, read_points, usable
 
@@ -86,9 +86,9 @@ class Sequence:
         ]
         found = [person for person in found if person is not None]
         points = [part for person in found for part in person.points]
-        told = told_canvas(frame, np.concatenate(points) if points else np.zeros((0, 3)), where)
-        canvas = tuple(given or side for given, side in zip(self.given, told, strict=True))
-        return Frame(found, canvas, "" if all(self.given) else told_guess(frame))
+        written = written_canvas(frame, np.concatenate(points) if points else np.zeros((0, 3)), where)
+        canvas = tuple(given or side for given, side in zip(self.given, written, strict=True))
+        return Frame(found, canvas, "" if all(self.given) else written_guess(frame))
 
     def _person(self, where: str, person: Any) -> _Person | None:
         if not isinstance(person, dict):
@@ -160,7 +160,7 @@ class Sequence:
         )
         for frame in unknown:
             frame.guessed = "size" if not any(frame.canvas) else "width" if frame.canvas[0] else "height"
-            frame.canvas = tuple(told or side for told, side in zip(frame.canvas, size, strict=True))
+            frame.canvas = tuple(written or side for written, side in zip(frame.canvas, size, strict=True))
         if size != UNKNOWN:
             self.guess = *unknown[0].canvas, unknown[0].guessed
 
@@ -200,7 +200,7 @@ class Sequence:
         if self.guess and not self.known:
             height, width, side = self.guess
             self.note(
-                f"{self.source}: the {side} of the picture is not told; {width} × {height} is guessed from where "
+                f"{self.source}: the {side} of the picture is not given; {width} × {height} is guessed from where "
                 "people are. Give width and height to Load Pose, or connect the picture where a node takes it."
             )
 

@@ -323,7 +323,7 @@ def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path, whole, ful
 
     with pytest.raises(
         InputError,
-        match=r"toy\.state\.pt could not be written \(File too large\); the one of before "
+        match=r"toy\.state\.pt could not be written \(File too large\); the previous file "
         r"is intact\. Make room, .*same command",
     ):
         run(tmp_path, fails=filling)
@@ -420,7 +420,7 @@ def test_the_learning_rate_warms_up_and_falls_to_its_end():
 
 
 def test_settings_without_influence_are_settings():
-    assert set(loop.WITHOUT_INFLUENCE) <= set(asdict(StageSettings()))
+    assert set(loop.MAY_CHANGE_ON_RESUME) <= set(asdict(StageSettings()))
 
 
 def test_a_network_that_cannot_compute_activations_again_is_named(tmp_path):

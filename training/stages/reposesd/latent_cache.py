@@ -45,7 +45,7 @@ def largest(example: CaptionedExample) -> np.ndarray:
 
 
 class CaptionedLatents:
-    """Target and pose latents (float16), hidden states of the caption (float16) and joints, one row a picture.
+    """Target and pose latents (float16), hidden states of the caption (float16) and joints, one row per picture.
 
     The folder is filled in chunks, `done.npy` last, and an interrupted run goes on there. It is made anew when
     pictures, networks or the size differ from those it was made of.

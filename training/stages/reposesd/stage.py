@@ -241,9 +241,9 @@ class RePoseSDStage(Stage):
         """Skeleton, the sampled picture (DDIM, no field), the truth, and the caption under them."""
         numbers = self.checked[:SHEET_PICTURES]
         examples = [self.held_out.read(int(number)) for number in numbers]
-        told = {name: value.to(self.device) for name, value in self.check.batch(np.arange(len(numbers))).items()}
-        condition = TextCondition(told["pose"], told["tokens"], self.null.expand_as(told["tokens"]))
-        noise = torch.randn(told["target"].shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        batch = {name: value.to(self.device) for name, value in self.check.batch(np.arange(len(numbers))).items()}
+        condition = TextCondition(batch["pose"], batch["tokens"], self.null.expand_as(batch["tokens"]))
+        noise = torch.randn(batch["target"].shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         model = GuidedRePoseSD(network, self.schedule, condition, self.config.guidance_scale)
         latents = sample_noise(model, noise, min(self.config.steps, SHEET_STEPS))
         columns = {
