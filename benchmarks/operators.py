@@ -1,16 +1,21 @@
-"""Local correlation (eq. 6) and windowed attention (eq. 5) against the direct per-offset loop, and their memory."""
+"""Local correlation (eq. 6) and windowed attention (eq. 5): their memory, and both against the direct per-offset loop,
+alone and in a training step of the paper's aligner."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from models import Bench
+from models import PAPER, Bench, size_of
 from table import OPERATORS, Row
 from timing import peak_bytes
 from torch import Tensor
 
+from reposedm_core.alignment import attention as attention_module
+from reposedm_core.alignment import mapformer as mapformer_module
 from reposedm_core.alignment.attention import neighbourhood_attention
 from reposedm_core.alignment.correlation import local_correlation
 
@@ -61,9 +66,76 @@ def attention(bench: Bench, h: int, w: int, k: int) -> tuple[Callable[[], Tensor
     return (lambda: neighbourhood_attention(q, key, v, (h, w), k)), (lambda: attention_loop(q, key, v, (h, w), k))
 
 
-@torch.no_grad()
 def rows(bench: Bench) -> Iterator[Row]:
-    """Speed against the loop, then memory."""
+    """Speed against the loop and memory, then the training step that they are for."""
+    with torch.no_grad():
+        yield from alone(bench)
+    yield from training_step(bench)
+
+
+def training_step(bench: Bench) -> Iterator[Row]:
+    """The paper's aligner there and back, its latents given: with the operators, with the loops, and with neither."""
+    pipeline = bench.paper()
+    height, width = size_of(pipeline)
+    aligner = copy.deepcopy(pipeline.aligner).train().requires_grad_(True)
+    source, skeleton = bench.random(2, 1, 3, height, width).clamp(-1, 1)
+    channels, stride = pipeline.config.autoencoder.channels, pipeline.autoencoder.stride
+
+    def encode(picture: Tensor) -> Tensor:
+        return F.avg_pool2d(picture, stride).repeat(1, 2, 1, 1)[:, :channels]
+
+    def step() -> Tensor:
+        aligner.zero_grad(set_to_none=True)
+        found = aligner(source, skeleton, encode=encode)
+        sum(map_.square().mean() for map_ in found.maps).backward()
+        return found.maps[-1].detach()
+
+    def other(attend: Callable, correlate: Callable) -> Tensor:
+        """With other functions in place of ours; attention to the whole grid, which is torch's, stays."""
+
+        def attention(q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int], kernel: int) -> Tensor:
+            return attend(q, k, v, size, kernel) if kernel else neighbourhood_attention(q, k, v, size, 0)
+
+        with (
+            patch.object(attention_module, "neighbourhood_attention", attention),
+            patch.object(mapformer_module, "local_correlation", correlate),
+        ):
+            return step()
+
+    def nothing(target: Tensor, source: Tensor, radius: int) -> Tensor:
+        return (target + source)[:, :1].expand(-1, (2 * radius + 1) ** 2, -1, -1)
+
+    what = f"{PAPER}: training step of the aligner alone"
+    check(what, step(), other(attention_loop, correlation_loop))
+    sides = {
+        "ours": step,
+        "loops": lambda: other(attention_loop, correlation_loop),
+        "neither": lambda: other(lambda q, k, v, *_: q + k + v, nothing),
+    }
+    timings = bench.compare(what, sides)
+    value, spread = timings.ratio("loops", "ours")
+    milliseconds = timings.milliseconds()
+    yield Row(
+        OPERATORS,
+        f"{what}: faster than with the loops",
+        value,
+        budget=("≥", 1.0),
+        spread=spread,
+        milliseconds=milliseconds,
+    )
+    value, (low, high) = timings.ratio("neither", "ours")
+    yield Row(
+        OPERATORS,
+        f"{what}: share of its time in the two operators",
+        1 - value,
+        unit="",
+        spread=(1 - high, 1 - low),
+        note="what is saved where they are left out",
+    )
+
+
+def alone(bench: Bench) -> Iterator[Row]:
+    """Each of them on random values."""
     for name, make, sizes in (("correlation", correlation, CORRELATIONS), ("attention", attention, ATTENTIONS)):
         # Before anything of this size ran, so that what is remembered between calls (masks) counts too.
         for h, w, k in MEMORIES[:1] if bench.quick else MEMORIES:

@@ -20,6 +20,8 @@ DESIGN = (
     "cross-attention keys and values of the fixed context",
     "guided step / unguided step",
     "256×176 picture, paper preset, one denoiser pass",
+    "a picture of the shipped model, all in",
+    "ComfyUI's start with the pack / without",
     "make demo after installation",
     "make test after installation",
 )
@@ -89,6 +91,15 @@ def test_json_has_the_machine_and_judged_rows(quick):
         if row["spread"]:
             assert row["spread"][0] <= measured <= row["spread"][1]
     assert report["missed"] == sum(row["verdict"] == "MISSED" for row in report["rows"])
+
+
+@pytest.mark.processes
+def test_a_picture_is_timed_and_operators_are_judged_in_a_training_step(quick):
+    rows = {row["what"]: row for row in quick[1]["rows"]}
+    (picture,) = (row for what, row in rows.items() if "one picture, all in" in what)
+    assert picture["unit"] == "s" and 0 < picture["value"] < 60 and picture["budget"] == ["≤", 2]
+    (step,) = (row for what, row in rows.items() if what.endswith("of the aligner alone: faster than with the loops"))
+    assert step["value"] > 0 and set(step["milliseconds"]) == {"ours", "loops", "neither"}
 
 
 @pytest.mark.processes
