@@ -23,6 +23,8 @@ CANVAS = (128, 64)
 """Height and width that Market-1501's keypoints are given on."""
 MARGIN = 1.08
 """Size of a picture, of the person's box in it."""
+DULL = 0.5
+"""Contrast of a camera's place. Loud places and strong casts of colour hide who is who from a small network."""
 BICUBIC = Image.Resampling.BICUBIC
 TRAIN, GALLERY, QUERY = "bounding_box_train", "bounding_box_test", "query"
 
@@ -42,8 +44,9 @@ def place_camera(seed: int, number: int, height: int, width: int) -> Camera:
     """Camera `number` of a seed, for pictures of height × width."""
     rng = np.random.default_rng((seed, number))
     scene = (dead_leaves if number % 2 else pink_noise)(rng, height, 2 * width)
-    gains = rng.uniform(0.75, 1.2, 3) * rng.uniform(0.7, 1.15)
-    return Camera(scene, gains, float(rng.uniform(0.75, 1.15)), float(rng.uniform(0, 0.006) * height))
+    scene = 0.45 + DULL * (scene - scene.mean())
+    gains = rng.uniform(0.9, 1.08, 3) * rng.uniform(0.87, 1.06)
+    return Camera(scene, gains, float(rng.uniform(0.9, 1.06)), float(rng.uniform(0, 0.006) * height))
 
 
 def person_box(mask: np.ndarray) -> tuple[float, float, float]:
