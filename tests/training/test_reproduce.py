@@ -1,4 +1,4 @@
-"""REPRODUCE.md: every command in it is one that its program takes, and stops only at what is not there."""
+"""The guides: every command of REPRODUCE.md is one that its program takes, and stops only at what is not there."""
 
 from __future__ import annotations
 
@@ -11,19 +11,56 @@ from pathlib import Path
 import pytest
 
 from reposedm_core.config import FieldConfig
+from training.engine.run import completes, stages_of
+from training.engine.settings import load_settings, model_of
+from training.train import DEFAULT
 
 ROOT = Path(__file__).parents[2]
-GUIDE = ROOT / "training" / "REPRODUCE.md"
+GUIDE, README = (ROOT / "training" / name for name in ("REPRODUCE.md", "README.md"))
 PLACES = ("originals/", "data/", "weights/", "runs/", "pictures/")
 """Where the guide puts things: what a command misses lies in one of them."""
 
 
-def commands() -> list[list[str]]:
-    """Program and arguments of every command in the guide's blocks."""
-    blocks = re.findall(r"^```\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
-    assert all(line.startswith("python training/") for line in lines)
-    return [shlex.split(line)[1:] for line in lines]
+def lines(guide: Path) -> list[str]:
+    """The lines of a guide's blocks, continued ones whole."""
+    blocks = re.findall(r"^```\n(.*?)^```", guide.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def commands(guide: Path = GUIDE) -> list[list[str]]:
+    """Program and arguments of every command in a guide's blocks."""
+    assert guide != GUIDE or all(line.startswith("python training/") for line in lines(guide))
+    return [shlex.split(line)[1:] for line in lines(guide) if line.startswith("python training/")]
+
+
+def made_by_training(command: list[str]) -> set[str]:
+    """Files that a command of train.py leaves: the model, and the result of every stage."""
+    file, overrides = DEFAULT, command[1:]
+    if overrides and "=" not in overrides[0]:
+        file, overrides = ROOT / overrides[0], overrides[1:]
+    settings = load_settings(file, overrides)
+    config = model_of(settings)
+    stages = settings.stages or list(stages_of(config))
+    whole = {settings.name} if completes(stages, config) else set()
+    return {f"{settings.out}/{name}.safetensors" for name in {*stages, *whole}}
+
+
+@pytest.mark.parametrize("guide", [GUIDE, README], ids=lambda guide: guide.name)
+def test_what_a_command_reads_of_a_run_another_one_makes(guide):
+    made, read = set(), set()
+    for program, *arguments in commands(guide):
+        if program == "training/train.py":
+            made |= made_by_training([program, *arguments])
+        read |= set(re.findall(r"runs/[^ =]*\.safetensors", " ".join(arguments)))
+    assert len(read) > 3
+    assert read <= made, read - made
+
+
+def test_the_training_guide_has_no_blanks_to_fill_in():
+    """FILE or FOLDER stand for other people's files alone: what --pictures and --method of another program name."""
+    for line in lines(README):
+        known = re.sub(r"--(pictures|method) \w+=FOLDER", "", line)
+        assert not re.search(r"\b(FILE|FOLDER|ANOTHER|[A-Z]+-256)\b", known), line
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda command: " ".join(command)[9:60])
