@@ -118,8 +118,10 @@ def _paper(
     U-Net of 181 M parameters at 256×256, such as PIDM's, and a tenth to a fourteenth of its time (`make bench`).
 
     So are `field`'s: the paper's two pictures through HigherHRNet-W48 in each step would cost more than twice the step.
-    People of DeepFashion fill the picture, so W48 sees them well at half its size, in every step, for half a step. At
-    half the size of Market-1501's they would be 60 pixels high: one step in three is guided there.
+    People of DeepFashion fill the picture, so W48 sees them well at half its size, for two thirds of a step, and every
+    second step is guided. At half the size of Market-1501's they would be 60 pixels high: one step in three is guided
+    there. Of `mini`, guidance in one step of two or three brings the joints as near as in each, and at half the size,
+    64 pixels, nowhere (training/README.md, "What guidance costs").
     """
     return ModelConfig(
         name,
@@ -170,8 +172,8 @@ _MODELS = (
     ModelConfig(),
     MINI_256,
     _paper("market-128x64", 128, 64, (192, 384, 576), 64, every=3),
-    _paper("deepfashion-256x176", 256, 176, (128, 256, 384, 512), 32, size=0.5),
-    _paper("deepfashion-512x352", 512, 352, (128, 256, 384, 512), 32, size=0.5),
+    _paper("deepfashion-256x176", 256, 176, (128, 256, 384, 512), 32, size=0.5, every=2),
+    _paper("deepfashion-512x352", 512, 352, (128, 256, 384, 512), 32, size=0.5, every=2),
 )
 
 PRESETS: dict[str, ModelConfig] = {

@@ -100,7 +100,7 @@ def test_the_papers_presets_are_the_papers():
         assert (config.field.space, config.field.mask) == ("features", "predicted")
         assert (config.field.start, config.field.end) == (0, 1)
         assert (config.field.update, config.field.target) == ("eq15", "skeleton")
-        less = {"every": 3} if name == "market-128x64" else {"size": 0.5}
+        less = {"every": 3} if name == "market-128x64" else {"size": 0.5, "every": 2}
         assert config.field == replace(PRESETS["sd21"].field, **less), (
             "eq. 10's estimate in section 4.4 as in section 3.3"
         )

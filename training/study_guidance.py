@@ -1,8 +1,9 @@
 """What pose field guidance does: python training/study_guidance.py --weights FILE --data FOLDER --out FOLDER
 
 The same pairs and seeds with guidance off and on. The settings are compared on validation people; the ones that the
-checkpoint has as defaults, with strength 1 where it samples without guidance, are then measured on test people. Writes
-guidance.json, guidance.md and guidance.jpg.
+checkpoint has as defaults, with strength 1 where it samples without guidance, are then measured on test people. With
+--cost they are compared in all steps and in one step of 2 and 3, at full and at half size. Writes guidance.json,
+guidance.md and guidance.jpg.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--test-only", dest="compare", action="store_false", help="no comparison of settings")
+    parser.add_argument("--cost", action="store_true", help="compare fewer and smaller gradients alone")
+    parser.add_argument("--steps", type=int, help="of every run (default: the checkpoint's own)")
     options = parser.parse_args(arguments)
     try:
         study(**vars(options))

@@ -40,6 +40,13 @@ def settings_to_compare(default: FieldConfig) -> list[FieldConfig]:
     return list(dict.fromkeys((OFF, default, *cheaper, *grid)))
 
 
+def costs_to_compare(default: FieldConfig) -> list[FieldConfig]:
+    """No guidance, and the default in all of the sampling, as the paper's is, with fewer and smaller gradients: pose
+    error against cost, by which the defaults of the paper's presets are chosen."""
+    whole = replace(default, start=0.0, end=1.0)
+    return [OFF, *(replace(whole, every=every, size=size) for size in SIZES for every in EVERY)]
+
+
 def label(kind: FieldConfig) -> str:
     """How a table names a setting."""
     if not kind.strength:
@@ -51,10 +58,16 @@ def label(kind: FieldConfig) -> str:
 
 
 def measure(
-    pipe: RePoseDMPipeline, people: People, pairs: Pairs, kinds: list[FieldConfig], seed: int, judge: Judge
+    pipe: RePoseDMPipeline,
+    people: People,
+    pairs: Pairs,
+    kinds: list[FieldConfig],
+    seed: int,
+    judge: Judge,
+    steps: int | None = None,
 ) -> Comparison:
-    """Every setting, as a row under its label."""
-    settings = pipe.config.steps, pipe.config.guidance_scale
+    """Every setting, as a row under its label; in so many steps, None being the checkpoint's."""
+    settings = steps or pipe.config.steps, pipe.config.guidance_scale
     return compare(people, pairs, [Contender(pipe, {label(kind): kind for kind in kinds}, *settings)], judge, [seed])
 
 
@@ -68,17 +81,23 @@ def study(
     device: str = "cpu",
     shown: int = 12,
     compare: bool = True,
+    cost: bool = False,
+    steps: int | None = None,
 ) -> dict:
     """Compare settings on validation people, measure the default on test people, and write the report into `out`.
 
-    `compare` = False leaves out the former.
+    Args:
+        compare: False leaves out the former.
+        cost: compare `costs_to_compare` instead of the grid, also pair by pair; the default acts in all steps.
+        steps: of every run; None: the checkpoint's.
 
     Raises:
         InputError: no such checkpoint, set or judge, pictures of another size than the checkpoint's, or fewer than 1
-            pair.
+            pair or step.
     """
-    if pairs < 1:
-        raise InputError(f"pairs = {pairs}: must be at least 1.")
+    for name, value in (("pairs", pairs), ("steps", steps)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} = {value}: must be at least 1.")
     validation, test = People(data, "val"), People(data, "test")
     pipe = open_contender(weights, validation, device=device).pipe
     judging = Judge(
@@ -88,14 +107,21 @@ def study(
     make_folder(folder, "out")  # before the work, not after it
     own = pipe.config.field
     default = replace(own, strength=own.strength or 1.0, training=0.0, estimate="x0")
-    compared = {}
+    if cost:
+        default = costs_to_compare(default)[1]
+    compared, against = {}, {}
     if compare:
         chosen = validation.fixed_pairs(pairs)
-        kinds = settings_to_compare(default)
-        found = measure(pipe, validation, chosen, kinds, seed, judging)
-        compared = summarise({label(kind): found.values(label(kind)) for kind in kinds}, chosen.identity)
+        kinds = costs_to_compare(default) if cost else settings_to_compare(default)
+        found = measure(pipe, validation, chosen, kinds, seed, judging, steps)
+        values = {label(kind): found.values(label(kind)) for kind in kinds}
+        compared = summarise(values, chosen.identity)
+        if cost:
+            off = values[label(OFF)]
+            against = {f"{name} − off": difference(row, off) for name, row in values.items() if row is not off}
+            against = summarise(against, chosen.identity)
     held_out = test.fixed_pairs(pairs)
-    found = measure(pipe, test, held_out, [OFF, default], seed, judging)
+    found = measure(pipe, test, held_out, [OFF, default], seed, judging, steps)
     rows = {label(kind): found.values(label(kind)) for kind in (OFF, default)}
     off, on = rows.values()
     results = {
@@ -103,13 +129,15 @@ def study(
             "weights": Path(weights).name,
             "pairs": pairs,
             "seed": seed,
-            "steps": pipe.config.steps,
+            "steps": steps or pipe.config.steps,
             "guidance_scale": pipe.config.guidance_scale,
             "default": asdict(default),
             "own_strength": own.strength,
+            "whole": cost,
             "judge": Path(judge).name if judge else None,
         },
         "validation": compared,
+        "validation_difference": against,
         "test": summarise(rows, held_out.identity),
         "difference": summarise({"on − off": difference(on, off)}, held_out.identity),
     }
@@ -131,6 +159,7 @@ def markdown(results: dict) -> str:
     """guidance.md: what was measured, both tables, and who judged."""
     p = results["protocol"]
     default = "the default" if p["own_strength"] else "strength 1 (the checkpoint samples without guidance)"
+    default += " in all steps" if p["whole"] else ""
     judge = f"another estimator than the guiding one ({p['judge']})" if p["judge"] else "the guiding estimator itself"
     parts = [
         f"# Pose field guidance off and on: {p['weights']}",
@@ -142,4 +171,6 @@ def markdown(results: dict) -> str:
     ]
     if results["validation"]:
         parts += ["## Validation people, every setting", markdown_table(results["validation"], list(SHOWN), "guidance")]
+    if results["validation_difference"]:
+        parts.append(markdown_table(results["validation_difference"], list(SHOWN), "pair by pair", signed=True))
     return "\n\n".join(parts) + "\n"

@@ -149,3 +149,19 @@ def test_test_people_alone_are_measured_alike(both_splits, weights, tmp_path, mo
     found = json.loads((tmp_path / "guidance.json").read_text(encoding="utf-8"))
     assert found["validation"] == {} and len(found["test"]) == 2
     assert "Validation people" not in (tmp_path / "guidance.md").read_text(encoding="utf-8")
+
+
+def test_the_cost_of_guidance_is_compared_pair_by_pair(both_splits, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(guidance, "EVERY", (1, 2))
+    monkeypatch.setattr(guidance, "SIZES", (1.0,))
+    arguments = ["--weights", str(weights), "--data", str(both_splits), "--out", str(tmp_path), "--pairs", "2"]
+    assert study_guidance.main([*arguments, "--cost", "--steps", "3"]) == 0
+    found = json.loads((tmp_path / "guidance.json").read_text(encoding="utf-8"))
+    whole = "heatmaps, strength 1, 0 to 1, limit 0.1"
+    assert list(found["validation"]) == ["off", whole, f"{whole}, one step of 2"]
+    assert list(found["validation_difference"]) == [f"{whole} − off", f"{whole}, one step of 2 − off"]
+    off, *guided = (row["perceptual"]["mean"] for row in found["validation"].values())
+    less = [row["perceptual"]["mean"] for row in found["validation_difference"].values()]
+    assert less == pytest.approx([value - off for value in guided], abs=1e-5) and less[0] != less[1]
+    assert found["protocol"]["steps"] == 3 and list(found["test"]) == ["off", whole]
+    assert study_guidance.main([*arguments, "--cost", "--steps", "0"]) == 2
