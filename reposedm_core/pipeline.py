@@ -32,7 +32,7 @@ from .diffusion.schedule import DiffusionSchedule
 from .diffusion.schedulers import check_sampler, sample_noise
 from .errors import InputError
 from .field import PoseInteractionField, pose_target
-from .field.field import reduced
+from .field.field import field_picture
 from .full_size import MODEL, Detail, View, aligned, painted, pasted, view
 from .images import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
 from .networks import NETWORKS, SHIPPED, MixedPrecisionDenoiser, Networks, change_inner, load_networks
@@ -139,7 +139,7 @@ class RePoseDMPipeline:
 
     def field_picture(self, latents: Tensor, share: float) -> Tensor:
         """What a field of `FieldConfig.size` = `share` looks at of latents (B, C, h, w); lets gradients through."""
-        return fit_image(self.decode_inner(reduced(latents, share)), *self.config.field_size(share))
+        return field_picture(self.decode_inner, latents, share, self.config.field_size(share))
 
     @torch.no_grad()
     def picture(self, latents: Tensor, seen: Seen, source: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..estimator.folding import FoldedCopy
 from ..estimator.hrnet import merge_heatmaps
 from ..estimator.protocol import PoseEstimator, picture_size
+from ..images import fit_image
 from .target import PoseTarget, render_target
 
 LATENT = "latent: it has values that are not finite (NaN or infinity) in a guided step; check the model's weights."
@@ -43,6 +44,12 @@ def reduced(latent: Tensor, share: float) -> Tensor:
         return latent
     size = [max(1, round(side * share)) for side in latent.shape[-2:]]
     return nn.functional.interpolate(latent, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def field_picture(decode: Callable[[Tensor], Tensor], latents: Tensor, share: float, size: tuple[int, int]) -> Tensor:
+    """What a field looks at of latents (B, C, h, w): that share of them decoded, (B, 3, H, W) of `size`; gradients
+    pass."""
+    return fit_image(decode(reduced(latents, share)), *size)
 
 
 def masked_distance(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:

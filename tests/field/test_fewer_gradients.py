@@ -89,6 +89,21 @@ def test_training_sees_the_same_size(networks, space, target):
     assert gradient.abs().sum() > 0 and (distance > 0).all()
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_training_and_sampling_look_at_one_picture(shaken, second_config, share):
+    """Of a model, too, that paints larger than its estimator sees: what is decoded is made smaller in one way."""
+    networks = shaken(second_config)
+    config = replace(networks.config, field=replace(networks.config.field, size=share))
+    assert config.network_size == (config.height // 2, config.width // 2)
+    term = FieldTerm(config, networks.estimator, networks.autoencoder, config.height, config.width, torch.device("cpu"))
+    latents = torch.randn(
+        2, config.autoencoder.channels, *(s // config.autoencoder.stride for s in (config.height, config.width))
+    )
+    seen = RePoseDMPipeline(networks).field_picture(latents, share)
+    assert tuple(seen.shape[-2:]) == config.field_size(share) and seen.std() > 0
+    torch.testing.assert_close(term._decode(latents), seen)
+
+
 def test_a_joint_is_where_it_was_in_the_smaller_picture(networks):
     """The skeleton's heat maps, enlarged again, have their peaks where the whole picture's have them."""
     joints = torch.tensor([[[12.0, 20.0, 2.0]] * 17])

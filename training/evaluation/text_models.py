@@ -17,9 +17,9 @@ from reposedm_core.diffusion.guided import FieldGuidance
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.diffusion.schedulers import sample_noise
 from reposedm_core.field import PoseInteractionField, joints_target
-from reposedm_core.field.field import reduced
+from reposedm_core.field.field import field_picture
 from reposedm_core.files import checksum, make_folder, write_json, write_picture
-from reposedm_core.images import check_size, fit_image, to_uint8
+from reposedm_core.images import check_size, to_uint8
 from reposedm_core.pose import Pose, draw_pose
 from reposedm_core.presets import PRESETS
 from reposedm_core.reposesd.network import GuidedRePoseSD, RePoseSD, TextCondition
@@ -158,7 +158,7 @@ class TextModel:
 
     def field_picture(self, latents: Tensor, kind: FieldConfig) -> Tensor:
         """What the field looks at of latents (B, C, h, w), as in `RePoseDMPipeline.field_picture`."""
-        return fit_image(self.autoencoder.decode(reduced(latents, kind.size)), *self.compared(kind))
+        return field_picture(self.autoencoder.decode, latents, kind.size, self.compared(kind))
 
     @torch.no_grad()
     def sample(self, numbers: Sequence[int], examples: Sequence[CaptionedExample], kind: FieldConfig) -> Tensor:

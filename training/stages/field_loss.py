@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reposedm_core.config import ModelConfig, shared_size
@@ -11,8 +10,7 @@ from reposedm_core.diffusion.losses import pose_estimate
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.estimator import HigherHRNet
 from reposedm_core.field import PoseInteractionField, PoseTarget, joints_target
-from reposedm_core.field.field import reduced
-from reposedm_core.images import fit_image
+from reposedm_core.field.field import field_picture
 
 
 class FieldTerm:
@@ -70,8 +68,4 @@ class FieldTerm:
         return joints_target(self.field, joints * joints.new_tensor(self.scale), *self.size)
 
     def _decode(self, latent: Tensor) -> Tensor:
-        picture = self.autoencoder.decode(reduced(latent, self.config.size))
-        factor = picture.shape[-1] // self.size[-1]
-        if tuple(picture.shape[-2:]) == tuple(factor * side for side in self.size):
-            return F.avg_pool2d(picture, factor) if factor > 1 else picture
-        return fit_image(picture, *self.size)
+        return field_picture(self.autoencoder.decode, latent, self.config.size, self.size)

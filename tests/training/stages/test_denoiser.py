@@ -18,6 +18,7 @@ from reposedm_core.diffusion.losses import pose_estimate
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.estimator import HigherHRNet
 from reposedm_core.field import PoseInteractionField
+from reposedm_core.images import fit_image
 from reposedm_core.networks import build_networks
 from reposedm_core.pipeline import load_networks
 from reposedm_core.presets import variant
@@ -319,7 +320,7 @@ def test_the_true_picture_may_be_the_field_s_target(people, networks, space):
 
 
 def test_the_field_of_larger_pictures_sees_them_at_the_estimators_size(people, second_config):
-    """Decoded pictures averaged two by two, and joints of half the coordinates."""
+    """Decoded pictures made smaller as sampling does it, and joints of half the coordinates."""
     torch.manual_seed(0)
     built = build_networks(second_config)
     for layer in built.estimator.final_layers:
@@ -336,7 +337,7 @@ def test_the_field_of_larger_pictures_sees_them_at_the_estimators_size(people, s
     half = torch.cat([joints[..., :2] / 2, joints[..., 2:]], -1)
     expected = field.gradient(
         latent,
-        lambda y: torch.nn.functional.avg_pool2d(built.autoencoder.decode(y), 2),
+        lambda y: fit_image(built.autoencoder.decode(y), HEIGHT // 2, WIDTH // 2),
         field.target_from_joints(half, HEIGHT // 2, WIDTH // 2),
     )
     found = term(joints, z, z, noise, v, t, torch.zeros(2, dtype=torch.bool))
