@@ -38,6 +38,7 @@ COMMANDS = {
     "report",
     "study_fidelity",
     "study_guidance",
+    "study_inner",
     "study_perception",
     "study_reid",
     "train",

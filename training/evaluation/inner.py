@@ -1,0 +1,174 @@
+"""What the tiny autoencoder costs in accuracy: the aligner and the field's gradient with it and with the large one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+from reposedm_core.diffusion.guidance import guide_x0
+from reposedm_core.errors import InputError
+from reposedm_core.estimator import predict_pose
+from reposedm_core.field import PoseInteractionField, joints_target
+from reposedm_core.files import make_folder, write_json, write_text
+from reposedm_core.metrics.joints import joint_error
+from training.data.people_set import Pairs, People
+from training.engine.run import load_finished
+from training.engine.settings import Settings, model_of
+from training.stages.aligner import alignment_loss
+
+PARTS = {"autoencoder", "tiny", "estimator", "aligner"}
+NOISE = (0.0, 0.5)
+"""Deviations of the noise on the latents that are decoded: those of the late steps of a sampling."""
+MOVED, STEPS, SHARE, LIMIT = 4.0, 10, 0.5, 0.05
+"""Pixels of 128 by which joints are asked to move, steps down the gradient, the share of the distance that each is to
+take off (`guide_x0`), and its bound."""
+
+
+class Compared:
+    """The networks of a training run and its validation pairs."""
+
+    def __init__(self, settings: Settings, pairs: int, chunk: int = 8):
+        self.config, self.chunk, networks = model_of(settings), chunk, {}
+        if self.config.inner != "tiny" or self.config.aligner.encoder != "latent":
+            raise InputError(f"{self.config.name}: it has no tiny autoencoder for its inner work; nothing to compare.")
+        load_finished(PARTS, self.config, settings, networks)
+        for name, network in networks.items():
+            setattr(self, name, network.eval().requires_grad_(False))
+        self.people = People(settings.data, "val")
+        if not self.people.has_correspondence:
+            raise InputError(f"data = {settings.data}: a set with exact correspondence is needed (generate.py).")
+        self.pairs = self.people.fixed_pairs(pairs)
+        self.sides: dict[str, nn.Module] = {"exact": self.autoencoder, "tiny": self.tiny}
+
+    def parts(self) -> Iterator[Pairs]:
+        """The pairs, some at a time."""
+        for first in range(0, len(self.pairs), self.chunk):
+            yield self.pairs[np.arange(first, min(first + self.chunk, len(self.pairs)))]
+
+
+@torch.no_grad()
+def latent_errors(known: Compared) -> dict[str, float]:
+    """Mean square error of the tiny encoder's latents, as a share of the large one's mean square."""
+    found: dict[str, list[Tensor]] = {}
+    for pairs in known.parts():
+        target = pairs.identity, pairs.target
+        for name, read in (("pictures", known.people.pictures), ("skeletons", known.people.skeletons)):
+            large, tiny = (network.encode(read(*target)) for network in known.sides.values())
+            error = (tiny - large).square().flatten(1).mean(1) / large.square().flatten(1).mean(1)
+            found.setdefault(name, []).append(error)
+    return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+
+
+@torch.no_grad()
+def end_point_errors(known: Compared) -> dict[str, dict[str, float]]:
+    """Of each side: end-point error in pixels on the visible body, iteration by iteration; the last encoding is the
+    large one's on both."""
+    totals: dict[str, dict[str, float]] = {side: {} for side in known.sides}
+    for pairs in known.parts():
+        source, target = (known.people.pictures(pairs.identity, at) for at in (pairs.source, pairs.target))
+        skeleton = known.people.skeletons(pairs.identity, pairs.target)
+        truth = known.people.correspondence(pairs)
+        for side, network in known.sides.items():
+            found = known.aligner(source, skeleton, None, known.autoencoder.encode, network.encode)
+            for name, value in alignment_loss(found, source, target, *truth).items():
+                if name.startswith("epe"):
+                    totals[side][name] = totals[side].get(name, 0.0) + float(value) * len(pairs) / len(known.pairs)
+    return totals
+
+
+def gradients(known: Compared, seed: int) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Cosines of both sides' ∇G at each level of noise, and joint errors in pixels and distances G of the true picture
+    and of what each side's steps make of it, all decoded by the large one.
+
+    The joints that are asked for are the true ones, each moved at random; without noise.
+    """
+    config, rng = known.config, np.random.default_rng(seed)
+    field = PoseInteractionField(known.estimator, config.field.space, mask=config.field.mask)
+    cosines: dict[str, list[Tensor]] = {f"noise {level:g}": [] for level in NOISE}
+    joints: dict[str, list[np.ndarray]] = {"asked for": []}
+    distances: dict[str, list[Tensor]] = {}
+
+    def looked_at(z: Tensor, name: str, target) -> None:
+        with torch.no_grad():
+            picture = known.autoencoder.decode(z)
+            joints.setdefault(name, []).append(predict_pose(known.estimator, picture).numpy())
+            distances.setdefault(name, []).append(field.distance(picture, target))
+
+    for pairs in known.parts():
+        where = pairs.identity, pairs.target
+        wanted = known.people.joints(*where).astype(np.float32)
+        wanted[..., :2] += rng.normal(0, MOVED * known.people.height / 128, wanted[..., :2].shape)
+        joints["asked for"].append(wanted)
+        target = joints_target(field, torch.from_numpy(wanted), known.people.height, known.people.width)
+        with torch.no_grad():
+            latents = known.autoencoder.encode(known.people.pictures(*where))
+        for level in NOISE:
+            noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
+            one, other = (
+                field.gradient(latents + level * noise, net.decode, target)[0] for net in known.sides.values()
+            )
+            cosines[f"noise {level:g}"].append(cosine_similarity(one.flatten(1), other.flatten(1)))
+        looked_at(latents, "before", target)
+        for side, network in known.sides.items():
+            looked_at(_descend(field, latents, network.decode, target), side, target)
+    truth = np.concatenate(joints.pop("asked for"))
+    moved = {
+        name: {"joints": joint_error(np.concatenate(found), truth), "G": float(torch.cat(distances[name]).mean())}
+        for name, found in joints.items()
+    }
+    return {name: float(torch.cat(values).mean()) for name, values in cosines.items()}, moved
+
+
+def _descend(field: PoseInteractionField, z: Tensor, decode: Callable[[Tensor], Tensor], target) -> Tensor:
+    for _ in range(STEPS):
+        gradient, distance = field.gradient(z, decode, target)
+        z = guide_x0(z, gradient, 0.0, SHARE, LIMIT, distance)
+    return z
+
+
+def study(settings: Settings, out: str, pairs: int = 32) -> dict:
+    """All of it on validation pairs; writes inner.json and inner.md into `out`, and returns the numbers.
+
+    Raises:
+        InputError: fewer than 1 pair, a preset without tiny autoencoder, a set without correspondence, or a stage that
+            the run has not finished.
+    """
+    if pairs < 1:
+        raise InputError(f"pairs = {pairs}: must be at least 1.")
+    known = Compared(settings, pairs)
+    make_folder(Path(out), "out")
+    cosines, moved = gradients(known, settings.seed)
+    results = {
+        "pairs": len(known.pairs),
+        "latents": latent_errors(known),
+        "end_point": end_point_errors(known),
+        "cosines": cosines,
+        "moved": moved,
+    }
+    write_json(Path(out) / "inner.json", results)
+    write_text(Path(out) / "inner.md", markdown(results))
+    return results
+
+
+def markdown(results: dict) -> str:
+    """inner.md: one table."""
+    exact, tiny = results["end_point"]["exact"], results["end_point"]["tiny"]
+    moved = results["moved"]
+    rows = [
+        ("", "exact", "tiny"),
+        ("---", "---:", "---:"),
+        *((f"end-point error, iteration {n + 1}, px", exact[name], tiny[name]) for n, name in enumerate(exact)),
+        (f"joints asked for, px, after {STEPS} steps (before: {moved['before']['joints']:.2f})",)
+        + tuple(moved[side]["joints"] for side in ("exact", "tiny")),
+        (f"G after {STEPS} steps (before: {moved['before']['G']:.1f})",)
+        + tuple(moved[side]["G"] for side in ("exact", "tiny")),
+        *((f"cosine of ∇G with exact's, {name}", 1.0, value) for name, value in results["cosines"].items()),
+        *((f"error of the latents of {name}", 0.0, value) for name, value in results["latents"].items()),
+    ]
+    cells = [[cell if isinstance(cell, str) else f"{cell:.4g}" for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells) + f"\n\n{results['pairs']} validation pairs.\n"

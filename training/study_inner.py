@@ -1,0 +1,39 @@
+"""What the tiny autoencoder costs: python training/study_inner.py CONFIG --out FOLDER [key=value ...]
+
+CONFIG and settings are those of train.py; of the run in its `out` the stages vae, tiny, estimator and aligner must be
+finished. On validation people: the aligner's end-point error and the field's gradient with the tiny autoencoder and
+with the large one in its place. Writes inner.json and inner.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a script: modules are found from the repository's root, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from reposedm_core.errors import InputError
+from training.engine.settings import load_settings
+from training.evaluation.inner import study
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file of the training run")
+    parser.add_argument("settings", nargs="*", help="key=value, as of train.py")
+    parser.add_argument("--out", required=True, help="folder for inner.json and inner.md")
+    parser.add_argument("--pairs", type=int, default=32)
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        study(load_settings(options.config, options.settings), options.out, options.pairs)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print((Path(options.out) / "inner.md").read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
