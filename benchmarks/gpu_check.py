@@ -1,9 +1,10 @@
 """Does a GPU do what the CPU does, and how quickly? `make gpu-check`, or python benchmarks/gpu_check.py
 
 Networks in three precisions against the CPU, sampling with and without the field, a training step of each network with
-and without torch.compile, and a table of ratios for this folder's README.md. Weights are random: they cost what trained
-ones cost. It needs nothing but what requirements.txt names, starts with less, and says first what is missing and what
-is therefore left out. `--device cpu --tiny` is a dry run on few channels.
+and without torch.compile, windowed attention by flex_attention and in tiles, and a table of ratios for this folder's
+README.md. Weights are random: they cost what trained ones cost. It needs nothing but what requirements.txt names,
+starts with less, and says first what is missing and what is therefore left out. `--device cpu --tiny` is a dry run on
+few channels.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def sections(checks) -> Iterator[tuple[str, Callable[[float], Iterator[tuple[str
     yield "networks against the CPU in float32, difference as a share of the result", checks.precisions
     yield "sampling, with the field and without", checks.sampling
     yield "one training step of each network", checks.training
+    yield "windowed attention by flex_attention against tiles, difference as a share of the result", checks.windows
     yield "table", checks.table
 
 

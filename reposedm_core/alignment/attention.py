@@ -8,13 +8,15 @@ from torch import Tensor, nn
 
 from ..checks import check_tensor
 from ..errors import InputError
+from . import flex_windows
 from .windows import Tiles, dense_mask, window_mask
 
 
 def neighbourhood_attention(query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int], kernel: int) -> Tensor:
     """softmax(Qᵀ K / √d) V of every cell over the k×k cells around it; cells outside the grid are left out.
 
-    Memory is O(h·w·k²) for a window; k = 0, and a window that covers the grid from everywhere, are plain attention.
+    Memory is O(h·w·k²) for a window; k = 0, and a window that covers the grid from everywhere, are plain attention. In
+    training on CUDA torch's flex_attention computes it where that works and pays (`flex_windows.suits`).
 
     Args:
         query, key, value: (B, heads, h·w, d) on one grid, any floating dtype.
@@ -39,10 +41,17 @@ def neighbourhood_attention(query: Tensor, key: Tensor, value: Tensor, size: tup
     check_kernel(kernel, "kernel")
     if kernel == 0 or (kernel >= 2 * height - 1 and kernel >= 2 * width - 1):
         return F.scaled_dot_product_attention(query, key, value)
+    if flex_windows.suits(query, size, kernel):
+        return flex_windows.attend(query, key, value, size, kernel)
     if height * width <= 8 * kernel * kernel:  # a small grid: masked dense attention is no more than O(h·w·k²)
         return F.scaled_dot_product_attention(query, key, value, dense_mask(height, width, kernel, query.device))
-    tiles = Tiles(sizes["B"], height, width, kernel // 2)
-    heads = sizes["heads"]
+    return tiled_attention(query, key, value, size, kernel)
+
+
+def tiled_attention(query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int], kernel: int) -> Tensor:
+    """As `neighbourhood_attention` with a window, on the tiles of `windows.py`; nothing is checked."""
+    (batch, heads), (height, width) = query.shape[:2], size
+    tiles = Tiles(batch, height, width, kernel // 2)
 
     def grid(tokens: Tensor) -> Tensor:
         return rearrange(tokens, "b a (h w) d -> b h w (a d)", h=height)

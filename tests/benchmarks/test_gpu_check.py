@@ -60,6 +60,17 @@ def test_a_network_that_is_wrong_is_said_to_be(checks, later, monkeypatch):
     assert failed == [["estimator", "float16"], ["estimator", "bfloat16"]] * 2
 
 
+def test_windows_by_flex_attention_are_tried_in_two_precisions(checks, later, monkeypatch):
+    lines = list(checks.windows(later))
+    assert all(good for _, good in lines) and len(lines) == 2
+    off = [float(line.split()[-1]) for line, _ in lines]
+    assert off[0] < 1e-6 < off[1] < 1e-2, "bfloat16 is coarse, and the two do not round alike"
+    import gpu_checks
+
+    monkeypatch.setattr(gpu_checks, "tiled_attention", lambda q, k, v, size, kernel: v)
+    assert not any(good for _, good in checks.windows(later))
+
+
 def test_a_training_step_of_each_network_and_the_ratio_of_the_field(checks, later):
     lines = list(checks.training(later))
     assert all(good for _, good in lines) and len(lines) == 4
@@ -83,7 +94,7 @@ def test_without_diffusers_the_rest_runs_and_what_is_missing_is_said(check, late
 def test_what_is_not_begun_in_time_is_left_out(check, capsys):
     assert check.main(["--device", "cpu", "--tiny", "--no-compile", "--minutes", "0"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("left out, 0 minutes are over") == 4 and "TINY: no number counts" in printed
+    assert printed.count("left out, 0 minutes are over") == 5 and "TINY: no number counts" in printed
 
 
 def test_a_device_that_is_not_there_is_named(check, capsys, monkeypatch):
