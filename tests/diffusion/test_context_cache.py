@@ -19,6 +19,7 @@ from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
 from reposedm_core.diffusion.sampler import initial_latent, simple_sigmas
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.diffusion.schedulers import SAMPLERS
+from tests.fixtures.projections import computed_projections
 from tests.fixtures.waiting import CEILING
 
 TINY = DenoiserConfig(
@@ -38,16 +39,7 @@ def model() -> Denoiser:
 
 @pytest.fixture
 def calls(model, monkeypatch) -> list[str]:
-    """The name of every key or value projection of the context, each time that it is computed."""
-    found, compute = [], torch.nn.Linear.forward
-    names = {layer: name for name, layer in model.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
-
-    def forward(layer, given):
-        found.extend([names[layer]] if layer in names else [])
-        return compute(layer, given)
-
-    monkeypatch.setattr(torch.nn.Linear, "forward", forward)
-    return found
+    return computed_projections(model, monkeypatch)
 
 
 def random(seed: int, *shape: int) -> torch.Tensor:

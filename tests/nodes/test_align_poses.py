@@ -170,7 +170,7 @@ def test_an_interruption_takes_effect_between_two_pictures(host, align, sources,
     finally:
         management.interrupt_current_processing(False)
         handle.remove()
-    assert len(passed) == 1
+    assert len(sources) > 1 and len(passed) == 2, "the first picture, as it is and mirrored"
 
 
 def test_what_a_saved_workflow_has_comes_first(pack):

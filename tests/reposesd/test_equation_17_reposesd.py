@@ -29,6 +29,7 @@ from reposedm_core.reposesd.network import (
     save_reposesd,
     unet_weights,
 )
+from tests.fixtures.projections import computed_projections
 
 SHAPES = json.loads((Path(__file__).parents[1] / "fixtures" / "humansd" / "keys.json").read_text())
 SD21 = PRESETS["sd21"].denoiser
@@ -303,20 +304,17 @@ def test_sampling_follows_equation_16_and_a_sampler_runs_it(tiny):
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_the_text_s_keys_and_values_are_computed_once_a_run(tiny, scale):
+def test_the_text_s_keys_and_values_are_computed_once_a_run(tiny, scale, monkeypatch):
     schedule = DiffusionSchedule(PRESETS["sd21"].schedule)
     z, _, pose, tokens = inputs(1)
     guided = GuidedRePoseSD(tiny, schedule, TextCondition(pose, tokens, -tokens), scale)
     sigmas = simple_sigmas(schedule, 5)
-    calls = []
-    layers = [layer for name, layer in tiny.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
-    hooks = [layer.register_forward_hook(lambda layer, *_: calls.append(layer)) for layer in layers]
+    calls = computed_projections(tiny, monkeypatch)
     found = SAMPLERS["ddim"](guided, initial_latent(z, sigmas[0]), sigmas)
-    assert len(calls) == len(layers) == len(set(calls)) > 10
+    once = len(calls)
+    assert once == len(set(calls)) > 10
     bare = SAMPLERS["ddim"](lambda x, sigma: guided(x, sigma), initial_latent(z, sigmas[0]), sigmas)
-    assert len(calls) == 6 * len(layers) and torch.equal(found, bare)
-    for hook in hooks:
-        hook.remove()
+    assert len(calls) == 6 * once and torch.equal(found, bare)
 
 
 class Push:

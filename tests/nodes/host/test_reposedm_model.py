@@ -8,6 +8,7 @@ import torch
 
 from reposedm_core import RePoseDMPipeline
 from reposedm_core.pose import load_pose_file, to_keypoints
+from tests.fixtures.projections import computed_projections
 from workflows.comfy_server import ROOT
 
 POSE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0]
@@ -63,20 +64,11 @@ def test_same_latent_as_the_pipeline(pack, tiny, host, source, pose, cfg, size):
     assert (picture - result.image).abs().max() < 1e-5
 
 
-def projections(model) -> list[str]:
-    """Filled, from now on, with the name of every projection of the context that is computed."""
-    calls = []
-    for name, layer in model.model.diffusion_model.named_modules():
-        if name.endswith(("attn2.to_k", "attn2.to_v")):
-            layer.register_forward_hook(lambda *_, name=name: calls.append(name))
-    return calls
-
-
 @pytest.mark.parametrize(("cfg", "sampler"), [(1.0, "ddim"), (1.5, "ddim"), (1.5, "heun")])
-def test_keys_and_values_are_computed_once_a_run(pack, host, source, pose, cfg, sampler):
+def test_keys_and_values_are_computed_once_a_run(pack, host, source, pose, cfg, sampler, monkeypatch):
     """The conditioning comes concatenated anew in every step, and is known by its values."""
     aligned = align(pack, host, source, pose)
-    calls = projections(host[0])
+    calls = computed_projections(host[0].model.diffusion_model, monkeypatch)
     latent = sample(pack, host[0], aligned, seed=3, cfg=cfg, sampler=sampler)
     assert len(calls) == len(set(calls)) > 1
     plain = host[0].clone()

@@ -184,10 +184,10 @@ def test_market1501_estimates_what_is_not_annotated_if_asked_and_takes_official_
     report = prepare("market1501", market, tmp_path / "set", estimator="ours", least_joints=1, shares=Shares(val=0))
     assert reasons(report)["0007_c3s3_077419_03.jpg, 0010_c6s4_002427_07.jpg"] == "pair of two people"
     assert len(People(tmp_path / "set", "train")) == 1
-    # The grey query picture was given to the estimator: it has a pose of more than the two dots, or none.
+    # The grey query picture, not annotated, was given to the estimator: it has a pose of a joint or more, or none.
     row = names(tmp_path / "set").index("0001_c3s1_000551_00.jpg")
     found = (array(tmp_path / "set", "joints")[row, :, 2] > 0).sum()
-    assert found > 2 or reasons(report)["0001_c3s1_000551_00.jpg"] in ("no keypoints", "too few visible joints")
+    assert found >= 1 or reasons(report)["0001_c3s1_000551_00.jpg"] in ("no keypoints", "too few visible joints")
 
 
 # -- a folder of one's own
