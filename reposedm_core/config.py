@@ -254,18 +254,22 @@ class DecoderConfig:
         latent_channels: C of the autoencoder.
         decision, copying: in use, not in training: the factor of the logits of warp, plate and paint, and what is added
             to the warp's before. Trained on means of what may be, shares blur; above 1 and 0 more is copied, sharply.
+        detail: channels of three convolutions at the picture's own size, without which no edge of the shares is
+            sharper than 4 pixels; 0: none.
     """
 
     kind: str = "none"
     widths: tuple[int, ...] = (48, 80, 128)
     latent_channels: int = 16
+    detail: int = 0
     decision: float = 1.0
     copying: float = 0.0
 
     def __post_init__(self) -> None:
         check_known(self, kind=("none", "reference"))
         check_counts(self, widths=(2, 8))
-        check_ranges(self, widths=(1, WIDE), latent_channels=(1, LATENT), decision=(0.1, 100), copying=(-100, 100))
+        check_ranges(self, widths=(1, WIDE), latent_channels=(1, LATENT), detail=(0, WIDE))
+        check_ranges(self, decision=(0.1, 100), copying=(-100, 100))
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,9 @@ def smooth(values: Tensor) -> Tensor:
 
 
 class ReferenceDecoder(nn.Module):
-    """`decoder(decoded, latent, reference)`: a U-Net over blocks of 4×4 pixels, whose output says for each pixel how
-    much of the warp, of the plate and of what it paints itself."""
+    """`decoder(decoded, latent, reference)`: a U-Net over blocks of 4×4 pixels, whose output, sharpened at the
+    picture's own size where the configuration has `detail`, says for each pixel how much of the warp, of the plate and
+    of what it paints itself."""
 
     def __init__(self, config: DecoderConfig, operations=nn):
         super().__init__()
@@ -86,6 +87,17 @@ class ReferenceDecoder(nn.Module):
         )
         nn.init.zeros_(self.read[1].weight)
         nn.init.zeros_(self.read[1].bias)
+        self.detail = None
+        if config.detail:
+            self.detail = nn.Sequential(
+                operations.Conv2d(inputs + 6, config.detail, 3, padding=1),
+                nn.SiLU(),
+                operations.Conv2d(config.detail, config.detail, 3, padding=1),
+                nn.SiLU(),
+                operations.Conv2d(config.detail, 6, 3, padding=1),
+            )
+            nn.init.zeros_(self.detail[-1].weight)
+            nn.init.zeros_(self.detail[-1].bias)
         self.to(memory_format=torch.channels_last)
 
     def forward(
@@ -119,8 +131,9 @@ class ReferenceDecoder(nn.Module):
         for field in fields(reference):
             channels = 1 if field.name in MASKS else 3
             check_tensor(getattr(reference, field.name), f"reference.{field.name}", f"B {channels} H W", dict(sizes))
-        seen = [getattr(reference, field.name) for field in fields(reference)]
-        x = self.stem(torch.cat([decoded, *seen], 1).contiguous(memory_format=torch.channels_last))
+        shown = torch.cat([decoded, *(getattr(reference, field.name) for field in fields(reference))], 1)
+        shown = shown.contiguous(memory_format=torch.channels_last)
+        x = self.stem(shown)
         kept = [x]
         for down in self.down:
             below, right = (side % 2 for side in x.shape[-2:])  # half an odd side is rounded up: `up` must cover it
@@ -129,7 +142,10 @@ class ReferenceDecoder(nn.Module):
         x = self.middle(x + F.interpolate(self.latent(latent), x.shape[-2:], mode="bilinear", align_corners=False))
         for n in reversed(range(len(self.up))):
             x = self.after[n](kept[n] + self.up[n](x)[..., : kept[n].shape[-2], : kept[n].shape[-1]])
-        change, choice = smooth(self.read(x)).split([3, 3], 1)
+        values = smooth(self.read(x))
+        if self.detail is not None:
+            values = values + self.detail(torch.cat([shown, values], 1))
+        change, choice = values.split([3, 3], 1)
         # Before training: the warp where the source shows the person, the plate off the person, else the latent.
         seen = reference.person * reference.visibility
         prior = torch.cat([seen, 1 - reference.person, reference.person - seen], 1).clamp(min=0.01).log()

@@ -51,6 +51,30 @@ def test_before_training_it_is_the_warp_where_the_source_shows_the_person_the_pl
         assert (build()(decoded, latent, told) - expected).abs().max() < 0.05
 
 
+def test_detail_starts_as_nothing_and_makes_edges_of_one_pixel():
+    """Shares from the blocks alone change over 4 pixels or more; those with detail from one pixel to the next."""
+    decoded, latent, reference = given()
+    plain, fine = build(), build(detail=8)
+    torch.testing.assert_close(fine(decoded, latent, reference), plain(decoded, latent, reference))
+    column = torch.arange(24.0).expand(2, 1, 32, 24)
+    reference = replace(
+        reference,
+        person=torch.full_like(reference.person, 0.5),
+        visibility=torch.ones_like(reference.person),
+        hidden=(column > 11).float(),
+    )
+    truth = torch.where(column > 11, reference.warped, reference.plate)
+    optimiser = torch.optim.Adam(fine.train().parameters(), 2e-3)
+    for _ in range(150):
+        optimiser.zero_grad()
+        (fine(decoded, latent, reference) - truth).abs().mean().backward()
+        optimiser.step()
+    with torch.no_grad():
+        shares, _ = fine.shares(decoded, latent, reference)
+    step = (shares[:, 0, :, 12] - shares[:, 0, :, 11]).mean()
+    assert step > 0.5 and (shares[:, 0, :, 14] - shares[:, 0, :, 12]).abs().mean() < 0.3
+
+
 def test_the_grid_of_blocks_does_not_show():
     """What a channel of one pixel of every block adds is in all pixels the same."""
     every = torch.zeros(1, 6, 32, 24)

@@ -153,11 +153,13 @@ class DecoderSettings(StageSettings):
         pairs: how many aligned pairs are cached; the denoiser's cache serves where it has as many, mirrored ones too.
         perceptual: factor of the perceptual loss on VGG's features (0: none).
         person_weight: how much more a pixel on or near the person counts in L1.
+        adversarial: factor of what a critic of patches says against the pictures; 0 trains without one.
     """
 
     pairs: int = 20000
     perceptual: float = 0.5
     person_weight: float = 2.0
+    adversarial: float = 0.0
 
 
 @dataclass

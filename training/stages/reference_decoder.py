@@ -24,12 +24,50 @@ from training.engine.stage import Plan, Stage
 from training.metrics.perceptual import PerceptualDistance
 from training.metrics.vgg import VGGDistance
 from training.stages.latent_cache import Latents, cache_latents
+from training.stages.patch_critic import PatchCritic, critic_loss
 
 CROP = 96
 """Side of the crops that the perceptual loss looks at."""
 TONE = 8
 """Side of the blocks of pixels whose mean colour has a loss of its own."""
 VALIDATION_PAIRS = 96
+
+
+class JudgedDecoder(nn.Module):
+    """The decoder and the critic that training alone has."""
+
+    def __init__(self, decoder: ReferenceDecoder, critic: PatchCritic | None):
+        super().__init__()
+        self.decoder, self.critic = decoder, critic
+
+    def forward(
+        self, decoded: Tensor, latent: Tensor, reference: Reference, truth: Tensor, corners: Tensor
+    ) -> dict[str, Tensor]:
+        """What the decoder makes and paints (B, 3, H, W), crops of what it makes and of the truth (B, 3, h, w) and,
+        with a critic, what the critic says of both.
+
+        Args:
+            truth: (B, 3, H, W). corners: top and left of every crop, (B, 2) int64.
+        """
+        made, paint = (picture.float() for picture in self.decoder(decoded, latent, reference, with_paint=True))
+        crops = {"crops": cut(made, corners), "true": cut(truth, corners)}
+        values = {"made": made, "paint": paint, **crops}
+        if self.critic is not None:
+            skeleton = cut(reference.skeleton, corners)
+            shown, true = (torch.cat([crop, skeleton], 1) for crop in crops.values())
+            values |= {
+                "adversarial": -self.critic.verdict(shown).mean(),
+                "critic": critic_loss(self.critic, shown, true),
+            }
+        return values
+
+
+def cut(pictures: Tensor, corners: Tensor) -> Tensor:
+    """Squares of CROP pixels or of the picture's shorter side, from the given tops and lefts (B, 2)."""
+    side = min(CROP, *pictures.shape[-2:])
+    return torch.stack(
+        [picture[:, y : y + side, x : x + side] for picture, (y, x) in zip(pictures, corners.tolist(), strict=True)]
+    )
 
 
 class ReferenceDecoderStage(Stage):
@@ -46,8 +84,12 @@ class ReferenceDecoderStage(Stage):
     def needs(cls, config: ModelConfig) -> tuple[str, ...]:
         return ("autoencoder", "aligner", "denoiser")
 
-    def build(self) -> ReferenceDecoder:
-        return ReferenceDecoder(self.config.decoder)
+    def build(self) -> JudgedDecoder:
+        critic = PatchCritic(3 + 3) if self.settings.adversarial > 0 else None
+        return JudgedDecoder(ReferenceDecoder(self.config.decoder), critic)
+
+    def part_of(self, module: JudgedDecoder) -> ReferenceDecoder:
+        return module.decoder
 
     def prepare(self, main: bool) -> None:
         self.schedule = DiffusionSchedule(self.config.schedule)
@@ -95,9 +137,10 @@ class ReferenceDecoderStage(Stage):
         }
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        decoded, latent, reference = self._sampled(batch, batch["noise"], int(batch["steps"][0]))
-        made, paint = (picture.float() for picture in model(decoded, latent, reference, with_paint=True))
-        truth = batch["picture"]
+        sampled = self._sampled(batch, batch["noise"], int(batch["steps"][0]))
+        reference, truth = sampled[-1], batch["picture"]
+        found = model(*sampled, truth, self._corners(batch))
+        made, paint = found["made"], found["paint"]
         near = F.max_pool2d(torch.maximum(batch["mask"], reference.person), 9, stride=1, padding=4)
         weight = 1 + self.settings.person_weight * near
 
@@ -111,8 +154,11 @@ class ReferenceDecoderStage(Stage):
         loss = {"l1": off(made), "tone": off(made, TONE), "paint": off(paint)}
         total = loss["l1"] + loss["tone"] + loss["paint"]
         if self.distance is not None:
-            loss["vgg"] = self.distance(*self._crops(made, truth, batch)).mean()
+            loss["vgg"] = self.distance(found["crops"], found["true"]).mean()
             total = total + self.settings.perceptual * loss["vgg"]
+        if "critic" in found:
+            loss |= {name: found[name] for name in ("adversarial", "critic")}
+            total = total + self.settings.adversarial * loss["adversarial"] + loss["critic"]
         return {"loss": total, **loss}
 
     @torch.no_grad()
@@ -124,18 +170,21 @@ class ReferenceDecoderStage(Stage):
         latent = sample_noise(model, noise, steps).float()
         return self.networks["autoencoder"].decode(latent), latent, reference_of(batch)
 
-    def _crops(self, made: Tensor, truth: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Squares at random places on the person."""
-        height, width = made.shape[-2:]
+    def _corners(self, batch: dict[str, Tensor]) -> Tensor:
+        """Top and left of squares at random places on the person, (B, 2)."""
+        height, width = batch["mask"].shape[-2:]
         side = min(CROP, height, width)
-        pairs = []
-        for row, (mask, place) in enumerate(zip(batch["mask"], batch["place"], strict=True)):
+        corners = []
+        for mask, place in zip(batch["mask"], batch["place"], strict=True):
             on = mask[0].nonzero()
-            y, x = (on[int(place[0] * len(on))] if len(on) else mask.new_tensor([height / 2, width / 2])).tolist()
-            top = int(min(max(y - side // 2, 0), height - side))
-            left = int(min(max(x - side // 2, 0), width - side))
-            pairs.append([picture[row, :, top : top + side, left : left + side] for picture in (made, truth)])
-        return tuple(torch.stack(part) for part in zip(*pairs, strict=True))
+            middle = on[int(place[0] * len(on))] if len(on) else torch.tensor([height // 2, width // 2])
+            corners.append(
+                [
+                    min(max(at - side // 2, 0), room - side)
+                    for at, room in zip(middle.tolist(), (height, width), strict=True)
+                ]
+            )
+        return torch.tensor(corners)
 
     @torch.no_grad()
     def _shown(self, network: ReferenceDecoder, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:

@@ -20,7 +20,8 @@ from training.engine.loop import train
 from training.engine.run import stage_class, stages_of
 from training.engine.settings import DecoderSettings
 from training.metrics.vgg import installed
-from training.stages.reference_decoder import CROP, TONE, ReferenceDecoderStage, reference_of
+from training.stages.patch_critic import critic_loss
+from training.stages.reference_decoder import CROP, TONE, ReferenceDecoderStage, cut, reference_of
 
 H, W = 64, 48
 CPU = torch.device("cpu")
@@ -87,7 +88,7 @@ def test_the_loss_is_the_weighed_difference(stage, networks):
         other = stage.loss(decoder, {**batch, "noise": 0 * batch["noise"]}, 0)
         same = stage.loss(decoder, {**batch, "target": 0 * batch["target"]}, 0)
         decoded, latent, reference = stage._sampled(batch, batch["noise"], int(batch["steps"][0]))
-        made, paint = decoder(decoded, latent, reference, with_paint=True)
+        made, paint = decoder.decoder(decoded, latent, reference, with_paint=True)
     near = torch.maximum(batch["mask"], reference.person)
 
     def expected(pictures, block):
@@ -117,8 +118,8 @@ def test_crops_lie_on_the_person_and_in_both_pictures_at_the_same_place(stage):
     mask = torch.zeros(2, 1, 256, 192)
     mask[0, :, 200:210, 20:30] = 1  # the second shows nobody: the middle
     for place in ((0.0, 0.0), (0.999, 0.5)):
-        told = {"mask": mask, "place": torch.tensor([place, place])}
-        mine, other = stage._crops(made, truth, told)
+        corners = stage._corners({"mask": mask, "place": torch.tensor([place, place])})
+        mine, other = cut(made, corners), cut(truth, corners)
         assert mine.shape == other.shape == (2, 3, CROP, CROP)
         assert torch.equal(mine[1], made[1, :, 80:176, 48:144]) and torch.equal(other[1], truth[1, :, 80:176, 48:144])
         top = 256 - CROP if place[0] else 152
@@ -132,6 +133,39 @@ def test_the_perceptual_loss_is_added(networks, people, tmp_path):
     value = stage.loss(stage.build(), batch, 0)
     assert value["vgg"] > 0.01
     torch.testing.assert_close(value["loss"], value["l1"] + value["tone"] + value["paint"] + 0.5 * value["vgg"])
+
+
+def test_the_critic_learns_from_its_own_loss_and_the_decoder_from_the_other(networks, people, tmp_path):
+    stage = stage_of(networks, people, tmp_path, adversarial=0.1)
+    batch = stage.load(stage.plan(np.random.default_rng(0), 3))
+    torch.manual_seed(0)
+    model = stage.build()
+    values = stage.loss(model, batch, 0)
+    off = values["l1"] + values["tone"] + values["paint"]
+    torch.testing.assert_close(values["loss"], off + 0.1 * values["adversarial"] + values["critic"])
+
+    def moved(loss):
+        model.zero_grad()
+        loss.backward(retain_graph=True)
+        return {name.split(".")[0] for name, weight in model.named_parameters() if weight.grad is not None}
+
+    assert moved(values["adversarial"]) == {"decoder"} and moved(values["critic"]) == {"critic"}
+    assert moved(values["loss"]) == {"decoder", "critic"}
+
+
+def test_the_critic_tells_pictures_apart_and_stays_out_of_the_result(networks, people, tmp_path):
+    stage = stage_of(networks, people, tmp_path, adversarial=0.1)
+    torch.manual_seed(0)
+    critic, true = stage.build().critic, torch.rand(4, 6, H, H)
+    soft = F.avg_pool2d(true, 5, 1, 2)
+    optimiser = torch.optim.Adam(critic.parameters(), 2e-3)
+    for _ in range(40):
+        optimiser.zero_grad()
+        critic_loss(critic, soft, true).backward()
+        optimiser.step()
+    assert critic(true).mean() > critic(soft).mean() + 0.5
+    network, log = train(stage, tmp_path, 0, Accelerator(cpu=True), resume=False)
+    assert type(network) is ReferenceDecoder and log["history"][-1]["critic"] > 0
 
 
 def test_training_moves_the_decoder_alone(networks, people, tmp_path):
