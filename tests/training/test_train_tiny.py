@@ -14,6 +14,7 @@ from PIL import Image
 
 from reposedm_core import RePoseDMPipeline
 from reposedm_core.checkpoint import read_header
+from reposedm_core.garments import load_parser
 from reposedm_core.networks import NoAlignment
 from reposedm_core.pose import Pose, to_keypoints
 from reposedm_core.presets import VARIANTS
@@ -125,6 +126,12 @@ def test_the_second_generation_is_trained_and_sampled_with(trained, example):
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 
+def test_the_parser_is_a_file_that_its_loader_reads(trained):
+    path = trained / "second" / "parser.safetensors"
+    assert load_parser(path).config.widths == (4, 8, 8, 16)
+    assert 0 < read_header(path)["card"]["parser"]["validation"]["miou"] < 1
+
+
 def test_reposesd_is_a_file_that_its_loader_reads(trained):
     path = trained / "reposesd" / "reposesd.safetensors"
     assert load_reposesd(path).config.block_channels == (64, 128)
@@ -150,7 +157,7 @@ def test_the_experiments_leave_their_tables_and_their_page(trained):
 
 def test_running_it_again_trains_nothing_anew(trained):
     before = {file: file.stat().st_mtime_ns for file in trained.rglob("*.state.pt")}
-    assert len(before) == 13
+    assert len(before) == 14
     done = subprocess.run(
         [
             sys.executable,

@@ -69,6 +69,24 @@ def random_affine(
 
     Args:
         images: (n, C, H, W); joints: COCO-17 (n, 17, 3), pixels.
+        turn, scale, shift, mirror: see `random_grid`.
+
+    Returns:
+        pictures, the border repeated, and joints, those outside the frame with score 0.
+    """
+    height, width = images.shape[-2:]
+    grid, joints = random_grid(rngs, joints, height, width, turn=turn, scale=scale, shift=shift, mirror=mirror)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False), joints
+
+
+def random_grid(
+    rngs: Generators, joints: np.ndarray, height: int, width: int, *, turn: float = 20.0, scale: Range = (0.6, 1.6),
+    shift: Range = (0.12, 0.1), mirror: float = 0.5,
+) -> tuple[Tensor, np.ndarray]:  # fmt: skip
+    """Where the pixels of rotated, scaled, shifted and mirrored pictures come from, and their joints.
+
+    Args:
+        joints: COCO-17 (n, 17, 3), pixels of pictures of that height and width.
         turn: degrees to either side.
         scale: least and most, every ratio as likely as its inverse; above 1 the picture is cut off, at the feet rather
             than at the head.
@@ -76,9 +94,8 @@ def random_affine(
         mirror: share of mirrored pictures.
 
     Returns:
-        pictures, the border repeated, and joints, those outside the frame with score 0.
+        (n, H, W, 2) for `grid_sample` with align_corners=False, and joints, those outside the frame with score 0.
     """
-    height, width = images.shape[-2:]
     drawn = np.array([[*rng.uniform(-1, 1, 3), rng.random(), rng.random()] for rng in rngs])
     angle, size = np.deg2rad(turn * drawn[:, 0]), np.exp(_between(np.log(scale), drawn[:, 3]))
     cut = np.maximum(size - 1, 0)[:, None] * ((0.25, 0.3) * drawn[:, 1:3] + (0, 0.2))
@@ -95,8 +112,8 @@ def random_affine(
     matrix = inverse * half[None, None, :] / half[None, :, None]  # in normalised units
     offset = -np.einsum("nij,nj->ni", inverse, moves) / half
     theta = torch.from_numpy(np.concatenate([matrix, offset[..., None]], 2).astype(np.float32))
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False), moved.astype(np.float32)
+    grid = F.affine_grid(theta, [len(theta), 1, height, width], align_corners=False)
+    return grid, moved.astype(np.float32)
 
 
 def _between(span: Sequence[float], share: np.ndarray | float) -> np.ndarray | float:

@@ -28,6 +28,7 @@ CLASSES = {
     "vae of kl": "vae_kl.KLVaeStage",
     "tiny": "tiny.TinyStage",
     "estimator": "estimator.EstimatorStage",
+    "parser": "parser.ParserStage",
     "aligner": "aligner.AlignerStage",
     "aligner of matching": "matching_aligner.MatchingAlignerStage",
     "reposedm": "denoiser.RePoseDMStage",
@@ -37,8 +38,9 @@ CLASSES = {
 """Module and class of every stage, in training/stages."""
 
 
-SEEDS = {name: number for number, name in enumerate([*(name for name in STAGES if name != "tiny"), "tiny"])}
-"""What each stage adds to the seed; the tiny autoencoder's came last, so that no other's changed."""
+LATER = ("tiny", "parser")
+SEEDS = {name: number for number, name in enumerate([*(name for name in STAGES if name not in LATER), *LATER])}
+"""What each stage adds to the seed; stages that came later are behind the others, so that no other's changed."""
 
 
 def stage_class(name: str, config: ModelConfig) -> type[Stage]:
@@ -50,10 +52,10 @@ def stage_class(name: str, config: ModelConfig) -> type[Stage]:
 
 
 def stages_of(config: ModelConfig) -> tuple[str, ...]:
-    """The stages that make a preset: B1 has no aligner, a text-conditioned model is RePoseSD."""
+    """The stages that make a preset: B1 has no aligner, a text-conditioned model is RePoseSD, none has a parser."""
     if config.denoiser.texture == "text":
         return ("reposesd",)
-    left_out = {"reposesd"} | (set() if needs_aligner(config) else {"aligner"})
+    left_out = {"reposesd", "parser"} | (set() if needs_aligner(config) else {"aligner"})
     left_out |= {part for part in ("decoder", "tiny") if getattr(config, part).kind == "none"}
     return tuple(name for name in STAGES if name not in left_out)
 

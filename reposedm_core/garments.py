@@ -1,0 +1,246 @@
+"""Masks of garments: a small network says what every pixel of a person shows (**ours**)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .checkpoint import load_parts, read_header
+from .checks import check_tensor
+from .conditioning import condition_image
+from .config import from_dict
+from .crop import SURE, Crop, crop_around, mask_box, person_box
+from .errors import InputError, quoted
+from .fitting import filled
+from .images import shown
+from .letterbox import Letterbox, Size
+from .pose import Pose
+from .ranges import check_counts, check_ranges, wrong
+
+LABELS = ("background", "skin", "hair", "top", "bottom", "shoes", "other", "dress")
+"""What a pixel may show; "top" is all that is worn above the waist, coats too, "other" hats, glasses, socks, gloves,
+belts and scarves. The order is that of `garments.npy` in a people set."""
+PERSON = LABELS[1:]
+CLOTHES = ("top", "bottom", "dress")
+"""What Garment Transfer puts on."""
+
+SHIPPED_PARSER = Path(__file__).parent / "weights" / "garment-parser.safetensors"
+"""The parser that comes with the package."""
+
+MARGIN = 0.15
+"""Room around a person in the picture that the network sees, a share of the longer side."""
+WINDOW, EDGES = 5, 1e-4
+"""Of the guided filter: side of its window in pixels that the network sees, and the variance of colours (0..1) above
+which a border of the picture is followed."""
+
+
+@dataclass(frozen=True)
+class ParserConfig:
+    """Sizes of a `GarmentParser`.
+
+    Attributes:
+        labels: what its classes mean, the background first.
+        widths: channels at 1/2, 1/4 … of the picture.
+        height, width: of the pictures that it was trained on.
+    """
+
+    labels: tuple[str, ...] = LABELS
+    widths: tuple[int, ...] = (16, 32, 56, 88, 112)
+    height: int = 256
+    width: int = 192
+
+    def __post_init__(self) -> None:
+        check_counts(self, labels=(2, 256), widths=(2, 7))
+        check_ranges(self, widths=(1, 4096), height=(1, 4096), width=(1, 4096))
+        if len(set(self.labels)) != len(self.labels) or self.labels[0] != LABELS[0]:
+            raise wrong(self, "labels", f"the first must be {LABELS[0]}, and none may occur twice")
+        if self.height % self.stride or self.width % self.stride:
+            raise wrong(self, "widths", f"{self.width} × {self.height} pixels are no multiple of {self.stride}")
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the side of the coarsest cell."""
+        return 2 ** len(self.widths)
+
+
+def _layer(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True)
+    )
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first = _layer(channels, channels)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(self.first(x)))
+
+
+class GarmentParser(nn.Module):
+    """A U-Net that labels every pixel.
+
+    It halves the picture once per width, with a residual block each time, adds to the coarsest cells what is in the
+    whole picture, and goes back up with what it saw on the way down.
+    """
+
+    def __init__(self, config: ParserConfig):
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        self.down = nn.ModuleList(
+            nn.Sequential(_layer(inside, outside, 2), _Residual(outside))
+            for inside, outside in zip((6, *widths), widths, strict=False)
+        )
+        self.whole = nn.Conv2d(widths[-1], widths[-1], 1)
+        self.up = nn.ModuleList(_layer(fine + coarse, fine) for fine, coarse in pairwise(widths))
+        self.head = nn.Conv2d(widths[0], len(config.labels), 1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, skeletons: Tensor | None = None) -> Tensor:
+        """Logits (B, L, H, W) of the labels.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1], H and W multiples of the stride.
+            skeletons: (B, 3, H, W) in [-1, 1], the drawn pose of the person who is meant (`condition_image`). None:
+                black pictures, which leave it open.
+
+        Raises:
+            InputError: tensors of other shapes.
+        """
+        stride = self.config.stride
+        sizes = check_tensor(images, "images", "B 3 H W", multiples={"H": stride, "W": stride})
+        skeletons = torch.full_like(images, -1) if skeletons is None else skeletons
+        check_tensor(skeletons, "skeletons", "B 3 H W", sizes, like=images)
+        x, seen = torch.cat([images, skeletons], 1).contiguous(memory_format=torch.channels_last), []
+        for layer in self.down:
+            x = layer(x)
+            seen.append(x)
+        x = x + self.whole(x.mean((2, 3), keepdim=True))
+        for layer, fine in zip(reversed(self.up), seen[-2::-1], strict=True):
+            x = layer(torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), fine], 1))
+        return F.interpolate(self.head(x), scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def load_parser(path: str | os.PathLike = SHIPPED_PARSER) -> GarmentParser:
+    """The parser in a file that the stage `parser` exported, on the CPU in float32, in eval mode, frozen.
+
+    Raises:
+        InputError: no such file, no parser in it, or a damaged one.
+    """
+    name, header = Path(path).name, read_header(path)
+    if header["parts"] != ["parser"]:
+        raise InputError(f"{name} holds {', '.join(header['parts'])}, and no garment parser.")
+    config = from_dict(ParserConfig, header["config"], name)
+    return filled(lambda: GarmentParser(config), load_parts(path)[0]["parser"], f"{name}: parser")
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a picture shows.
+
+    Attributes:
+        labels: their names.
+        shares: (L, h, w) in 0..1, of every label in every pixel of `crop`; their sum is 1.
+        crop: the part of the picture that was looked at.
+    """
+
+    labels: tuple[str, ...]
+    shares: Tensor
+    crop: Crop
+
+    def found(self, least: float = 0.002) -> list[str]:
+        """Labels but the background of which that share of the crop's pixels is most likely, the largest first."""
+        likely = self.shares.argmax(0).flatten().bincount(minlength=len(self.labels)) / self.shares[0].numel()
+        order = likely.argsort(descending=True).tolist()
+        return [self.labels[number] for number in order if number and likely[number] >= least]
+
+    def mask(self, kinds: Collection[str], picture: Tensor | None = None) -> Tensor:
+        """Mask (H, W) in 0..1 of these labels at the size of the whole picture; 0 outside of the crop.
+
+        Args:
+            kinds: some of `labels`.
+            picture: (3, H, W) in [-1, 1], the one that was parsed: its borders are then followed (He and Sun, "Fast
+                Guided Filter", 2015: in every window the mask is a linear function of the colours). None enlarges
+                smoothly.
+
+        Raises:
+            InputError: an unknown label.
+        """
+        unknown = sorted(set(kinds) - set(self.labels))
+        if unknown:
+            raise InputError(f"kinds = {quoted(unknown)}: known are {', '.join(self.labels)}.")
+        chosen = [self.labels.index(kind) for kind in kinds]
+        small, crop = self.shares[chosen].sum(0, keepdim=True), self.crop
+        size = crop.height, crop.width
+        mask = F.interpolate(small[None], size, mode="bilinear", align_corners=False, antialias=True)
+        if picture is not None and min(size) > WINDOW:
+            mask = _follow_borders(mask, shown(crop.scaled(size).image(picture))[None], size[0] / small.shape[-2])
+        whole = mask.new_zeros(crop.picture)
+        bottom, right = min(crop.top + size[0], crop.picture[0]), min(crop.left + size[1], crop.picture[1])
+        rows, columns = slice(max(0, crop.top), bottom), slice(max(0, crop.left), right)
+        whole[rows, columns] = mask[
+            0, 0, rows.start - crop.top : bottom - crop.top, columns.start - crop.left : right - crop.left
+        ]
+        return whole.clamp(0, 1)
+
+
+def _follow_borders(mask: Tensor, picture: Tensor, scale: float) -> Tensor:
+    """A mask (1, 1, H, W) that follows the borders of a picture (1, 3, H, W) in 0..1; `scale`: pixels of each that one
+    pixel was that the network saw."""
+    from kornia.filters import guided_blur
+
+    step = max(1, int(scale))
+    side = min(2 * round(WINDOW * scale / 2) + 1, min(mask.shape[-2:]) // 2 * 2 - 1)
+    return guided_blur(picture, mask, max(3, side), EDGES, "replicate", step)
+
+
+@torch.no_grad()
+def parse(network: GarmentParser, picture: Tensor, pose: Pose | None = None) -> Parsed | None:
+    """What the person in a picture wears.
+
+    The network sees the part of the picture that the person needs: by the pose, or else by what a first look at the
+    whole picture finds, which is everybody in it.
+
+    Args:
+        picture: (3, H, W) in [-1, 1].
+        pose: of the person who is meant, the first one in it, in pixels of the picture; nobody in it is no pose.
+
+    Returns:
+        None where nobody is found.
+
+    Raises:
+        InputError: no joint of the pose lies in the picture.
+    """
+    config, size = network.config, tuple(picture.shape[-2:])
+    seen: Size = config.height, config.width
+    posed = pose is not None and len(pose.joints) > 0
+    box = person_box(pose, size) if posed else _first_look(network, picture)
+    if box is None:
+        return None
+    crop = crop_around([box], size, MARGIN, seen[1] / seen[0]).scaled(seen)
+    where = next(network.parameters()).device
+    skeleton = condition_image(crop.pose(pose), *seen).to(where) if posed else None
+    shares = network(crop.image(picture)[None].to(where), skeleton).softmax(1)[0]
+    return Parsed(config.labels, shares.to(picture.device), crop)
+
+
+def _first_look(network: GarmentParser, picture: Tensor) -> list[float] | None:
+    """(4,) first and last x and y of everybody in a picture (3, H, W), in its pixels; None: nobody is there."""
+    box = Letterbox(tuple(picture.shape[-2:]), (network.config.height, network.config.width))
+    shares = network(box.image(picture[None]).to(next(network.parameters()).device)).softmax(1)
+    (top, left), (height, width) = box.corner, box.inner
+    person = (1 - shares[0, 0])[top : top + height, left : left + width]
+    if not (person > SURE).any():
+        return None
+    edges = mask_box(person) + [left, top, left, top]
+    return box.back(edges.reshape(2, 2)).reshape(4)

@@ -1,0 +1,143 @@
+"""Masks of garments: what the network takes, where its masks lie in the picture, files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from reposedm_core.checkpoint import save_model
+from reposedm_core.config import to_dict
+from reposedm_core.errors import InputError
+from reposedm_core.garments import CLOTHES, LABELS, PERSON, GarmentParser, ParserConfig, load_parser, parse
+from reposedm_core.networks import SHIPPED
+from reposedm_core.pose import Pose
+
+MICRO = ParserConfig(widths=(4, 8, 8), height=64, width=48)
+PAINT = {"hair": (-1.0, -1.0, -1.0), "top": (1.0, -1.0, -1.0), "bottom": (-1.0, -1.0, 1.0)}
+"""Colours of what the pictures of these tests show, on green."""
+
+
+def micro(seed: int = 0) -> GarmentParser:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return GarmentParser(MICRO).eval()
+
+
+class ByColour(GarmentParser):
+    """Labels that are right of pictures painted in `PAINT`; skeletons are kept in `seen`."""
+
+    def forward(self, images, skeletons=None):
+        self.seen = skeletons
+        colours = torch.tensor([PAINT.get(label, (9.0, 9.0, 9.0)) for label in LABELS])
+        colours[0] = torch.tensor([-1.0, 1.0, -1.0])
+        return -20 * (images[:, None] - colours[None, :, :, None, None]).square().sum(2)
+
+
+@pytest.fixture
+def painter():
+    return ByColour(ParserConfig()).eval()
+
+
+def painted(height: int, width: int, top: int, left: int, size: int):
+    """A picture of somebody `size` pixels high, the true masks, and a pose from head to feet."""
+    picture = torch.tensor([-1.0, 1.0, -1.0])[:, None, None].repeat(1, height, width)
+    parts = {"hair": (0.0, 0.15), "top": (0.15, 0.55), "bottom": (0.55, 1.0)}
+    masks = {label: torch.zeros(height, width) for label in LABELS}
+    columns = slice(max(0, left), left + size // 3)
+    for label, (first, last) in parts.items():
+        rows = slice(max(0, top + round(first * size)), top + round(last * size))
+        picture[:, rows, columns] = torch.tensor(PAINT[label])[:, None, None]
+        masks[label][rows, columns] = 1
+    joints = np.zeros((1, 18, 3), np.float32)
+    joints[0, 0], joints[0, 10] = (left + size / 6, top + 0.05 * size, 1), (left + size / 6, top + 0.95 * size, 1)
+    return picture, masks, Pose(joints, height, width)
+
+
+def overlap(found, truth):
+    both = torch.minimum(found, truth).sum()
+    return float(both / torch.maximum(found, truth).sum())
+
+
+def test_the_network_labels_every_pixel_and_no_skeleton_is_a_black_one():
+    network, images = micro(), torch.rand(2, 3, 64, 48) * 2 - 1
+    with torch.no_grad():
+        logits = network(images)
+        assert logits.shape == (2, len(LABELS), 64, 48)
+        assert torch.equal(logits, network(images, torch.full_like(images, -1)))
+        assert not torch.equal(logits, network(images, torch.rand_like(images)))
+    with pytest.raises(InputError, match="W = 44 must be divisible by 8"):
+        network(images[..., :44])
+    with pytest.raises(InputError, match=r"skeletons has shape \(1, 3, 64, 48\)"):
+        network(images, images[:1])
+
+
+def test_the_default_is_small():
+    assert sum(weight.numel() for weight in GarmentParser(ParserConfig()).parameters()) < 1e6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ("skin", "top")}, "the first must be background"),
+        ({"labels": ("background", "top", "top")}, "none may occur twice"),
+        ({"widths": (8,)}, "widths"),
+        ({"height": 44}, "no multiple of 8"),
+    ],
+)
+def test_configurations_that_cannot_be(changes, message):
+    with pytest.raises(InputError, match=message):
+        ParserConfig(**{"widths": (4, 8, 8), "height": 64, "width": 48, **changes})
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path):
+    path = tmp_path / "parser.safetensors"
+    save_model(path, {"parser": micro()}, to_dict(MICRO), dtype=torch.float32)
+    found, images = load_parser(path), torch.rand(1, 3, 64, 48) * 2 - 1
+    assert found.config == MICRO and not found.training
+    with torch.no_grad():
+        assert torch.equal(found(images), micro()(images))
+    with pytest.raises(InputError, match=r"reposedm-mini\.safetensors holds .* and no garment parser"):
+        load_parser(SHIPPED)
+    save_model(path, {"parser": micro()}, {**to_dict(MICRO), "widths": (4, 8, 16)})
+    with pytest.raises(InputError, match="parser does not fit its network"):
+        load_parser(path)
+
+
+@pytest.mark.parametrize("posed", [False, True], ids=["first look", "pose"])
+@pytest.mark.parametrize(
+    "place",
+    [(500, 400, 40, 130, 400), (300, 900, 60, 600, 200), (900, 300, 30, -20, 300), (64, 48, 2, 16, 60)],
+    ids=["upright", "small and aside", "over the edge", "tiny picture"],
+)
+def test_masks_lie_where_the_garments_do(painter, place, posed):
+    picture, masks, pose = painted(*place)
+    found = parse(painter, picture, pose if posed else None)
+    assert set(found.found()) == {"hair", "top", "bottom"} and found.found()[0] in CLOTHES
+    assert torch.allclose(found.shares.sum(0), torch.ones(256, 192), atol=1e-5)
+    assert (painter.seen is None) != posed and (not posed or (painter.seen > 0).any())
+    least = 0.75 if place[0] == 64 else 0.95
+    for kinds in (("top",), ("bottom",), CLOTHES, PERSON):
+        truth = sum(masks[kind] for kind in kinds)
+        assert overlap(found.mask(kinds, picture), truth) > least, kinds
+    assert found.mask(("dress",)).max() < 1e-3 and not found.mask(()).any()
+    with pytest.raises(InputError, match=r"kinds = .*trousers.* known are background, skin"):
+        found.mask(["trousers"])
+
+
+def test_the_second_look_is_the_finer_one(painter):
+    """Somebody of a tenth of the picture's height is seen as large as everybody."""
+    picture, masks, _ = painted(1000, 1000, 700, 100, 100)
+    found = parse(painter, picture)
+    assert found.crop.height < 200 and overlap(found.mask(["top"], picture), masks["top"]) > 0.9
+
+
+def test_nobody_is_found_where_nobody_is(painter):
+    picture = painted(200, 150, 0, 0, 0)[0]
+    assert parse(painter, picture) is None
+    nobody = Pose(np.zeros((0, 18, 3), np.float32), 200, 150)
+    assert parse(painter, picture, nobody) is None
+    picture, _, pose = painted(500, 400, 40, 130, 400)
+    away = Pose(pose.joints + np.float32([5000, 0, 0]), 500, 400)
+    with pytest.raises(InputError, match="no joint of its person lies inside"):
+        parse(painter, picture, away)
