@@ -40,6 +40,12 @@ def mistaken(rng: np.random.Generator, joints: np.ndarray, height: float) -> np.
     return found
 
 
+def all_mistaken(joints: np.ndarray, seeds: np.ndarray, height: float) -> np.ndarray:
+    """`mistaken` for each of (n, 18, 3), drawn from its own seed."""
+    pairs = zip(seeds, joints, strict=True)
+    return np.stack([mistaken(np.random.default_rng(int(seed)), points, height) for seed, points in pairs])
+
+
 def exchange(name: str) -> list[int]:
     """The order of the 18 joints with the pairs of `EXCHANGED` in each other's place."""
     parts = [part for pairs in (PAIRS.values() if name == "all" else [PAIRS[name]]) for part in pairs]

@@ -19,6 +19,7 @@ from reposedm_core.images import from_uint8
 from reposedm_core.pose import draw_joints
 from reposedm_core.pose.skeleton import OPENPOSE_FLIP
 from reposedm_core.reference import make_reference, on_plate
+from training.data.mistakes import all_mistaken
 from training.data.people_set import Pairs, People
 from training.engine.state import checksum, save_atomically
 
@@ -60,8 +61,9 @@ def cache_latents(
     """Encode and align every pair once; kept in a file of `folder` named after the check sum of all it is made of.
 
     That is the set, the pairs' rows in it, and weights and configuration of the networks; `tiny` encodes what only the
-    aligner reads. With `joints` the target's
-    joints are among them, for the field; with `flipped` the pose of the mirrored target. An aligner that finds masks
+    aligner reads. An aligner that reads the source's pose is given it as an estimator finds it (`data.mistakes`): that
+    is what it gets in use, and its maps are what the other networks learn from. With `joints` the target's joints are
+    among them, for the field; with `flipped` the pose of the mirrored target. An aligner that finds masks
     leaves its map and logits, too, and a set with correspondence its `cover`. The tensors stay in the file
     (memory-mapped). Runs that share `folder` may make it at the same time.
 
@@ -78,6 +80,7 @@ def cache_latents(
         aligner,
         *([] if tiny is None else [tiny]),
         *([b"flipped"] if flipped else []),
+        *([b"mistaken"] if aligner.reads_pose else []),
     )
     file = folder / f"latents.{people.split}.{made_of:08x}.pt"
     stored = _read(file)
@@ -115,7 +118,9 @@ def _align(
         source = people.pictures(part.identity, part.source).to(device)
         skeleton = people.skeletons(part.identity, part.target).to(device)
         if aligner.reads_pose:
-            joints = [torch.from_numpy(people.openpose(part.identity, n)).float() for n in (part.source, part.target)]
+            at, to = (people.openpose(part.identity, n) for n in (part.source, part.target))
+            at = all_mistaken(at, people.rows(part.identity, part.source), people.height)
+            joints = [torch.from_numpy(points).float() for points in (at, to)]
             alignment = aligner(source, skeleton, start=start_from(*joints, source, aligner.config.shrink))
         else:
             alignment = aligner(source, skeleton, encode=autoencoder.encode, inner=inner)

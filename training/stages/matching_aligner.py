@@ -27,7 +27,7 @@ from training.data.groups import (
     random_groups,
     rows_of,
 )
-from training.data.mistakes import mistaken
+from training.data.mistakes import all_mistaken, mistaken
 from training.data.people_set import Pairs, People
 from training.engine.picture_grid import picture_grid
 from training.engine.stage import Plan, Stage, example_seeds
@@ -381,11 +381,8 @@ class MatchingAlignerStage(Stage):
 
         start = start_from(batch["at"], batch["to"], batch["source"])
         values = {"epe0": error(start.map)}
-        at = [
-            torch.from_numpy(mistaken(np.random.default_rng(int(one)), points.numpy(), self.size[0]))
-            for one, points in zip(pairs.identity, batch["at"].cpu(), strict=True)
-        ]
-        misled = start_from(torch.stack(at).to(self.device), batch["to"], batch["source"])
+        at = all_mistaken(batch["at"].cpu().numpy(), pairs.identity, self.size[0])
+        misled = start_from(torch.from_numpy(at).to(self.device), batch["to"], batch["source"])
         maps, wrongly, blind = (
             network(batch["source"], batch["skeleton"], start=known).maps for known in (start, misled, None)
         )

@@ -15,6 +15,7 @@ from einops import rearrange
 from reposedm_core.alignment import start_from
 from reposedm_core.diffusion.reference_decoder import Reference, ReferenceDecoder
 from reposedm_core.reference import make_reference
+from training.data.mistakes import all_mistaken
 from training.data.people_set import People
 from training.engine.loop import train
 from training.engine.run import stage_class, stages_of
@@ -65,7 +66,9 @@ def test_it_is_shown_what_the_pipeline_shows_it(stage, networks, people):
     assert torch.equal(batch["picture"], data.pictures(pairs.identity, pairs.target))
     assert torch.equal(batch["mask"], data.masks(pairs.identity, pairs.target))
     skeleton = data.skeletons(pairs.identity, pairs.target)
-    joints = [torch.from_numpy(data.openpose(pairs.identity, n)).float() for n in (pairs.source, pairs.target)]
+    at, to = (data.openpose(pairs.identity, n) for n in (pairs.source, pairs.target))
+    at = all_mistaken(at, data.rows(pairs.identity, pairs.source), data.height)
+    joints = [torch.from_numpy(points).float() for points in (at, to)]
     with torch.no_grad():
         found = networks.aligner(source, skeleton, start=start_from(*joints, source, 2))
     expected = make_reference(source, skeleton, found, found.image, found.visibility[-1].sigmoid())
