@@ -36,6 +36,7 @@ COMMANDS = {
     "measure_clip",
     "prepare",
     "report",
+    "study_denoisers",
     "study_fidelity",
     "study_guidance",
     "study_inner",
