@@ -21,9 +21,10 @@ test: host  ## the whole test suite, on as many cores as there are (four at most
 	@.ci/system-packages.sh video chromium
 	@$(PY) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
-lint: host  ## ruff alone: its rules and its format
+lint: host  ## ruff's rules and its format, and mypy's types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy reposedm_core
 
 bench: host  ## the costs as ratios, against their budgets; ARGS= goes to benchmarks/bench.py (--full, --readme)
 	@$(PY) benchmarks/bench.py $(ARGS)
@@ -38,4 +39,4 @@ train-tiny: host  ## train every stage for a few steps on small people: shows th
 	@$(PY) training/train_tiny.py $(ARGS)
 
 clean:  ## remove .venv, the downloaded ComfyUI and the caches
-	rm -rf .venv .host .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .host .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

@@ -18,6 +18,8 @@ from .alignment import Alignment
 from .checks import check_tensor
 from .diffusion.context_cache import sampling_of
 from .diffusion.sampler import Denoised, Model
+from .diffusion.schedule import DiffusionSchedule
+from .diffusion.schedulers import schedule_of
 from .errors import InputError
 from .images import fit_image, in_turn, shown, to_pil
 
@@ -66,9 +68,9 @@ class KeepOutside:
         self.model, self.reference, self.mask = model, reference, mask
 
     @property
-    def schedule(self):
+    def schedule(self) -> DiffusionSchedule:
         """Of the model within."""
-        return self.model.schedule
+        return schedule_of(self.model)
 
     def sampling(self, x: Tensor, levels: Sequence[Tensor]) -> AbstractContextManager:
         """What the model within prepares while it is sampled."""
@@ -128,7 +130,7 @@ def blend(new: Tensor, base: Tensor, share: Tensor) -> Tensor:
     return torch.where(share > 0, share * new + (1 - share) * base, base)
 
 
-def resized(mask: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(mask: Tensor, size: Sequence[int]) -> Tensor:
     """Masks (M, 1, h, w) at another height and width: bilinear, as ComfyUI's own nodes do it."""
     if tuple(mask.shape[-2:]) == tuple(size):
         return mask

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .alignment import Alignment, RecurrentPoseAligner, Start
 from .alignment.multi_source import Seen, combine
-from .diffusion.denoiser import Conditioner
+from .diffusion.denoiser import MakesContext
 from .diffusion.guided import Condition
 from .estimator import PoseEstimator, predict_pose
 from .images import fit_image, from_uint8
@@ -75,7 +75,7 @@ def find_pose(estimator: PoseEstimator, picture: Tensor, native: tuple[int, int]
 @torch.no_grad()
 def make_condition(
     aligner: RecurrentPoseAligner | nn.Module,
-    conditioner: Conditioner,
+    conditioner: MakesContext,
     encode: Callable[[Tensor], Tensor],
     image: Tensor,
     skeleton: Tensor,

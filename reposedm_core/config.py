@@ -476,7 +476,10 @@ class ModelConfig:
 
 def shared_size(size: tuple[int, int], share: float, cell: int) -> tuple[int, int]:
     """Height and width that are that share of `size`, in whole cells; all of it as it is."""
-    return size if share == 1 else tuple(max(cell, cell * round(share * side / cell)) for side in size)
+    if share == 1:
+        return size
+    height, width = (max(cell, cell * round(share * side / cell)) for side in size)
+    return height, width
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -506,7 +509,7 @@ def from_dict(kind: type, data: dict[str, Any], where: str = "configuration") ->
 
 def _typed(kind: Any, value: Any, where: str) -> Any:
     """`value` as `kind`: a dataclass, tuple[item, ...], or int, float, bool or str; a whole number is a float too."""
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         return from_dict(kind, value, where)
     if get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,7 +78,7 @@ class Crop:
         return replace(self, size=size)
 
 
-def resize(picture: Tensor, size: Size) -> Tensor:
+def resize(picture: Tensor, size: Sequence[int]) -> Tensor:
     """(C, h, w) at another size: bilinear, averaged where it shrinks; the picture itself where it has that size."""
     if tuple(picture.shape[-2:]) == tuple(size):
         return picture
@@ -147,4 +148,4 @@ def crop_around(
         (side - size) // 2 if size >= side else int(np.clip(first, 0, side - size))
         for first, size, side in zip(corner, (width, height), picture[::-1], strict=True)
     ]
-    return Crop(place[1], place[0], height, width, tuple(picture), index)
+    return Crop(place[1], place[0], height, width, (picture[0], picture[1]), index)

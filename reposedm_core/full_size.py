@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from .checks import whole
 from .diffusion.reference_decoder import Reference, ReferenceDecoder
 from .errors import InputError, quoted
 from .images import round_to, shown, to_image
-from .letterbox import Letterbox, Size
+from .letterbox import Letterbox, Size, size_of
 from .pose.limits import no_tick
 from .reference import near_people
 
@@ -64,12 +65,12 @@ class View:
     def map(self, sampling: Tensor) -> Tensor:
         """φ (B, 2, h, w) of the frame as a map of the picture that is shown, at about as many cells per pixel."""
         box = Letterbox(self.picture, self.frame)
-        cells = [
+        rows, columns = (
             max(1, round(side * inner / frame))
             for side, inner, frame in zip(sampling.shape[-2:], box.inner, self.frame, strict=True)
-        ]
+        )
         scale, offset = _lies(box, sampling)
-        places = identity_map(*cells, sampling.device, sampling.dtype) * scale + offset
+        places = identity_map(rows, columns, sampling.device, sampling.dtype) * scale + offset
         return (read_map(sampling, places) - offset) / scale
 
     def colours(self, sampling: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ def at(values: Tensor, places: Tensor) -> Tensor:
 
 def read_map(sampling: Tensor, places: Tensor) -> Tensor:
     """φ at places (1, 2, n, m); its distance from the identity is what is interpolated, as `resize_map` does."""
-    shift = sampling - identity_map(*sampling.shape[-2:], sampling.device, sampling.dtype)
+    shift = sampling - identity_map(*size_of(sampling), sampling.device, sampling.dtype)
     return places + at(shift, places)
 
 
@@ -178,12 +179,15 @@ class Detail:
         weights = self.weights[result].to(sampling)
 
         def read(places: Tensor) -> Tensor:
-            total = None
-            for place, (halves, sampling, scale, offset, apart) in enumerate(parts):
-                found = halves.sample((read_map(sampling, places) - offset) / scale, at(apart, places))
-                found = found if len(parts) == 1 else at(weights[place][None], places) * found
-                total = found if total is None else total + found
-            return total
+            found = (
+                halves.sample((read_map(sampling, places) - offset) / scale, at(apart, places))
+                for halves, sampling, scale, offset, apart in parts
+            )
+            if len(parts) == 1:
+                return next(found)
+            return reduce(
+                torch.add, (at(weight[None], places) * each for weight, each in zip(weights, found, strict=True))
+            )
 
         return read
 
@@ -258,7 +262,7 @@ def pasted(
 def _made(
     detail: Detail,
     channels: Tensor | None,
-    mix: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    mix: Callable[..., Tensor],
     tick: Callable[[], None],
 ) -> Tensor:
     """Pictures of mix(what the sources show, what the result is put on, other channels), band by band."""

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import InputError
-from .letterbox import Letterbox
+from .letterbox import Letterbox, size_of
 
 ImageLike = Image.Image | np.ndarray | Tensor | str | os.PathLike
 
@@ -156,7 +156,7 @@ def _deep(values: np.ndarray, mode: str, name: str) -> np.ndarray:
 
 def fit_image(image: Tensor, height: int, width: int, border: str = "replicate") -> Tensor:
     """Pictures (B, C, H, W) letterboxed to height×width; see `Letterbox.image`."""
-    return Letterbox(tuple(image.shape[-2:]), (height, width)).image(image, border)
+    return Letterbox(size_of(image), (height, width)).image(image, border)
 
 
 def shown(picture: Tensor) -> Tensor:
@@ -188,6 +188,6 @@ def check_size(height: int, width: int, stride: int) -> None:
         )
 
 
-def round_to(size: int, stride: int) -> int:
+def round_to(size: float, stride: int) -> int:
     """The multiple of `stride` nearest to `size`, at least one stride."""
     return max(stride, round(size / stride) * stride)

@@ -18,8 +18,10 @@ from .alignment.mipmaps import Mipmaps
 from .alignment.warp import identity_map
 from .crop import Crop
 from .errors import InputError
+from .letterbox import size_of
 from .paste_back import Seam, paste_back
 from .pose import Pose
+from .pose.keypoints import Array
 from .pose.skeleton import OPENPOSE18
 
 NOSE, RIGHT_EYE, LEFT_EYE, RIGHT_EAR, LEFT_EAR = (
@@ -52,7 +54,7 @@ class Face:
     down: np.ndarray
     unit: float
 
-    def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def distance(self, x: Array, y: Array) -> Array:
         """0 in the middle of the face, 1 at its edge."""
         x, y = x - self.eyes[0], y - self.eyes[1]
         down = (x * self.down[0] + y * self.down[1]) / self.unit - BELOW
@@ -72,7 +74,7 @@ def find_face(pose: Pose) -> Face | None:
     heads = [np.linalg.norm(across), np.linalg.norm(nose) / 0.7]
     if (ears[:, 2] > 0).all():
         heads.append(np.linalg.norm(ears[1, :2] - ears[0, :2]) / 2.2)
-    unit = float(np.median(heads)) if len(heads) == 3 else max(heads)
+    unit = float(np.median(heads)) if len(heads) == 3 else float(max(heads))
     if not unit >= 1:
         return None
     # Down is across the line of the eyes, on the side where the nose is if left and right are where they should be.
@@ -86,8 +88,8 @@ def find_face(pose: Pose) -> Face | None:
         if wrist[2] > 0:
             along = (wrist - elbow)[:2] if elbow[2] > 0 else np.zeros(2)
             hands.append(wrist[:2] + np.linspace(0, HAND, 4)[:, None] * along)
-    hands = np.concatenate(hands)
-    return None if (face.distance(hands[:, 0], hands[:, 1]) < 1).any() else face
+    x, y = np.concatenate(hands).T
+    return None if (face.distance(x, y) < 1).any() else face
 
 
 def fit_heads(source: Pose, target: Pose) -> tuple[complex, complex, float] | None:
@@ -142,7 +144,7 @@ def keep_face(
     """
     if not 0 <= feather <= 50:
         raise InputError(f"feather = {feather}: must be 0 to 50.")
-    size = tuple(result.shape[-2:])
+    size = size_of(result)
     nothing = result, torch.zeros(size, dtype=torch.float32, device=result.device)
     source_pose, pose = source_pose.resized(*source.shape[-2:]), pose.resized(*size)
     if not len(source_pose.joints) or not len(pose.joints):

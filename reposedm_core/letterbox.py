@@ -12,6 +12,12 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 
+def size_of(pictures: Tensor) -> Size:
+    """Height and width of pictures or maps (..., H, W)."""
+    height, width = pictures.shape[-2:]
+    return height, width
+
+
 @dataclass(frozen=True)
 class Letterbox:
     """How a picture of one size lies in a frame of another. All that is fitted to another size is fitted by it.
@@ -35,7 +41,8 @@ class Letterbox:
     @property
     def corner(self) -> Size:
         """Rows above the picture, and columns left of it."""
-        return tuple((frame - inner) // 2 for frame, inner in zip(self.frame, self.inner, strict=True))
+        rows, columns = self.inner
+        return (self.frame[0] - rows) // 2, (self.frame[1] - columns) // 2
 
     @property
     def scale(self) -> np.ndarray:

@@ -104,7 +104,7 @@ def build_networks(config: ModelConfig, aligner: bool = True) -> Networks:
         InputError: `config` is a text-conditioned model, contradicts itself, or needs the aligner.
     """
     check_parts(config, aligner)
-    networks = {
+    networks: dict[str, Any] = {
         part: PARTS[part](getattr(config, part)) if aligner or part != "aligner" else NoAlignment()
         for part in parts_of(config)
     }
@@ -132,15 +132,13 @@ def load_networks(path: str | os.PathLike) -> Networks:
             f"{', '.join(missing)}. Export it with training/train.py."
         )
     check_parts(config, "aligner" in parts)
-    return Networks(
-        config,
-        **{
-            part: filled(partial(PARTS[part], getattr(config, part)), parts[part], f"{name}: {part}")
-            if part in parts
-            else NoAlignment().eval()
-            for part in parts_of(config)
-        },
-    )
+    networks: dict[str, Any] = {
+        part: filled(partial(PARTS[part], getattr(config, part)), parts[part], f"{name}: {part}")
+        if part in parts
+        else NoAlignment().eval()
+        for part in parts_of(config)
+    }
+    return Networks(config, **networks)
 
 
 def change_inner(networks: Networks, inner: str, tiny: str | os.PathLike | None = None) -> Networks:

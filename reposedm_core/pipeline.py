@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .alignment import Alignment, Start, start_from
+from .alignment import Alignment, MatchingPoseAligner, Start, start_from
 from .alignment.multi_source import Seen
 from .appearance import (
     AppearanceResult,
@@ -26,6 +26,7 @@ from .appearance import (
 )
 from .checks import whole
 from .conditioning import Aligned, condition_image, find_pose, first_joints, make_condition, source_joints
+from .diffusion.denoiser import Denoiser
 from .diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
 from .diffusion.sampler import Model
 from .diffusion.schedule import DiffusionSchedule
@@ -35,6 +36,7 @@ from .field import PoseInteractionField, pose_target
 from .field.field import field_picture
 from .full_size import MODEL, Detail, View, aligned, painted, pasted, view
 from .images import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
+from .letterbox import size_of
 from .networks import NETWORKS, SHIPPED, MixedPrecisionDenoiser, Networks, change_inner, load_networks
 from .pose import Pose, check_in_frame, one_pose
 from .reference import paste
@@ -90,11 +92,11 @@ class RePoseDMPipeline:
         self.autoencoder = networks.autoencoder.to(self.device, dtype)
         self.estimator = networks.estimator.to(self.device)
         self.aligner = networks.aligner.to(self.device)
-        self.denoiser = networks.denoiser.to(self.device)
+        self.denoiser: Denoiser | MixedPrecisionDenoiser = networks.denoiser.to(self.device)
         self.decoder = None if networks.decoder is None else networks.decoder.to(self.device)
         self.tiny = None if networks.tiny is None else networks.tiny.to(self.device, dtype)
         if dtype != torch.float32:
-            self.denoiser = MixedPrecisionDenoiser(self.denoiser, dtype)
+            self.denoiser = MixedPrecisionDenoiser(networks.denoiser, dtype)
         self.schedule = DiffusionSchedule(self.config.schedule)
         self.field = PoseInteractionField(self.estimator, self.config.field.space, mask=self.config.field.mask)
 
@@ -184,10 +186,10 @@ class RePoseDMPipeline:
         pose = one_pose(pose)
         skeleton = condition_image(pose, height, width).to(self.device).expand(len(image), -1, -1, -1)
         start = None
-        if self.aligner.reads_pose:
+        if isinstance(self.aligner, MatchingPoseAligner):
             poses = []
             if source_pose is not None:  # of the first picture alone
-                own = given.shape[-2:]
+                own = size_of(given)
                 given_pose = one_pose(source_pose, f"{name}_pose", own).resized(*own)
                 check_in_frame(given_pose, f"{name}_pose")
                 poses = [given_pose.resized(height, width)]
@@ -291,9 +293,9 @@ class RePoseDMPipeline:
         check_sampler(sampler)
         pose = one_pose(pose)
         pictures = [to_image(source, "source")]
-        seen = view(output_size, tuple(pictures[0].shape[-2:]), self._size(height, width))
+        seen = view(output_size, size_of(pictures[0]), self._size(height, width))
         found = self._align(source, pose, height, width, more_sources=more_sources, source_pose=source_pose)
-        field = self._guidance(pose, found.source.shape[-2:], field_strength, field_start, field_end, field_space)
+        field = self._guidance(pose, size_of(found.source), field_strength, field_start, field_end, field_space)
         model = self._model(found.condition, guidance_scale, field)
         latent = self._sample(sampler, model, found.condition, seed, steps, callback)
         if seen is None:
@@ -361,10 +363,10 @@ class RePoseDMPipeline:
                 raise InputError(
                     "reference: nobody was found in it; give its pose, or a picture that shows one person whole."
                 )
-        size = person.shape[-2:]
-        pose = one_pose(pose, picture=size).resized(*size)
-        whole_size, size = size, self._size(height, width)
-        seen = view(output_size, tuple(whole_size), size)
+        own = size_of(person)
+        pose = one_pose(pose, picture=own).resized(*own)
+        size = self._size(height, width)
+        seen = view(output_size, own, size)
         dressing = Dressing.fitted(person.to(self.device), cover.to(self.device), *size, feather)
         found = self._align(garment, pose, *size, "garment", source_pose=garment_pose, background=dressing.person)
         field = self._guidance(pose, size, field_strength)
@@ -438,7 +440,7 @@ class RePoseDMPipeline:
         space: str | None = None,
     ) -> FieldGuidance | None:
         """Gradient guidance towards `pose` for pictures of `size`; what is None is the preset's."""
-        given = {"strength": strength, "start": start, "end": end, "space": space}
+        given: dict[str, Any] = {"strength": strength, "start": start, "end": end, "space": space}
         config = replace(self.config.field, **{name: value for name, value in given.items() if value is not None})
         field = self.field
         if config.space != field.space:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from .config import (
     AlignerConfig,
@@ -90,7 +91,7 @@ def variant(config: ModelConfig, name: str) -> ModelConfig:
             f"variant = {quoted(name)}: {config.name} is conditioned on text and has no alignment to leave out."
         )
     texture = "source" if name == "b1" else "aligned"
-    weights = {"strength": 0.0, "training": 0.0}
+    weights: dict[str, Any] = {"strength": 0.0, "training": 0.0}
     if name == "b2-field":
         weights = {key: getattr(config.field, key) or 1.0 for key in weights}
     return replace(
@@ -109,7 +110,7 @@ def variants_of(config: ModelConfig) -> tuple[str, ...]:
 
 
 def _paper(
-    name: str, height: int, width: int, block_channels: tuple[int, ...], heads_dim: int, **field: float
+    name: str, height: int, width: int, block_channels: tuple[int, ...], heads_dim: int, **field: Any
 ) -> ModelConfig:
     """The paper's model at one size: 6 iterations on Stable Diffusion's latents, ε-prediction, guidance in training,
     and a U-Net that reads [y_t, E(P)] and no learned positions (section 3.1).

@@ -10,6 +10,7 @@ from torch import Tensor
 from .alignment import Alignment
 from .diffusion.reference_decoder import Reference
 from .images import from_uint8, to_uint8
+from .letterbox import size_of
 
 FILL_ROWS = 128
 """Rows at which a plate is filled in at most; the fill is enlarged to the picture's size."""
@@ -82,8 +83,13 @@ def make_reference(
         source, skeleton: (B·S, 3, H, W) in [-1, 1]. alignment: of them, with its masks.
         warped, visibility: what they show together, (B, 3, H, W) and (B, 1, h, w) in 0..1.
         background: (B or 1, 3, H, W), another picture that gives it, of somebody who is in the target pose already.
+
+    Raises:
+        ValueError: the alignment has no masks.
     """
-    size = tuple(source.shape[-2:])
+    if alignment.person is None or alignment.source_person is None:
+        raise ValueError('alignment: it has no masks; only an aligner of kind "matching" finds them.')
+    size = size_of(source)
 
     def full(values: Tensor) -> Tensor:
         return F.interpolate(values, size, mode="bilinear", align_corners=False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InputError
 from .images import in_turn
+from .letterbox import size_of
 from .reference import faded, grown
 
 ROWS = 1024
@@ -42,26 +45,26 @@ def reveal_mask(
         if not 0 <= value <= most:
             raise InputError(f"{name} = {value}: must be 0 to {most}.")
     changed = person if changed is None else changed
-    whole = tuple(visibility.shape[-2:])
+    whole = size_of(visibility)
     if max(whole) > ROWS and (grow or blur):
         # A latent's cells are 8 pixels or more: nothing finer is needed, and large squares are dear.
-        small = tuple(max(1, round(side * ROWS / max(whole))) for side in whole)
-        masks = (_like(mask, len(mask), small)[:, 0] for mask in (visibility, person, changed))
-        found = reveal_mask(*masks, grow, blur, floor)
+        small = [max(1, round(side * ROWS / max(whole))) for side in whole]
+        seen, here, away = (_like(mask, len(mask), small)[:, 0] for mask in (visibility, person, changed))
+        found = reveal_mask(seen, here, away, grow, blur, floor)
         return F.interpolate(found[:, None], whole, mode="bilinear", align_corners=False)[:, 0]
-    count, size = max(len(visibility), len(person), len(changed)), tuple(visibility.shape[-2:])
-    seen, here, away = (_like(mask, count, size) for mask in (visibility, person, changed))
+    count = max(len(visibility), len(person), len(changed))
+    seen, here, away = (_like(mask, count, whole) for mask in (visibility, person, changed))
     away = torch.maximum(away, here)
     anew = torch.maximum(away * (1 - seen * here), floor * here)
-    pixels, fade = (round(part / 100 * size[0]) for part in (grow, blur))
+    pixels, fade = (round(part / 100 * whole[0]) for part in (grow, blur))
     anew = grown(anew, pixels)
     anew = faded(anew, fade) if fade else anew
     return torch.where(anew < 1e-4, 0, anew).clamp(0, 1)[:, 0]
 
 
-def _like(mask: Tensor, count: int, size: tuple[int, int]) -> Tensor:
+def _like(mask: Tensor, count: int, size: Sequence[int]) -> Tensor:
     """(count, 1, *size)."""
     mask = in_turn(mask.float().clamp(0, 1), count)[:, None]
-    if tuple(mask.shape[-2:]) == size:
+    if tuple(mask.shape[-2:]) == tuple(size):
         return mask
-    return F.interpolate(mask, size, mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(mask, tuple(size), mode="bilinear", align_corners=False, antialias=True)

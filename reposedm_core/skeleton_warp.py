@@ -13,7 +13,7 @@ from .alignment.skeleton_map import BODY, LIMBS, limb_mask, skeleton_map
 from .alignment.warp import sample
 from .diffusion.reference_decoder import Reference
 from .errors import InputError
-from .full_size import MODEL, Detail, aligned, view
+from .full_size import Detail, aligned, view
 from .images import to_image
 from .letterbox import Size
 from .pose import Pose, check_in_frame
@@ -71,10 +71,10 @@ def warp_by_skeletons(
         InputError: nobody is in a pose, the source's lies outside of its canvas, the two have no limb in common, or a
             size that cannot be made.
     """
-    size: Size = tuple(source.shape[:2])
-    if output == MODEL:
-        raise InputError("output_size: there is no model here; use 'source' or a height in pixels.")
+    size: Size = (source.shape[0], source.shape[1])
     seen = view(output, size, size)
+    if seen is None:
+        raise InputError("output_size: there is no model here; use 'source' or a height in pixels.")
     cells = _cells(size)
     there, here = (_joints(each, size, name) for each, name in ((source_pose, "source_pose"), (pose, "pose")))
     check_in_frame(source_pose, "source_pose")
@@ -99,13 +99,14 @@ def warp_by_skeletons(
     inputs = Reference(sample(small, sampling), plate, hidden, carried, person, torch.zeros_like(plate))
     detail = Detail(seen, [source], [[0]], sampling[None], torch.ones_like(carried)[None])
     masks = seen.enlarge(torch.cat([carried, person, torch.maximum(person, hidden)], 1)).clamp(0, 1)
-    return SkeletonWarp(aligned(detail, inputs, tick)[0], *masks[0].unbind(0), seen.colours(sampling)[0].movedim(0, -1))
+    flow = seen.colours(sampling)[0].movedim(0, -1)
+    return SkeletonWarp(aligned(detail, inputs, tick)[0], masks[0, 0], masks[0, 1], masks[0, 2], flow)
 
 
 def _cells(size: Size) -> Size:
     """Of a map and its masks, as many as pixels in a small picture."""
     share = min(1.0, ROWS / max(size))
-    return tuple(max(1, round(side * share)) for side in size)
+    return max(1, round(size[0] * share)), max(1, round(size[1] * share))
 
 
 def _joints(pose: Pose, size: Size, name: str) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from .diffusion.tiny import TinyAutoencoder
 from .networks import NETWORKS, needs_aligner
 from .presets import PRESETS, VARIANTS, variants_of
 from .reposesd.network import RePoseSD
+
+Network = TypeVar("Network", bound=nn.Module)
 
 TEXT_TOKENS = 77
 """Tokens of a prompt in Stable Diffusion's text encoder."""
@@ -36,7 +39,7 @@ class Cost:
     flops: int
 
 
-def measure(build: Callable[[], nn.Module], use: Callable[[nn.Module], object]) -> Cost:
+def measure(build: Callable[[], Network], use: Callable[[Network], object]) -> Cost:
     """Cost of a network: `build` makes it, `use` runs it on meta tensors."""
     with torch.device("meta"), torch.no_grad():
         network = build().eval()
@@ -91,12 +94,18 @@ def _empty(config: ModelConfig) -> tuple[Tensor, Tensor]:
 def _aligner(config: ModelConfig) -> tuple[Cost, tuple[int, ...]]:
     """Cost of the aligner, and a number for each encoding that it asks for: 1 by the tiny autoencoder, else 0."""
     picture, latent = _empty(config)
-    calls, inner = [], {}
-    if config.tiny.kind != "none":
-        inner = {"inner": lambda _: calls.append(1) or latent}
+    calls: list[int] = []
+
+    def encoder(number: int) -> Callable[[Tensor], Tensor]:
+        def encode(_: Tensor) -> Tensor:
+            calls.append(number)
+            return latent
+
+        return encode
+
+    inner: dict[str, Any] = {} if config.tiny.kind == "none" else {"inner": encoder(1)}
     own = measure(
-        lambda: NETWORKS["aligner"](config.aligner),
-        lambda n: n(picture, picture, encode=lambda _: calls.append(0) or latent, **inner),
+        lambda: NETWORKS["aligner"](config.aligner), lambda n: n(picture, picture, encode=encoder(0), **inner)
     )
     return own, tuple(calls)
 

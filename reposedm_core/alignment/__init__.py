@@ -21,7 +21,9 @@ __all__ = [
 
 def build_aligner(config: AlignerConfig, operations=nn) -> RecurrentPoseAligner | MatchingPoseAligner:
     """The aligner of a configuration, by its kind, with fresh weights."""
-    return {"recurrent": RecurrentPoseAligner, "matching": MatchingPoseAligner}[config.kind](config, operations)
+    if config.kind == "matching":
+        return MatchingPoseAligner(config, operations)
+    return RecurrentPoseAligner(config, operations)
 
 
 def clear_caches() -> None:

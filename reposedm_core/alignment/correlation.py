@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..checks import check_tensor
 from ..errors import InputError
+from ..letterbox import size_of
 from .warp import identity_map
 from .windows import Tiles
 
@@ -65,6 +66,6 @@ def global_match(target: Tensor, source: Tensor, sharpness: Tensor | float) -> t
     # Positions need more than the 8 bits of bfloat16, also where autocast would choose it.
     with torch.autocast("cpu" if target.is_meta else target.device.type, enabled=False):
         probability = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        grid = identity_map(*source.shape[-2:], device=source.device, dtype=probability.dtype)[0].flatten(1)
+        grid = identity_map(*size_of(source), device=source.device, dtype=probability.dtype)[0].flatten(1)
         sampling = (probability @ grid.T).transpose(1, 2).reshape(b, 2, h, w)
     return sampling, probability.amax(-1).to(target.dtype).reshape(b, 1, h, w)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..letterbox import size_of
 from .attention import NeighbourhoodAttention
 from .correlation import global_match, local_correlation
 from .warp import identity_map, sample
@@ -31,7 +32,7 @@ class MapFormer(nn.Module):
 
         self.fine = channels is not None
         self.self_attention, self.cross_attention = attention(), attention()
-        if self.fine:
+        if channels is not None:
             self.merge_source = operations.Conv2d(channels + dim, channels, 1)
             self.merge_pose = operations.Conv2d(channels + dim, channels, 1)
         else:
@@ -45,7 +46,7 @@ class MapFormer(nn.Module):
         Returns:
             F'_T and F'_S (B, d, H/4, W/4) or (B, D, H/8, W/8), and the attended pose features at 1/8.
         """
-        size = tuple(source[-1].shape[-2:])
+        size = size_of(source[-1])
         tokens_s, tokens_t = (_tokens(features[-1] + position) for features in (source, pose))
         for block in self.self_attention:
             tokens_s = block(tokens_s, tokens_s, size)
@@ -95,7 +96,8 @@ class PoseMappingAggregator(nn.Module):
         super().__init__()
         self.radius, self.pool = radius, pool
         matches = 1 if radius is None else (2 * radius + 1) ** 2
-        self.sharpness = nn.Parameter(torch.tensor(10.0)) if radius is None else None
+        if radius is None:
+            self.sharpness = nn.Parameter(torch.tensor(10.0))
         self.first = operations.Conv2d(matches + 2 * channels + 3, widths[0], 3, padding=1)
         self.second = operations.Conv2d(widths[0], widths[1], 3, padding=1)
         self.read = operations.Conv2d(2 * widths[1], 3, 3, padding=1)
@@ -113,7 +115,7 @@ class PoseMappingAggregator(nn.Module):
             source = sample(source, sampling)
         else:
             match = local_correlation(target, source, self.radius)
-        grid = identity_map(*target.shape[-2:], device=sampling.device, dtype=sampling.dtype)
+        grid = identity_map(*size_of(target), device=sampling.device, dtype=sampling.dtype)
         x = joined(match, target, source, (sampling - grid).to(target.dtype), visibility.to(target.dtype))
         x = F.silu(self.second(F.silu(self.first(x))))
         out = self.read(joined(x, F.max_pool2d(x, 3, stride=1, padding=1)))

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..letterbox import size_of
 from .mapformer import joined
 from .warp import compose, identity_map, sample
 
@@ -33,7 +34,7 @@ def biased_match(
     q, k = (F.normalize(t.movedim(1, -1).flatten(1, 2), dim=-1) for t in (query, key))
     logits = torch.bmm(q * sharpness.to(q.dtype), k.transpose(1, 2))
     with torch.autocast("cpu" if query.is_meta else query.device.type, enabled=False):
-        grid = identity_map(*key.shape[-2:], device=key.device, dtype=start.dtype)[0].flatten(1)  # 2, h'·w'
+        grid = identity_map(*size_of(key), device=key.device, dtype=start.dtype)[0].flatten(1)  # 2, h'·w'
         height = start.new_tensor([aspect / 2, 0.5])[:, None]  # heights in a unit of a map
         place, there, weight = start.flatten(2) * height, grid * height, precision.flatten(2).to(start.dtype)
         # The square is multiplied out: |φ|² is the same for all y, so a softmax does not see it.
@@ -100,7 +101,7 @@ class BiasedMatch(nn.Module):
         precision = (-2 * sigma).exp() * known
         log, matched = biased_match(self.query(target), self.key(source), self.sharpness, start, precision, aspect)
         certain = log.amax(-1).exp().reshape(known.shape)
-        grid = identity_map(*target.shape[-2:], device=start.device, dtype=start.dtype)
+        grid = identity_map(*size_of(target), device=start.device, dtype=start.dtype)
         shown = sample(source, matched)
         x = joined(*(t.to(target.dtype) for t in (certain, target, shown, matched - grid, logits)))
         x = F.silu(self.second(F.silu(self.first(x))))
@@ -112,6 +113,6 @@ class BiasedMatch(nn.Module):
         weights, residual = detail[:, : NEIGHBOURS * FINER**2], detail[:, NEIGHBOURS * FINER**2 :]
         residual = F.pixel_shuffle(residual, FINER)
         upper = finer(torch.cat([sampling - grid, logits.to(start.dtype)], 1), weights)
-        fine_grid = identity_map(*upper.shape[-2:], device=start.device, dtype=start.dtype)
+        fine_grid = identity_map(*size_of(upper), device=start.device, dtype=start.dtype)
         fine = fine_grid + upper[:, :2] + 0.02 * residual[:, :2].to(start.dtype)
         return sampling, logits, fine, upper[:, 2:] + residual[:, 2:], log, x

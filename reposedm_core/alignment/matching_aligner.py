@@ -231,7 +231,7 @@ class MatchingPoseAligner(nn.Module):
         start: Start,
         pictures: Tensor,
         pose_image: Tensor,
-    ) -> tuple[Pass, tuple[Tensor, ...], Tensor]:
+    ) -> tuple[Pass, tuple[Tensor, Tensor], Tensor]:
         """Iteration n of 0 … N-1.
 
         Args:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..letterbox import size_of
 from .warp import identity_map, sample
 
 SHARP = 0.5
@@ -23,7 +26,7 @@ class Mipmaps:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the picture."""
-        return tuple(self.levels[0].shape[-2:])
+        return size_of(self.levels[0])
 
     def level(self, number: int) -> Tensor:
         """The picture halved so often, odd sides rounded up; the coarsest there is beyond."""
@@ -43,13 +46,9 @@ class Mipmaps:
         lowest, highest = (int(value) for value in (level.amin().floor(), level.amax().ceil()))
         if highest == 0:
             return sample(self.level(0), places)
-        total = None
-        for number in range(lowest, highest + 1):
-            share = (1 - (level - number).abs()).clamp(min=0)
-            if share.any():
-                part = share * sample(self.level(number), places)
-                total = part if total is None else total + part
-        return total
+        shares = ((number, (1 - (level - number).abs()).clamp(min=0)) for number in range(lowest, highest + 1))
+        parts = (share * sample(self.level(number), places) for number, share in shares if share.any())
+        return reduce(torch.add, parts)
 
 
 def stretch(sampling: Tensor) -> Tensor:

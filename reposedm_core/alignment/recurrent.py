@@ -71,6 +71,8 @@ class RecurrentPoseAligner(nn.Module):
     """
 
     reads_pose = False
+    source_encoder: Encoder | LatentEncoder
+    pose_encoder: Encoder | LatentEncoder
 
     def __init__(self, config: AlignerConfig, operations=nn):
         super().__init__()
@@ -135,16 +137,17 @@ class RecurrentPoseAligner(nn.Module):
                 "encode is missing: this aligner's features come from the autoencoder's latents "
                 '(AlignerConfig.encoder = "latent"); give the autoencoder\'s encode.'
             )
-        rewarp, inner = self.config.warp == "image", inner or encode
+        rewarp = self.config.warp == "image"
+        embed = (inner or encode) if latent else None
 
-        def read(picture: Tensor) -> Tensor | tuple[Tensor, ...]:
-            return (self._latent(inner, picture),) if latent else self.source_encoder(picture)
+        def read(picture: Tensor) -> tuple[Tensor, ...]:
+            return self.source_encoder(picture) if embed is None else (self._latent(embed, picture),)
 
         def features(raw: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return self.source_encoder(raw[0]) if latent else raw
 
         position = self._position(sizes["H"] // STRIDE, sizes["W"] // STRIDE)
-        pose = self.pose_encoder(self._latent(inner, pose_image) if latent else pose_image)
+        pose = self.pose_encoder(pose_image if embed is None else self._latent(embed, pose_image))
         seen = unwarped = read(source)
         h, w = seen[0].shape[-2:]
         wide = torch.promote_types(source.dtype, torch.float32)  # half precision is too coarse for positions

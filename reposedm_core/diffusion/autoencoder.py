@@ -62,6 +62,10 @@ class ResidualBlock(nn.Module):
 class Autoencoder(nn.Module):
     """Pictures (B, 3, H, W) in [-1, 1] ↔ latents (B, C, H/stride, W/stride) of about unit variance overall."""
 
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
+
     def __init__(self, config: AutoencoderConfig, operations=nn):
         super().__init__()
         self.config, self.stride, self.channels = config, config.stride, config.channels
@@ -151,7 +155,7 @@ class KLAutoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         with torch.device("cpu"):  # see `fitting.filled`
-            from diffusers import AutoencoderKL
+            from diffusers.models import AutoencoderKL
 
         stages = len(config.widths)
         self.config, self.stride, self.channels = config, config.stride, config.channels

@@ -62,10 +62,10 @@ def cached_context(network: nn.Module, capacity: int = 4) -> Iterator[list[nn.Mo
     Returns:
         the projections that remember.
     """
-    from diffusers import UNet2DConditionModel
+    from diffusers.models import UNet2DConditionModel
     from diffusers.models.attention_processor import Attention
 
-    projections = [
+    projections: list[nn.Module] = [
         projection
         for unet in network.modules()
         if isinstance(unet, UNet2DConditionModel)

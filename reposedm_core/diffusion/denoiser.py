@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +16,13 @@ from ..errors import InputError, quoted
 from .autoencoder import ResidualBlock
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers.models import UNet2DConditionModel
 
 
 def build_unet(config: DenoiserConfig, inputs: int, outputs: int, **options: Any) -> UNet2DConditionModel:
     """Diffusers' U-Net in the sizes of `config`; `options` are further ones of its class."""
     with torch.device("cpu"):  # see `fitting.filled`
-        from diffusers import UNet2DConditionModel
+        from diffusers.models import UNet2DConditionModel
 
     return UNet2DConditionModel(
         in_channels=inputs,
@@ -81,11 +82,21 @@ class TextureEncoder(nn.Module):
         return self.norm(rearrange(body, "b d h w -> b (h w) d"))
 
 
-def resized(position: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(position: Tensor, size: Sequence[int]) -> Tensor:
     """Learned positions (1, D, h, w) interpolated to another grid."""
     if tuple(position.shape[-2:]) == tuple(size):
         return position
     return F.interpolate(position, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class MakesContext(Protocol):
+    """What makes a condition's tokens: a `Conditioner`, or a `MixedPrecisionDenoiser` around one."""
+
+    config: DenoiserConfig
+
+    def context(self, latent: Tensor, visibility: Tensor, drop: Tensor | None = None) -> Tensor: ...
+
+    def null_context(self, batch: int, count: int) -> Tensor: ...
 
 
 class Conditioner(nn.Module):
@@ -153,8 +164,8 @@ class Denoiser(Conditioner):
             2 * c if config.learned_variance else c,
             sample_size=(config.height, config.width) if config.height else None,
         )
-        nn.init.zeros_(self.unet.conv_out.weight)
-        nn.init.zeros_(self.unet.conv_out.bias)
+        for value in self.unet.conv_out.parameters():
+            nn.init.zeros_(value)
         self.gate = operations.Conv2d(2 * c + 1, c, 3, padding=1) if aligned and config.residual else None
 
     def forward(

@@ -18,7 +18,7 @@ from ..config import FieldConfig
 from ..errors import InputError
 from ..field import PoseInteractionField, PoseTarget
 from .context_cache import cached_context, version_of
-from .denoiser import Conditioner, Denoiser
+from .denoiser import Denoiser, MakesContext
 from .guidance import classifier_free, guide_x0
 from .sampler import Denoised, timestep_of
 from .schedule import DiffusionSchedule
@@ -35,7 +35,7 @@ class Condition:
 
     @staticmethod
     def of(
-        denoiser: Conditioner,
+        denoiser: MakesContext,
         pose: Tensor,
         source: Tensor,
         aligned: Tensor,
@@ -49,7 +49,7 @@ class Condition:
         return Condition(pose, denoiser.context(texture, visibility, drop), aligned, visibility)
 
     @staticmethod
-    def null(denoiser: Conditioner, like: Condition) -> Condition:
+    def null(denoiser: MakesContext, like: Condition) -> Condition:
         """The joint null condition P, I_S = ∅: null tokens and zeros."""
         return Condition(
             torch.zeros_like(like.pose),
@@ -249,13 +249,13 @@ class GuidedModel(ABC):
         given = list(vars(self.condition).values())
         versions = [version_of(value) for value in given]
         key = (count, self.scale == 1, versions)
-        known = self._kept is not None and key == self._kept[0] and None not in versions
-        if not known or any(a is not b for a, b in zip(given, self._kept[1], strict=True)):
+        kept = self._kept if None not in versions else None
+        if kept is None or key != kept[0] or any(a is not b for a, b in zip(given, kept[1], strict=True)):
             conditional, unconditional = ([_repeated(value, count) for value in values] for values in self.conditions())
             if self.scale != 1:
                 conditional = [torch.cat(pair) for pair in zip(conditional, unconditional, strict=True)]
-            self._kept = key, given, conditional
-        return self._kept[2]
+            kept = self._kept = key, given, conditional
+        return kept[2]
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Denoised:
         """ŷ_0 and the variance logits at x = y_t / √ᾱ_t, (B, C, h, w), of noise levels σ (B,).
@@ -274,25 +274,26 @@ class GuidedModel(ABC):
         passes = 1 if self.scale == 1 else 2
         prediction, variance = self.predict(z.to(x.dtype).repeat(passes, 1, 1, 1), t.repeat(passes), *conditional)
         if passes == 2:
-            prediction = classifier_free(*prediction.to(work).chunk(2), self.scale)
+            with_condition, without = prediction.to(work).chunk(2)
+            prediction = classifier_free(with_condition, without, self.scale)
             variance = None if variance is None else variance.chunk(2)[0]
         x0 = self.schedule.tweedie(z, prediction.to(work), t).to(x.dtype)
-        if self.field is not None and self._guides(sigma, t):
+        if self.field is not None and self._guides(self.field, sigma, t):
             x0 = self.field(x0, self.schedule.each(self.schedule.alpha_bar, t), self.scale)
         return Denoised(x0, variance)
 
-    def _guides(self, sigma: Tensor, t: Tensor) -> bool:
+    def _guides(self, field: FieldGuidance, sigma: Tensor, t: Tensor) -> bool:
         """Does the field act at this level, which is that of t?"""
         first, total = self._steps[sigma] if sigma in self._steps else int(t[0]), self.schedule.timesteps
 
         def active(step: int) -> bool:
-            return self.field.active((total - 1 - step) / total, total)
+            return field.active((total - 1 - step) / total, total)
 
-        if self.field.every == 1 or not self._run or not active(first):
+        if field.every == 1 or not self._run or not active(first):
             return active(first)
         # An evaluation in the middle of a step, of samplers of higher order, belongs to it.
         turn = sum(step >= first and active(step) for step in self._run) - 1
-        return max(turn, 0) % self.field.every == 0
+        return max(turn, 0) % field.every == 0
 
     def _check(self, x: Tensor, sigma: Tensor) -> None:
         sizes = check_tensor(x, "x", "B C h w", {"C": self.condition.pose.shape[1]})
@@ -316,8 +317,11 @@ class GuidedDenoiser(GuidedModel):
 
     def conditions(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The condition and the null condition, as `Denoiser` takes them."""
-        pair = self.condition, Condition.null(self.denoiser, self.condition)
-        return tuple((c.pose, c.tokens, c.aligned, c.visibility) for c in pair)
+        given, null = self.condition, Condition.null(self.denoiser, self.condition)
+        return (
+            (given.pose, given.tokens, given.aligned, given.visibility),
+            (null.pose, null.tokens, null.aligned, null.visibility),
+        )
 
     def predict(self, z: Tensor, t: Tensor, *conditional: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `GuidedModel.predict`."""

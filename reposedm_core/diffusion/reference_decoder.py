@@ -82,22 +82,18 @@ class ReferenceDecoder(nn.Module):
         self.after = nn.ModuleList(
             nn.Sequential(ResidualBlock(a, operations), ResidualBlock(a, operations)) for a in channels[:-1]
         )
-        self.read = nn.Sequential(
-            nn.SiLU(), operations.Conv2d(channels[0], 6 * BLOCK**2, 3, padding=1), nn.PixelShuffle(BLOCK)
-        )
-        nn.init.zeros_(self.read[1].weight)
-        nn.init.zeros_(self.read[1].bias)
+        last = operations.Conv2d(channels[0], 6 * BLOCK**2, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.read = nn.Sequential(nn.SiLU(), last, nn.PixelShuffle(BLOCK))
         self.detail = None
         if config.detail:
-            self.detail = nn.Sequential(
-                operations.Conv2d(inputs + 6, config.detail, 3, padding=1),
-                nn.SiLU(),
-                operations.Conv2d(config.detail, config.detail, 3, padding=1),
-                nn.SiLU(),
-                operations.Conv2d(config.detail, 6, 3, padding=1),
-            )
-            nn.init.zeros_(self.detail[-1].weight)
-            nn.init.zeros_(self.detail[-1].bias)
+            first = operations.Conv2d(inputs + 6, config.detail, 3, padding=1)
+            second = operations.Conv2d(config.detail, config.detail, 3, padding=1)
+            change = operations.Conv2d(config.detail, 6, 3, padding=1)
+            nn.init.zeros_(change.weight)
+            nn.init.zeros_(change.bias)
+            self.detail = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), change)
         self.to(memory_format=torch.channels_last)
 
     def forward(

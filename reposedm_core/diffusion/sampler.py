@@ -56,7 +56,7 @@ def initial_latent(noise: Tensor, sigma: Tensor) -> Tensor:
     return noise * torch.sqrt(1.0 + sigma**2)
 
 
-def _sampler(loop: Callable[..., None]) -> Sampler:
+def _sampler(loop: Callable[..., Tensor]) -> Sampler:
     """What every sampler does around its loop: checks, no gradients, and the model's own preparations.
 
     The loop is given `levels` too: σ_i (B,) of each step, the very tensors that the model was prepared for.

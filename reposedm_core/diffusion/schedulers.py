@@ -173,7 +173,7 @@ def _alpha_bar(schedule: DiffusionSchedule, t: float) -> float:
     return float(1 / (1 + (2 * torch.lerp(log_sigma[0], log_sigma[1], part)).exp()))
 
 
-def _conversion(prediction_type: str) -> Callable[[Tensor, Tensor, float, float], Tensor]:
+def _conversion(prediction_type: str | None) -> Callable[[Tensor, Tensor, float, float], Tensor]:
     """(y_t, ŷ_0, √ᾱ_t, √(1-ᾱ_t)) → what the scheduler takes for the network's output."""
     known = {
         "epsilon": lambda z, x0, signal, spread: (z - signal * x0) / spread,

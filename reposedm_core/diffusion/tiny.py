@@ -34,7 +34,7 @@ class TinyAutoencoder(nn.Module):
     def __init__(self, config: TinyConfig, halves: Collection[str] = HALVES):
         super().__init__()
         with torch.device("cpu"):  # see `fitting.filled`
-            from diffusers import AutoencoderTiny
+            from diffusers.models import AutoencoderTiny
 
         self.config, self.stride, self.channels = config, config.stride, config.latent_channels
         tiny = AutoencoderTiny(
@@ -44,8 +44,10 @@ class TinyAutoencoder(nn.Module):
             num_decoder_blocks=config.blocks[::-1],
             latent_channels=config.latent_channels,
         )
-        self.encoder = tiny.encoder if "encoder" in halves else None
-        self.decoder = tiny.decoder if "decoder" in halves else None
+        if "encoder" in halves:
+            self.encoder = tiny.encoder
+        if "decoder" in halves:
+            self.decoder = tiny.decoder
         self.to(memory_format=torch.channels_last)  # on a CPU an eighth faster, there and back
 
     def encode(self, images: Tensor) -> Tensor:
@@ -57,7 +59,7 @@ class TinyAutoencoder(nn.Module):
         check_tensor(images, "images", "B 3 H W", multiples={"H": self.stride, "W": self.stride})
         check_precision(images, "images", self.encoder.layers[0], self.encoder.layers[0].weight)
         # Not the encoder as a whole: while it forgets activations diffusers leaves out the shift to 0..1.
-        return self._run(self.encoder, images.add(1).div(2))
+        return self.encoder.layers(images.add(1).div(2))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), about [-1, 1] (not clamped), of latents (B, C, h, w); lets gradients through.
@@ -67,11 +69,7 @@ class TinyAutoencoder(nn.Module):
         """
         check_tensor(latents, "latents", "B C h w", {"C": self.channels})
         check_precision(latents, "latents", self.decoder.layers[0], self.decoder.layers[0].weight)
-        return self._run(self.decoder, torch.tanh(latents / 3) * 3).mul(2).sub(1)
-
-    @staticmethod
-    def _run(half: nn.Module, x: Tensor) -> Tensor:
-        return half.layers(x)
+        return self.decoder.layers(torch.tanh(latents / 3) * 3).mul(2).sub(1)
 
 
 def tiny_weights(state: Mapping[str, Tensor], name: str = "") -> dict[str, Tensor]:

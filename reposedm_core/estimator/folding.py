@@ -31,7 +31,7 @@ def fold_batch_norms(network: HigherHRNet) -> HigherHRNet:
         pairs = pairwise(children) if isinstance(module, nn.Sequential) else [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
         for first, second in pairs:
             convolution, norm = children.get(first), children.get(second)
-            if type(convolution) in PLAIN and type(norm) is nn.BatchNorm2d:
+            if isinstance(convolution, PLAIN) and type(convolution) in PLAIN and type(norm) is nn.BatchNorm2d:
                 transposed = isinstance(convolution, nn.ConvTranspose2d)
                 setattr(module, first, fuse_conv_bn_eval(convolution, norm, transpose=transposed))
                 setattr(module, second, nn.Identity())

@@ -103,7 +103,8 @@ def find_peaks(heatmaps: Tensor, count: int, window: int = 3) -> tuple[Tensor, T
     # By index, not by value: of equal neighbours one is the peak, else a joint between two cells would count twice.
     own = torch.arange(sizes["h"] * sizes["w"], device=heatmaps.device).view(sizes["h"], sizes["w"])
     peaks = torch.where(first == own, heatmaps, 0).flatten(2)
-    return tuple(peaks.topk(min(count, peaks.shape[-1]), -1))
+    scores, cells = peaks.topk(min(count, peaks.shape[-1]), -1)
+    return scores, cells
 
 
 def group_peaks(scores: np.ndarray, tags: np.ndarray, threshold: float = 0.1, tag_threshold: float = 1.0) -> np.ndarray:

@@ -6,8 +6,9 @@ CVPR 2020. The trunk is timm's HighResolutionNet, the heads are here; `official.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +20,16 @@ from ..pose.heatmaps import decode_heatmaps
 from ..pose.skeleton import COCO_FLIP
 from .protocol import EstimatorOutput, PoseEstimator
 
+if TYPE_CHECKING:
+    from timm.models.hrnet import HighResolutionNet
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SOMEBODY = 0.35
 """Least score of a person's surest joints; the shipped estimator gives 0.31 and less in plain and shaded pictures."""
 
 
-def enlarge(maps: torch.Tensor, size: tuple[int, int], udp: bool = False) -> torch.Tensor:
+def enlarge(maps: torch.Tensor, size: Sequence[int], udp: bool = False) -> torch.Tensor:
     """Maps (B, K, h, w) at another size, bilinearly; positions in the picture are kept.
 
     With `udp` first and last cells stay on one another, as in UDP's resizing; else cell edges do.
@@ -50,7 +54,7 @@ def merge_heatmaps(*maps: torch.Tensor, udp: bool = False) -> torch.Tensor:
     return total / len(maps)
 
 
-class HigherHRNet(nn.Module):
+class HigherHRNet(PoseEstimator):
     """Bottom-up pose estimator: trunk at 1/4 of the picture, one transposed convolution up to 1/2.
 
     Args:
@@ -64,6 +68,8 @@ class HigherHRNet(nn.Module):
     was filled up, at the far edge: give it whole cells (multiples of 32 pixels for the official ones).
     """
 
+    config: EstimatorConfig
+
     def __init__(
         self,
         config: EstimatorConfig | None = None,
@@ -73,7 +79,7 @@ class HigherHRNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config = config or EstimatorConfig()
-        place = {"device": device, "dtype": dtype}
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.trunk = _build_trunk(config, **place)
         trunk_channels, joints, wide = config.channels[0], config.joints, config.deconv_channels
         self.final_layers = nn.ModuleList(
@@ -135,8 +141,8 @@ def normalise_imagenet(
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> torch.Tensor:
     """(B, 3, H, W) in [-1, 1] to zero mean and unit deviation over ImageNet, or over another set."""
-    mean, std = _constants(mean, std, x.device, x.dtype)
-    return ((x + 1) / 2 - mean) / std
+    centre, deviation = _constants(mean, std, x.device, x.dtype)
+    return ((x + 1) / 2 - centre) / deviation
 
 
 @lru_cache(maxsize=16)
@@ -185,7 +191,7 @@ def is_somebody(joints: torch.Tensor) -> torch.Tensor:
     return joints[..., 2].topk(3).values.mean(-1) >= SOMEBODY
 
 
-def _build_trunk(config: EstimatorConfig, device: Any = None, dtype: Any = None) -> nn.Module:
+def _build_trunk(config: EstimatorConfig, device: Any = None, dtype: Any = None) -> HighResolutionNet:
     """timm's HighResolutionNet without what HigherHRNet lacks: its head and the last coarse outputs."""
     with torch.device("cpu"):  # see `fitting.filled`
         from timm.models.hrnet import HighResolutionNet

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class EstimatorOutput(NamedTuple):
@@ -43,10 +43,17 @@ class HeatmapConfig(Protocol):
         udp: it was trained with UDP (see `pose.heatmaps`).
     """
 
-    joints: int
-    strides: tuple[int, ...]
-    sigma: float
-    udp: bool
+    @property
+    def joints(self) -> int: ...
+
+    @property
+    def strides(self) -> tuple[int, ...]: ...
+
+    @property
+    def sigma(self) -> float: ...
+
+    @property
+    def udp(self) -> bool: ...
 
 
 def picture_size(config: HeatmapConfig) -> tuple[int, int] | None:
@@ -66,14 +73,21 @@ class PoseMaps(Protocol):
         tags: (B, K, h, w) of any resolution; only `predict_people` reads them. None: it sees one person a picture.
     """
 
-    heatmaps: tuple[Tensor, ...]
-    features: Tensor
-    tags: Tensor | None
+    @property
+    def heatmaps(self) -> tuple[Tensor, ...]: ...
+
+    @property
+    def features(self) -> Tensor: ...
+
+    @property
+    def tags(self) -> Tensor | None: ...
 
 
-class PoseEstimator(Protocol):
-    """A `torch.nn.Module` that maps pictures (B, 3, H, W) in [-1, 1] to `PoseMaps`, and says how to read them."""
+class PoseEstimator(nn.Module):
+    """A module that maps pictures (B, 3, H, W) in [-1, 1] to `PoseMaps`, and says how to read them."""
 
     config: HeatmapConfig
 
-    def __call__(self, images: Tensor) -> PoseMaps: ...
+    if TYPE_CHECKING:
+
+        def __call__(self, images: Tensor) -> PoseMaps: ...

@@ -11,17 +11,21 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checks import check_tensor
 from ..errors import InputError, quoted
 from ..files import read_json, reason
 from ..fitting import check_finite
 from .hrnet import IMAGENET_MEAN, IMAGENET_STD, normalise_imagenet
+from .protocol import PoseEstimator
+
+if TYPE_CHECKING:
+    from transformers import VitPoseForPoseEstimation
 
 JOINTS = 17
 COCO_EXPERT = 0
@@ -66,7 +70,7 @@ class VitPoseMaps(NamedTuple):
     tags: None = None
 
 
-class VitPose(nn.Module):
+class VitPose(PoseEstimator):
     """A `transformers.VitPoseForPoseEstimation` that is called as the field calls estimators; differentiable.
 
     Args:
@@ -76,11 +80,16 @@ class VitPose(nn.Module):
     Calling it maps (B, 3, H, W) in [-1, 1], of the size in `config`, to `VitPoseMaps`.
     """
 
+    config: VitPoseSizes
+
     def __init__(
-        self, network: nn.Module, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+        self,
+        network: VitPoseForPoseEstimation,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        backbone = network.config.backbone_config
+        backbone: Any = network.config.backbone_config
         height, width = _pair(backbone.image_size)
         down, across = _pair(backbone.patch_size)
         self.cells = height // down, width // across
@@ -140,7 +149,7 @@ def load_vitpose(folder: str | os.PathLike) -> VitPose:
         held = _numbers(folder)
         if need > 4 * held + 2**20:
             raise ValueError(f"config.json describes {need:,} weights, the files hold {held:,}")
-        network, found = VitPoseForPoseEstimation.from_pretrained(
+        loaded: Any = VitPoseForPoseEstimation.from_pretrained(
             folder,
             config=config,
             local_files_only=True,
@@ -148,6 +157,7 @@ def load_vitpose(folder: str | os.PathLike) -> VitPose:
             output_loading_info=True,
             dtype=torch.float32,
         )
+        network, found = loaded
         estimator = VitPose(network, mean, std).eval().requires_grad_(False)
     except Exception as error:  # what it raises on a bad file is undocumented
         raise InputError(

@@ -18,6 +18,7 @@ from ..estimator.folding import FoldedCopy
 from ..estimator.hrnet import merge_heatmaps
 from ..estimator.protocol import PoseEstimator, picture_size
 from ..images import fit_image
+from ..letterbox import size_of
 from .target import PoseTarget, render_target
 
 LATENT = "latent: it has values that are not finite (NaN or infinity) in a guided step; check the model's weights."
@@ -221,7 +222,8 @@ class PoseInteractionField(nn.Module):
                 self._gradient(network, part, decode, target.part(i * chunk, (i + 1) * chunk), watch)
                 for i, part in enumerate(parts)
             ]
-            return tuple(torch.cat(values) for values in zip(*found, strict=True))
+            gradients, distances = zip(*found, strict=True)
+            return torch.cat(gradients), torch.cat(distances)
 
     def _check(self, latent: Tensor, target: PoseTarget, chunk: int, network: nn.Module) -> None:
         check_tensor(latent, "latent", "B C h w", finite=True)
@@ -283,7 +285,7 @@ class PoseInteractionField(nn.Module):
         if target.features is None:
             raise InputError('The pose target has no features: for space "features" make it with target_from_image.')
         # The mask at the resolution of the features.
-        predicted, wanted = (nn.functional.adaptive_avg_pool2d(t, features.shape[-2:]) for t in (predicted, wanted))
+        predicted, wanted = (nn.functional.adaptive_avg_pool2d(t, size_of(features)) for t in (predicted, wanted))
         return masked_distance(features, target.features, self._mask(predicted, wanted))
 
     def _see(self, network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -125,11 +125,11 @@ def pose_target(
     ]
     if field.space == "features":
         return _drawn_target(field, fitted, *native)
-    joints = np.zeros((len(fitted), max(map(len, fitted)), 17, 3), np.float32)
-    for row, found in zip(joints, fitted, strict=True):
+    places = np.zeros((len(fitted), max(map(len, fitted)), 17, 3), np.float32)
+    for row, found in zip(places, fitted, strict=True):
         row[: len(found)] = openpose_to_coco(found)
-    joints = torch.from_numpy(joints)
-    return field.target_from_joints(joints[:, 0] if joints.shape[1] == 1 else joints, *native)
+    wanted = torch.from_numpy(places)
+    return field.target_from_joints(wanted[:, 0] if wanted.shape[1] == 1 else wanted, *native)
 
 
 def joints_target(field: PoseInteractionField, joints: Tensor, height: int, width: int) -> PoseTarget:

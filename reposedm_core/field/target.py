@@ -12,6 +12,7 @@ from ..checks import check_tensor
 from ..errors import InputError
 from ..estimator.hrnet import merge_heatmaps
 from ..estimator.protocol import HeatmapConfig
+from ..letterbox import size_of
 from ..pose.heatmaps import cells_to_pixels, render_heatmaps
 
 
@@ -72,7 +73,7 @@ def render_target(joints: Tensor, config: HeatmapConfig, height: int, width: int
     heatmaps = merge_heatmaps(*maps, udp=config.udp)
     if joints.shape[1] == 1:
         return PoseTarget(heatmaps, present[:, 0, :, None, None].to(heatmaps))
-    return PoseTarget(heatmaps, known_cells(joints, *heatmaps.shape[-2:], config.strides[-1], config.udp))
+    return PoseTarget(heatmaps, known_cells(joints, *size_of(heatmaps), config.strides[-1], config.udp))
 
 
 def known_cells(joints: Tensor, rows: int, columns: int, stride: int, udp: bool = False) -> Tensor:

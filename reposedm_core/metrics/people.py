@@ -91,7 +91,8 @@ def pose_accuracy(
     Returns:
         The measures over all frames, and for each frame the pairs of `match_by_oks`.
     """
-    truths, predictions, heights, similarities, matches = [], [], [], [], []
+    truths, predictions, heights, matches = [], [], [], []
+    similarities: list[float] = []
     for one, other in zip(found, wanted, strict=True):
         tick()
         fitted = to_wanted(one, other)
@@ -104,7 +105,7 @@ def pose_accuracy(
             truths.append(true)
             predictions.append(person)
             heights.append(other.height)
-            similarities.append(object_keypoint_similarity(person, true, _area(true)))
+            similarities.append(float(object_keypoint_similarity(person, true, _area(true))))
         matches.append(pairs)
     truth, predicted = (np.array(each).reshape(-1, 17, 3) for each in (truths, predictions))
     height, judged = np.array(heights, np.float64), [value for value in similarities if not np.isnan(value)]

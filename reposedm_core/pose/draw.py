@@ -78,8 +78,8 @@ def paint_capsules(
     if top + step >= bottom:
         return _paint_boxes(canvas, pictures, start, end, first, last, radius, colour, hard)
     for row in range(top, bottom, step):
-        box = [np.column_stack([corner[:, 0], corner[:, 1].clip(row, row + step)]) for corner in (first, last)]
-        _paint_boxes(canvas, pictures, start, end, *box, radius, colour, hard)
+        upper, lower = (np.column_stack([corner[:, 0], corner[:, 1].clip(row, row + step)]) for corner in (first, last))
+        _paint_boxes(canvas, pictures, start, end, upper, lower, radius, colour, hard)
 
 
 def _paint_boxes(
@@ -178,9 +178,8 @@ def _paint_openpose(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
 
 def _paint_controlnet(canvas: np.ndarray, pose: Pose, line_width: float) -> None:
     scale = line_width * min(canvas.shape[1:3])
-    _paint_whole(
-        canvas, pose, *((scale * line, scale * joint) for line, joint in CONTROLNET.values()), hand_brightness=1.0
-    )
+    body, hands, faces = ((scale * line, scale * joint) for line, joint in CONTROLNET.values())
+    _paint_whole(canvas, pose, body, hands, faces, hand_brightness=1.0)
 
 
 def _paint_coco(canvas: np.ndarray, pose: Pose, line_width: float) -> None:

@@ -196,13 +196,13 @@ def person_between(one: Sequence[np.ndarray], other: Sequence[np.ndarray], t: fl
             bone = _bone_between(*bones, turned[point], t, turn and point in _TURNING)
             score = _lerp(old[point, 2], new[point, 2], t)
         joints[point] = [*(joints[above, :2] + bone), score]
-    before, after = (dict(zip(PARTS, parts, strict=True)) for parts in (one, other))
+    one_part, other_part = (dict(zip(PARTS, parts, strict=True)) for parts in (one, other))
     made = {name: np.zeros((size, 3)) for name, size in PARTS.items()} | {"joints": joints[:MID_HIP]}
     for name, points, joint in CARRIED:
-        root = (old[joint], new[joint], joints[joint]) if both[joint] else None
         made[name][points] = _part_between(
-            *(part[name][points].astype(np.float64) for part in (before, after)),
-            root,
+            one_part[name][points].astype(np.float64),
+            other_part[name][points].astype(np.float64),
+            (old[joint], new[joint], joints[joint]) if both[joint] else None,
             turned[joint],
             t,
             _ENDS.get(name) if turn else None,
@@ -230,7 +230,7 @@ def _part_between(
         root = old_root, new_root, _lerp(old_root, new_root, t)
     turned = inherited
     if ends and both[list(ends)].all():
-        turned = _angle(*(points[ends[1]] - points[ends[0]] for points in (old, new)), inherited)
+        turned = _angle(old[ends[1]] - old[ends[0]], new[ends[1]] - new[ends[0]], inherited)
     before, after = (points[:, :2] - place[:2] for points, place in zip((old, new), root, strict=False))
     straight = _lerp(before, _rotated(after, -turned), t)
     alone = before if t < 0.5 else _rotated(after, -turned)
@@ -240,9 +240,9 @@ def _part_between(
 
 
 def _bone_between(old: np.ndarray, new: np.ndarray, turned: float, t: float, turns: bool) -> np.ndarray:
-    lengths = np.linalg.norm(old), np.linalg.norm(new)
-    if turns and min(lengths) > _SHORT:
-        return _rotated(old, turned * t) * (_lerp(*lengths, t) / lengths[0])
+    before, after = np.linalg.norm(old), np.linalg.norm(new)
+    if turns and min(before, after) > _SHORT:
+        return _rotated(old, turned * t) * ((before + t * (after - before)) / before)
     return _rotated(_lerp(old, _rotated(new, -turned), t), turned * t)
 
 

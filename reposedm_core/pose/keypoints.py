@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,12 +16,18 @@ from ..errors import InputError
 from ..letterbox import Letterbox
 from .skeleton import COCO17, COCO_TO_OPENPOSE, OPENPOSE_TO_COCO
 
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+"""What is an array where an array is given, and a tensor where a tensor is."""
+
 MAX_CANVAS = 32768
 PARTS = {"joints": 18, "face": 70, "left_hand": 21, "right_hand": 21, "feet": 6}
 """Arrays of points of a `Pose`, and how many points a person has in each."""
 
 GUESSES = ("", "height", "width", "size")
 """What of a canvas is a guess: nothing, one side, or both."""
+
+_NOT_GIVEN: Any = None
+"""The default of what is never None once a `Pose` is made."""
 
 _LEFT_SHOULDER, _RIGHT_SHOULDER = COCO17.index("left_shoulder"), COCO17.index("right_shoulder")
 
@@ -45,11 +52,11 @@ class Pose:
     joints: np.ndarray
     height: int
     width: int
-    face: np.ndarray | None = None
-    left_hand: np.ndarray | None = None
-    right_hand: np.ndarray | None = None
-    feet: np.ndarray | None = None
-    ids: tuple[int | None, ...] | None = None
+    face: np.ndarray = _NOT_GIVEN
+    left_hand: np.ndarray = _NOT_GIVEN
+    right_hand: np.ndarray = _NOT_GIVEN
+    feet: np.ndarray = _NOT_GIVEN
+    ids: tuple[int | None, ...] = _NOT_GIVEN
     guessed: str = ""
 
     def __post_init__(self) -> None:
@@ -89,15 +96,18 @@ class Pose:
         face: np.ndarray,
         left_hand: np.ndarray,
         right_hand: np.ndarray,
-        feet: np.ndarray | None = None,
+        feet: np.ndarray = _NOT_GIVEN,
+        *,
         ids: Sequence[int | None] | None = None,
     ) -> Pose:
         """Other people on the same canvas; as many without `ids` are the same people, and keep theirs."""
-        if ids is None and len(joints) == len(self.joints):
-            ids = self.ids
-        return replace(self, joints=joints, face=face, left_hand=left_hand, right_hand=right_hand, feet=feet, ids=ids)
+        if ids is None:
+            ids = self.ids if len(joints) == len(self.joints) else (None,) * len(joints)
+        return replace(
+            self, joints=joints, face=face, left_hand=left_hand, right_hand=right_hand, feet=feet, ids=tuple(ids)
+        )
 
-    def take(self, people: Sequence[int]) -> Pose:
+    def take(self, people: Sequence[int] | np.ndarray) -> Pose:
         """The same frame with these people, in this order, perhaps none."""
         numbers = np.asarray(people, np.int64)
         return self.with_parts(*(part[numbers] for part in self.parts), ids=[self.ids[number] for number in numbers])
@@ -132,8 +142,8 @@ class Pose:
 
     def _placed(self, move: Callable[[np.ndarray], np.ndarray], height: int, width: int) -> Pose:
         # Absent points are moved too; the new pose zeroes them by their score.
-        joints, *parts = (move(part) for part in self.parts)
-        return Pose(joints, height, width, *parts, ids=self.ids)
+        joints, face, left_hand, right_hand, feet = (move(part) for part in self.parts)
+        return Pose(joints, height, width, face, left_hand, right_hand, feet, self.ids)
 
 
 def check_in_frame(pose: Pose, name: str) -> None:
@@ -170,7 +180,7 @@ def fit_to_frame(pose: Pose, height: int, width: int, fill: float = 0.8) -> Pose
     return pose._moved(scale, right, down, height, width)
 
 
-def coco_to_openpose(joints: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+def coco_to_openpose(joints: Array) -> Array:
     """COCO-17 (..., 17, 3) to OpenPose-18 (..., 18, 3), array to array and tensor to tensor.
 
     The neck is the middle of the shoulders with the lower of their scores; where one is absent, it is too.
@@ -184,7 +194,7 @@ def coco_to_openpose(joints: np.ndarray | torch.Tensor) -> np.ndarray | torch.Te
     return library.stack([neck if i is None else joints[..., i, :] for i in COCO_TO_OPENPOSE], -2)
 
 
-def openpose_to_coco(joints: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+def openpose_to_coco(joints: Array) -> Array:
     """OpenPose-18 (..., 18, 3) to COCO-17 (..., 17, 3): another order, without the neck."""
     _check_points(joints, 18, "OpenPose")
     return joints[..., list(OPENPOSE_TO_COCO), :]

@@ -62,7 +62,7 @@ def _limbs() -> dict[str, list[tuple[int, int, float]]]:
     limbs = {"torso": [(NECK, MID_HIP, 1.0)], "neck": [(NECK, NOSE, 0.45)]}
     for limb, segments in _BOTH_SIDES.items():
         limbs[limb] = [
-            (_AT.get(one, _AT.get(f"{side}_{one}")), _AT[f"{side}_{other}"], length)
+            (_AT[one] if one in _AT else _AT[f"{side}_{one}"], _AT[f"{side}_{other}"], length)
             for one, other, length in segments
             for side in ("left", "right")
         ]
@@ -225,11 +225,10 @@ def _by_person(frames: Sequence[Pose]) -> list[list[Pose]]:
 
 
 def _frame_rebuilt(frame: Pose, ratios: Sequence[_Ratios | None], anchor: str) -> Pose:
-    seen = (frame.joints[..., 2] > 0).any(1)
-    people = [
-        _rebuilt(frame.take([i]), ratios[i], anchor) if ratios[i] and seen[i] else frame.take([i])
-        for i in range(len(frame.joints))
-    ]
+    people = []
+    for i, joints in enumerate(frame.joints):
+        person, found = frame.take([i]), ratios[i]
+        people.append(_rebuilt(person, found, anchor) if found and joints[:, 2].any() else person)
     if not people:
         return frame
     return frame.with_parts(*map(np.concatenate, zip(*(person.parts for person in people), strict=True)))

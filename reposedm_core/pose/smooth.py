@@ -167,7 +167,7 @@ def _filled(points: np.ndarray, gap: int, tick: Callable[[], object]) -> np.ndar
     seen = points[..., 2] > 0
     filled = points.copy()
     holes: dict[tuple[int, int], list[int]] = {}
-    for point in np.flatnonzero(~seen.all(0)):
+    for point in np.flatnonzero(~seen.all(0)).tolist():
         for first, last in itertools.pairwise(np.flatnonzero(seen[:, point]).tolist()):
             if 1 < last - first <= gap + 1:
                 holes.setdefault((first, last), []).append(point)
@@ -179,8 +179,8 @@ def _filled(points: np.ndarray, gap: int, tick: Callable[[], object]) -> np.ndar
         tick()
         between: dict[int, np.ndarray] = {}  # of every missing point: the person between the frames that have it
         for (first, last), missing in around:
-            ends = ([points[end, place] for place in _PLACES.values()] for end in (first, last))
-            made = np.concatenate(person_between(*ends, (frame - first) / (last - first), True))
+            before, after = ([points[end, place] for place in _PLACES.values()] for end in (first, last))
+            made = np.concatenate(person_between(before, after, (frame - first) / (last - first), True))
             between |= dict.fromkeys(missing, made)
         _place(filled[frame], between)
     return filled

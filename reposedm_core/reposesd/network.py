@@ -211,6 +211,6 @@ class GuidedRePoseSD(GuidedModel):
         )
         return (given.pose, given.tokens), (torch.zeros_like(given.pose), given.null_tokens)
 
-    def predict(self, z: Tensor, t: Tensor, pose: Tensor, tokens: Tensor) -> tuple[Tensor, None]:
-        """See `GuidedModel.predict`."""
-        return self.denoiser(z, t, pose, tokens), None
+    def predict(self, z: Tensor, t: Tensor, *conditional: Tensor) -> tuple[Tensor, None]:
+        """See `GuidedModel.predict`; the conditioning is the pose and the prompt's tokens."""
+        return self.denoiser(z, t, *conditional), None

@@ -67,7 +67,7 @@ def _collect(data: Any, source: str, frames: list[dict | Pose], depth: int) -> N
     if depth > _DEPTH or not isinstance(data, (dict, list)):
         raise InputError(f"{_at(source, frames, depth)}: this is no pose: {REMEDY}.")
     found = next((each for each in FORMATS if each.matches(data)), None)
-    if found is OPENPOSE:
+    if found is OPENPOSE and isinstance(data, dict):
         frames.append(data)
     elif found is not None:
         for inner in found.read(data):

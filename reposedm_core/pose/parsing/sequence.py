@@ -81,14 +81,13 @@ class Sequence:
         if not isinstance(people, list):
             raise InputError(f"{where}: 'people' is no list: {REMEDY}.")
         check_people(self.source, [len(people)], number)
-        found = [
+        readable = (
             self._person(f"frame {number}, person {i}", person) for i, person in enumerate(people) if person is not None
-        ]
-        found = [person for person in found if person is not None]
+        )
+        found = [person for person in readable if person is not None]
         points = [part for person in found for part in person.points]
         written = written_canvas(frame, np.concatenate(points) if points else np.zeros((0, 3)), where)
-        canvas = tuple(given or side for given, side in zip(self.given, written, strict=True))
-        return Frame(found, canvas, "" if all(self.given) else written_guess(frame))
+        return Frame(found, _filled(self.given, written), "" if all(self.given) else written_guess(frame))
 
     def _person(self, where: str, person: Any) -> _Person | None:
         if not isinstance(person, dict):
@@ -132,10 +131,12 @@ class Sequence:
         person.parts, person.normalised = {}, {}
         for part, size in PARTS.items():
             given = own.get(part)
-            apart = given is not None and given[:, 2].any()
-            points = np.concatenate([given, np.zeros((size - len(given), 3))]) if apart else inside[part]
-            person.parts[part] = points
-            person.normalised[part] = extents[part if apart else "joints"] <= limit
+            if given is not None and given[:, 2].any():
+                person.parts[part] = np.concatenate([given, np.zeros((size - len(given), 3))])
+                person.normalised[part] = extents[part] <= limit
+            else:
+                person.parts[part] = inside[part]
+                person.normalised[part] = extents["joints"] <= limit
 
     def find_canvases(self, frames: list[Frame]) -> None:
         """The size of frames that do not tell theirs: the picture's, that of other frames, or one guess for all."""
@@ -160,7 +161,7 @@ class Sequence:
         )
         for frame in unknown:
             frame.guessed = "size" if not any(frame.canvas) else "width" if frame.canvas[0] else "height"
-            frame.canvas = tuple(written or side for written, side in zip(frame.canvas, size, strict=True))
+            frame.canvas = _filled(frame.canvas, size)
         if size != UNKNOWN:
             self.guess = *unknown[0].canvas, unknown[0].guessed
 
@@ -178,9 +179,8 @@ class Sequence:
             part: np.array([person.parts[part] for person in frame.people]).reshape(-1, size, 3)
             for part, size in PARTS.items()
         }
-        pose = Pose(
-            **parts, height=height, width=width, ids=[person.number for person in frame.people], guessed=frame.guessed
-        )
+        ids = tuple(person.number for person in frame.people)
+        pose = Pose(**parts, height=height, width=width, ids=ids, guessed=frame.guessed)
         return pose.on_canvas(*self.known) if self.known else pose
 
     def refuse(self, frames: list[dict | Pose]) -> None:
@@ -203,6 +203,11 @@ class Sequence:
                 f"{self.source}: the {side} of the picture is not given; {width} × {height} is guessed from where "
                 "people are. Give width and height to Load Pose, or connect the picture where a node takes it."
             )
+
+
+def _filled(canvas: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    """`canvas` with the sides of `other` where it tells none."""
+    return canvas[0] or other[0], canvas[1] or other[1]
 
 
 def is_animal(frame: dict) -> bool:
