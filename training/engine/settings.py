@@ -13,7 +13,7 @@ from yaml import YAMLError
 from reposedm_core.config import ModelConfig, from_dict, to_dict
 from reposedm_core.errors import InputError
 from reposedm_core.garments import ParserConfig
-from reposedm_core.presets import PRESETS
+from reposedm_core.presets import ESTIMATORS, PRESETS
 
 STAGES = ("vae", "tiny", "estimator", "parser", "aligner", "reposedm", "decoder", "reposesd")
 """In the order in which they run."""
@@ -225,7 +225,8 @@ class Settings:
 
     Attributes:
         preset: name in `reposedm_core.PRESETS`.
-        model: what differs from the preset, under the names of `ModelConfig`: model.denoiser.layers=2.
+        model: what differs from the preset, under the names of `ModelConfig`: model.denoiser.layers=2. An estimator may
+            be one of `presets.ESTIMATORS`: model.estimator=w32.
         data: folder of the training set.
         out: folder for checkpoints, logs and the exported model.
         stages: which stages to run, always in the order of `STAGES`; none named: all that the preset has. Results of
@@ -353,10 +354,15 @@ def model_of(settings: Settings) -> ModelConfig:
     """The preset with the changes of `settings.model`.
 
     Raises:
-        InputError: no such preset, or a change that the model does not have.
+        InputError: no such preset or estimator, or a change that the model does not have.
     """
     if settings.preset not in PRESETS:
         raise InputError(f"preset = {settings.preset!r}: known are {', '.join(PRESETS)}.")
+    given, estimator = settings.model, settings.model.get("estimator")
+    if isinstance(estimator, str):
+        if estimator not in ESTIMATORS:
+            raise InputError(f"model.estimator = {estimator!r}: known are {', '.join(ESTIMATORS)}.")
+        given = {**given, "estimator": to_dict(ESTIMATORS[estimator])}
 
     def merged(base: dict, changes: dict) -> dict:
         return {
@@ -367,4 +373,4 @@ def model_of(settings: Settings) -> ModelConfig:
             },
         }
 
-    return from_dict(ModelConfig, merged(to_dict(PRESETS[settings.preset]), settings.model), "model")
+    return from_dict(ModelConfig, merged(to_dict(PRESETS[settings.preset]), given), "model")

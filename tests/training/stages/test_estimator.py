@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from reposedm_core.config import ModelConfig
 from reposedm_core.errors import InputError
 from reposedm_core.estimator import HigherHRNet
 from reposedm_core.presets import ESTIMATORS
-from tests.estimator.test_official import flat_state
+from tests.estimator.test_official import FIXTURES, fill, flat_state
 from tests.field.conftest import MICRO as SMALL
 from training.engine.settings import EstimatorSettings, load_settings, model_of
 from training.stages.estimator import EstimatorStage
@@ -56,6 +57,25 @@ def test_the_papers_configurations_take_one_and_train_none(name):
     assert settings.estimator.init.endswith("pose_higher_hrnet_w48_640.pth") and settings.estimator.steps == 0
     assert model_of(settings).estimator == ESTIMATORS["w48"] and model_of(settings).name == name
     assert settings.reposedm.vlb_weight == 1
+
+
+def test_w32_is_an_estimator_of_the_papers_presets_by_name(tmp_path):
+    """It takes a file in the official layout; the rest of the preset stays."""
+    layout = json.loads((FIXTURES / "w32_keys.json").read_text())
+    save_file(
+        {key: fill(key, shape) for key, shape in layout.items()}, tmp_path / "pose_higher_hrnet_w32_512.safetensors"
+    )
+    config = str(CONFIGS / "deepfashion-256x176.yaml")
+    settings = load_settings(config, ["model.estimator=w32"])
+    model = model_of(settings)
+    assert model == replace(model_of(load_settings(config, [])), estimator=ESTIMATORS["w32"])
+    stage = EstimatorStage(model, EstimatorSettings(), tmp_path, tmp_path, {}, torch.device("cpu"))
+    network = stage.build()
+    stage.start_from(network, str(tmp_path / "pose_higher_hrnet_w32_512.safetensors"))
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(28.6e6, rel=0.01), "Cheng et al. 2020, table 1"
+    assert torch.equal(network.state_dict()["trunk.conv1.weight"], fill("conv1.weight", (64, 3, 3, 3)))
+    with pytest.raises(InputError, match=r"^model\.estimator = 'w64': known are mini, w32, w48\.$"):
+        model_of(load_settings(config, ["model.estimator=w64"]))
 
 
 def test_one_picture_in_twenty_shows_nobody(people, tmp_path):
