@@ -171,11 +171,11 @@ class ReferenceDecoderStage(Stage):
         return self.networks["autoencoder"].decode(latent), latent, reference_of(batch)
 
     def _corners(self, batch: dict[str, Tensor]) -> Tensor:
-        """Top and left of squares at random places on the person, (B, 2)."""
+        """Top and left of squares at random places where the person is or was, (B, 2)."""
         height, width = batch["mask"].shape[-2:]
         side = min(CROP, height, width)
         corners = []
-        for mask, place in zip(batch["mask"], batch["place"], strict=True):
+        for mask, place in zip(torch.maximum(batch["mask"], batch["shown hidden"]), batch["place"], strict=True):
             on = mask[0].nonzero()
             middle = on[int(place[0] * len(on))] if len(on) else torch.tensor([height // 2, width // 2])
             corners.append(

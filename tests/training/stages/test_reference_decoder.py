@@ -116,12 +116,13 @@ def test_every_number_of_steps_up_to_those_of_use_is_drawn(stage, networks):
     assert {int(steps[0]) for steps in drawn} == set(range(1, networks.config.steps + 1))
 
 
-def test_crops_lie_on_the_person_and_in_both_pictures_at_the_same_place(stage):
+@pytest.mark.parametrize("shown", ["mask", "shown hidden"])
+def test_crops_lie_where_the_person_is_or_was_and_in_both_pictures_at_the_same_place(stage, shown):
     made, truth = torch.rand(2, 3, 256, 192), torch.rand(2, 3, 256, 192)
-    mask = torch.zeros(2, 1, 256, 192)
-    mask[0, :, 200:210, 20:30] = 1  # the second shows nobody: the middle
+    masks = {name: torch.zeros(2, 1, 256, 192) for name in ("mask", "shown hidden")}
+    masks[shown][0, :, 200:210, 20:30] = 1  # the second shows nobody: the middle
     for place in ((0.0, 0.0), (0.999, 0.5)):
-        corners = stage._corners({"mask": mask, "place": torch.tensor([place, place])})
+        corners = stage._corners({**masks, "place": torch.tensor([place, place])})
         mine, other = cut(made, corners), cut(truth, corners)
         assert mine.shape == other.shape == (2, 3, CROP, CROP)
         assert torch.equal(mine[1], made[1, :, 80:176, 48:144]) and torch.equal(other[1], truth[1, :, 80:176, 48:144])
