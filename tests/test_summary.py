@@ -1,8 +1,6 @@
 """The table of presets in the core's README is the one that the command prints, and its files exist."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from torch import nn
 
 from reposedm_core import PRESETS
 from reposedm_core.diffusion.reference_decoder import ReferenceDecoder
-from reposedm_core.summary import COLUMNS, cost, differences, measure
+from reposedm_core.summary import COLUMNS, cost, differences, measure, table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "reposedm_core" / "README.md").read_text(encoding="utf-8")
@@ -19,15 +17,8 @@ README = (ROOT / "reposedm_core" / "README.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def printed():
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "reposedm_core.summary"],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        check=True,
-        encoding="utf-8",
-    )
-    return done.stdout.strip()
+    """What python -m reposedm_core.summary prints."""
+    return table().strip()
 
 
 def test_readme_shows_what_the_command_prints(printed):
