@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...reposedm_core import InputError
 from ...reposedm_core.config import TinyConfig
+from ...reposedm_core.diffusion.checkpointing import checkpointed
 from ...reposedm_core.diffusion.tiny import load_tiny
 from .patchers import interruptible, own_copy
 from .reposedm_model import RePoseDMModel, RePoseDMVAE
@@ -32,9 +33,10 @@ PACKED = 128
 ENCODERS = ("encoder", "taesd_encoder")
 """What the halves of VAEs are called that a decoding does not need."""
 
-VAE_SHARE, TINY_BYTES, ESTIMATOR_BYTES = 3.5, 3200, 4096
+VAE_SHARE, CHECKPOINTED_SHARE, TINY_BYTES, ESTIMATOR_BYTES = 3.5, 1.7, 3200, 4096
 """Memory of a decoding and its gradient: of a VAE in units of what the host counts for the decoding (2.6 times are
-kept for the way back), of a tiny decoder a pixel in float32, and of a large estimator a pixel that it sees."""
+kept for the way back, 0.8 where blocks are computed again), of a tiny decoder a pixel in float32, and of a large
+estimator a pixel that it sees."""
 
 
 class Decoder(NamedTuple):
@@ -93,16 +95,22 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
         if isinstance(getattr(network, name, None), nn.Module):
             setattr(network, name, nn.Identity())
 
+    def pixels(shape: Sequence[int]) -> int:
+        return math.prod(shape[-2:]) * stride**2
+
     def decode(latent: Tensor) -> Tensor:
-        if vae.latent_dim == 2:
-            return network.decode(latent_format.process_out(latent).to(vae.vae_dtype)).float()
-        # Some models of pictures take them for videos of one frame.
-        return network.decode(latent_format.process_out(latent[:, :, None]).to(vae.vae_dtype))[:, :, 0].float()
+        with checkpointed(network, pixels(latent.shape)):
+            if vae.latent_dim == 2:
+                return network.decode(latent_format.process_out(latent).to(vae.vae_dtype)).float()
+            # Some models of pictures take them for videos of one frame.
+            return network.decode(latent_format.process_out(latent[:, :, None]).to(vae.vae_dtype))[:, :, 0].float()
 
     def memory(shape: Sequence[int]) -> float:
         count, channels, height, width = shape
+        with checkpointed(network, pixels(shape)) as blocks:
+            share = CHECKPOINTED_SHARE if blocks else VAE_SHARE
         shape = [1, channels, *[1] * (vae.latent_dim - 2), height, width]
-        return VAE_SHARE * count * vae.memory_used_decode(shape, vae.vae_dtype)
+        return share * count * vae.memory_used_decode(shape, vae.vae_dtype)
 
     return Decoder(network, decode, stride, memory)
 

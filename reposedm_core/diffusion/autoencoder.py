@@ -12,6 +12,7 @@ Both have `encode`, `decode`, `decode_linear`, `stride`, `channels` and `config`
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 
@@ -25,6 +26,7 @@ from ..checks import check_precision, check_tensor
 from ..config import AutoencoderConfig
 from ..errors import InputError
 from ..fitting import filled
+from .checkpointing import checkpointed
 from .ldm_layout import converted
 
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -183,13 +185,18 @@ class KLAutoencoder(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), about [-1, 1] (not clamped), of latents (B, C, h, w); lets gradients through.
 
+        Of large pictures they come with activations computed again, see `checkpointing`.
+
         Raises:
             InputError: not such latents, or another dtype than the weights'.
         """
         check_tensor(latents, "latents", "B C h w", {"C": self.channels})
         first = self.vae.decoder.conv_in
         check_precision(latents, "latents", first, first.weight)
-        return self.vae.decode(latents / self.config.scaling, return_dict=False)[0]
+        pixels = math.prod(latents.shape[-2:]) * self.stride**2
+        wanted = torch.is_grad_enabled() and latents.requires_grad
+        with checkpointed(self.vae.decoder, pixels if wanted else 0):
+            return self.vae.decode(latents / self.config.scaling, return_dict=False)[0]
 
     @torch.no_grad()
     def decode_linear(self, latents: Tensor) -> Tensor:

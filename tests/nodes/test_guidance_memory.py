@@ -90,6 +90,31 @@ def test_host_is_told_what_memory_a_guided_step_takes(made, guide, monkeypatch):
         assert ask(guide(model, vae), batch=2) == pytest.approx(2 * bent, rel=0.05), "both pictures fit one pass"
 
 
+def test_a_large_decoding_keeps_less_and_does_the_same(pack, made, guide, monkeypatch):
+    """The host's decoders of pictures; that of videos has none of the blocks."""
+    from comfy.patcher_extension import WrappersMP
+
+    checkpointing = pack.reposedm_core.diffusion.checkpointing
+    for family, checkpoints in (("SDXL", True), ("Flux", True), ("Qwen Image", False)):
+        model, vae = made(family)
+
+        def run(model=model, vae=vae):
+            bent = guide(model, vae)
+            needed = next(iter(bent.get_wrappers(WrappersMP.PREPARE_SAMPLING, "reposedm_field"))).guidances[0][0].memory
+            ran = []
+            for layer in networks(bent)[0].vae.modules():
+                if type(layer).__name__ == "ResnetBlock":
+                    layer.norm1.register_forward_hook(lambda *_: ran.append(1))
+            return families.sample(bent, steps=1), needed([1, 4, *families.SIDE]), len(ran)
+
+        plain, whole, once = run()
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpointing, "LARGE", 1)
+            again, less, twice = run()
+        assert plain.equal(again)
+        assert (twice == 2 * once > 0 and less < 0.5 * whole) if checkpoints else (twice == once == 0 and less == whole)
+
+
 def test_kept_results_take_no_room_on_the_device(made, guide):
     """What the guidance keeps from run to run lies in main memory, one size of picture at a time."""
     model, vae = made("SD 1.5")
