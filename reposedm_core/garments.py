@@ -8,21 +8,25 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor, nn
 
 from .checkpoint import load_parts, read_header
 from .checks import check_tensor
 from .conditioning import condition_image
 from .config import from_dict
-from .crop import SURE, Crop, crop_around, mask_box, person_box
+from .crop import SURE, Crop, crop_around, mask_box, person_box, resize
 from .errors import InputError, quoted
 from .fitting import filled
 from .images import shown
-from .letterbox import Letterbox, Size
+from .letterbox import Letterbox
+from .paste_back import ROWS
 from .pose import Pose
 from .ranges import check_counts, check_ranges, wrong
+from .reference import faded, grown
 
 LABELS = ("background", "skin", "hair", "top", "bottom", "shoes", "other", "dress")
 """What a pixel may show; "top" is all that is worn above the waist, coats too, "other" hats, glasses, socks, gloves,
@@ -36,6 +40,8 @@ SHIPPED_PARSER = Path(__file__).parent / "weights" / "garment-parser.safetensors
 
 MARGIN = 0.15
 """Room around a person in the picture that the network sees, a share of the longer side."""
+SPECK = 0.1
+"""What a first look finds is nobody where it has less than this share of the largest person's pixels."""
 WINDOW, EDGES = 5, 1e-4
 """Of the guided filter: side of its window in pixels that the network sees, and the variance of colours (0..1) above
 which a border of the picture is followed."""
@@ -221,26 +227,57 @@ def parse(network: GarmentParser, picture: Tensor, pose: Pose | None = None) -> 
     Raises:
         InputError: no joint of the pose lies in the picture.
     """
-    config, size = network.config, tuple(picture.shape[-2:])
-    seen: Size = config.height, config.width
-    posed = pose is not None and len(pose.joints) > 0
-    box = person_box(pose, size) if posed else _first_look(network, picture)
+    config, (height, width) = network.config, picture.shape[-2:]
+    size, seen = (height, width), (config.height, config.width)
+    pose = pose if pose is not None and len(pose.joints) else None
+    box = _first_look(network, picture) if pose is None else person_box(pose, size)
     if box is None:
         return None
     crop = crop_around([box], size, MARGIN, seen[1] / seen[0]).scaled(seen)
     where = next(network.parameters()).device
-    skeleton = condition_image(crop.pose(pose), *seen).to(where) if posed else None
+    skeleton = None if pose is None else condition_image(crop.pose(pose), *seen).to(where)
     shares = network(crop.image(picture)[None].to(where), skeleton).softmax(1)[0]
     return Parsed(config.labels, shares.to(picture.device), crop)
 
 
-def _first_look(network: GarmentParser, picture: Tensor) -> list[float] | None:
+def _first_look(network: GarmentParser, picture: Tensor) -> np.ndarray | None:
     """(4,) first and last x and y of everybody in a picture (3, H, W), in its pixels; None: nobody is there."""
-    box = Letterbox(tuple(picture.shape[-2:]), (network.config.height, network.config.width))
+    height, width = picture.shape[-2:]
+    box = Letterbox((height, width), (network.config.height, network.config.width))
     shares = network(box.image(picture[None]).to(next(network.parameters()).device)).softmax(1)
     (top, left), (height, width) = box.corner, box.inner
-    person = (1 - shares[0, 0])[top : top + height, left : left + width]
-    if not (person > SURE).any():
+    person = (1 - shares[0, 0])[top : top + height, left : left + width].cpu()
+    regions, count = ndimage.label(person > SURE)
+    if not count:
         return None
-    edges = mask_box(person) + [left, top, left, top]
+    areas = np.bincount(regions.flat, minlength=count + 1)[1:]
+    people = np.isin(regions, 1 + np.flatnonzero(areas >= SPECK * areas.max()))
+    edges = mask_box(torch.from_numpy(people).float()) + [left, top, left, top]
     return box.back(edges.reshape(2, 2)).reshape(4)
+
+
+def shaped(mask: Tensor, threshold: float = 0.5, grow: float = 0.0, feather: float = 0.0) -> Tensor:
+    """A mask (H, W) in 0..1 as it is wanted.
+
+    Args:
+        threshold: above 0, what is surer is white and the rest black; 0 leaves the shares as they are.
+        grow, feather: in percent of the height: how far it reaches beyond, and over what width it then fades.
+
+    Raises:
+        InputError: a number out of range.
+    """
+    for name, value, most in (("threshold", threshold, 1), ("grow", grow, 50), ("feather", feather, 50)):
+        if not 0 <= value <= most:
+            raise InputError(f"{name} = {value}: must be 0 to {most}.")
+    mask = (mask > threshold).float() if threshold else mask
+    if not mask.any() or not (grow or feather):
+        return mask
+    size = tuple(mask.shape)
+    factor = min(1.0, ROWS / max(size))  # large squares are dear
+    small = tuple(max(1, round(side * factor)) for side in size)
+    pixels, fade = (round(small[0] * part / 100) for part in (grow, feather))
+    found = grown(resize(mask[None], small)[None], pixels)
+    found = faded(found, fade) if fade else found
+    if factor < 1:
+        found = F.interpolate(found, size, mode="bilinear", align_corners=False)
+    return found[0, 0].clamp(0, 1)

@@ -9,7 +9,7 @@ import torch
 from reposedm_core.checkpoint import save_model
 from reposedm_core.config import to_dict
 from reposedm_core.errors import InputError
-from reposedm_core.garments import CLOTHES, LABELS, PERSON, GarmentParser, ParserConfig, load_parser, parse
+from reposedm_core.garments import CLOTHES, LABELS, PERSON, GarmentParser, ParserConfig, load_parser, parse, shaped
 from reposedm_core.networks import SHIPPED
 from reposedm_core.pose import Pose
 
@@ -132,6 +132,16 @@ def test_the_second_look_is_the_finer_one(painter):
     assert found.crop.height < 200 and overlap(found.mask(["top"], picture), masks["top"]) > 0.9
 
 
+def test_specks_are_nobody_and_somebody_smaller_is(painter):
+    picture, _, _ = painted(600, 600, 100, 100, 300)
+    alone = parse(painter, picture).crop
+    picture[:, 560:572, 560:572] = torch.tensor(PAINT["top"])[:, None, None]
+    assert parse(painter, picture).crop == alone
+    picture[:, 480:580, 520:560] = torch.tensor(PAINT["top"])[:, None, None]
+    crop = parse(painter, picture).crop
+    assert crop.top + crop.height >= 580 and crop.left + crop.width >= 560 and crop.left <= 100
+
+
 def test_nobody_is_found_where_nobody_is(painter):
     picture = painted(200, 150, 0, 0, 0)[0]
     assert parse(painter, picture) is None
@@ -141,3 +151,24 @@ def test_nobody_is_found_where_nobody_is(painter):
     away = Pose(pose.joints + np.float32([5000, 0, 0]), 500, 400)
     with pytest.raises(InputError, match="no joint of its person lies inside"):
         parse(painter, picture, away)
+
+
+@pytest.mark.parametrize("size", [(100, 80), (3000, 2400)])
+def test_masks_are_cut_grown_and_faded(size):
+    """By percents of the height, at any size alike."""
+    height, width = size
+    mask = torch.zeros(size)
+    mask[height // 4 : height // 2, width // 4 : width // 2] = 0.6
+    assert torch.equal(shaped(mask, 0), mask) and not shaped(mask, 0.7).any()
+    plain = shaped(mask, 0.5)
+    assert torch.equal(plain, (mask > 0).float())
+    grown = shaped(mask, 0.5, grow=5)
+    rows = (grown > 0.5).any(1).nonzero()[:, 0]
+    assert abs(height // 4 - 0.05 * height - int(rows[0])) <= 0.005 * height + 1
+    assert abs(height // 2 + 0.05 * height - int(rows[-1]) - 1) <= 0.005 * height + 1
+    faded = shaped(mask, 0.5, feather=10)
+    assert faded.shape == size and ((faded > 0.05) & (faded < 0.95)).float().mean() > 0.02
+    assert faded[int(0.37 * height), int(0.37 * width)] > 0.9 and faded[0, 0] == 0
+    for name in ("threshold", "grow", "feather"):
+        with pytest.raises(InputError, match=f"{name} = -1: must be 0 to"):
+            shaped(mask, **{name: -1})
