@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import re
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.fixtures.graphs import Run
 from workflows.comfy_server import ROOT, ComfyServer, read_host
 from workflows.graph import load_workflow, to_api
 
@@ -83,9 +82,6 @@ def test_graph_gives_the_picture_of_the_present_comfyui(oldest, comfy, name):
     (result,) = (key for key, node in graph.items() if node["class_type"] == "SaveImage")
     pictures = []
     for server in (oldest, comfy):
-        prompt_id = server.queue(graph)
-        server.wait(prompt_id)
-        (png,) = server.images(prompt_id, result)
-        pictures.append(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int))
+        pictures += list(Run(server, graph).pictures(result))
     assert np.ptp(pictures[0]) > 50
     assert np.abs(pictures[0] - pictures[1]).max() <= 2

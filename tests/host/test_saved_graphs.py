@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.fixtures.graphs import Run
 from workflows.comfy_server import ROOT
 
 SAVED = ROOT / "tests" / "fixtures" / "0.1.0"
@@ -42,9 +41,5 @@ def test_prompt_gives_the_picture_of_the_present_one(comfy, name):
                 samples, vae = (node["inputs"][socket] for socket in ("latent", "vae"))
                 node.update(class_type="VAEDecode", inputs={"samples": samples, "vae": vae})
         (result,) = (key for key, node in prompt.items() if node["class_type"] == "SaveImage")
-        prompt_id = comfy.queue(prompt)
-        comfy.wait(prompt_id)
-        (png,) = comfy.images(prompt_id, result)
-        with Image.open(io.BytesIO(png)) as picture:
-            pictures.append(np.asarray(picture.convert("RGB")))
+        pictures += list(Run(comfy, prompt).pictures(result))
     assert np.array_equal(*pictures)

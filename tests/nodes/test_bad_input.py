@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.fixtures import graphs
+from tests.fixtures.graphs import Run, node
 from workflows.comfy_server import ROOT, ComfyError
 
 BODY = {"people": [{"pose_keypoints_2d": [10.0, 10.0, 1.0] * 18}], "canvas_width": 96, "canvas_height": 128}
@@ -42,33 +44,27 @@ def files(comfy):
 
 def load_pose(text="", file="none"):
     return {
-        "pose": {"class_type": "RePoseDMLoadPose", "inputs": {"file": file, "text": text}},
-        "draw": {"class_type": "RePoseDMDrawPose", "inputs": {"pose": ["pose", 0], "width": 0, "height": 0}},
-        "show": {"class_type": "PreviewImage", "inputs": {"images": ["draw", 0]}},
+        "pose": node("RePoseDMLoadPose", file=file, text=text),
+        "draw": node("RePoseDMDrawPose", pose=["pose", 0], width=0, height=0),
+        "show": graphs.show("draw"),
     }
 
 
 def load_model(checkpoint, loader="RePoseDMLoader", vae=1):
     return {
-        "load": {"class_type": loader, "inputs": {"checkpoint": checkpoint}},
-        "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 96, "height": 128, "batch_size": 1}},
-        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["empty", 0], "vae": ["load", vae]}},
-        "show": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
+        "load": node(loader, checkpoint=checkpoint),
+        "empty": graphs.empty(96, 128),
+        "decode": node("VAEDecode", samples=["empty", 0], vae=["load", vae]),
+        "show": graphs.show("decode"),
     }
 
 
 def estimate(estimator):
     return {
-        "load": {
-            "class_type": "RePoseDMEstimatorLoader",
-            "inputs": {"estimator": estimator, "width": 0, "height": 0, "udp": "auto"},
-        },
-        "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
-        "estimate": {
-            "class_type": "RePoseDMEstimatePose",
-            "inputs": {"pose_estimator": ["load", 0], "image": ["example", 0], "threshold": 0.1},
-        },
-        "save": {"class_type": "RePoseDMSavePose", "inputs": {"pose": ["estimate", 0], "filename_prefix": "bad"}},
+        "load": node("RePoseDMEstimatorLoader", estimator=estimator, width=0, height=0, udp="auto"),
+        "example": node("RePoseDMExample", example=EXAMPLE),
+        "estimate": node("RePoseDMEstimatePose", pose_estimator=["load", 0], image=["example", 0], threshold=0.1),
+        "save": node("RePoseDMSavePose", pose=["estimate", 0], filename_prefix="bad"),
     }
 
 
@@ -76,46 +72,23 @@ def load_sd(checkpoint):
     return load_model(checkpoint, "RePoseDMSDLoader", 2)
 
 
-def align(width=0, height=0, source=None, pose=None):
+def align(width=0, height=0, source=None):
     return {
-        "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
-        "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
-        "picture": {"class_type": "LoadImage", "inputs": {"image": "broken.png"}},
-        "align": {
-            "class_type": "RePoseDMRecurrentPoseAligner",
-            "inputs": {
-                "aligner": ["load", 2],
-                "vae": ["load", 1],
-                "source": source or ["example", 0],
-                "pose": ["example", 1],
-                "width": width,
-                "height": height,
-            },
-        },
-        "show": {"class_type": "PreviewImage", "inputs": {"images": ["align", 3]}},
+        "load": graphs.shipped(),
+        "example": node("RePoseDMExample", example=EXAMPLE),
+        "picture": node("LoadImage", image="broken.png"),
+        "align": graphs.align(source or ["example", 0], ["example", 1], width=width, height=height),
+        "show": graphs.show("align", 3),
     }
 
 
-def sample(**latent):
-    graph = align()
-    graph["empty"] = {"class_type": "EmptyLatentImage", "inputs": {"batch_size": 1, **latent}}
-    graph["sample"] = {
-        "class_type": "RePoseDMKSampler",
-        "inputs": {
-            "model": ["load", 0],
-            "positive": ["align", 0],
-            "negative": ["align", 1],
-            "latent": ["empty", 0],
-            "seed": 0,
-            "steps": 1,
-            "cfg": 1.5,
-            "sampler_name": "ddim",
-            "scheduler": "simple",
-            "denoise": 1.0,
-        },
+def sample(width, height):
+    return {
+        **align(),
+        "empty": graphs.empty(width, height),
+        "sample": graphs.sample(["empty", 0], steps=1),
+        "save": graphs.save("sample"),
     }
-    graph["save"] = {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "bad"}}
-    return graph
 
 
 ANIMAL = json.dumps([{"version": "ap10k", "animals": [[[1, 1, 1]] * 17], "canvas_width": 96, "canvas_height": 128}])
@@ -233,13 +206,13 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_message_names_input_and_remedy(comfy, case):
-    graph, node, problem, remedy = CASES[case]
+    graph, kind, problem, remedy = CASES[case]
     with pytest.raises(ComfyError) as error:
-        comfy.wait(comfy.queue(graph))
+        Run(comfy, graph)
     message = str(error.value)
-    assert f"({node})" in message and problem in message and remedy in message, message
+    assert f"({kind})" in message and problem in message and remedy in message, message
     assert message.count(problem) == 1, message
-    assert "Traceback" not in message and len(message.split(node)[-1].splitlines()) <= 1, message
+    assert "Traceback" not in message and len(message.split(kind)[-1].splitlines()) <= 1, message
 
 
 def test_page_begins_with_the_error_and_no_path(comfy):
@@ -254,14 +227,11 @@ def test_page_begins_with_the_error_and_no_path(comfy):
 
 def test_typo_in_one_input_blames_no_other(comfy):
     graph = {
-        "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
+        "load": graphs.shipped(),
         **load_pose(json.dumps(BODY)),
+        "guide": graphs.guide("load", ["load", 1], ["load", 3], ["pose", 0], joints="elbo", people="0"),
+        "save": node("ModelSave", model=["guide", 0], filename_prefix="bad"),
     }
-    (pose,) = (key for key, node in graph.items() if node["class_type"] == "RePoseDMLoadPose")
-    guide = {"model": ["load", 0], "vae": ["load", 1], "pose_estimator": ["load", 3], "pose": [pose, 0]}
-    guide |= {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "space": "heatmaps", "limit": 0.1}
-    graph["guide"] = {"class_type": "RePoseDMPoseFieldGuidance", "inputs": {**guide, "joints": "elbo", "people": "0"}}
-    graph["save"] = {"class_type": "ModelSave", "inputs": {"model": ["guide", 0], "filename_prefix": "bad"}}
     with pytest.raises(ComfyError) as error:
         comfy.queue(graph)
     assert "joints - 'elbo' is no joint" in str(error.value) and "people" not in str(error.value)
@@ -270,7 +240,7 @@ def test_typo_in_one_input_blames_no_other(comfy):
 def test_broken_picture_is_named(comfy):
     """Load Image is the host's: it names the file, and no node of the pack runs after it."""
     with pytest.raises(ComfyError, match=r"\(LoadImage\): .*cannot identify image file.*broken\.png"):
-        comfy.wait(comfy.queue(align(source=["picture", 0])))
+        Run(comfy, align(source=["picture", 0]))
 
 
 def test_server_goes_on(comfy):

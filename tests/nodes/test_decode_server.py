@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from reposedm_core import RePoseDMPipeline
+from tests.fixtures import graphs
+from tests.fixtures.graphs import Run, node
 from workflows.comfy_server import ROOT, ComfyError
 
 EXAMPLES = ROOT / "workflows" / "examples"
 NAME = sorted(path.name.removesuffix("_pose.json") for path in EXAMPLES.glob("*_pose.json"))[0]
 FILE = "tiny-256.safetensors"
-SAMPLING = {"seed": 5, "steps": 2, "cfg": 1.25, "sampler_name": "ddim", "scheduler": "simple", "denoise": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -28,56 +27,28 @@ def server(comfy, tiny_256):
 
 def base():
     """The graph up to the aligner; the person stands as the pose says already, so that it is `source_pose`, too."""
+    pose = ["person", 1]
     return {
-        "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": FILE}},
-        "person": {"class_type": "RePoseDMExample", "inputs": {"example": NAME}},
-        "align": {
-            "class_type": "RePoseDMRecurrentPoseAligner",
-            "inputs": {
-                "aligner": ["load", 2],
-                "vae": ["load", 1],
-                "source": ["person", 2],
-                "pose": ["person", 1],
-                "width": 0,
-                "height": 0,
-                "sources": "one picture a result",
-                "source_pose": ["person", 1],
-            },
-        },
+        "load": graphs.shipped(FILE),
+        "person": node("RePoseDMExample", example=NAME),
+        "align": graphs.align(["person", 2], pose, sources="one picture a result", source_pose=pose),
     }
 
 
 @pytest.fixture(scope="module")
 def pictures(server):
     """What several ways through the graph show, and what the nodes said, by their ids."""
-    graph = base()
-
-    def sampler(name, kind, latent):
-        key = "latent_image" if kind == "KSampler" else "latent"
-        graph[name] = {
-            "class_type": kind,
-            "inputs": {
-                "model": ["load", 0],
-                "positive": ["align", 0],
-                "negative": ["align", 1],
-                key: latent,
-                **SAMPLING,
-            },
-        }
-
-    def decode(name, latent, **inputs):
-        graph[name] = {"class_type": "RePoseDMDecode", "inputs": {"latent": latent, "vae": ["load", 1], **inputs}}
-
-    sampler("stock", "KSampler", ["align", 2])
-    sampler("own", "RePoseDMKSampler", ["align", 2])
-    graph["empty"] = {"class_type": "EmptyLatentImage", "inputs": {"width": 48, "height": 64, "batch_size": 1}}
-    sampler("stock from empty", "KSampler", ["empty", 0])
-    sampler("own from empty", "RePoseDMKSampler", ["empty", 0])
-    graph["two"] = {"class_type": "RepeatLatentBatch", "inputs": {"samples": ["stock", 0], "amount": 2}}
-    graph["second"] = {
-        "class_type": "LatentFromBatch",
-        "inputs": {"samples": ["two", 0], "batch_index": 1, "length": 1},
+    graph = {
+        **base(),
+        "stock": graphs.sample(["align", 2], kind="KSampler", seed=5),
+        "own": graphs.sample(["align", 2], seed=5),
+        "empty": graphs.empty(48, 64),
+        "stock from empty": graphs.sample(["empty", 0], kind="KSampler", seed=5),
+        "own from empty": graphs.sample(["empty", 0], seed=5),
+        "two": node("RepeatLatentBatch", samples=["stock", 0], amount=2),
+        "second": node("LatentFromBatch", samples=["two", 0], batch_index=1, length=1),
     }
+    decoded = {"vae": ["load", 1], "aligner": ["load", 2]}
     for name, latent in (
         ("decode stock", "stock"),
         ("decode own", "own"),
@@ -85,33 +56,18 @@ def pictures(server):
         ("decode own empty", "own from empty"),
         ("decode second", "second"),
     ):
-        decode(name, [latent, 0], aligner=["load", 2])
-    decode("decode alone", ["stock", 0])
-    graph["vae decode"] = {"class_type": "VAEDecode", "inputs": {"samples": ["stock", 0], "vae": ["load", 1]}}
-    graph["tiled"] = {
-        "class_type": "VAEDecodeTiled",
-        "inputs": {
-            "samples": ["stock", 0],
-            "vae": ["load", 1],
-            "tile_size": 128,
-            "overlap": 32,
-            "temporal_size": 64,
-            "temporal_overlap": 8,
-        },
-    }
+        graph[name] = node("RePoseDMDecode", latent=[latent, 0], **decoded)
+    plain = {"samples": ["stock", 0], "vae": ["load", 1]}
+    tiles = {"tile_size": 128, "overlap": 32, "temporal_size": 64, "temporal_overlap": 8}
+    graph["decode alone"] = node("RePoseDMDecode", latent=["stock", 0], vae=["load", 1])
+    graph["vae decode"] = node("VAEDecode", **plain)
+    graph["tiled"] = node("VAEDecodeTiled", **plain, **tiles)
     shown = [name for name in graph if name.startswith(("decode", "vae", "tiled"))]
-    for name in shown:
-        graph[f"show {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, 0]}}
-    graph["show person"] = {"class_type": "MaskPreview", "inputs": {"mask": ["align", 6]}}
-    prompt_id = server.queue(graph)
-    server.wait(prompt_id, timeout=120)
-    outputs = server.history(prompt_id)["outputs"]
-    found = {
-        name: np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
-        for name in (*shown, "person")
-        for png in server.images(prompt_id, f"show {name}")
-    }
-    return found, {name: outputs[name]["text"][0] for name in shown if name.startswith("decode")}
+    graph |= {f"show {name}": graphs.show(name) for name in shown}
+    graph["show person"] = node("MaskPreview", mask=["align", 6])
+    run = Run(server, graph, timeout=120)
+    found = {name: run.pictures(f"show {name}")[0] for name in (*shown, "person")}
+    return found, {name: run.text(name) for name in shown if name.startswith("decode")}
 
 
 def test_picture_is_the_pipeline_s_by_either_sampler(pictures, tiny_256):
@@ -154,6 +110,6 @@ def test_the_node_says_what_it_did(server, pictures):
 def test_a_size_that_does_not_fit_the_cells_names_the_nearest(server):
     graph = base()
     graph["align"]["inputs"].update(width=56, height=72)
-    graph["show"] = {"class_type": "PreviewImage", "inputs": {"images": ["align", 3]}}
+    graph["show"] = graphs.show("align", 3)
     with pytest.raises(ComfyError, match=r"RePoseDMRecurrentPoseAligner\): .*divisible by 16; the nearest is 64 × 64"):
-        server.wait(server.queue(graph), timeout=120)
+        Run(server, graph, timeout=120)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
+from tests.fixtures import graphs
+from tests.fixtures.graphs import Run, node
 from tests.nodes.guided import stock_packs
 from workflows.comfy_server import ROOT, ComfyInterrupted, ComfyServer
 from workflows.graph import find, load_workflow, to_api
@@ -35,31 +34,25 @@ def template(server, family, **sampling):
     height, width = EDITORS[family]
     prompt[find(prompt, "RePoseDMCropToPerson")]["inputs"].update(width=width, height=height, margin=0.7)
     prompt[find(prompt, "KSampler")]["inputs"].update(sampling)
-    prompt["stock"] = {"class_type": "StockModel", "inputs": {"family": family}}
+    prompt["stock"] = node("StockModel", family=family)
     outputs = {"UNETLoader": 0, "VAELoader": 1, "CLIPTextEncode": 2}
     files = {find(prompt, kind): number for kind, number in outputs.items()}
-    for node in prompt.values():
-        for name, value in node["inputs"].items():
+    for each in prompt.values():
+        for name, value in each["inputs"].items():
             if isinstance(value, list) and value[0] in files:
-                node["inputs"][name] = ["stock", files[value[0]]]
+                each["inputs"][name] = ["stock", files[value[0]]]
     for key in (*files, find(prompt, "CLIPLoader")):
         del prompt[key]
-    sampled = [find(prompt, "KSampler"), 0]
-    prompt["latent"] = {"class_type": "SaveLatent", "inputs": {"samples": sampled, "filename_prefix": "edit"}}
-    shown = {"mask": [find(prompt, "RePoseDMPasteBack"), 1]}
-    prompt["mask"] = {"class_type": "MaskToImage", "inputs": shown}
-    prompt["mask shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["mask", 0]}}
+    prompt["latent"] = graphs.save(find(prompt, "KSampler"))
+    prompt["mask"] = node("MaskToImage", mask=[find(prompt, "RePoseDMPasteBack"), 1])
+    prompt["mask shown"] = graphs.show("mask")
     return prompt
 
 
 def run(server, prompt):
     """The latent, and the result and the mask that was pasted as arrays."""
-    number = server.queue(prompt)
-    server.wait(number)
-    (file,) = server.history(number)["outputs"]["latent"]["latents"]
-    latent = load_file(server.output / file["subfolder"] / file["filename"])["latent_tensor"]
-    keys = (find(prompt, "SaveImage"), "mask shown")
-    return latent, *(np.asarray(Image.open(io.BytesIO(server.images(number, key)[0])).convert("RGB")) for key in keys)
+    done = Run(server, prompt)
+    return done.latent("latent"), *(done.pictures(key)[0] for key in (find(prompt, "SaveImage"), "mask shown"))
 
 
 def without(prompt, title):
@@ -84,7 +77,7 @@ def test_every_family(server, family):
     bare[find(bare, "KSampler")]["inputs"]["model"] = bare.pop(guide)["inputs"]["model"]
     unguided = run(server, idle)[0]
     assert unguided.equal(run(server, bare)[0]) and not unguided.equal(latent)
-    away = torch.nn.functional.max_pool2d(torch.from_numpy(mask[None, ..., 0].copy()).float(), 31, 1, 15)[0] == 0
+    away = torch.nn.functional.max_pool2d(torch.from_numpy(mask[None, ..., 0]).float(), 31, 1, 15)[0] == 0
     away = away.numpy()
     assert result.shape == SOURCE.shape and 0.1 < away.mean() < 0.95
     assert np.array_equal(result[away], SOURCE[away]) and (result != SOURCE).any()
@@ -102,23 +95,12 @@ def test_cfg_above_one_gives_the_negative_the_same_references(server):
 def test_less_denoise_keeps_more_of_the_warped_picture(server):
     """Below 1 the sampling begins with it, at 0 it is that."""
     prompt = template(server, "Flux 2", denoise=0.0)
-    warped = [find(prompt, "VAEEncode", "The warped person"), 0]
-    prompt["kept"] = {"class_type": "SaveLatent", "inputs": {"samples": warped, "filename_prefix": "edit"}}
-    number = server.queue(prompt)
-    server.wait(number)
-    files = [server.history(number)["outputs"][key]["latents"][0] for key in ("latent", "kept")]
-    one, other = (load_file(server.output / file["subfolder"] / file["filename"])["latent_tensor"] for file in files)
-    assert one.equal(other)
+    prompt["kept"] = graphs.save(find(prompt, "VAEEncode", "The warped person"))
+    done = Run(server, prompt)
+    assert done.latent("latent").equal(done.latent("kept"))
 
 
 def test_it_can_be_cancelled_and_runs_again(server):
-    number = server.queue(template(server, "Flux", steps=2000))
-    asked = []
-
-    def stop(value, *_):
-        if value > 3 and not asked:
-            asked.append(server.interrupt())
-
     with pytest.raises(ComfyInterrupted):
-        server.wait(number, stop)
+        Run(server, template(server, "Flux", steps=2000), on_progress=graphs.stop(server))
     assert run(server, template(server, "Flux"))[1].shape == SOURCE.shape

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,8 @@ from reposedm_core import PRESETS, RePoseDMPipeline
 from reposedm_core.pipeline import SHIPPED
 from reposedm_core.pose import load_pose_file, to_keypoints
 from reposedm_core.presets import SHIPPED_PRESET
+from tests.fixtures import graphs
+from tests.fixtures.graphs import Run, node
 from workflows.comfy_server import ROOT
 
 EXAMPLES = ROOT / "workflows" / "examples"
@@ -251,58 +251,29 @@ def test_graph_in_the_server(comfy):
     """Widgets and sockets through ComfyUI's own validation; the ancestral sampler, several sources and the flow too."""
     name = "red_trousers"
     graph = {
-        "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
-        "person": {"class_type": "RePoseDMExample", "inputs": {"example": name}},
-        "clothes": {"class_type": "RePoseDMExample", "inputs": {"example": "lime_top"}},
-        "mask": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 192, "height": 256}},
-        "dress": {
-            "class_type": "RePoseDMGarmentTransfer",
-            "inputs": {
-                "model": ["load", 0],
-                "vae": ["load", 1],
-                "aligner": ["load", 2],
-                "pose_estimator": ["load", 3],
-                "reference": ["person", 2],
-                "garment": ["clothes", 0],
-                "mask": ["mask", 0],
-                "seed": 1,
-                "steps": 2,
-                "cfg": 1.25,
-                "sampler_name": "ancestral (learned variance)",
-                "scheduler": "simple",
-                "feather": 2,
-                "width": 0,
-                "height": 0,
-            },
-        },
-        "both": {"class_type": "ImageBatch", "inputs": {"image1": ["person", 0], "image2": ["person", 2]}},
-        "align": {
-            "class_type": "RePoseDMRecurrentPoseAligner",
-            "inputs": {
-                "aligner": ["load", 2],
-                "vae": ["load", 1],
-                "source": ["both", 0],
-                "pose": ["person", 1],
-                "width": 0,
-                "height": 0,
-                "sources": "all of one person",
-            },
-        },
-        **{
-            key: {"class_type": "PreviewImage", "inputs": {"images": [node, output]}}
-            for key, node, output in (
-                ("image", "dress", 0),
-                ("aligned", "dress", 1),
-                ("person aligned", "align", 3),
-                ("flow", "align", 5),
-            )
-        },
+        "load": graphs.shipped(),
+        "person": node("RePoseDMExample", example=name),
+        "clothes": node("RePoseDMExample", example="lime_top"),
+        "mask": node("SolidMask", value=1.0, width=192, height=256),
+        "dress": graphs.dress(
+            ["person", 2],
+            ["clothes", 0],
+            ["mask", 0],
+            pose_estimator=["load", 3],
+            sampler_name="ancestral (learned variance)",
+            feather=2,
+        ),
+        "both": node("ImageBatch", image1=["person", 0], image2=["person", 2]),
+        "align": graphs.align(["both", 0], ["person", 1], sources="all of one person"),
+        "image": graphs.show("dress"),
+        "aligned": graphs.show("dress", 1),
+        "person aligned": graphs.show("align", 3),
+        "flow": graphs.show("align", 5),
     }
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id)
-    shown = {key: comfy.images(prompt_id, key) for key in ("image", "aligned", "person aligned", "flow")}
+    run = Run(comfy, graph)
+    shown = {key: run.pictures(key) for key in ("image", "aligned", "person aligned", "flow")}
     assert [len(pictures) for pictures in shown.values()] == [1, 1, 1, 2]
-    image = np.asarray(Image.open(io.BytesIO(shown["image"][0])).convert("RGB")).astype(float) / 255
+    image = shown["image"][0] / 255
     expected = (
         RePoseDMPipeline.from_pretrained()
         .dress(

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from reposedm_core import PRESETS, RePoseDMPipeline
 from reposedm_core.pipeline import fit_image, pose_target
 from reposedm_core.pose import draw_pose, load_pose_file, parse_keypoints
 from reposedm_core.presets import SHIPPED_PRESET
+from tests.fixtures import graphs
+from tests.fixtures.graphs import Run, node
 from workflows.comfy_server import ROOT, ComfyInterrupted
 from workflows.graph import load_workflow, to_api
 
@@ -36,10 +36,6 @@ SIZE = PRESETS[SHIPPED_PRESET].height, PRESETS[SHIPPED_PRESET].width
 """Of the shipped model's pictures."""
 
 
-def pixels(png):
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
-
-
 @pytest.mark.parametrize(
     ("name", "title"),
     [("pose_transfer", "01 Pose transfer (start here)"), ("pose_guidance", "08 Pose guidance, with and without")],
@@ -54,17 +50,9 @@ def transfer(comfy):
     that no other test can have left the result in ComfyUI's cache."""
     graph, steps = read_graph("pose_transfer"), []
     graph[find(graph, "RePoseDMKSampler")]["inputs"]["seed"] = 271828
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id, lambda value, maximum, node: steps.append((value, maximum, node)))
-    return (
-        graph,
-        steps,
-        {
-            node["_meta"]["title"]: pixels(comfy.images(prompt_id, key)[0])
-            for key, node in graph.items()
-            if node["class_type"] in ("SaveImage", "PreviewImage")
-        },
-    )
+    run = Run(comfy, graph, on_progress=lambda *progress: steps.append(progress))
+    shown = {key: each for key, each in graph.items() if each["class_type"] in ("SaveImage", "PreviewImage")}
+    return graph, steps, {each["_meta"]["title"]: run.pictures(key)[0] for key, each in shown.items()}
 
 
 def test_pose_transfer_is_the_pipeline_s_picture(transfer):
@@ -99,10 +87,9 @@ def test_pose_transfer_shows_its_progress(transfer):
 
 def test_pose_guidance_brings_the_picture_nearer_to_the_pose(comfy):
     graph = read_graph("pose_guidance")
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id)
-    keys = {node["_meta"]["title"]: key for key, node in graph.items()}
-    guided, unguided = (pixels(comfy.images(prompt_id, keys[title])[0]) for title in ("Result", "Without guidance"))
+    run = Run(comfy, graph)
+    keys = {each["_meta"]["title"]: key for key, each in graph.items()}
+    guided, unguided = (run.pictures(keys[title])[0] for title in ("Result", "Without guidance"))
     assert guided.shape == unguided.shape == (*SIZE, 3)
     pipeline = RePoseDMPipeline.from_pretrained()
     field, native = pipeline.field, pipeline.config.network_size
@@ -129,34 +116,15 @@ def latents(comfy):
     base, loader, example = (find(graph, f"RePoseDM{kind}") for kind in ("KSampler", "Loader", "Example"))
     graph[base]["inputs"].update(seed=5, steps=2)
     # Without it ComfyUI would answer the second node with the first one's result.
-    graph["again"] = {
-        "class_type": "RepeatLatentBatch",
-        "inputs": {"samples": graph[base]["inputs"]["latent"], "amount": 1},
-    }
+    graph["again"] = node("RepeatLatentBatch", samples=graph[base]["inputs"]["latent"], amount=1)
 
     def variation(name, **inputs):
         graph[name] = copy.deepcopy(graph[base])
         graph[name]["inputs"].update(inputs)
 
     def guidance(name, **inputs):
-        settings = {
-            "strength": 0.01,
-            "start_percent": 0.0,
-            "end_percent": 1.0,
-            "space": "heatmaps",
-            "limit": 0.1,
-            **inputs,
-        }
-        graph[f"guidance {name}"] = {
-            "class_type": "RePoseDMPoseFieldGuidance",
-            "inputs": {
-                "model": [loader, 0],
-                "vae": [loader, 1],
-                "pose_estimator": [loader, 3],
-                "pose": [example, 1],
-                **settings,
-            },
-        }
+        settings = {"strength": 0.01, **inputs}
+        graph[f"guidance {name}"] = graphs.guide(loader, [loader, 1], [loader, 3], [example, 1], **settings)
         variation(name, model=[f"guidance {name}", 0])
 
     names = ["first", "again_latent", "other seed", "stock", "strength 0", "empty range", "heatmaps", "features"]
@@ -164,24 +132,13 @@ def latents(comfy):
     variation("again_latent", latent=["again", 0])
     variation("other seed", seed=6)
     stock = {("latent_image" if name == "latent" else name): value for name, value in graph[base]["inputs"].items()}
-    graph["stock"] = {"class_type": "KSampler", "inputs": stock}
+    graph["stock"] = node("KSampler", **stock)
     guidance("strength 0", strength=0.0)
     guidance("empty range", start_percent=0.5, end_percent=0.5)
     guidance("heatmaps")
     guidance("features", space="features")
-    for name in names:
-        graph[f"save {name}"] = {
-            "class_type": "SaveLatent",
-            "inputs": {"samples": [name, 0], "filename_prefix": "test/" + name.replace(" ", "_")},
-        }
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id)
-    outputs = comfy.history(prompt_id)["outputs"]
-    files = {name: outputs[f"save {name}"]["latents"][0] for name in names}
-    return {
-        name: load_file(comfy.output / file["subfolder"] / file["filename"])["latent_tensor"]
-        for name, file in files.items()
-    }
+    run = Run(comfy, graph | {f"save {name}": graphs.save(name) for name in names})
+    return {name: run.latent(f"save {name}") for name in names}
 
 
 @pytest.mark.parametrize("same", ["again_latent", "stock", "strength 0", "empty range"])
@@ -219,20 +176,19 @@ def test_own_picture_and_pose_of_any_size(comfy, tmp_path):
     graph = read_graph("pose_transfer")
     example, aligner = find(graph, "RePoseDMExample"), find(graph, "RePoseDMRecurrentPoseAligner")
     graph = {key: node for key, node in graph.items() if [example, 2] not in node["inputs"].values()}
-    graph[example] = {"class_type": "LoadImage", "inputs": {"image": comfy.upload_image(tmp_path / "noise.png")}}
-    graph["pose"] = {"class_type": "RePoseDMLoadPose", "inputs": {"file": "poses/two.json", "text": ""}}
-    graph["mask"] = {"class_type": "MaskPreview", "inputs": {"mask": [aligner, 4]}}
-    for node in graph.values():
-        for name, value in node["inputs"].items():
+    graph[example] = node("LoadImage", image=comfy.upload_image(tmp_path / "noise.png"))
+    graph["pose"] = node("RePoseDMLoadPose", file="poses/two.json", text="")
+    graph["mask"] = node("MaskPreview", mask=[aligner, 4])
+    for each in graph.values():
+        for name, value in each["inputs"].items():
             if value == [example, 1]:
-                node["inputs"][name] = ["pose", 0]
+                each["inputs"][name] = ["pose", 0]
     graph[aligner]["inputs"].update(width=80, height=112, output_size="model")
     graph[find(graph, "RePoseDMKSampler")]["inputs"].update(steps=1)
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id)
+    run = Run(comfy, graph)
     for key in (find(graph, "SaveImage"), "mask"):
-        pictures = [pixels(png) for png in comfy.images(prompt_id, key)]
-        assert [picture.shape for picture in pictures] == [(112, 80, 3)] * 2, key
+        pictures = run.pictures(key)
+        assert pictures.shape == (2, 112, 80, 3), key
         assert (pictures[0] != pictures[1]).any()
 
 
@@ -244,28 +200,21 @@ def true_joints(name):
 
 def test_pose_goes_round(comfy):
     """Estimate Pose → Draw Pose: the estimator finds the true joints, and they are drawn where they are."""
-    graph = {"load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}}}
+    graph = {"load": graphs.shipped()}
     for name in NAMES:
+        example, found = f"example {name}", f"find {name}"
         graph |= {
-            f"example {name}": {"class_type": "RePoseDMExample", "inputs": {"example": name}},
-            f"find {name}": {
-                "class_type": "RePoseDMEstimatePose",
-                "inputs": {"pose_estimator": ["load", 3], "image": [f"example {name}", 2], "threshold": 0.1},
-            },
-            f"draw {name}": {
-                "class_type": "RePoseDMDrawPose",
-                "inputs": {"pose": [f"find {name}", 0], "width": 0, "height": 0},
-            },
-            f"show {name}": {"class_type": "PreviewImage", "inputs": {"images": [f"draw {name}", 0]}},
-            f"text {name}": {"class_type": "PreviewAny", "inputs": {"source": [f"find {name}", 0]}},
+            example: node("RePoseDMExample", example=name),
+            found: node("RePoseDMEstimatePose", pose_estimator=["load", 3], image=[example, 2], threshold=0.1),
+            f"draw {name}": node("RePoseDMDrawPose", pose=[found, 0], width=0, height=0),
+            f"show {name}": graphs.show(f"draw {name}"),
+            f"text {name}": node("PreviewAny", source=[found, 0]),
         }
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id)
-    outputs, right = comfy.history(prompt_id)["outputs"], []
+    run, right = Run(comfy, graph), []
     for name in NAMES:
-        (pose,) = parse_keypoints(json.loads(outputs[f"text {name}"]["text"][0]))
+        (pose,) = parse_keypoints(json.loads(run.text(f"text {name}")))
         drawn = np.floor(draw_pose(pose).movedim(0, -1).numpy() * 255)
-        shown = pixels(comfy.images(prompt_id, f"show {name}")[0])
+        shown = run.pictures(f"show {name}")[0]
         assert shown.shape == (pose.height, pose.width, 3) == (256, 192, 3) and np.abs(shown - drawn).max() <= 1
         found, (truth, height) = pose.joints[0], true_joints(name)
         near = np.linalg.norm(found[:, :2] - truth[:, :2], axis=1) < 0.05 * height

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from tests.fixtures import graphs
+from tests.fixtures.graphs import EULER, Run, node
 from tests.nodes import families
 from tests.nodes.guided import stock_packs
 from workflows.comfy_server import ROOT, ComfyError, ComfyInterrupted, ComfyServer
@@ -40,70 +39,26 @@ def server(reposesd_file, tiny_vae, tmp_path_factory):
 
 def graph(mishap=None, steps=3, seed=1, **options):
     """A small RePoseSD, RePoseDM's tokens standing for its text; `guided=False` samples the model as it is."""
-    guided = options.pop("guided", True)
+    model = "guide" if options.pop("guided", True) else "load"
     nodes = {
-        "load": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": "small8.safetensors"}},
-        "mini": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
-        "judge": {
-            "class_type": "RePoseDMEstimatorLoader",
-            "inputs": {"estimator": "reposedm-mini.safetensors", "width": 0, "height": 0, "udp": "auto"},
-        },
-        "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
-        "align": {
-            "class_type": "RePoseDMRecurrentPoseAligner",
-            "inputs": {
-                "aligner": ["mini", 2],
-                "vae": ["mini", 1],
-                "source": ["example", 0],
-                "pose": ["example", 1],
-                "width": 0,
-                "height": 0,
-            },
-        },
-        "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 48, "height": 64, "batch_size": 1}},
-        "guide": {
-            "class_type": "RePoseDMPoseFieldGuidance",
-            "inputs": {
-                "model": ["load", 0],
-                "vae": ["load", 2],
-                "pose_estimator": ["judge", 0],
-                "pose": ["example", 1],
-                "strength": 0.2,
-                "start_percent": 0.0,
-                "end_percent": 1.0,
-                "space": "heatmaps",
-                "limit": 0.1,
-                **options,
-            },
-        },
-        "sample": {
-            "class_type": "KSampler",
-            "inputs": {
-                "model": ["guide" if guided else "load", 0],
-                "positive": ["align", 0],
-                "negative": ["align", 1],
-                "latent_image": ["empty", 0],
-                "seed": seed,
-                "steps": steps,
-                "cfg": 3.0,
-                "sampler_name": "euler",
-                "scheduler": "normal",
-                "denoise": 1.0,
-            },
-        },
-        "save": {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "guided"}},
+        "load": node("RePoseDMSDLoader", checkpoint="small8.safetensors"),
+        "mini": graphs.shipped(),
+        "judge": node("RePoseDMEstimatorLoader", estimator="reposedm-mini.safetensors", width=0, height=0, udp="auto"),
+        "example": node("RePoseDMExample", example=EXAMPLE),
+        "align": graphs.align(["example", 0], ["example", 1], "mini"),
+        "empty": graphs.empty(48, 64),
+        "guide": graphs.guide("load", ["load", 2], ["judge", 0], ["example", 1], **options),
+        "sample": graphs.sample(["empty", 0], model, "KSampler", **EULER | {"seed": seed, "steps": steps}),
+        "save": graphs.save("sample"),
     }
     if mishap:
-        nodes["mishap"] = {"class_type": "MishapVAE", "inputs": {"vae": ["load", 2], "kind": mishap}}
+        nodes["mishap"] = node("MishapVAE", vae=["load", 2], kind=mishap)
         nodes["guide"]["inputs"]["vae"] = ["mishap", 0]
     return nodes
 
 
 def run(server, **options) -> torch.Tensor:
-    prompt_id = server.queue(graph(**options))
-    server.wait(prompt_id)
-    (file,) = server.history(prompt_id)["outputs"]["save"]["latents"]
-    return load_file(server.output / file["subfolder"] / file["filename"])["latent_tensor"]
+    return Run(server, graph(**options)).latent("save")
 
 
 def test_every_way_to_decode_guides_a_stock_unet(server):
@@ -124,60 +79,22 @@ def test_every_way_to_decode_guides_a_stock_unet(server):
 
 def stock(server, family, **options):
     """Latent and picture that the stock nodes make with a family's model, guided if there are `options`; the probe."""
-    source = ["guide" if options else "stock", 0]
-    prompt_id = server.queue(
-        {
-            "stock": {"class_type": "StockModel", "inputs": {"family": family}},
-            "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 48, "height": 64, "batch_size": 1}},
-            "sample": {
-                "class_type": "KSampler",
-                "inputs": {
-                    "model": source,
-                    "positive": ["stock", 2],
-                    "negative": ["stock", 3],
-                    "latent_image": ["empty", 0],
-                    "seed": 0,
-                    "steps": 3,
-                    "cfg": 3.0,
-                    "sampler_name": "euler",
-                    "scheduler": "normal",
-                    "denoise": 1.0,
-                },
-            },
-            "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["stock", 1]}},
-            "preview": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
-            "save": {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "stock"}},
-            "probe": {"class_type": "MemoryProbe", "inputs": {"image": ["decode", 0]}},
-            **({name: node for name, node in graph().items() if name in ("judge", "example")} if options else {}),
-            **(
-                {
-                    "guide": {
-                        "class_type": "RePoseDMPoseFieldGuidance",
-                        "inputs": {
-                            "model": ["stock", 0],
-                            "vae": ["stock", 1],
-                            "pose_estimator": ["judge", 0],
-                            "pose": ["example", 1],
-                            "start_percent": 0.0,
-                            "end_percent": 1.0,
-                            "space": "heatmaps",
-                            "limit": 0.2,
-                            "normalise": True,
-                            **options,
-                        },
-                    }
-                }
-                if options
-                else {}
-            ),
-        }
-    )
-    server.wait(prompt_id)
-    outputs = server.history(prompt_id)["outputs"]
-    (file,) = outputs["save"]["latents"]
-    latent = load_file(server.output / file["subfolder"] / file["filename"])["latent_tensor"]
-    (png,) = server.images(prompt_id, "preview")
-    return latent, np.asarray(Image.open(io.BytesIO(png))), outputs["probe"]
+    nodes = {
+        "stock": node("StockModel", family=family),
+        "empty": graphs.empty(48, 64),
+        "sample": graphs.sample(["empty", 0], "guide" if options else "stock", "KSampler", **EULER),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["stock", 1]),
+        "preview": graphs.show("decode"),
+        "save": graphs.save("sample"),
+        "probe": node("MemoryProbe", image=["decode", 0]),
+    }
+    nodes["sample"]["inputs"].update(positive=["stock", 2], negative=["stock", 3])
+    if options:
+        nodes |= {name: each for name, each in graph().items() if name in ("judge", "example")}
+        options = {"limit": 0.2, "normalise": True, **options}
+        nodes["guide"] = graphs.guide("stock", ["stock", 1], ["judge", 0], ["example", 1], **options)
+    done = Run(server, nodes)
+    return done.latent("save"), done.pictures("preview")[0], done.outputs["probe"]
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)

@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 
 from reposedm_core import PRESETS
 from reposedm_core.presets import SHIPPED_PRESET
+from tests.fixtures import graphs
+from tests.fixtures.graphs import Run, node
 from workflows.comfy_server import ROOT, ComfyError
 
 EXAMPLES = ROOT / "workflows" / "examples"
 POSES = json.dumps([json.loads(path.read_text())[0] for path in sorted(EXAMPLES.glob("*_pose.json"))[:2]])
 MODEL = PRESETS[SHIPPED_PRESET]
 SIZE = {"width": MODEL.width, "height": MODEL.height}
-SAMPLING = {"seed": 1, "steps": 1, "cfg": 1.25, "sampler_name": "ddim", "scheduler": "simple", "denoise": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -31,80 +32,37 @@ def small(comfy, reposesd_file):
 def base():
     """The shipped model, one source in two poses, and their latent."""
     return {
-        "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
-        "example": {"class_type": "RePoseDMExample", "inputs": {"example": "red_trousers"}},
-        "poses": {"class_type": "RePoseDMLoadPose", "inputs": {"file": "none", "text": POSES}},
-        "align": {
-            "class_type": "RePoseDMRecurrentPoseAligner",
-            "inputs": {
-                "aligner": ["load", 2],
-                "vae": ["load", 1],
-                "source": ["example", 0],
-                "pose": ["poses", 0],
-                "width": 0,
-                "height": 0,
-            },
-        },
+        "load": graphs.shipped(),
+        "example": node("RePoseDMExample", example="red_trousers"),
+        "poses": node("RePoseDMLoadPose", file="none", text=POSES),
+        "align": graphs.align(["example", 0], ["poses", 0]),
     }
 
 
-def sampler(latent, model="load", kind="RePoseDMKSampler", **changed):
-    name = "latent" if kind == "RePoseDMKSampler" else "latent_image"
-    return {
-        "class_type": kind,
-        "inputs": {
-            "model": [model, 0],
-            "positive": ["align", 0],
-            "negative": ["align", 1],
-            name: latent,
-            **SAMPLING,
-            **changed,
-        },
-    }
+def sampler(*latent, **changed):
+    return graphs.sample(*latent, **{"steps": 1, **changed})
 
 
-def guidance(vae=("load", 1), model="load", **changed):
-    return {
-        "class_type": "RePoseDMPoseFieldGuidance",
-        "inputs": {
-            "model": [model, 0],
-            "vae": list(vae),
-            "pose_estimator": ["load", 3],
-            "pose": ["poses", 0],
-            "strength": 0.2,
-            "start_percent": 0.0,
-            "end_percent": 1.0,
-            "space": "heatmaps",
-            "limit": 0.3,
-            **changed,
-        },
-    }
+def guidance(vae="load", output=1, model="load", **changed):
+    return graphs.guide(model, [vae, output], ["load", 3], ["poses", 0], **{"limit": 0.3, **changed})
+
+
+SECOND = node("LatentFromBatch", samples=["align", 2], batch_index=1, length=1)
 
 
 def test_parts_of_a_batch_get_their_own_poses(comfy):
     graph = base()
     graph["guide"] = guidance()
-    graph["second"] = {
-        "class_type": "LatentFromBatch",
-        "inputs": {"samples": ["align", 2], "batch_index": 1, "length": 1},
-    }
-    graph["each"] = {"class_type": "RebatchLatents", "inputs": {"latents": ["align", 2], "batch_size": 1}}
+    graph["second"] = SECOND
+    graph["each"] = node("RebatchLatents", latents=["align", 2], batch_size=1)
     for name, latent in (("whole", ["align", 2]), ("part", ["second", 0]), ("list", ["each", 0])):
         for kind, model in (("plain", "load"), ("guided", "guide")):
             graph[f"{name} {kind}"] = sampler(latent, model)
-            graph[f"save {name} {kind}"] = {
-                "class_type": "SaveLatent",
-                "inputs": {"samples": [f"{name} {kind}", 0], "filename_prefix": f"parts/{name}_{kind}"},
-            }
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id)
-    outputs = comfy.history(prompt_id)["outputs"]
+            graph[f"save {name} {kind}"] = graphs.save(f"{name} {kind}")
+    run = Run(comfy, graph)
 
     def saved(name):
-        return [
-            load_file(comfy.output / file["subfolder"] / file["filename"])["latent_tensor"]
-            for file in outputs[f"save {name}"]["latents"]
-        ]
+        return run.latents(f"save {name}")
 
     guided = (saved("whole plain")[0] - saved("whole guided")[0]).abs().mean()
     assert guided > 1e-3
@@ -122,35 +80,26 @@ def test_parts_of_a_batch_get_their_own_poses(comfy):
 def four_channels(small, **changed):
     """The picture as Stable Diffusion's VAE encodes it, in RePoseDM's sampler."""
     return {
-        "small": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": small}},
-        "encode": {"class_type": "VAEEncode", "inputs": {"pixels": ["example", 0], "vae": ["small", 2]}},
+        "small": node("RePoseDMSDLoader", checkpoint=small),
+        "encode": node("VAEEncode", pixels=["example", 0], vae=["small", 2]),
         "sample": sampler(["encode", 0], **changed),
     }
 
 
-def video(small, node="EmptyHunyuanLatentVideo", **changed):
-    return {
-        "video": {"class_type": node, "inputs": {**SIZE, "length": 5, "batch_size": 2}},
-        "sample": sampler(["video", 0], **changed),
-    }
+def video(small, empty="EmptyHunyuanLatentVideo", **changed):
+    return {"video": node(empty, **SIZE, length=5, batch_size=2), "sample": sampler(["video", 0], **changed)}
 
 
 def cut(small):
-    return {
-        "second": {"class_type": "LatentFromBatch", "inputs": {"samples": ["align", 2], "batch_index": 1, "length": 1}},
-        "sample": sampler(["second", 0], kind="KSampler"),
-    }
+    return {"second": SECOND, "sample": sampler(["second", 0], kind="KSampler")}
 
 
 def too_many(small):
-    return {
-        "empty": {"class_type": "EmptyLatentImage", "inputs": {**SIZE, "batch_size": 3}},
-        "sample": sampler(["empty", 0]),
-    }
+    return {"empty": graphs.empty(**SIZE, batch_size=3), "sample": sampler(["empty", 0])}
 
 
 def other_vae(small):
-    return {**four_channels(small), "guide": guidance(vae=("small", 2)), "sample": sampler(["align", 2], "guide")}
+    return {**four_channels(small), "guide": guidance("small", 2), "sample": sampler(["align", 2], "guide")}
 
 
 def our_vae(small):
@@ -197,7 +146,7 @@ CASES = {
 def test_one_message_names_input_and_remedy(comfy, small, case):
     build, problem, remedy = CASES[case]
     graph = {**base(), **build(small)}
-    graph["save"] = {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "bad"}}
+    graph["save"] = graphs.save("sample")
     prompt_id = comfy.queue(graph)
     with pytest.raises(ComfyError) as error:
         comfy.wait(prompt_id, timeout=300)
@@ -208,22 +157,14 @@ def test_one_message_names_input_and_remedy(comfy, small, case):
 
 def test_empty_latents_of_other_models(comfy):
     """Stable Diffusion's and that of Stable Diffusion 3, which say for which stride they are: the same picture."""
-    graph, size = base(), {**SIZE, "batch_size": 2}
-    graph["sd"] = {"class_type": "EmptyLatentImage", "inputs": size}
-    graph["sd3"] = {"class_type": "EmptySD3LatentImage", "inputs": size}
+    graph = base()
+    graph["sd"] = graphs.empty(**SIZE, batch_size=2)
+    graph["sd3"] = graphs.empty(**SIZE, batch_size=2, kind="EmptySD3LatentImage")
     for name, latent in (("own", ["align", 2]), ("four", ["sd", 0]), ("sixteen", ["sd3", 0])):
         graph[name] = sampler(latent)
-        graph[f"save {name}"] = {
-            "class_type": "SaveLatent",
-            "inputs": {"samples": [name, 0], "filename_prefix": f"empty/{name}"},
-        }
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id)
-    outputs = comfy.history(prompt_id)["outputs"]
-    own, *others = (
-        load_file(comfy.output / "empty" / outputs[f"save {name}"]["latents"][0]["filename"])["latent_tensor"]
-        for name in ("own", "four", "sixteen")
-    )
+        graph[f"save {name}"] = graphs.save(name)
+    run = Run(comfy, graph)
+    own, *others = (run.latent(f"save {name}") for name in ("own", "four", "sixteen"))
     for other in others:
         assert other.equal(own)
 
@@ -233,13 +174,12 @@ def test_models_are_saved(comfy, small):
     graph = {
         "load": base()["load"],
         "small": four_channels(small)["small"],
-        "vae": {"class_type": "VAESave", "inputs": {"vae": ["load", 1], "filename_prefix": "saved/vae"}},
-        "model": {"class_type": "ModelSave", "inputs": {"model": ["load", 0], "filename_prefix": "saved/model"}},
-        "small vae": {"class_type": "VAESave", "inputs": {"vae": ["small", 2], "filename_prefix": "saved/small_vae"}},
-        "small model": {"class_type": "ModelSave", "inputs": {"model": ["small", 0], "filename_prefix": "saved/small"}},
+        "vae": node("VAESave", vae=["load", 1], filename_prefix="saved/vae"),
+        "model": node("ModelSave", model=["load", 0], filename_prefix="saved/model"),
+        "small vae": node("VAESave", vae=["small", 2], filename_prefix="saved/small_vae"),
+        "small model": node("ModelSave", model=["small", 0], filename_prefix="saved/small"),
     }
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id)
+    Run(comfy, graph)
     found = {path.name.split("_0")[0]: load_file(path) for path in (comfy.output / "saved").iterdir()}
     assert set(found) == {"vae", "model", "small_vae", "small"}
     from reposedm_core import load_networks
@@ -256,9 +196,9 @@ def test_models_are_saved(comfy, small):
     shutil.copy(path, comfy.models / "checkpoints" / "saved_again.safetensors")
     again = {
         **base(),
-        "small": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": "saved_again.safetensors"}},
-        "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}},
+        "small": node("RePoseDMSDLoader", checkpoint="saved_again.safetensors"),
+        "empty": graphs.empty(64, 64, 2),
         "sample": sampler(["empty", 0], "small", "KSampler"),
-        "save": {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "again"}},
+        "save": graphs.save("sample"),
     }
-    comfy.wait(comfy.queue(again))
+    assert Run(comfy, again).latent("save").isfinite().all()

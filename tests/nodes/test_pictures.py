@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch.nn.functional as F
@@ -11,6 +9,8 @@ from PIL import Image
 
 from reposedm_core import RePoseDMPipeline
 from reposedm_core.images import to_image, to_mask
+from tests.fixtures import graphs
+from tests.fixtures.graphs import Run, node
 from workflows.comfy_server import ROOT
 
 FILES = ROOT / "tests" / "fixtures" / "pictures"
@@ -56,65 +56,22 @@ def enlarged():
 def test_graph_of_pictures_and_masks_that_overshoot(comfy):
     """Enlarged by the stock node: as source, as garment, as mask, to be estimated, and behind poses."""
     graph = {
-        "load": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
-        "example": {"class_type": "RePoseDMExample", "inputs": {"example": "red_trousers"}},
-        "file": {"class_type": "LoadImage", "inputs": {"image": comfy.upload_image(FILES / "line_art.png")}},
-        "large": {
-            "class_type": "ImageScaleBy",
-            "inputs": {"image": ["file", 0], "upscale_method": "bicubic", "scale_by": 4.0},
-        },
-        "align": {
-            "class_type": "RePoseDMRecurrentPoseAligner",
-            "inputs": {
-                "aligner": ["load", 2],
-                "vae": ["load", 1],
-                "source": ["large", 0],
-                "pose": ["example", 1],
-                "width": 0,
-                "height": 0,
-            },
-        },
-        "mask": {"class_type": "ImageToMask", "inputs": {"image": ["large", 0], "channel": "red"}},
-        "dress": {
-            "class_type": "RePoseDMGarmentTransfer",
-            "inputs": {
-                "model": ["load", 0],
-                "vae": ["load", 1],
-                "aligner": ["load", 2],
-                "reference": ["example", 2],
-                "garment": ["large", 0],
-                "mask": ["mask", 0],
-                "pose": ["example", 1],
-                "seed": 1,
-                "steps": 1,
-                "cfg": 1.25,
-                "sampler_name": "ddim",
-                "scheduler": "simple",
-                "feather": 0,
-                "width": 0,
-                "height": 0,
-            },
-        },
-        "find": {
-            "class_type": "RePoseDMEstimatePose",
-            "inputs": {"pose_estimator": ["load", 3], "image": ["large", 0], "threshold": 0.1},
-        },
-        "judge": {
-            "class_type": "RePoseDMPoseAccuracy",
-            "inputs": {"pose": ["example", 1], "wanted_pose": ["example", 1], "image": ["large", 0]},
-        },
-        "save": {"class_type": "RePoseDMSavePose", "inputs": {"pose": ["example", 1], "filename_prefix": "overshoot"}},
-        **{
-            key: {"class_type": "PreviewImage", "inputs": {"images": [node, output]}}
-            for key, node, output in (("aligned", "align", 3), ("dressed", "dress", 0), ("overlay", "judge", 5))
-        },
+        "load": graphs.shipped(),
+        "example": node("RePoseDMExample", example="red_trousers"),
+        "file": node("LoadImage", image=comfy.upload_image(FILES / "line_art.png")),
+        "large": node("ImageScaleBy", image=["file", 0], upscale_method="bicubic", scale_by=4.0),
+        "align": graphs.align(["large", 0], ["example", 1]),
+        "mask": node("ImageToMask", image=["large", 0], channel="red"),
+        "dress": graphs.dress(["example", 2], ["large", 0], ["mask", 0], pose=["example", 1], steps=1),
+        "find": node("RePoseDMEstimatePose", pose_estimator=["load", 3], image=["large", 0], threshold=0.1),
+        "judge": node("RePoseDMPoseAccuracy", pose=["example", 1], wanted_pose=["example", 1], image=["large", 0]),
+        "save": node("RePoseDMSavePose", pose=["example", 1], filename_prefix="overshoot"),
+        "aligned": graphs.show("align", 3),
+        "dressed": graphs.show("dress"),
+        "overlay": graphs.show("judge", 5),
     }
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id)
-    shown = {
-        key: np.asarray(Image.open(io.BytesIO(comfy.images(prompt_id, key)[0])).convert("RGB")) / 255
-        for key in ("aligned", "dressed", "overlay")
-    }
+    run = Run(comfy, graph)
+    shown = {key: run.pictures(key)[0] / 255 for key in ("aligned", "dressed", "overlay")}
     large = enlarged()
     assert large.min() < -0.3 and large.max() > 1.25
     pipeline, pose = RePoseDMPipeline.from_pretrained(), EXAMPLES / "red_trousers_pose.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -10,11 +9,12 @@ import shutil
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
 from reposedm_core.pose import load_pose_file, parse_keypoints
+from tests.fixtures import graphs
+from tests.fixtures.graphs import Run, edit_pose, node
 from tests.fixtures.waiting import until
-from tests.nodes.people import CANVAS, PERSON
+from tests.nodes.people import CANVAS, PERSON, POINTS, flat
 from workflows.comfy_server import ROOT, ComfyInterrupted
 
 FIXTURES = ROOT / "tests" / "fixtures" / "poses"
@@ -22,50 +22,15 @@ STANDING = load_pose_file(FIXTURES / "standing.json")[0]
 
 
 def load(text="", file="none", **size):
-    return {"class_type": "RePoseDMLoadPose", "inputs": {"file": file, "text": text, **size}}
+    return node("RePoseDMLoadPose", file=file, text=text, **size)
 
 
-def draw(pose, width=0, height=0):
-    return {"class_type": "RePoseDMDrawPose", "inputs": {"pose": pose, "width": width, "height": height}}
+def draw(name):
+    return node("RePoseDMDrawPose", pose=[name, 0], width=0, height=0)
 
 
-def show(images):
-    return {"class_type": "PreviewImage", "inputs": {"images": images}}
-
-
-def edit(pose, **changes):
-    return {
-        "class_type": "RePoseDMEditPose",
-        "inputs": {
-            "pose": pose,
-            "person": -1,
-            "flip": "no",
-            "scale": 1.0,
-            "rotate": 0.0,
-            "move_x": 0.0,
-            "move_y": 0.0,
-            "joint": "none",
-            "joint_action": "move with limb",
-            "joint_x": 0.0,
-            "joint_y": 0.0,
-            **changes,
-        },
-    }
-
-
-def text(value):
-    return {"class_type": "PreviewAny", "inputs": {"source": value}}
-
-
-def pixels(png):
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
-
-
-def run(comfy, graph):
-    """The history of a graph."""
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id)
-    return prompt_id, comfy.history(prompt_id)["outputs"]
+def text(name):
+    return node("PreviewAny", source=[name, 0])
 
 
 PARTS = (
@@ -86,16 +51,16 @@ def test_parts_that_cannot_be_read_cost_themselves_alone(comfy):
     for name in PARTS:
         graph |= {
             name: load((FIXTURES / f"{name}.json").read_text()),
-            f"draw {name}": draw([name, 0]),
-            f"show {name}": show([f"draw {name}", 0]),
-            f"text {name}": text([name, 0]),
+            f"draw {name}": draw(name),
+            f"show {name}": graphs.show(f"draw {name}"),
+            f"text {name}": text(name),
         }
-    prompt_id, outputs = run(comfy, graph)
+    run = Run(comfy, graph)
     for name in PARTS:
-        poses = parse_keypoints(json.loads(outputs[f"text {name}"]["text"][0]))
+        poses = parse_keypoints(json.loads(run.text(f"text {name}")))
         assert [len(pose.joints) for pose in poses] == ([1, 0, 1] if "frame" in name else [1])
         np.testing.assert_allclose(poses[0].joints, STANDING.joints, atol=1e-3)
-        pictures = [pixels(png) for png in comfy.images(prompt_id, f"show {name}")]
+        pictures = run.pictures(f"show {name}")
         assert [picture.any() for picture in pictures] == [len(pose.joints) > 0 for pose in poses]
     log = comfy.log()
     for name, words in (
@@ -125,11 +90,11 @@ def test_files_of_other_tools(comfy):
         "text": load((FIXTURES / "json_lines.json").read_text(), "gone.json"),
     }
     names = list(graph)
-    graph |= {f"text {name}": text([name, 0]) for name in names}
+    graph |= {f"text {name}": text(name) for name in names}
     options = comfy.object_info("RePoseDMLoadPose")["RePoseDMLoadPose"]["input"]["required"]["file"]
     assert {"walk/", "walk/frame_9.json", "linked/pose.JSON"} <= set(options[1].get("options") or options[0])
-    _, outputs = run(comfy, graph)
-    read = {name: json.loads(outputs[f"text {name}"]["text"][0]) for name in names}
+    run = Run(comfy, graph)
+    read = {name: json.loads(run.text(f"text {name}")) for name in names}
     assert [frame["people"][0]["pose_keypoints_2d"][0] for frame in read["walk"]] == [148, 188, 228, 268]
     assert {(frame["canvas_width"], frame["canvas_guessed"]) for frame in read["walk"]} == {(416, "size")}
     assert {(frame["canvas_width"], frame.get("canvas_guessed")) for frame in read["sized"]} == {(640, None)}
@@ -140,51 +105,42 @@ def test_nobody_found_goes_through_the_tools_that_can_show_it(comfy):
     """Edit Pose removes everybody; Draw Pose, Save Pose and Pose Editor go on with what is left."""
     graph = {
         "load": load(json.dumps([{"people": [PERSON], **CANVAS}] * 2)),
-        "nobody": edit(["load", 0], joint="neck", joint_action="remove with limb"),
-        "draw": draw(["nobody", 0]),
-        "show": show(["draw", 0]),
-        "again": edit(["nobody", 0], person=2, scale=2.0),
-        "text": text(["again", 0]),
-        "save": {"class_type": "RePoseDMSavePose", "inputs": {"pose": ["again", 0], "filename_prefix": "empty/p"}},
-        "editor": {"class_type": "RePoseDMPoseEditor", "inputs": {"width": 64, "height": 64, "pose": ["nobody", 0]}},
-        "edited": text(["editor", 0]),
+        "nobody": edit_pose(["load", 0], joint="neck", joint_action="remove with limb"),
+        "draw": draw("nobody"),
+        "show": graphs.show("draw"),
+        "again": edit_pose(["nobody", 0], person=2, scale=2.0),
+        "text": text("again"),
+        "save": node("RePoseDMSavePose", pose=["again", 0], filename_prefix="empty/p"),
+        "editor": node("RePoseDMPoseEditor", width=64, height=64, pose=["nobody", 0]),
+        "edited": text("editor"),
     }
-    prompt_id, outputs = run(comfy, graph)
-    pictures = [pixels(png) for png in comfy.images(prompt_id, "show")]
-    assert [picture.shape for picture in pictures] == [(128, 96, 3)] * 2 and not np.any(pictures)
+    run = Run(comfy, graph)
+    pictures = run.pictures("show")
+    assert pictures.shape == (2, 128, 96, 3) and not np.any(pictures)
     empty = [{"people": [], **CANVAS}] * 2
-    assert json.loads(outputs["text"]["text"][0]) == empty
-    (file,) = outputs["save"]["files"]
+    assert json.loads(run.text("text")) == empty
+    (file,) = run.outputs["save"]["files"]
     assert json.loads((comfy.output / file["subfolder"] / file["filename"]).read_text()) == empty
-    (frame,) = json.loads(outputs["edited"]["text"][0])
+    (frame,) = json.loads(run.text("edited"))
     assert (frame["canvas_width"], frame["canvas_height"]) == (96, 128) and len(frame["people"]) == 1
-    assert outputs["editor"]["pose_editor_nobody"] == [True]
+    assert run.outputs["editor"]["pose_editor_nobody"] == [True]
 
 
 def test_a_long_interpolation_is_stopped_at_once(comfy):
-    people = [
-        {
-            "pose_keypoints_2d": (np.array(PERSON["pose_keypoints_2d"]).reshape(18, 3) + [20 * i, 0, 0])
-            .reshape(-1)
-            .tolist()
-        }
-        for i in range(10)
-    ]
+    people = [{"pose_keypoints_2d": flat(POINTS + [20 * i, 0])} for i in range(10)]
     frames = [{"people": people[::step], "canvas_width": 400, "canvas_height": 128} for step in (1, -1)]
     graph = {
         "load": load(json.dumps(frames)),
-        "between": {
-            "class_type": "RePoseDMInterpolatePoses",
-            "inputs": {
-                "pose": ["load", 0],
-                "frames": 4096,
-                "method": "limb angles",
-                "easing": "even",
-                "match": "as given",
-                "loop": False,
-            },
-        },
-        "text": text(["between", 0]),
+        "between": node(
+            "RePoseDMInterpolatePoses",
+            pose=["load", 0],
+            frames=4096,
+            method="limb angles",
+            easing="even",
+            match="as given",
+            loop=False,
+        ),
+        "text": text("between"),
     }
     prompt_id = comfy.queue(graph)
 
@@ -199,4 +155,4 @@ def test_a_long_interpolation_is_stopped_at_once(comfy):
     with pytest.raises(ComfyInterrupted, match="RePoseDMInterpolatePoses"):
         comfy.wait(prompt_id)
     assert server.cpu_times().user - before < 30, "all 40,960 people take the processor minutes"
-    assert run(comfy, {"load": load(json.dumps(frames[0])), "text": text(["load", 0])})
+    assert Run(comfy, {"load": load(json.dumps(frames[0])), "text": text("load")}).text("text")

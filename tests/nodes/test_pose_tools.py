@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from reposedm_core.pose import draw_pose, parse_keypoints, to_keypoints
+from tests.fixtures.graphs import Run, edit_pose, node, show
 from tests.nodes.people import CANVAS, EMPTY, PERSON, POINTS, flat, run
 
 TO_COCO = [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]
@@ -291,35 +292,18 @@ def test_new_widgets_of_draw_pose_are_the_last_and_change_nothing(pack):
 
 def test_file_is_named_on_the_node_and_in_the_history(comfy):
     graph = {
-        "load": {"class_type": "RePoseDMLoadPose", "inputs": {"file": "none", "text": json.dumps([FRAME])}},
-        "edit": {
-            "class_type": "RePoseDMEditPose",
-            "inputs": {
-                "pose": ["load", 0],
-                "person": -1,
-                "flip": "no",
-                "scale": 1.0,
-                "rotate": 0.0,
-                "move_x": 3.0,
-                "move_y": 0.0,
-                "joint": "none",
-                "joint_action": "move with limb",
-                "joint_x": 0.0,
-                "joint_y": 0.0,
-            },
-        },
-        "save": {"class_type": "RePoseDMSavePose", "inputs": {"pose": ["edit", 0], "filename_prefix": "test poses/p"}},
-        "judge": {"class_type": "RePoseDMPoseAccuracy", "inputs": {"pose": ["edit", 0], "wanted_pose": ["load", 0]}},
-        "text": {"class_type": "PreviewAny", "inputs": {"source": ["judge", 4]}},
-        "none": {"class_type": "RePoseDMPoseAccuracy", "inputs": {"pose": ["load", 0], "wanted_pose": ["edit", 0]}},
-        "show": {"class_type": "PreviewImage", "inputs": {"images": ["none", 5]}},
+        "load": node("RePoseDMLoadPose", file="none", text=json.dumps([FRAME])),
+        "edit": edit_pose(["load", 0], move_x=3.0),
+        "save": node("RePoseDMSavePose", pose=["edit", 0], filename_prefix="test poses/p"),
+        "judge": node("RePoseDMPoseAccuracy", pose=["edit", 0], wanted_pose=["load", 0]),
+        "text": node("PreviewAny", source=["judge", 4]),
+        "none": node("RePoseDMPoseAccuracy", pose=["load", 0], wanted_pose=["edit", 0]),
+        "show": show("none", 5),
     }
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id)
-    outputs = comfy.history(prompt_id)["outputs"]
-    (file,), (name,) = outputs["save"]["files"], outputs["save"]["text"]
+    done = Run(comfy, graph)
+    (file,), (name,) = (done.outputs["save"][key] for key in ("files", "text"))
     assert name == f"{file['subfolder']}/{file['filename']}" and file["type"] == "output"
     (pose,) = parse_keypoints((comfy.output / name).read_text())
     np.testing.assert_allclose(pose.joints[0, :, :2], POINTS + [3, 0])
-    assert "distance 3.0 px, 1 of 1 people found" in outputs["text"]["text"][0]
-    assert comfy.images(prompt_id, "show")
+    assert "distance 3.0 px, 1 of 1 people found" in done.text("text")
+    assert len(done.pictures("show"))

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reposedm_core import PRESETS
+from tests.fixtures import graphs
+from tests.fixtures.graphs import Run, node
 from workflows.comfy_server import ROOT
 
 LAYOUT = ROOT / "tests" / "fixtures" / "humansd" / "keys.json"
@@ -80,66 +82,36 @@ def test_stock_nodes_run_it_in_the_server(comfy, offered, checkpoint):
     def run(strength=1.0, lora=1.0):
         # RePoseDM's tokens stand for a text: a text encoder for so small a network does not exist.
         graph = {
-            "load": {"class_type": "RePoseDMSDLoader", "inputs": {"checkpoint": checkpoint}},
-            "lora": {
-                "class_type": "LoraLoaderModelOnly",
-                "inputs": {"model": ["load", 0], "lora_name": "small.safetensors", "strength_model": lora},
-            },
-            "mini": {"class_type": "RePoseDMLoader", "inputs": {"checkpoint": "reposedm-mini.safetensors"}},
-            "example": {"class_type": "RePoseDMExample", "inputs": {"example": EXAMPLE}},
-            "align": {
-                "class_type": "RePoseDMRecurrentPoseAligner",
-                "inputs": {
-                    "aligner": ["mini", 2],
-                    "vae": ["mini", 1],
-                    "source": ["example", 0],
-                    "pose": ["example", 1],
-                    "width": 0,
-                    "height": 0,
-                },
-            },
-            "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 96, "batch_size": 2}},
-            "pose": {
-                "class_type": "RePoseDMSDConditioning",
-                "inputs": {
-                    "positive": ["align", 0],
-                    "negative": ["align", 1],
-                    "vae": ["load", 2],
-                    "pose": ["example", 1],
-                    "width": 512,
-                    "height": 512,
-                    "strength": strength,
-                    "start_percent": 0.0,
-                    "end_percent": 1.0,
-                    "style": "auto",
-                    "negative_pose": "auto",
-                    "latent": ["empty", 0],
-                },
-            },
-            "sample": {
-                "class_type": "KSampler",
-                "inputs": {
-                    "model": ["lora", 0],
-                    "positive": ["pose", 0],
-                    "negative": ["pose", 1],
-                    "latent_image": ["pose", 2],
-                    "seed": 1,
-                    "steps": 2,
-                    "cfg": 3.0,
-                    "sampler_name": "dpmpp_2m",
-                    "scheduler": "karras",
-                    "denoise": 1.0,
-                },
-            },
-            "save": {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "reposesd"}},
-            "show": {"class_type": "PreviewImage", "inputs": {"images": ["pose", 3]}},
+            "load": node("RePoseDMSDLoader", checkpoint=checkpoint),
+            "lora": node("LoraLoaderModelOnly", model=["load", 0], lora_name="small.safetensors", strength_model=lora),
+            "mini": graphs.shipped(),
+            "example": node("RePoseDMExample", example=EXAMPLE),
+            "align": graphs.align(["example", 0], ["example", 1], "mini"),
+            "empty": graphs.empty(64, 96, 2),
+            "pose": node(
+                "RePoseDMSDConditioning",
+                positive=["align", 0],
+                negative=["align", 1],
+                vae=["load", 2],
+                pose=["example", 1],
+                width=512,
+                height=512,
+                strength=strength,
+                start_percent=0.0,
+                end_percent=1.0,
+                style="auto",
+                negative_pose="auto",
+                latent=["empty", 0],
+            ),
+            "sample": graphs.sample(
+                ["pose", 2], "lora", "KSampler", "pose", cfg=3.0, sampler_name="dpmpp_2m", scheduler="karras"
+            ),
+            "save": graphs.save("sample"),
+            "show": graphs.show("pose", 3),
         }
-        prompt_id = comfy.queue(graph)
-        comfy.wait(prompt_id)
-        outputs = comfy.history(prompt_id)["outputs"]
-        (file,) = outputs["save"]["latents"]
-        assert len(outputs["show"]["images"]) == 1
-        return load_file(comfy.output / file["subfolder"] / file["filename"])["latent_tensor"]
+        done = Run(comfy, graph)
+        assert len(done.pictures("show")) == 1
+        return done.latent("save")
 
     latent = run()
     assert latent.shape == (2, 4, 12, 8) and latent.isfinite().all() and latent.std() > 0.1

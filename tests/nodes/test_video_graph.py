@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fixtures import graphs
+from tests.fixtures.graphs import Run, node
 from workflows.comfy_server import ROOT
 
 FRAMES, FPS = 6, 12
@@ -40,13 +42,12 @@ def test_a_video_goes_through_the_pose_tools(comfy, video):
 
     comfy.upload_image(video)
 
-    def node(kind, **inputs):
-        return {"class_type": kind, "inputs": inputs}
-
+    own = {"source_pose": ["example", 4]}
+    moved = {"source": ["example", 0], "pose": ["retarget", 0], **own}
     graph = {
         "file": node("LoadVideo", file=video.name),
         "frames": node("GetVideoComponents", video=["file", 0]),
-        "loader": node("RePoseDMLoader", checkpoint="reposedm-mini.safetensors"),
+        "loader": graphs.shipped(),
         "found": node(
             "RePoseDMEstimatePose", pose_estimator=["loader", 3], image=["frames", 0], threshold=0.1, people=1
         ),
@@ -55,42 +56,19 @@ def test_a_video_goes_through_the_pose_tools(comfy, video):
         ),
         "example": node("RePoseDMExample", example="teal_trousers"),
         "retarget": node(
-            "RePoseDMRetargetPose",
-            pose=["smooth", 0],
-            source_pose=["example", 4],
-            take="proportions",
-            keep="feet",
-            measure="all frames",
+            "RePoseDMRetargetPose", pose=["smooth", 0], take="proportions", keep="feet", measure="all frames", **own
         ),
-        "warp": node(
-            "RePoseDMSkeletonWarp",
-            source=["example", 0],
-            source_pose=["example", 4],
-            pose=["retarget", 0],
-            output_size="source",
-            output_height=1024,
-        ),
-        "face": node(
-            "RePoseDMKeepFace",
-            result=["warp", 0],
-            source=["example", 0],
-            source_pose=["example", 4],
-            pose=["retarget", 0],
-            keep=True,
-            feather=25.0,
-            match_colours=1.0,
-        ),
+        "warp": node("RePoseDMSkeletonWarp", output_size="source", output_height=1024, **moved),
+        "face": node("RePoseDMKeepFace", result=["warp", 0], keep=True, feather=25.0, match_colours=1.0, **moved),
         "video": node("CreateVideo", images=["face", 0], fps=["frames", 2]),
         "save": node("SaveVideo", video=["video", 0], filename_prefix="moved", format="mp4", codec="h264"),
         "raw": node("PreviewAny", source=["found", 0]),
         "text": node("PreviewAny", source=["smooth", 0]),
     }
-    prompt_id = comfy.queue(graph)
-    comfy.wait(prompt_id)
-    outputs = comfy.history(prompt_id)["outputs"]
-    raw, smooth = (outputs[key]["text"][0].count("pose_keypoints_2d") for key in ("raw", "text"))
+    run = Run(comfy, graph)
+    raw, smooth = (run.text(key).count("pose_keypoints_2d") for key in ("raw", "text"))
     assert raw == FRAMES - 1 and smooth == FRAMES, "nobody is in the fourth frame; there the pose is filled in"
-    assert f"of {FRAMES} pictures" in outputs["face"]["text"][0]
+    assert f"of {FRAMES} pictures" in run.text("face")
     (made,) = comfy.output.glob("moved*.mp4")
     with av.open(str(made)) as container:
         assert container.streams.video[0].average_rate == FPS
