@@ -22,8 +22,7 @@ from ...reposedm_core import PRESETS, InputError
 from ...reposedm_core.diffusion.guidance import alpha_bar_of
 from ...reposedm_core.diffusion.guided import FieldGuidance
 from ...reposedm_core.field import PoseInteractionField, PoseTarget, pose_target
-from ...reposedm_core.field.field import CHUNK_PIXELS, reduced
-from ...reposedm_core.images import fit_image
+from ...reposedm_core.field.field import CHUNK_PIXELS, field_picture
 from ...reposedm_core.pose import Pose
 from ...reposedm_core.presets import SHIPPED_PRESET
 from .decoding import Decoder, out_of_memory
@@ -228,14 +227,17 @@ class Guidance:
         )
 
     def _picture(self, latent: Tensor, run: Run) -> Tensor:
-        management.throw_exception_if_processing_interrupted()
-        decoded = self.decoding.decode(reduced(latent, self.settings.share))
-        management.throw_exception_if_processing_interrupted()
-        if run.guide.watch is not None:
-            run.guide.watch.note(decoded, NOT_FINITE)
-        elif not decoded.isfinite().all():
-            raise InputError(NOT_FINITE)
-        return fit_image(decoded, *self.native)
+        def decode(cells: Tensor) -> Tensor:
+            management.throw_exception_if_processing_interrupted()
+            decoded = self.decoding.decode(cells)
+            management.throw_exception_if_processing_interrupted()
+            if run.guide.watch is not None:
+                run.guide.watch.note(decoded, NOT_FINITE)
+            elif not decoded.isfinite().all():
+                raise InputError(NOT_FINITE)
+            return decoded
+
+        return field_picture(decode, latent, self.settings.share, self.native)
 
 
 def chunk_size(size: tuple[int, int], native: tuple[int, int], share: float) -> int:

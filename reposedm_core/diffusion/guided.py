@@ -61,8 +61,9 @@ class Condition:
 
 @dataclass
 class _Run:
-    """Of a sampling: has a step been checked, and what was noted since."""
+    """Of a sampling: the field as its steps compute it, has a step been checked, and what was noted since."""
 
+    field: PoseInteractionField
     checked: bool = False
     watch: Watch = dataclass_field(default_factory=Watch)
 
@@ -134,16 +135,17 @@ class FieldGuidance:
     def sampling(self) -> Iterator[None]:
         """A run: its first guided step checks everything, those after it only note what is not finite.
 
+        The estimator's weights must not change meanwhile.
+
         Raises:
             InputError: when it is closed, where the gradient of a later step was not finite.
         """
-        with self.field.sampling():
-            previous, self._run = self._run, _Run()
-            try:
-                yield
-                self._run.watch.report()
-            finally:
-                self._run = previous
+        previous, self._run = self._run, _Run(self.field.folded())
+        try:
+            yield
+            self._run.watch.report()
+        finally:
+            self._run = previous
 
     def __call__(self, x0: Tensor, alpha_bar: Tensor | float, weight: float = 1.0) -> Tensor:
         """ŷ_0 moved down the field's gradient.
@@ -154,7 +156,8 @@ class FieldGuidance:
         """
         if self.strength == 0 or weight == 0:
             return x0
-        gradient, distance = self.field.gradient(x0, self.decode, self.target, self.chunk, self.watch)
+        field = self.field if self._run is None else self._run.field
+        gradient, distance = field.gradient(x0, self.decode, self.target, self.chunk, self.watch)
         if self._run is not None:
             self._run.checked = True
         return guide_x0(

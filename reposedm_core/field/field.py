@@ -5,8 +5,7 @@ Paper, section 3.3, eq. 10-12: G = W_h · ‖P_φ(P̃_t) − P_φ(P)‖² with t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from ..checks import Watch, check_tensor
 from ..config import MASKS, SPACES
 from ..errors import InputError
-from ..estimator.folding import FoldedCopy
+from ..estimator.folding import folded
 from ..estimator.hrnet import merge_heatmaps
 from ..estimator.protocol import PoseEstimator, picture_size
 from ..images import fit_image
@@ -64,8 +63,7 @@ class PoseInteractionField(nn.Module):
     Pictures are given to the estimator in the precision of its weights; distances are taken in float32 at least.
 
     Args:
-        estimator: put in eval mode and frozen here for good; its weights get no gradient. On a CPU a HigherHRNet is
-            computed with its batch norms folded (`folding.py`).
+        estimator: put in eval mode and frozen here for good; its weights get no gradient.
         space: what is compared. "features": trunk features of the picture and of a target picture (paper).
             "heatmaps" (**ours**): predicted heat maps, mean of all resolutions, and those rendered from the
             target joints; needs no picture of the target.
@@ -101,7 +99,6 @@ class PoseInteractionField(nn.Module):
         self.joints = None if joints is None else list(joints)
         self.estimator = estimator.eval().requires_grad_(False)
         self.space, self.threshold, self.mask = space, threshold, mask
-        self._folded = FoldedCopy()
 
     def train(self, mode: bool = True) -> PoseInteractionField:
         """Keeps the estimator in eval mode: its batch statistics are not this module's to learn."""
@@ -109,11 +106,9 @@ class PoseInteractionField(nn.Module):
         self.estimator.eval()
         return self
 
-    @contextmanager
-    def sampling(self) -> Iterator[None]:
-        """While it is open the estimator's weights are taken not to change: a run of sampling looks at them once."""
-        with self._folded.held(self.estimator):
-            yield
+    def folded(self) -> PoseInteractionField:
+        """The same field over the weights as they are now, quicker on a CPU (`estimator/folding.py`): for a run."""
+        return PoseInteractionField(folded(self.estimator), self.space, self.threshold, self.mask, self.joints)
 
     def check_size(self, height: int, width: int) -> None:
         """Raise an `InputError` unless the estimator takes pictures of that size, as far as it says which."""
@@ -163,7 +158,7 @@ class PoseInteractionField(nn.Module):
             InputError: a picture that is not finite, or that the estimator refuses.
         """
         check_tensor(image, "picture", "B 3 H W", finite=True)
-        heatmaps, features = self._see(self._folded.of(self.estimator), image)
+        heatmaps, features = self._see(image)
         return PoseTarget(heatmaps, (heatmaps.amax((2, 3), keepdim=True) > self.threshold).to(heatmaps), features)
 
     def distance(self, image: Tensor, target: PoseTarget) -> Tensor:
@@ -173,7 +168,7 @@ class PoseInteractionField(nn.Module):
             InputError: a picture that is not finite or that the estimator refuses; a target of another size, batch or
                 space.
         """
-        return self._distance(self._folded.of(self.estimator), image, target)
+        return self._distance(image, target)
 
     forward = distance
 
@@ -188,7 +183,7 @@ class PoseInteractionField(nn.Module):
         """∇G with respect to the latent of the decoded estimate (eq. 12-15), through decoder and estimator.
 
         Works under `torch.inference_mode()`, as long as the weights of estimator and decoder were made and moved
-        outside it (`copy.deepcopy` of a module outside it makes such weights; a folded copy has them too).
+        outside it (`copy.deepcopy` of a module outside it makes such weights; a copy that `folded` makes has them too).
 
         Args:
             latent: (B, C, h, w), the estimate of the clean latent (Tweedie), or the ε − ε_θ of eq. 10.
@@ -210,22 +205,21 @@ class PoseInteractionField(nn.Module):
         if chunk is None:
             pixels = target.heatmaps[0, 0].numel() * self.estimator.config.strides[-1] ** 2
             chunk = max(1, CHUNK_PIXELS // pixels)
-        network = self._folded.of(self.estimator)
         if watch is None:
-            self._check(latent, target, chunk, network)
+            self._check(latent, target, chunk)
         else:
             watch.note(latent, LATENT)
         with torch.inference_mode(False), torch.enable_grad():
             # A clone made here is a normal tensor, whatever mode the original was made in.
             parts = latent.detach().clone().split(chunk)
             found = [
-                self._gradient(network, part, decode, target.part(i * chunk, (i + 1) * chunk), watch)
+                self._gradient(part, decode, target.part(i * chunk, (i + 1) * chunk), watch)
                 for i, part in enumerate(parts)
             ]
             gradients, distances = zip(*found, strict=True)
             return torch.cat(gradients), torch.cat(distances)
 
-    def _check(self, latent: Tensor, target: PoseTarget, chunk: int, network: nn.Module) -> None:
+    def _check(self, latent: Tensor, target: PoseTarget, chunk: int) -> None:
         check_tensor(latent, "latent", "B C h w", finite=True)
         if len(target.heatmaps) not in (1, len(latent)):
             raise InputError(
@@ -234,19 +228,14 @@ class PoseInteractionField(nn.Module):
             )
         if chunk < 1:
             raise InputError(f"chunk = {chunk}: must be 1 or more.")
-        if network is self.estimator and any(t.is_inference() for t in (*network.parameters(), *network.buffers())):
+        if any(t.is_inference() for t in (*self.estimator.parameters(), *self.estimator.buffers())):
             raise InputError(
                 "Pose interaction field: the estimator's weights were made under torch.inference_mode(); "
                 "build, load and move it under torch.inference_mode(False)."
             )
 
     def _gradient(
-        self,
-        network: nn.Module,
-        latent: Tensor,
-        decode: Callable[[Tensor], Tensor],
-        target: PoseTarget,
-        watch: Watch | None,
+        self, latent: Tensor, decode: Callable[[Tensor], Tensor], target: PoseTarget, watch: Watch | None
     ) -> tuple[Tensor, Tensor]:
         latent = latent.detach().requires_grad_(True)
         image = decode(latent)
@@ -257,7 +246,7 @@ class PoseInteractionField(nn.Module):
                     "Pose interaction field: the decoded picture carries no gradient; `decode` must not run "
                     "under torch.no_grad() or detach its result."
                 )
-        distance = self._distance(network, image, target, watch)
+        distance = self._distance(image, target, watch)
         (gradient,) = torch.autograd.grad(distance.sum(), latent)
         if watch is not None:
             watch.note(gradient, GRADIENT)
@@ -265,12 +254,12 @@ class PoseInteractionField(nn.Module):
             raise InputError(GRADIENT)
         return gradient, distance.detach()
 
-    def _distance(self, network: nn.Module, image: Tensor, target: PoseTarget, watch: Watch | None = None) -> Tensor:
+    def _distance(self, image: Tensor, target: PoseTarget, watch: Watch | None = None) -> Tensor:
         if watch is None:
             check_tensor(image, "picture", "B 3 H W", finite=True)
         else:
             watch.note(image, PICTURE)
-        predicted, features = self._see(network, image)
+        predicted, features = self._see(image)
         wanted = target.heatmaps
         if wanted.shape[1:] != predicted.shape[1:] or len(wanted) not in (1, len(predicted)):
             stride = self.estimator.config.strides[-1]
@@ -288,9 +277,9 @@ class PoseInteractionField(nn.Module):
         predicted, wanted = (nn.functional.adaptive_avg_pool2d(t, size_of(features)) for t in (predicted, wanted))
         return masked_distance(features, target.features, self._mask(predicted, wanted))
 
-    def _see(self, network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    def _see(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Merged heat maps and features of pictures, in float32 at least."""
-        output = network(image.to(next(network.parameters(), image)))
+        output = self.estimator(image.to(next(self.estimator.parameters(), image)))
         maps = merge_heatmaps(*(_wide(t) for t in output.heatmaps), udp=self.estimator.config.udp)
         return maps, _wide(output.features)
 

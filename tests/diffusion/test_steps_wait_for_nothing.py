@@ -65,7 +65,7 @@ def test_no_step_reads_or_copies(device, kind, scale):
     x, level = torch.randn(2, 4, 8, 8), torch.full((2,), 3.0)
     model._steps[level] = 400  # what a run reads before its first step, and what its first guided step leaves
     if model.field is not None:
-        model.field._run = _Run(checked=True)
+        model.field._run = _Run(model.field.field, checked=True)
     with torch.no_grad(), cached_context(model.denoiser):
         model(x, level)
         with Waits() as waits:

@@ -113,7 +113,7 @@ def test_weights_made_in_inference_mode_are_refused_unless_they_are_folded(estim
     def ask(dtype: torch.dtype, copied: bool = False):
         with torch.inference_mode():
             net = estimator().to(dtype)
-        field = PoseInteractionField(copy.deepcopy(net) if copied else net)
+        field = PoseInteractionField(copy.deepcopy(net) if copied else net).folded()
         return field.gradient(latent(), decoder(), make_target(field))
 
     with pytest.raises(InputError, match="inference_mode"):

@@ -88,7 +88,7 @@ def gradients(known: Compared, seed: int) -> tuple[dict[str, float], dict[str, d
     The joints that are asked for are the true ones, each moved at random; without noise.
     """
     config, rng = known.config, np.random.default_rng(seed)
-    field = PoseInteractionField(known.estimator, config.field.space, mask=config.field.mask)
+    field = PoseInteractionField(known.estimator, config.field.space, mask=config.field.mask).folded()
     cosines: dict[str, list[Tensor]] = {f"noise {level:g}": [] for level in NOISE}
     joints: dict[str, list[np.ndarray]] = {"asked for": []}
     distances: dict[str, list[Tensor]] = {}

@@ -40,7 +40,8 @@ class FieldTerm:
         self.size = shared_size(seen, config.field.size, cell)
         self.scale = self.size[1] / width, self.size[0] / height, 1.0
         self.schedule = DiffusionSchedule(config.schedule)
-        self.field = PoseInteractionField(estimator.to(device), config.field.space, mask=config.field.mask)
+        field = PoseInteractionField(estimator.to(device), config.field.space, mask=config.field.mask)
+        self.field = field.folded()
         self.field.check_size(*self.size)
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
 
