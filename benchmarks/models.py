@@ -14,17 +14,13 @@ from torch import Tensor
 
 from reposedm_core import PRESETS, ModelConfig, RePoseDMPipeline
 from reposedm_core.alignment import start_from
-from reposedm_core.conditioning import first_joints
+from reposedm_core.conditioning import condition_image, first_joints
 from reposedm_core.config import EstimatorConfig
 from reposedm_core.diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
+from reposedm_core.field import pose_target
+from reposedm_core.images import fit_image, to_image
 from reposedm_core.networks import build_networks
-from reposedm_core.pipeline import (
-    condition_image,
-    fit_image,
-    one_pose,
-    pose_target,
-    to_image,
-)
+from reposedm_core.pose import one_pose
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "workflows" / "examples"
@@ -121,7 +117,7 @@ def alignment(pipeline: RePoseDMPipeline, height: int, width: int) -> Callable[[
 
 def decoding(pipeline: RePoseDMPipeline, height: int, width: int) -> Callable[[], Tensor]:
     """A function that makes the picture of a noise latent, by the decoder that sees the source where there is one."""
-    aligned = pipeline._align(SOURCE, POSE, height, width, source_pose=SOURCE_POSE)
+    aligned = pipeline.align(SOURCE, POSE, height, width, source_pose=SOURCE_POSE)
     latent = torch.randn_like(aligned.condition.pose)
     return lambda: pipeline.picture(latent, aligned.seen, aligned.source)
 

@@ -14,7 +14,7 @@ from ..reposedm_core import InputError
 from ..reposedm_core.alignment.flow_image import flow_colours
 from ..reposedm_core.conditioning import condition_image
 from ..reposedm_core.full_size import MODEL, aligned
-from ..reposedm_core.pipeline import check_size
+from ..reposedm_core.images import check_size
 from .aligning import align, conditionings, joints_of, known_joints
 from .decode import DETAIL, REFERENCE, unpack
 from .host.images import fitted, to_comfy, to_mask

@@ -18,7 +18,7 @@ from ..reposedm_core.estimator import is_somebody, predict_people, predict_pose
 from ..reposedm_core.estimator.load import SUFFIXES, load_estimator
 from ..reposedm_core.estimator.vitpose import is_vitpose
 from ..reposedm_core.images import check_size
-from ..reposedm_core.pipeline import SHIPPED
+from ..reposedm_core.networks import SHIPPED
 from ..reposedm_core.pose import Pose, coco_to_openpose
 from .host import folders
 from .host.images import fitted, frames_of

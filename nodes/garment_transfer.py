@@ -14,7 +14,7 @@ from ..reposedm_core import InputError, Pose
 from ..reposedm_core.appearance import Dressing, blend, check_cover, inside, keep_outside, latent_mask, resized
 from ..reposedm_core.conditioning import condition_image, find_pose
 from ..reposedm_core.full_size import MODEL, aligned
-from ..reposedm_core.pipeline import check_size
+from ..reposedm_core.images import check_size
 from ..reposedm_core.pose import one_pose
 from .aligning import align, conditionings, joints_of, known_joints
 from .decode import paint, unpack

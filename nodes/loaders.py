@@ -10,8 +10,9 @@ from comfy_api.latest import io
 
 from ..reposedm_core import InputError, load_networks
 from ..reposedm_core.errors import quoted
+from ..reposedm_core.images import to_image
 from ..reposedm_core.images import to_mask as read_mask
-from ..reposedm_core.pipeline import SHIPPED, to_image
+from ..reposedm_core.networks import SHIPPED
 from ..reposedm_core.pose import load_pose_file, to_keypoints
 from .host import folders
 from .host.images import to_comfy, to_mask

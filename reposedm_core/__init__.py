@@ -6,7 +6,8 @@ RePoseDMPipeline.from_pretrained()("person.png", "pose.json", seed=1).to_pil().s
 
 from .config import ModelConfig
 from .errors import InputError
-from .pipeline import PoseTransferResult, RePoseDMPipeline, load_networks
+from .networks import load_networks
+from .pipeline import PoseTransferResult, RePoseDMPipeline
 from .pose import Pose, draw_pose, parse_keypoints
 from .presets import PRESETS
 

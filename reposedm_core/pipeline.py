@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .alignment import Alignment, MatchingPoseAligner, Start, start_from
+from .alignment import Alignment, MatchingPoseAligner, start_from
 from .alignment.multi_source import Seen
 from .appearance import (
     AppearanceResult,
@@ -37,25 +37,9 @@ from .field.field import field_picture
 from .full_size import MODEL, Detail, View, aligned, painted, pasted, view
 from .images import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
 from .letterbox import size_of
-from .networks import NETWORKS, SHIPPED, MixedPrecisionDenoiser, Networks, change_inner, load_networks
+from .networks import SHIPPED, MixedPrecisionDenoiser, Networks, change_inner, load_networks
 from .pose import Pose, check_in_frame, one_pose
 from .reference import paste
-
-__all__ = [
-    "NETWORKS",
-    "SHIPPED",
-    "ImageLike",
-    "Networks",
-    "PoseTransferResult",
-    "RePoseDMPipeline",
-    "check_size",
-    "condition_image",
-    "fit_image",
-    "load_networks",
-    "one_pose",
-    "pose_target",
-    "to_image",
-]
 
 
 @dataclass
@@ -161,24 +145,17 @@ class RePoseDMPipeline:
         height: int | None = None,
         width: int | None = None,
         name: str = "source",
-        source_pose: Any = None,
-    ) -> tuple[Condition, Alignment, Tensor, Tensor]:
-        """Condition for the denoiser, the alignment, and source and skeleton as (B, 3, H, W) in [-1, 1]."""
-        found = self._align(source, pose, height, width, name, source_pose=source_pose)
-        return found.condition, found.alignment, found.source, found.skeleton
-
-    def _align(
-        self,
-        source: ImageLike,
-        pose: Any,
-        height: int | None,
-        width: int | None,
-        name: str = "source",
         more_sources: Sequence[ImageLike] = (),
         source_pose: Any = None,
         background: Tensor | None = None,
     ) -> Aligned:
-        """As `align`; with `more_sources` of one result, the rest of all S pictures."""
+        """Sources aligned to a pose, and the denoiser's condition, see `conditioning.make_condition`.
+
+        Args:
+            source, pose, height, width, more_sources, source_pose: see `__call__`; several pictures in `source` are
+                results of their own. name: what messages call the source.
+            background: (1, 3, H, W) in [-1, 1] behind the person, in place of what the sources show there.
+        """
         height, width = self._size(height, width)
         further = [to_image(more, "more_sources") for more in _listed(more_sources)]
         given = to_image(source, name)
@@ -200,7 +177,18 @@ class RePoseDMPipeline:
                 image,
                 self.aligner.config.shrink,
             )
-        return self._condition(image, skeleton, len(image) if further else 1, start, background)
+        return make_condition(
+            self.aligner,
+            self.denoiser,
+            self.encode,
+            image,
+            skeleton,
+            self.autoencoder.stride,
+            len(image) if further else 1,
+            start,
+            background,
+            self.encode_inner if self.tiny else None,
+        )
 
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Of the result: what is None is the model's."""
@@ -214,33 +202,6 @@ class RePoseDMPipeline:
                 *(self.config.name, self.config.width, self.config.height, width, height),
             )
         return height, width
-
-    @torch.no_grad()
-    def condition(self, image: Tensor, skeleton: Tensor) -> tuple[Condition, Alignment]:
-        """Condition for the denoiser and the alignment, of source and skeleton (B, 3, H, W) in [-1, 1]."""
-        found = self._condition(image, skeleton)
-        return found.condition, found.alignment
-
-    def _condition(
-        self,
-        image: Tensor,
-        skeleton: Tensor,
-        sources: int = 1,
-        start: Start | None = None,
-        background: Tensor | None = None,
-    ) -> Aligned:
-        return make_condition(
-            self.aligner,
-            self.denoiser,
-            self.encode,
-            image,
-            skeleton,
-            self.autoencoder.stride,
-            sources,
-            start,
-            background,
-            self.encode_inner if self.tiny else None,
-        )
 
     def __call__(
         self,
@@ -294,7 +255,7 @@ class RePoseDMPipeline:
         pose = one_pose(pose)
         pictures = [to_image(source, "source")]
         seen = view(output_size, size_of(pictures[0]), self._size(height, width))
-        found = self._align(source, pose, height, width, more_sources=more_sources, source_pose=source_pose)
+        found = self.align(source, pose, height, width, more_sources=more_sources, source_pose=source_pose)
         field = self._guidance(pose, size_of(found.source), field_strength, field_start, field_end, field_space)
         model = self._model(found.condition, guidance_scale, field)
         latent = self._sample(sampler, model, found.condition, seed, steps, callback)
@@ -368,7 +329,7 @@ class RePoseDMPipeline:
         size = self._size(height, width)
         seen = view(output_size, own, size)
         dressing = Dressing.fitted(person.to(self.device), cover.to(self.device), *size, feather)
-        found = self._align(garment, pose, *size, "garment", source_pose=garment_pose, background=dressing.person)
+        found = self.align(garment, pose, *size, "garment", source_pose=garment_pose, background=dressing.person)
         field = self._guidance(pose, size, field_strength)
         with torch.no_grad():
             kept = self.encode(dressing.person)

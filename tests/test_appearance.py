@@ -13,7 +13,7 @@ from reposedm_core.appearance import KeepOutside, inside, latent_mask
 from reposedm_core.diffusion.sampler import Denoised, initial_latent, sample_ancestral, sample_ddim
 from reposedm_core.diffusion.schedulers import SAMPLERS
 from reposedm_core.images import to_image
-from reposedm_core.pipeline import SHIPPED
+from reposedm_core.networks import SHIPPED
 from reposedm_core.pose import load_pose_file, to_keypoints
 
 EXAMPLES = Path(__file__).parents[1] / "workflows" / "examples"

@@ -11,7 +11,9 @@ from PIL import Image
 from reposedm_core import PRESETS, InputError, ModelConfig, Pose, RePoseDMPipeline, load_networks
 from reposedm_core.config import FieldConfig, from_dict
 from reposedm_core.diffusion.schedulers import SAMPLERS
-from reposedm_core.pipeline import SHIPPED, fit_image, pose_target, to_image
+from reposedm_core.field import pose_target
+from reposedm_core.images import fit_image, to_image
+from reposedm_core.networks import SHIPPED
 from reposedm_core.pose import load_pose_file
 from reposedm_core.presets import SHIPPED_PRESET
 

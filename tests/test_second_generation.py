@@ -75,7 +75,7 @@ def test_the_sources_pose_is_in_pixels_of_the_sources_picture(pipeline):
     for same in (large.resized(64, 80), {"people": to_keypoints(large)[0]["people"]}):
         again = pipeline(wide, POSE, seed=1, source_pose=same)
         torch.testing.assert_close(found.image, again.image, rtol=0, atol=1e-4)
-    alone = pipeline.align(found.source, POSE, source_pose=large.resized(64, 48))[1]
+    alone = pipeline.align(found.source, POSE, source_pose=large.resized(64, 48)).alignment
     torch.testing.assert_close(found.alignment.maps[-1], alone.maps[-1], rtol=0, atol=1e-4)
 
 

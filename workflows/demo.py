@@ -33,8 +33,7 @@ from tqdm import tqdm
 
 from reposedm_core import PRESETS, InputError, Pose, RePoseDMPipeline
 from reposedm_core.files import write_picture
-from reposedm_core.pipeline import one_pose
-from reposedm_core.pose import fit_to_frame, load_pose_file, openpose_to_coco, to_keypoints
+from reposedm_core.pose import fit_to_frame, load_pose_file, one_pose, openpose_to_coco, to_keypoints
 from reposedm_core.presets import SHIPPED_PRESET
 
 WORKFLOWS = ROOT / "workflows"
@@ -50,7 +49,7 @@ MODEL = PRESETS[SHIPPED_PRESET]
 # The training pictures' joints span 68 % of the height in the median.
 FILL = 0.68
 TOLERANCE = 0.05
-# Distances are told in pixels of a picture so high, whatever the model's size: so they can be compared.
+# Distances are given in pixels of a picture of this height, whatever the model's size, so that they compare.
 HEIGHT = 128
 # Least width of a panel of a sheet; a panel is a whole number of times as wide as the model's pictures.
 PANEL = 288

@@ -12,7 +12,7 @@ import folder_paths
 from ...reposedm_core import InputError
 from ...reposedm_core.errors import quoted
 from ...reposedm_core.files import reason
-from ...reposedm_core.pipeline import SHIPPED
+from ...reposedm_core.networks import SHIPPED
 from ...reposedm_core.pose import is_pose_file
 from ...reposedm_core.pose import pose_files as files_of_poses
 

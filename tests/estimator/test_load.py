@@ -13,7 +13,7 @@ from reposedm_core.checkpoint import save_model
 from reposedm_core.config import EstimatorConfig, to_dict
 from reposedm_core.estimator import HigherHRNet, predict_people, predict_pose
 from reposedm_core.estimator.load import load_estimator, size_in_name
-from reposedm_core.pipeline import SHIPPED
+from reposedm_core.networks import SHIPPED
 from reposedm_core.presets import PRESETS
 from tests.estimator.test_vitpose import save_tiny
 from tests.field.conftest import MICRO

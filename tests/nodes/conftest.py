@@ -103,6 +103,12 @@ def reposesd_file(reposesd_state, tiny_vae, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def host(pack, tiny_256):
+    """MODEL, VAE, aligner and estimator of the second generation; files about the first have a `host` of their own."""
+    return pack.nodes.loaders.load_checkpoint(tiny_256)
+
+
+@pytest.fixture(scope="module")
 def estimator(pack, tiny):
     return pack.nodes.loaders.load_checkpoint(tiny)[3]
 

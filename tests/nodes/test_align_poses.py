@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from reposedm_core import RePoseDMPipeline
-from reposedm_core.pipeline import SHIPPED, fit_image, to_image
+from reposedm_core.images import fit_image, to_image
+from reposedm_core.networks import SHIPPED
 from reposedm_core.pose import load_pose_file, to_keypoints
 from tests.nodes.guided import POSES
 
@@ -19,11 +20,6 @@ def sources():
     """Example people, 48 × 64, as IMAGE; each stands as one of the frames says."""
     pictures = [to_image(path.with_name(path.name.replace("_pose.json", "_target.png"))) for path in POSES[:3]]
     return (fit_image(torch.cat(pictures), 64, 48) / 2 + 0.5).movedim(1, -1)
-
-
-@pytest.fixture(scope="module")
-def host(pack, tiny_256):
-    return pack.nodes.loaders.load_checkpoint(tiny_256)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +49,7 @@ def test_what_it_finds_is_the_pipeline_s(tiny_256, align, sources, frames, given
     source_pose = frames[:1] if given else None
     found = align(sources[:1], frames[1:2], source_pose=source_pose)
     pipeline = RePoseDMPipeline.from_pretrained(tiny_256)
-    expected = pipeline._align(sources[:1], POSES[1], None, None, source_pose=source_pose)
+    expected = pipeline.align(sources[:1], POSES[1], None, None, source_pose=source_pose)
     condition, alignment, seen = expected.condition, expected.alignment, expected.seen
     assert torch.equal(found["aligned"].movedim(-1, 1), ((seen.image + 1) / 2).clamp(0, 1))
     assert torch.equal(found["person"], seen.reference.person[:, 0])

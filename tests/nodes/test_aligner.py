@@ -92,7 +92,7 @@ def test_flow_is_the_map_in_colours(pack, tiny, align, sources, frames):
     from reposedm_core.alignment.flow_image import flow_colours
 
     found = align(sources[:1], frames[:1])
-    expected = RePoseDMPipeline.from_pretrained(tiny).align(sources[:1], POSES[0])[1].maps[-1]
+    expected = RePoseDMPipeline.from_pretrained(tiny).align(sources[:1], POSES[0]).alignment.maps[-1]
     assert torch.allclose(found["flow"].movedim(-1, 1), flow_colours(expected, 64, 48), atol=1e-4)
     assert found["flow"].min() < 0.2 and found["flow"].amax() <= 1
 
@@ -144,7 +144,7 @@ def test_an_aligner_that_reads_latents(pack, tiny, sources, frames, tmp_path):
         found = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
             host[2], host[1], sources[:2], frames[:1], 0, 0, **together(pack)
         ).args
-    expected = RePoseDMPipeline.from_pretrained(path).align(sources[:2], POSES[0])[1]
+    expected = RePoseDMPipeline.from_pretrained(path).align(sources[:2], POSES[0]).alignment
     assert found[5].shape == (2, 64, 48, 3) and len(expected.maps[-1]) == 2
     assert found[3].isfinite().all() and found[4].shape == (1, 64, 48)
 

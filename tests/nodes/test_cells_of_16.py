@@ -12,11 +12,6 @@ from workflows.comfy_server import ROOT
 POSE = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))[0]
 
 
-@pytest.fixture(scope="module")
-def host(pack, tiny_256):
-    return pack.nodes.loaders.load_checkpoint(tiny_256)
-
-
 @pytest.fixture
 def align(pack, host):
     def run(width=0, height=0):

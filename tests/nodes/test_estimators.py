@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from reposedm_core.estimator import HigherHRNet
-from reposedm_core.pipeline import SHIPPED, RePoseDMPipeline
+from reposedm_core.networks import SHIPPED
+from reposedm_core.pipeline import RePoseDMPipeline
 from reposedm_core.pose import parse_keypoints
 from tests.estimator.test_load import flat, micro
 from tests.estimator.test_vitpose import save_tiny

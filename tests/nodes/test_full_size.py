@@ -15,11 +15,6 @@ LARGE = 200, 150
 
 
 @pytest.fixture(scope="module")
-def host(pack, tiny_256):
-    return pack.nodes.loaders.load_checkpoint(tiny_256)
-
-
-@pytest.fixture(scope="module")
 def pictures():
     """Three pictures with detail in every pixel, as IMAGE."""
     return torch.rand(3, *LARGE, 3, generator=torch.Generator().manual_seed(1))

@@ -25,11 +25,6 @@ def mask():
     return mask
 
 
-@pytest.fixture(scope="module")
-def host(pack, tiny_256):
-    return pack.nodes.loaders.load_checkpoint(tiny_256)
-
-
 @pytest.fixture
 def dress(pack, host, mask, pose):
     """image, aligned, mask and latent of the node."""

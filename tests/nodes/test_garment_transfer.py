@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from reposedm_core import PRESETS, RePoseDMPipeline
-from reposedm_core.pipeline import SHIPPED
+from reposedm_core.networks import SHIPPED
 from reposedm_core.pose import load_pose_file, to_keypoints
 from reposedm_core.presets import SHIPPED_PRESET
 from tests.fixtures import graphs

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from reposedm_core import PRESETS, RePoseDMPipeline
-from reposedm_core.pipeline import fit_image, pose_target
+from reposedm_core.field import pose_target
+from reposedm_core.images import fit_image
 from reposedm_core.pose import draw_pose, load_pose_file, parse_keypoints
 from reposedm_core.presets import SHIPPED_PRESET
 from tests.fixtures import graphs

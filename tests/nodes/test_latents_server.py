@@ -183,7 +183,7 @@ def test_models_are_saved(comfy, small):
     found = {path.name.split("_0")[0]: load_file(path) for path in (comfy.output / "saved").iterdir()}
     assert set(found) == {"vae", "model", "small_vae", "small"}
     from reposedm_core import load_networks
-    from reposedm_core.pipeline import SHIPPED
+    from reposedm_core.networks import SHIPPED
 
     networks = load_networks(SHIPPED)
     for name, prefix, network in (

@@ -33,11 +33,6 @@ PEOPLE = {
 
 
 @pytest.fixture(scope="module")
-def host(pack, tiny_256):
-    return pack.nodes.loaders.load_checkpoint(tiny_256)
-
-
-@pytest.fixture(scope="module")
 def picture():
     return torch.rand(1, *SIZE, 3, generator=torch.Generator().manual_seed(4))
 

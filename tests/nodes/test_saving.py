@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reposedm_core.pipeline import SHIPPED
+from reposedm_core.networks import SHIPPED
 from tests.nodes.test_reposesd_full_size import random_weights
 
 

@@ -15,7 +15,7 @@ from reposedm_core.estimator import predict_pose
 from reposedm_core.estimator.load import load_estimator as load_network
 from reposedm_core.images import from_uint8
 from reposedm_core.letterbox import Letterbox
-from reposedm_core.pipeline import SHIPPED
+from reposedm_core.networks import SHIPPED
 from reposedm_core.pose import coco_to_openpose, openpose_to_coco
 
 Estimator = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

@@ -11,7 +11,7 @@ import torch
 
 from reposedm_core.checkpoint import save_model
 from reposedm_core.config import FieldConfig, to_dict
-from reposedm_core.pipeline import load_networks
+from reposedm_core.networks import load_networks
 from training import study_fidelity
 from training.data.people_set import People
 from training.evaluation import fidelity

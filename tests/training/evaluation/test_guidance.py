@@ -15,7 +15,7 @@ from PIL import Image
 from reposedm_core.checkpoint import save_model
 from reposedm_core.config import EstimatorConfig, FieldConfig, to_dict
 from reposedm_core.estimator import HigherHRNet
-from reposedm_core.pipeline import NETWORKS, load_networks
+from reposedm_core.networks import NETWORKS, load_networks
 from training import evaluate, study_guidance
 from training.evaluation import guidance
 

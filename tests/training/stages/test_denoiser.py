@@ -19,8 +19,7 @@ from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.estimator import HigherHRNet
 from reposedm_core.field import PoseInteractionField
 from reposedm_core.images import fit_image
-from reposedm_core.networks import build_networks
-from reposedm_core.pipeline import load_networks
+from reposedm_core.networks import build_networks, load_networks
 from reposedm_core.presets import variant
 from training.data.people_set import Pairs, People
 from training.engine.loop import train

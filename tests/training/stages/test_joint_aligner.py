@@ -13,8 +13,7 @@ from accelerate import Accelerator
 from reposedm_core.checkpoint import load_parts, save_model
 from reposedm_core.config import AlignerConfig, ModelConfig, to_dict
 from reposedm_core.errors import InputError
-from reposedm_core.networks import build_networks
-from reposedm_core.pipeline import load_networks
+from reposedm_core.networks import build_networks, load_networks
 from reposedm_core.presets import variant
 from training.data.people_set import People
 from training.engine.loop import train
