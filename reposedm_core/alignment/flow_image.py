@@ -35,8 +35,8 @@ def flow_colours(sampling: Tensor, height: int, width: int, longest: float | Non
     distance = torch.hypot(x, y)
     if longest is None:
         longest = max(1.0, float(distance.max()))
-    saturation = (distance / longest).clamp(max=1)[:, None]
-    hue = torch.atan2(y, x) * (3 / torch.pi)  # -3 to 3, a sixth of the wheel each
-    sixth = torch.stack([hue, hue - 2, hue - 4], 1) % 6
-    pure = ((sixth - 3).abs() - 1).clamp(0, 1)  # red, green and blue of a pure hue
-    return 1 - saturation * (1 - pure)
+    from kornia.color import hsv_to_rgb
+
+    saturation = (distance / longest).clamp(max=1)
+    hue = torch.atan2(y, x) % (2 * torch.pi)
+    return hsv_to_rgb(torch.stack([hue, saturation, torch.ones_like(hue)], 1))

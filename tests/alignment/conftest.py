@@ -1,11 +1,27 @@
-"""What an operator holds in memory, counted without a clock or a profiler."""
+"""Pictures for the aligners, a look into their layers, and the memory of an operator, counted without a clock."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from reposedm_core.alignment.windows import dense_mask, window_mask
+
+
+def pictures(height=32, width=24, batch=1):
+    """Source and skeleton."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        F.interpolate(torch.rand(batch, 3, 8, 6, generator=generator) * 2 - 1, (height, width), mode="bilinear")
+        for _ in range(2)
+    ]
+
+
+def spied(modules, action):
+    """From now on, `action(arguments, result)` at every call of one of `modules`."""
+    for module in modules:
+        module.register_forward_hook(lambda _, given, result: action(given, result))
 
 
 class Allocations(TorchDispatchMode):

@@ -10,6 +10,7 @@ from reposedm_core import InputError
 from reposedm_core.alignment import RecurrentPoseAligner
 from reposedm_core.alignment.warp import compose, warp
 from reposedm_core.config import AlignerConfig
+from tests.alignment.conftest import pictures, spied
 
 TINY = AlignerConfig(kernels=(0, 3), radius=2, channels=8, dim=16, heads=2, height=32, width=24)
 HALVES = (torch.float16, torch.bfloat16)
@@ -26,20 +27,6 @@ def build(**changes):
     for aggregator in network.aggregators:  # the read-out starts at zero: give the maps something to say
         torch.nn.init.normal_(aggregator.read.weight, std=0.05)
     return network
-
-
-def pictures(height=32, width=24, batch=1):
-    generator = torch.Generator().manual_seed(1)
-    return [
-        F.interpolate(torch.rand(batch, 3, 8, 6, generator=generator) * 2 - 1, (height, width), mode="bilinear")
-        for _ in range(2)
-    ]
-
-
-def spied(modules, action):
-    """From now on, `action(arguments, result)` at every call of one of `modules`."""
-    for module in modules:
-        module.register_forward_hook(lambda _, given, result: action(given, result))
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 24), (48, 40), (8, 8), (24, 72)])

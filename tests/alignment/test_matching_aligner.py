@@ -14,6 +14,7 @@ from reposedm_core.alignment.skeleton_map import limb_maps, skeleton_map
 from reposedm_core.alignment.warp import identity_map, resize_map, warp
 from reposedm_core.config import AlignerConfig
 from reposedm_core.pose import draw_joints
+from tests.alignment.conftest import pictures, spied
 
 TINY = AlignerConfig(kind="matching", kernels=(0, 3, 3), channels=8, dim=16, heads=2, height=32, width=24)
 
@@ -31,15 +32,6 @@ def build(**changes):
     return network
 
 
-def pictures(height=32, width=24, batch=1):
-    """Source and skeleton."""
-    generator = torch.Generator().manual_seed(1)
-    return [
-        F.interpolate(torch.rand(batch, 3, 8, 6, generator=generator) * 2 - 1, (height, width), mode="bilinear")
-        for _ in range(2)
-    ]
-
-
 def people(height=32, width=24, batch=1):
     """Joints of source and target in such pictures."""
     generator = torch.Generator().manual_seed(2)
@@ -49,12 +41,6 @@ def people(height=32, width=24, batch=1):
 
 def start(height=32, width=24, batch=1, shrink=1):
     return start_from(*people(height, width, batch), pictures(height, width, batch)[0], shrink)
-
-
-def spied(modules, action):
-    """From now on, `action(arguments, result)` at every call of one of `modules`."""
-    for module in modules:
-        module.register_forward_hook(lambda _, given, result: action(given, result))
 
 
 def test_the_kind_of_a_configuration_says_which_aligner():

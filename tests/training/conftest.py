@@ -59,22 +59,20 @@ class Processes:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two people, one of them in the test split."""
-    pytest.importorskip("anny", reason="the synthetic people need anny")
-    out = tmp_path_factory.mktemp("people")
-    generate.generate(
-        out, identities=2, poses=3, seed=1, workers=1, height=HEIGHT, width=WIDTH, correspondence=True, cell=2
-    )
-    return out
+    return generated(tmp_path_factory.mktemp("people"), 2)
 
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Generated people with masks and correspondence, one of whom trains, one validates and one tests."""
+    """Three people, one of whom trains, one validates and one tests."""
+    return generated(tmp_path_factory.mktemp("people"), 3)
+
+
+def generated(out: Path, identities: int) -> Path:
+    """A set of synthetic people with masks and correspondence."""
     pytest.importorskip("anny", reason="the synthetic people need anny")
-    out = tmp_path_factory.mktemp("people")
-    generate.generate(
-        out, identities=3, poses=3, seed=1, workers=1, height=HEIGHT, width=WIDTH, correspondence=True, cell=2
-    )
+    size = {"height": HEIGHT, "width": WIDTH}
+    generate.generate(out, identities=identities, poses=3, seed=1, workers=1, correspondence=True, cell=2, **size)
     return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,6 +23,13 @@ SIZE = 192, 256  # of the examples: width and height
 MARGIN = 12  # around the canvas in the widget
 
 
+def node(number: int, kind: str, box: tuple[int, int, int, int], widgets: Sequence = (), **sockets: list) -> dict:
+    """A node as a workflow has it; `box` is left, top, width and height, `sockets` its inputs and outputs."""
+    place = {"id": number, "type": kind, "pos": list(box[:2]), "size": list(box[2:]), "mode": 0, "order": number - 1}
+    sockets = {"inputs": [], "outputs": [], **sockets}
+    return {**place, "flags": {}, "properties": {}, "widgets_values": list(widgets), **sockets}
+
+
 def graph(source: dict | None = None, links: dict[str, int] | None = None, edit: str = "", size=(60, 80)) -> dict:
     """Source → Pose Editor → Preview as Text; `links` names inputs of the editor and the source's outputs for them."""
     kinds = {"image": "IMAGE", "pose": "POSE_KEYPOINT"}
@@ -31,52 +39,22 @@ def graph(source: dict | None = None, links: dict[str, int] | None = None, edit:
         for i, (name, slot) in enumerate(links.items(), 1)
     ]
     numbers = {wire[5]: wire[0] for wire in wires}
-    editor = {
-        "id": EDITOR,
-        "type": "RePoseDMPoseEditor",
-        "pos": [420, 60],
-        "size": [400, 680],
-        "mode": 0,
-        "order": 1,
-        "flags": {},
-        "properties": {},
-        "widgets_values": [*size, edit],
-        "inputs": [{"name": name, "type": kind, "link": numbers.get(kind)} for name, kind in kinds.items()],
-        "outputs": [{"name": "pose", "type": "POSE_KEYPOINT", "links": [9]}],
-    }
-    show = {
-        "id": SHOW,
-        "type": "PreviewAny",
-        "pos": [900, 60],
-        "size": [300, 300],
-        "mode": 0,
-        "order": 2,
-        "flags": {},
-        "properties": {},
-        "widgets_values": [],
-        "outputs": [],
-        "inputs": [{"name": "source", "type": "*", "link": 9}],
-    }
+    editor = node(
+        EDITOR,
+        "RePoseDMPoseEditor",
+        (420, 60, 400, 680),
+        [*size, edit],
+        inputs=[{"name": name, "type": kind, "link": numbers.get(kind)} for name, kind in kinds.items()],
+        outputs=[{"name": "pose", "type": "POSE_KEYPOINT", "links": [9]}],
+    )
+    show = node(SHOW, "PreviewAny", (900, 60, 300, 300), inputs=[{"name": "source", "type": "*", "link": 9}])
     nodes = [editor, show]
     if source:
         outputs = [
             {**out, "links": [wire[0] for wire in wires if wire[2] == slot]}
             for slot, out in enumerate(source["outputs"])
         ]
-        nodes.append(
-            {
-                "id": SOURCE,
-                "pos": [40, 60],
-                "size": [320, 320],
-                "mode": 0,
-                "order": 0,
-                "flags": {},
-                "properties": {},
-                "inputs": [],
-                **source,
-                "outputs": outputs,
-            }
-        )
+        nodes.append({**node(SOURCE, "", (40, 60, 320, 320)), **source, "outputs": outputs})
     return {
         "last_node_id": 3,
         "last_link_id": 9,

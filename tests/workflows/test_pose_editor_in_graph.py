@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.fixtures.waiting import eventually, frames
-from tests.workflows.pose_page import EDITOR, example, graph
+from tests.workflows.pose_page import EDITOR, example, graph, node
 
 pytestmark = pytest.mark.browser
 
@@ -43,21 +43,8 @@ def with_linked_width(value: int) -> dict:
     workflow = graph(size=(60, 80))
     workflow["nodes"][0]["inputs"].append({"name": "width", "type": "INT", "widget": {"name": "width"}, "link": 20})
     workflow["links"].append([20, 7, 0, EDITOR, len(workflow["nodes"][0]["inputs"]) - 1, "INT"])
-    workflow["nodes"].append(
-        {
-            "id": 7,
-            "type": "PrimitiveInt",
-            "pos": [40, 60],
-            "size": [320, 100],
-            "mode": 0,
-            "order": 0,
-            "flags": {},
-            "properties": {},
-            "inputs": [],
-            "widgets_values": [value, "fixed"],
-            "outputs": [{"name": "INT", "type": "INT", "links": [20]}],
-        }
-    )
+    outputs = [{"name": "INT", "type": "INT", "links": [20]}]
+    workflow["nodes"].append(node(7, "PrimitiveInt", (40, 60, 320, 100), [value, "fixed"], outputs=outputs))
     return {**workflow, "last_link_id": 20, "last_node_id": 7}
 
 

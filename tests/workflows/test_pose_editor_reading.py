@@ -11,7 +11,7 @@ from reposedm_core import Pose
 from reposedm_core.pose import edit_joint, edit_people, load_pose_file, load_pose_text, to_keypoints
 from reposedm_core.pose.keypoints import PARTS
 from reposedm_core.pose.skeleton import OPENPOSE18
-from tests.workflows.pose_page import EXAMPLE, NOSE, R_WRIST, SIZE, SOURCE, graph, joints_of
+from tests.workflows.pose_page import EXAMPLE, NOSE, R_WRIST, SIZE, SOURCE, graph, joints_of, node
 from workflows.comfy_server import ROOT, read_host
 
 pytestmark = pytest.mark.browser
@@ -43,21 +43,8 @@ def test_nobody_found_opens_with_the_standing_person(editor):
         "widgets_values": [-1, "no", 1, 0, 0, 0, "neck", "remove with limb", 0, 0],
     }
     workflow = graph(removes, {"pose": 0})
-    workflow["nodes"].append(
-        {
-            "id": 4,
-            "type": "RePoseDMLoadPose",
-            "pos": [40, 460],
-            "size": [320, 200],
-            "mode": 0,
-            "order": 0,
-            "flags": {},
-            "properties": {},
-            "inputs": [],
-            "widgets_values": ["none", EXAMPLE.read_text(), 0, 0],
-            "outputs": [{**pose, "links": [20]}],
-        }
-    )
+    values, outputs = ["none", EXAMPLE.read_text(), 0, 0], [{**pose, "links": [20]}]
+    workflow["nodes"].append(node(4, "RePoseDMLoadPose", (40, 460, 320, 200), values, outputs=outputs))
     workflow["links"].append([20, 4, 0, SOURCE, 0, "POSE_KEYPOINT"])
     editor.load(workflow)
     editor.status("run once to see the connected pose")

@@ -360,8 +360,3 @@ def describe(root: Path) -> dict:
             f"{quoted(description.get('format'))} of version {quoted(version)}: make the set again."
         )
     return description
-
-
-def open_people(root: str | Path, split: str = "train") -> People:
-    """One split of a people set, whichever adapter or generator wrote it."""
-    return People(root, split)

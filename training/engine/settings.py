@@ -299,48 +299,16 @@ def check(settings: Settings) -> None:
     strange = [name for name in tracker_names(settings) if name not in TRACKERS]
     if strange:
         raise InputError(f"tracker: unknown {strange}; known are {', '.join(TRACKERS)}.")
-    least = {
-        "steps": 0,
-        "batch": 1,
-        "accumulate": 1,
-        "lr": 0,
-        "lr_end": 0,
-        "warmup": 0,
-        "weight_decay": 0,
-        "minutes": 0,
-        "save_every": 1,
-        "log_every": 1,
-        "validate_every": 0,
-        "ema": 0,
-        "workers": 0,
-        "pairs": 1,
-        "pictures": 0,
-        "eps": 0,
-        "first_steps": 0,
-        "noise_power": 0,
-        "vlb_weight": 0,
-        "field_limit": 0,
-        "perceptual": 0,
-        "kl": 0,
-        "dropout": 0,
-        "caption_dropout": 0,
-        "colour_shuffle": 0,
-        "flip": 0,
-        "person_weight": 0,
-        "hidden_weight": 0,
-        "group": 2,
-        "estimated": 0,
-        "noise": 0,
-    }
+    least = {"batch": 1, "accumulate": 1, "save_every": 1, "log_every": 1, "pairs": 1, "group": 2}  # others 0
     shares = ("estimated", "dropout", "caption_dropout", "colour_shuffle", "flip", "ema")
     for stage in STAGES:
         own = getattr(settings, stage)
         for name in (item.name for item in fields(own)):
             value = getattr(own, name)
-            if name in least and not value >= least[name]:
-                raise InputError(f"{stage}.{name} = {value}: must be {least[name]} or more.")
             if name == "bf16" and value not in (True, False, AUTO):
                 raise InputError(f"{stage}.bf16 = {value!r}: must be true, false or {AUTO}.")
+            if isinstance(value, (int, float)) and not value >= least.get(name, 0):
+                raise InputError(f"{stage}.{name} = {value}: must be {least.get(name, 0)} or more.")
             if name in shares and not value <= 1:
                 raise InputError(f"{stage}.{name} = {value}: must be 0 to 1.")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from reposedm_core.errors import InputError
-from training.data.people_set import SPLITS, Pairs, People, open_people
+from training.data.people_set import SPLITS, Pairs, People
 
 COUNTS = {3: 2, 8: 1, 9: 4, 20: 3}  # label: pictures of the training people
 H, W = 16, 12
@@ -180,7 +180,7 @@ def test_version_1_is_read_as_the_synthetic_people_of_then(tmp_path):
 def test_folders_that_are_no_set_say_why(root, tmp_path):
     def refused(match: str, folder: Path = root, split: str = "train") -> None:
         with pytest.raises(InputError, match=match):
-            open_people(folder, split)
+            People(folder, split)
 
     refused("there is no such folder", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()

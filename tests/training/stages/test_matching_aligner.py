@@ -19,7 +19,8 @@ from training.data.groups import draw_moves, rows_of
 from training.engine.loop import train
 from training.engine.run import stage_class
 from training.engine.settings import AlignerSettings
-from training.stages.matching_aligner import Disturbance, MatchingAlignerStage, coarse_truth
+from training.stages.matching_aligner import Disturbance, MatchingAlignerStage
+from training.stages.matching_losses import coarse_truth
 
 H, W = 32, 24
 

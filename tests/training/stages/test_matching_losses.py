@@ -10,7 +10,7 @@ import torch
 
 from reposedm_core.alignment.warp import identity_map
 from training.data.groups import FAR, Moves, draw_moves
-from training.stages.matching_aligner import bending_loss, coarse_truth, matching_loss, moved_surface, surface_loss
+from training.stages.matching_losses import bending_loss, coarse_truth, matching_loss, moved_surface, surface_loss
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -82,7 +82,7 @@ def test_one_command_makes_the_table_and_goes_on_where_it_was_stopped(files, com
     assert all(len({by_row[row][n] for row in rows}) == 4 for n in range(3)), "field, skeleton and null pose all count"
     found = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert list(found["rows"]) == [
-        "Ours", "Ours with the field", "HumanSD", "HumanSD with the field", "the truth itself",
+        "Ours", "Ours with the field", "HumanSD", "HumanSD with the field", "ground truth",
     ]  # fmt: skip
     assert all(0 <= cells["clip"]["mean"] <= 100 for cells in found["rows"].values()) and found["scenes"] == {}
     sampled = found["protocol"]["sampled"]
@@ -160,7 +160,7 @@ def test_the_protocol_of_humansd(files, command, tmp_path):
     found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     made = found["protocol"]["sampled"]["HumanSD"]
     assert (made["steps"], made["guidance_scale"]) == (50, 9.0) and made["negative"].startswith("longbody")
-    assert list(found["rows"]) == ["HumanSD", "the truth itself"]
+    assert list(found["rows"]) == ["HumanSD", "ground truth"]
     assert any("no scenes" in note for note in found["protocol"]["notes"])
 
 
