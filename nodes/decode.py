@@ -116,8 +116,8 @@ def rows_seen(latent: dict, aligner: LoadedAligner | None) -> tuple[list[int] | 
     rows = rows_of(len(samples), len(packed), latent.get("batch_index"))
     if rows is None:
         return None, (
-            f"which of Recurrent Pose Aligner's {len(packed)} pictures these {len(samples)} are cannot be "
-            "told; decode before latents are joined"
+            f"it is unknown which of Recurrent Pose Aligner's {len(packed)} pictures these {len(samples)} are; decode "
+            "before latents are joined"
         )
     return rows, ""
 

@@ -187,7 +187,7 @@ def experiments(out: Path) -> list[tuple[Callable[[list[str]], int], list[str]]]
         f"--save-pictures={pictures}",
     ]
     study = [
-        f"--real={pictures / 'the-truth-itself'}",
+        f"--real={pictures / 'ground-truth'}",
         f"--generated={pictures / 'reposedm'}",
         f"--sources={pictures / 'copy-the-source'}",
         f"--poses={pictures / 'pose'}",

@@ -129,7 +129,7 @@ def study(
                 graph(template, strengths, pose, checkpoint, estimators, {**sampling, "seed": seed}, prompt)
             )
             comfy.wait(number)
-            told = comfy.history(number)["outputs"]
+            outputs = comfy.history(number)["outputs"]
             pictures = [
                 Image.open(io.BytesIO(comfy.images(number, f"picture {index}")[0])).convert("RGB")
                 for index in range(len(strengths))
@@ -137,7 +137,7 @@ def study(
             plain = np.asarray(pictures[0]).astype(float)
             rows.append([
                 Run(
-                    *(float(told[f"{name} {index}"]["text"][0]) for name in ("pck", "distance")),
+                    *(float(outputs[f"{name} {index}"]["text"][0]) for name in ("pck", "distance")),
                     float(np.abs(np.asarray(picture) - plain).mean()),
                     picture,
                 )
@@ -249,8 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report(rows: Sequence[Sequence[Run]], strengths: Sequence[float], options: argparse.Namespace) -> None:
     """Write the files, print the table."""
     lines = summary(rows, strengths)
-    told = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    write_json(options.out / "guidance.json", {"options": told, "rows": lines})
+    asked = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    write_json(options.out / "guidance.json", {"options": asked, "rows": lines})
     judge = options.judge or options.estimator or SHIPPED
     text = (
         f"# Pose field guidance on {options.checkpoint.name}\n\n{len(rows)} pictures per strength, the same noise for "

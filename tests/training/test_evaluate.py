@@ -25,7 +25,7 @@ HEIGHT, WIDTH = 64, 48  # of the sets in conftest.py
 FIELD = 3e-6
 """A field strength that does not throw an untrained network off the scale."""
 GUIDED = f"{OURS} + field {FIELD:g}"
-BASELINES, ENDS = ["copy the source", "skeleton map", "warp only"], ["autoencoder of the truth", "the truth itself"]
+BASELINES, ENDS = ["copy the source", "skeleton map", "warp only"], ["autoencoder reconstruction", "ground truth"]
 PICTURES = {
     "perceptual",
     "psnr",
@@ -184,7 +184,7 @@ def test_pictures_in_a_folder_are_measured_as_those_that_were_made(results, data
     with pytest.raises(InputError, match="is 24×32, the set has 48×64"):
         evaluate.evaluate(replace(options, pictures={"mine": small}), tmp_path)
     alone = evaluate.evaluate(options, tmp_path)
-    assert list(alone["rows"]) == ["copy the source", "skeleton map", "mine", "the truth itself"]
+    assert list(alone["rows"]) == ["copy the source", "skeleton map", "mine", "ground truth"]
     for name in (*PICTURES, "fid", "kid"):
         assert alone["rows"]["mine"][name]["mean"] == pytest.approx(found["rows"][OURS][name]["mean"], abs=2e-4)
     assert alone["protocol"]["judge"] == "reposedm-mini.safetensors", "the shipped estimator finds the joints"
@@ -229,7 +229,7 @@ def test_the_published_real_set_is_every_training_picture(results, figures, tmp_
         )
     found = evaluate.evaluate(options, tmp_path / "out")
     assert found["protocol"]["real_pictures"] == 18 == len(People(figures, "train").identities) * 3
-    assert found["rows"]["the truth itself"]["fid"]["mean"] == pytest.approx(found["rows"]["mine"]["fid"]["mean"], 1e-4)
+    assert found["rows"]["ground truth"]["fid"]["mean"] == pytest.approx(found["rows"]["mine"]["fid"]["mean"], 1e-4)
     assert found["rows"]["mine"]["fid"]["mean"] > 1
     assert "all training pictures" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
 

@@ -70,13 +70,13 @@ def test_right_pictures_are_right_and_others_are_not(captioned, tmp_path, capsys
     assert evaluate_captioned.main(["--data", str(captioned), "--out", str(out), "--batch", "3", *folders]) == 0
     found = json.loads((out / "results.json").read_text(encoding="utf-8"))
     rows = {row: {name: cell["mean"] for name, cell in cells.items()} for row, cells in found["rows"].items()}
-    assert list(rows) == ["same", "mixed", "grey", "the truth itself"]
-    for row in ("same", "the truth itself"):
+    assert list(rows) == ["same", "mixed", "grey", "ground truth"]
+    for row in ("same", "ground truth"):
         assert [rows[row][name] for name in ("ap", "ap_m", "cap", "pce")] == pytest.approx([1, 1, 1, 0], abs=1e-6)
     assert rows["same"]["fid"] == pytest.approx(0, abs=1e-3) == rows["mixed"]["fid"], "the same pictures, as a set"
     assert rows["mixed"]["ap"] < 0.5 and rows["mixed"]["pce"] == 0
     assert rows["grey"]["ap"] == 0 and rows["grey"]["pce"] == 1 and rows["grey"]["fid"] > 10 * rows["mixed"]["fid"] + 1
-    assert "fid" not in rows["the truth itself"]
+    assert "fid" not in rows["ground truth"]
     text = (out / "results.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out and "FID, EfficientNet-Lite0 ↓" in text and "| – | – |" in text
     assert found["protocol"]["pictures"] == 4

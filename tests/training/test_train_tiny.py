@@ -141,7 +141,7 @@ def test_reposesd_is_a_file_that_its_loader_reads(trained):
 
 def test_table_3_is_made_of_it(trained):
     found = json.loads((trained / "table-3" / "results.json").read_text(encoding="utf-8"))
-    assert list(found["rows"]) == ["RePoseSD", "RePoseSD with the field", "the truth itself"]
+    assert list(found["rows"]) == ["RePoseSD", "RePoseSD with the field", "ground truth"]
     assert len(list((trained / "table-3" / "pictures").glob("reposesd*/*.png"))) == 4
 
 

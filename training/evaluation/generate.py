@@ -26,7 +26,7 @@ from reposedm_core.pose import Pose
 from training.data.people_set import Pairs, People, to_unit
 
 COPY, SKELETON, WARP, PLATE = "copy the source", "skeleton map", "warp only", "warp on its plate"
-UPPER, OURS, TRUTH = "autoencoder of the truth", "RePoseDM", "the truth itself"
+UPPER, OURS, TRUTH = "autoencoder reconstruction", "RePoseDM", "ground truth"
 SHOWN = ("source", "pose", "plate", "visibility", "person")
 """Pictures that are kept to be looked at, beside those of the rows; see `views`."""
 SOURCE_POSES = ("estimated", "true", "none")

@@ -16,7 +16,7 @@ SOURCE_POSE = {
     "estimated": "as an estimator finds it: each checkpoint's own, of the row without a network the first "
     "checkpoint's, or the shipped one",
     "true": "the true one",
-    "none": "not told",
+    "none": "not given",
 }
 PEOPLE = (
     "OKS: object keypoint similarity with the pose asked for, COCO's σ, the area being the bounding box of the "

@@ -1,4 +1,4 @@
-"""How far sampling maps are from the exact correspondence after each iteration, and what an iteration mends."""
+"""How far sampling maps are from the exact correspondence after each iteration, and what an iteration corrects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reposedm_core.networks import NoAlignment
 from training.data.people_set import People
 from training.evaluation.generate import COPY, SKELETON, Aligned, Batch, Contender
 from training.evaluation.tables import DISTURBANCES, left
-from training.stages.matching_aligner import coarse_truth
+from training.stages.matching_losses import coarse_truth
 
 MapErrors = dict[str, dict[str, np.ndarray]]
 """Row → measure → one number per pair, (n,), in % of the picture's height; NaN where no cell is visible."""
@@ -68,7 +68,7 @@ def iteration(name: str, n: int) -> str:
 
 
 def disturbed(name: str) -> str:
-    """The row of the disturbed maps, before any iteration mends them."""
+    """The row of the disturbed maps, before any iteration corrects them."""
     return f"{name}, disturbed"
 
 
@@ -139,9 +139,9 @@ def draw_recurrence(maps: dict[str, dict[str, dict[str, Any]]], names: list[str]
 
     steps = {name: [row for n in range(64) if (row := iteration(name, n)) in maps] for name in names}
     steps = {name: rows for name, rows in steps.items() if rows}
-    mended = [name for name in steps if disturbed(name) in maps]
-    figure = Figure(figsize=(4.6 * (1 + len(mended)), 3.6), layout="constrained")
-    axes = figure.subplots(1, 1 + len(mended), squeeze=False)[0]
+    corrected = [name for name in steps if disturbed(name) in maps]
+    figure = Figure(figsize=(4.6 * (1 + len(corrected)), 3.6), layout="constrained")
+    axes = figure.subplots(1, 1 + len(corrected), squeeze=False)[0]
     for name, rows in steps.items():
         middle, low, high = _numbers([maps[row]["epe"] for row in rows])
         (line,) = axes[0].plot(range(1, len(rows) + 1), middle, marker="o", label=name)
@@ -150,7 +150,7 @@ def draw_recurrence(maps: dict[str, dict[str, dict[str, Any]]], names: list[str]
         if row in maps and maps[row]["epe"]["mean"] is not None:
             axes[0].axhline(maps[row]["epe"]["mean"], linestyle=style, color="grey", label=row)
     axes[0].set_title("error after each iteration")
-    for place, name in zip(axes[1:], mended, strict=True):
+    for place, name in zip(axes[1:], corrected, strict=True):
         rows = {"disturbed": disturbed(name), **{f"iteration {n}": row for n, row in enumerate(steps[name][1:], 2)}}
         width = 0.8 / len(rows)
         for number, (label, row) in enumerate(rows.items()):

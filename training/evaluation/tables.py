@@ -149,7 +149,7 @@ def how(protocol: dict) -> str:
     seeds = f"Seeds {seeds}; numbers are means over them" if len(p["seeds"]) > 1 else f"Seed {seeds}"
     said = [f"{p['width']}×{p['height']}", *(["; ".join(made), seeds] if made else [])]
     return (
-        f"{p['pairs']} pairs of {p['identities']} people of {p['data']}, split {p['split']!r}, pictures "
+        f"{p['pairs']} pairs of {p['identities']} people ({p['data']}, split {p['split']!r}), pictures "
         f"{'. '.join(said)}. "
         "In brackets: 95 % bootstrap interval, whole people resampled."
     )

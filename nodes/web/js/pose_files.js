@@ -65,7 +65,8 @@ export async function loadFile(w, file) {
 
 /**
  * The pose of a text into the editor, as one edit. What is not OpenPose's JSON is read by Load Pose, which knows other
- * programs' formats; what is no pose at all is told, and changes nothing.
+ * programs' formats; what is no pose at all changes nothing, and a note
+ * says so.
  */
 export async function loadText(w, text, name) {
   let data = null;

@@ -35,7 +35,7 @@ const indexOf = (node, name) => node.inputs?.findIndex((input) => input.name ===
 /** Is something connected to an input? */
 export const isLinked = (node, name) => node.graph != null && node.inputs?.[indexOf(node, name)]?.link != null;
 
-/** The node that feeds an input, and from which output: { node, slot }; null where it cannot be told. */
+/** The node that feeds an input, and from which output: { node, slot }; null where that is unknown. */
 export function originOf(node, name) {
   return node.graph ? follow(node.graph, node.inputs?.[indexOf(node, name)]?.link, 100) : null;
 }

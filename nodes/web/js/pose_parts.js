@@ -75,7 +75,7 @@ export function readPoses(text) {
 /** The first pose of a text; null if it holds none. */
 export const readPose = (text) => readPoses(text)?.find(({ people }) => people.length) ?? null;
 
-/** Parts in 0..1 as pixels. They are told from pixels as the node does it: most of their points are near the origin. */
+/** Parts in 0..1 as pixels. They are recognised as the node does it: most of their points are near the origin. */
 function inPixels(people, { width, height }) {
   const extent = (points) => {
     const reach = points.filter(isSeen).map(([x, y]) => Math.max(Math.abs(x), Math.abs(y))).sort((a, b) => a - b);

@@ -12,7 +12,7 @@ const LOOKS = 20, PAUSE = 500;  // milliseconds: a page that opens a workflow kn
 export class Scene {
   constructor(node, widget) {
     const sides = ["width", "height"].map((name) => node.widgets.find((other) => other.name === name));
-    Object.assign(this, { node, widget, sides, picture: null, url: null, told: null, ran: null, looks: 0 });
+    Object.assign(this, { node, widget, sides, picture: null, url: null, given: null, ran: null, looks: 0 });
   }
 
   get linked() {
@@ -74,7 +74,7 @@ export class Scene {
     }, PAUSE);
   }
 
-  /** @param ran the frame that the node told in its last run, whose canvas holds also where a side comes from a link */
+  /** @param ran the frame that the node sent in its last run, whose canvas holds also where a side comes from a link */
   size(frames, ran) {
     const { picture } = this;
     if (picture) return { width: picture.naturalWidth, height: picture.naturalHeight };
@@ -85,7 +85,7 @@ export class Scene {
     return { width, height };
   }
 
-  /** The poses that the last run has told; read once. */
+  /** The poses that the last run has sent; read once. */
   framesOf(ran) {
     if (!this.read || this.read.ran !== ran) this.read = { ran, frames: ran ? readFrames(ran) : null };
     return this.read.frames;
@@ -106,8 +106,8 @@ export class Scene {
       : nobody ? "nobody is in the connected pose" : "";
     const scene = { frames, picture: this.picture, ...this.size(frames, ran?.[0]), origin, hint, linked };
     const now = [frames, scene.picture, scene.width, scene.height, scene.hint, linked, nobody];
-    if (this.told?.every((value, i) => value === now[i])) return;
-    this.told = now;
+    if (this.given?.every((value, i) => value === now[i])) return;
+    this.given = now;
     for (const side of this.sides) side.disabled = linked;
     this.widget.setScene(scene);
   }

@@ -1,7 +1,7 @@
 // The element in the node: the people of one frame, dragged and edited, and an undo history.
 //
 // Its value is a text: empty as long as nothing was edited, else the edited pose (of a sequence a list of frames). What
-// lies under an empty value (the pose that came in) and the size of the canvas are told from outside, by `setScene`.
+// lies under an empty value (the pose that came in) and the size of the canvas come from outside, by `setScene`.
 
 import { draw } from "./pose_drawing.js";
 import * as edits from "./pose_edits.js";
@@ -194,7 +194,7 @@ export class PoseWidget {
   paint() {
     const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight];
     if (!width || !height) return;
-    // Finer than the layout, because the graph zooms in without the element being told.
+    // Finer than the layout, because the graph zooms in without the element hearing of it.
     const density = Math.min(2 * (window.devicePixelRatio || 1), 4096 / Math.max(width, height));
     const resolution = { width: Math.round(width * density), height: Math.round(height * density) };
     // Setting them empties the canvas, even to what they are.
@@ -241,7 +241,7 @@ export class PoseWidget {
 
   // --- what takes a while
 
-  /** The frames that a run of nodes finds, null where it fails, which is told; meanwhile the user may cancel it. */
+  /** The frames that a run of nodes finds, null where it fails, which a note says; meanwhile the user may cancel it. */
   async await(work, text) {
     if (this.work) return null;
     this.work = work;

@@ -14,7 +14,7 @@ from training import figures
 from training.evaluation.figure_sheets import Look, choose, draw_sheet, pictures_in, save_sheet
 
 NAMES = ("00000_000001_000_001", "00001_000001_001_000", "00002_000007_000_002")
-FOLDERS = {"pose": 0, "copy-the-source": 1, "the-truth-itself": 2, "b1": 3, "ours": 4}
+FOLDERS = {"pose": 0, "copy-the-source": 1, "ground-truth": 2, "b1": 3, "ours": 4}
 SIZE = (22, 32)
 
 

@@ -38,7 +38,7 @@ def test_tables_go_between_the_markers_again_and_again(results, tmp_path, capsys
     psnr = found["rows"][OURS]["psnr"]
     first, second = text.split("rest")
     assert f"| {psnr['mean']:.2f} [{psnr['low']:.2f}, {psnr['high']:.2f}] |" in first
-    assert "5 pairs of 5 people of stick figures, split 'train'" in first
+    assert "5 pairs of 5 people (stick figures, split 'train')" in first
     assert "| compared with the true target | AP ↑ | PCE ↓ |" in second and "PSNR" not in second
     assert f"| {found['rows'][OURS]['ap']['mean']:.1%} |" in second
     assert not list(tmp_path.glob("*.part"))
