@@ -173,7 +173,7 @@ class EstimatePose(io.ComfyNode):
             search_aliases=["pose detection", "keypoints from image", "openpose", "HigherHRNet", "ViTPose"],
             inputs=[
                 EstimatorSocket.Input("pose_estimator", tooltip="From RePoseDM Loader or Pose Estimator Loader."),
-                io.Image.Input("image", tooltip="The pictures; a batch gives a frame a picture."),
+                io.Image.Input("image", tooltip="The pictures; a batch gives one frame per picture."),
                 io.Float.Input(
                     "threshold",
                     default=0.1,

@@ -44,7 +44,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                 EstimatorSocket.Input("pose_estimator", tooltip="From RePoseDM Loader or Pose Estimator Loader."),
                 PoseKeypoint.Input(
                     "pose",
-                    tooltip="The pose to reach. One frame serves all pictures of a batch, or give a frame a picture.",
+                    tooltip="The pose to reach. One frame serves all pictures of a batch, or give one per picture.",
                 ),
                 io.Float.Input(
                     "strength",

@@ -111,7 +111,7 @@ class RePoseDMKSampler(io.ComfyNode):
                     default=False,
                     optional=True,
                     tooltip="Begin every picture of the batch with the same noise: on for the frames of an animation, "
-                    "which then flicker less; off for pictures that shall differ.",
+                    "which then flicker less; off for pictures that should differ.",
                 ),
             ],
             outputs=[

@@ -29,7 +29,7 @@ from training.data.people_set import SPLITS
 from training.evaluation.picture_files import picture_size
 from training.preparation.captioning import CaptionedAdapter, prepare_captions
 from training.preparation.estimation import load_estimator
-from training.preparation.packing import PeopleWriter, claim
+from training.preparation.packing import PeopleWriter, open_folder
 from training.preparation.plan import Plan, Shares, Skip
 from training.preparation.reading import Reading
 
@@ -68,7 +68,7 @@ def prepare(
         raise InputError(f"workers = {workers}: must be 1 to 256.")
     if min(shares.val, shares.test) < 0 or shares.val + shares.test >= 1:
         raise InputError(f"val = {shares.val}, test = {shares.test}: shares from 0, together below 1.")
-    claim(out)
+    open_folder(out)
     if isinstance(adapter, CaptionedAdapter):  # another form on disk
         return prepare_captions(adapter, root, out, size or adapter.size, workers, shares)
     size = size or adapter.size
@@ -108,7 +108,7 @@ def prepare(
                 else:
                     writer.write(number, result)
                 bar.update()
-        writer.settle()
+        writer.flush()
         report = summary(name, plan, writer.done, sorted(skipped), adapter.paper_pairs)
     write_json(out / "report.json", report)
     return report

@@ -13,7 +13,7 @@ from training.preparation.plan import Item, Plan, Shares, Skip, files_below, hol
 
 CANVAS = (256, 176)
 """Height and width of the pictures on which the keypoints were marked."""
-PREFIXES = ("fasion-resize-", "fashion-resize-")  # as published, and as some mirrors mend it
+PREFIXES = ("fasion-resize-", "fashion-resize-")  # as published, and as some mirrors correct it
 LISTED = ("train", "test")
 
 

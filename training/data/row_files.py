@@ -66,7 +66,7 @@ class RowFiles:
         return np.load(self.folder / "done.npy") != 0
 
     def write(self, first: int, rows: Mapping[str, np.ndarray]) -> None:
-        """Write rows from number `first` on, arrays (k, …) by name; `settle` makes them count as done.
+        """Write rows from number `first` on, arrays (k, …) by name; `flush` makes them count as done.
 
         Raises:
             InputError: the disk refuses.
@@ -79,7 +79,7 @@ class RowFiles:
             self._put(name, first, value)
         self._waiting += range(first, first + len(value))
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Bring what was written to the disk, then mark it as done."""
         if not self._waiting:
             return

@@ -25,7 +25,7 @@ TITLES = {ERROR: "Squared error of ŷ_0", BITS: "Bits per dimension of one step'
 FIELD = ", with its field"
 
 Rows = dict[str, dict[str, dict[str, np.ndarray]]]
-"""Measure → row → step ("t = 301") → one number a pair, (n,)."""
+"""Measure → row → step ("t = 301") → one number per pair, (n,)."""
 
 
 def field_of(probe: Probe) -> FieldTerm | None:

@@ -16,7 +16,7 @@ from training.preparation.reading import Row
 
 FLUSH_EVERY = 64
 """Rows between two flushes; an interruption repeats at most these."""
-BEFORE = ("tracks.json", "tracks.json.part", "dataset.json.part")
+ALLOWED = ("tracks.json", "tracks.json.part", "dataset.json.part")
 """Files that may be in a folder before it is known to be a set."""
 
 
@@ -32,7 +32,7 @@ def layout(rows: int, height: int, width: int) -> dict[str, tuple[tuple[int, ...
     }
 
 
-def claim(out: Path) -> None:
+def open_folder(out: Path) -> None:
     """Make the folder, or see that it is empty or a set's own.
 
     Raises:
@@ -40,7 +40,7 @@ def claim(out: Path) -> None:
     """
     make_folder(out, "out")
     if not (out / "dataset.json").is_file():
-        others = sorted(path.name for path in out.iterdir() if path.name not in BEFORE)
+        others = sorted(path.name for path in out.iterdir() if path.name not in ALLOWED)
         if others:
             raise InputError(f"{out} holds no set but other files ({others[0]}): give another --out.")
 
@@ -107,18 +107,18 @@ class PeopleWriter:
         self.files.write(number, {name: np.asarray(value)[None] for name, value in values.items()})
         self._waiting += 1
         if self._waiting >= FLUSH_EVERY:
-            self.settle()
+            self.flush()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Bring what was written to the disk, and only then call it done."""
-        self.files.settle()
+        self.files.flush()
         self._waiting = 0
 
     def __enter__(self) -> PeopleWriter:
         return self
 
     def __exit__(self, *_) -> None:  # also after Ctrl-C: what is there is kept
-        self.settle()
+        self.flush()
         self.files.close()
 
 

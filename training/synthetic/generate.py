@@ -125,10 +125,10 @@ def generate(out: str | Path, identities: int, poses: int, seed: int = 1, worker
                     files.write(identity * poses, rows)
                     bar.update(poses)
                     if time.monotonic() - settled > SETTLE_SECONDS:
-                        files.settle()
+                        files.flush()
                         settled = time.monotonic()
             finally:
-                files.settle()
+                files.flush()
 
 
 def _render_all(missing: list[int], arguments: Arguments, workers: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:

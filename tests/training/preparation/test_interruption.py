@@ -15,7 +15,7 @@ import pytest
 from reposedm_core.errors import InputError
 from tests.fixtures.waiting import until
 from training.data.people_set import People
-from training.preparation.packing import PeopleWriter, claim
+from training.preparation.packing import PeopleWriter, open_folder
 from training.preparation.plan import Item, Plan, Shares
 from training.preparation.reading import Row
 from training.prepare import prepare, table
@@ -162,7 +162,7 @@ def test_a_full_disk_is_told_before_anything_is_lost(originals, tmp_path):
 
 def test_a_set_that_cannot_fit_is_refused_at_once(tmp_path):
     items = [Item(str(n), n, "train", tmp_path) for n in range(20_000)]
-    claim(tmp_path / "set")
+    open_folder(tmp_path / "set")
     with pytest.raises(InputError, match=r"needs \d+\.\d+ GB in .*, where .* GB are free"):
         PeopleWriter(tmp_path / "set", Plan(items), {}, (20_000, 20_000))
     assert not (tmp_path / "set/pictures.npy").exists()
@@ -171,7 +171,7 @@ def test_a_set_that_cannot_fit_is_refused_at_once(tmp_path):
 def test_rows_are_reserved_on_the_disk_and_done_only_when_settled(tmp_path):
     items = [Item(name, n, "train", tmp_path) for n, name in enumerate(("a", "b\nc", "ä"))]
     row = Row(np.full((32, 16, 3), 7, np.uint8), np.ones((18, 3), np.float32), np.ones((17, 3), np.float32))
-    claim(tmp_path / "set")
+    open_folder(tmp_path / "set")
     with PeopleWriter(tmp_path / "set", Plan(items), {}, (32, 16)) as writer:
         used = (tmp_path / "set/pictures.npy").stat()
         assert used.st_blocks * 512 >= used.st_size, "not a file with holes"
