@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .hrnet import HigherHRNet
+from .protocol import PoseEstimator
 
 PLAIN = (nn.Conv2d, nn.ConvTranspose2d)
 PRECISE = (torch.float32, torch.float64)
@@ -35,7 +36,7 @@ def fold_batch_norms(network: HigherHRNet) -> HigherHRNet:
     return network
 
 
-def folded(estimator: nn.Module) -> nn.Module:
+def folded(estimator: PoseEstimator) -> PoseEstimator:
     """The network to compute a run with: a HigherHRNet's folded copy where that pays, else the estimator itself.
 
     It pays on a CPU; a GPU's batch norms cost little, and its memory more. In half precision a folded weight would be
