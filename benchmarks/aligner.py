@@ -8,7 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from models import PAPER, POSE, SOURCE, Bench, alignment, random_condition, sampling_step, shipped, size_of
+from models import (
+    PAPER,
+    POSE,
+    SOURCE,
+    Bench,
+    alignment,
+    random_condition,
+    random_pipeline,
+    sampling_step,
+    shipped,
+    size_of,
+)
 from table import ALIGNER, GROWTH, Row
 from timing import counted
 
@@ -17,8 +28,10 @@ from reposedm_core.presets import with_inner
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """Cost of all N iterations and how it grows with N, shipped preset and paper; calls in a whole run."""
+    """Cost of all N iterations, of the preset that the budget names, and with its growth of the shipped one and the
+    paper's; calls in a whole run."""
     mini = shipped(bench.device)
+    yield from cost(bench, "mini", random_pipeline(PRESETS["mini"], bench.device), [])
     yield from cost(bench, mini.config.name, mini, list(range(1, len(mini.config.aligner.kernels) + 1)))
     yield from counted_rows()
     if bench.full:  # a minute a round on two cores
@@ -54,7 +67,7 @@ def cost(
     align = alignment(pipeline, *size)
     total = len(pipeline.config.aligner.kernels)
     with sampling_step(pipeline, random_condition(pipeline, *size)) as step:
-        sides = {"step": step, **{f"N = {n}": lambda n=n: align(n) for n in counts}}
+        sides = {"step": step, **{f"N = {n}": lambda n=n: align(n) for n in sorted({*counts, total})}}
         timings = bench.compare(f"aligner, {what}", sides)
     value, spread = timings.ratio(f"N = {total}", "step")
     warm = {side: timings.milliseconds()[side] for side in (f"N = {total}", "step")}

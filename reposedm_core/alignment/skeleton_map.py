@@ -70,6 +70,8 @@ torso lengths."""
 SOFT = 0.25
 """Share of its reach over which a mask of limbs fades."""
 SHOULDERS_AND_HIPS = (2, 5, 8, 11)
+TOGETHER = 2**16
+"""Cells of all limbs that are computed at a time: a small map's at once, for speed, a large one's limb by limb."""
 SHORT = 1e-3
 """Pixels; a limb that is shorter is seen end on and has no direction of its own."""
 
@@ -117,8 +119,8 @@ def skeleton_map(
     total = torch.full_like(identity[:, :1], floor)
     for shown, distance, known in _limbs(source, target, source_size, target_size, cells):
         weight = torch.exp(-distance) * known
-        place = place + weight * shown
-        total = total + weight
+        place = place + (weight[:, :, None] * shown).sum(1)
+        total = total + weight.sum(1, keepdim=True)
     return place / total, 1 - floor / total
 
 
@@ -134,9 +136,9 @@ def limb_maps(
     identity = identity_map(*cells, source.device, torch.float32)
     maps, near = [], []
     for shown, distance, known in _limbs(source, target, source_size, target_size, cells):
-        maps.append(torch.where(known, shown, identity))
+        maps.append(torch.where(known[:, :, None], shown, identity[:, None]))
         near.append(known / (1 + distance))
-    return torch.stack(maps, 1), torch.cat(near, 1)
+    return torch.cat(maps, 1), torch.cat(near, 1)
 
 
 def limb_mask(joints: Tensor, size: tuple[int, int], cells: tuple[int, int], width: float = BODY) -> Tensor:
@@ -149,7 +151,7 @@ def limb_mask(joints: Tensor, size: tuple[int, int], cells: tuple[int, int], wid
     """
     mask = joints.new_zeros(len(joints), 1, *cells, dtype=torch.float32)
     for _, distance, known in _limbs(joints, joints, size, size, cells):
-        mask = torch.maximum(mask, _within(distance.sqrt() / width) * known)
+        mask = torch.maximum(mask, (_within(distance.sqrt() / width) * known).amax(1, keepdim=True))
     pixels = joints.new_tensor([size[1] / 2, size[0] / 2])[:, None, None]
     place = (identity_map(*cells, joints.device, torch.float32) + 1) * pixels
     torso = torso_length(joints)[:, None]
@@ -171,33 +173,41 @@ def _within(distance: Tensor) -> Tensor:
 def _limbs(
     source: Tensor, target: Tensor, source_size: tuple[int, int], target_size: tuple[int, int], cells: tuple[int, int]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Of every limb: its map (B, 2, h, w), the squared distance in radii (B, 1, h, w), is it known (B, 1, 1, 1)."""
+    """Of some limbs after the others: their maps (B, n, 2, h, w), the squared distance in radii (B, n, h, w), are they
+    known (B, n, 1, 1)."""
     sizes = check_tensor(source, "source joints", "B 18 3")
     check_tensor(target, "target joints", "B 18 3", sizes, like=source)
     source, target = (torch.where(joints[..., 2:] > 0, joints, 0).float() for joints in (source, target))
     (source_height, source_width), (height, width), (h, w) = source_size, target_size, cells
     half = source.new_tensor([width / 2, height / 2])
-    source_half = source.new_tensor([source_width / 2, source_height / 2])
+    source_half = source.new_tensor([source_width / 2, source_height / 2])[:, None, None]
     identity = identity_map(h, w, source.device, source.dtype)
-    cell = ((identity + 1) * half[:, None, None]).flatten(2).transpose(1, 2)  # 1, h·w, 2 in pixels
+    x, y = ((identity + 1) * half[:, None, None])[0, :, None, None]  # 1, 1, h, w in pixels
     source_torso, target_torso = (torso_length(joints)[:, None, None] for joints in (source, target))
-    scale = source_torso / target_torso
-    for (a, b), radius in zip(LIMBS, RADII, strict=True):
-        known = ((source[:, [a, b], 2] > 0) & (target[:, [a, b], 2] > 0)).all(1)[:, None, None, None]
-        start, end, from_start, from_end = (joints[:, None, n, :2] for joints in (target, source) for n in (a, b))
-        long, from_long = (
-            (q - p).norm(dim=-1, keepdim=True).clamp(min=SHORT) for p, q in ((start, end), (from_start, from_end))
+    scale = (source_torso / target_torso)[..., None]
+    ends = [list(joints) for joints in zip(*LIMBS, strict=True)]
+    start, end, from_start, from_end = (joints[:, n, :2] for joints in (target, source) for n in ends)  # B, L, 2
+    long, from_long = (
+        (q - p).norm(dim=-1, keepdim=True).clamp(min=SHORT)[..., None]
+        for p, q in ((start, end), (from_start, from_end))
+    )
+    # Seen end on in one of the pictures, a limb is taken to point where it does in the other.
+    along = _direction(end - start, _direction(from_end - from_start, source.new_tensor([0.0, 1.0])))
+    from_along = _direction(from_end - from_start, along)
+    known = ((source[..., 2] > 0) & (target[..., 2] > 0))[:, torch.tensor(LIMBS, device=source.device)].all(-1)
+    reach = (source.new_tensor(RADII)[:, None] * REACH * target_torso).square().clamp(min=1e-6)[..., None]
+    step = max(1, TOGETHER // (len(source) * h * w))
+    for first in range(0, len(LIMBS), step):
+        some = slice(first, first + step)
+        (x0, y0), (ax, ay), (from_x, from_y), (from_ax, from_ay) = (
+            t[:, some, :, None, None].unbind(2) for t in (start, along, from_start, from_along)
         )
-        # Seen end on in one of the pictures, the limb is taken to point where it does in the other.
-        along = _direction(end - start, _direction(from_end - from_start, source.new_tensor([0.0, 1.0])))
-        from_along = _direction(from_end - from_start, along)
-        across, from_across = (torch.stack([-v[..., 1], v[..., 0]], -1) for v in (along, from_along))
-        u = ((cell - start) * along).sum(-1, keepdim=True)
-        v = ((cell - start) * across).sum(-1, keepdim=True)
-        inside = torch.minimum(u.clamp(min=0), long)
-        shown = from_start + (inside / long * from_long + (u - inside) * scale) * from_along + v * scale * from_across
-        distance = ((u - inside).square() + v.square()) / (radius * REACH * target_torso).square().clamp(min=1e-6)
-        yield *(t.transpose(1, 2).unflatten(2, (h, w)) for t in (shown / source_half - 1, distance)), known
+        u, v = (x - x0) * ax + (y - y0) * ay, (y - y0) * ax - (x - x0) * ay
+        inside = torch.minimum(u.clamp(min=0), long[:, some])
+        forth, aside = inside / long[:, some] * from_long[:, some] + (u - inside) * scale, v * scale
+        shown = torch.stack([from_x + forth * from_ax - aside * from_ay, from_y + forth * from_ay + aside * from_ax], 2)
+        distance = ((u - inside).square() + v.square()) / reach[:, some]
+        yield shown / source_half - 1, distance, known[:, some, None, None]
 
 
 def _direction(limb: Tensor, otherwise: Tensor) -> Tensor:

@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from reposedm_core import InputError
-from reposedm_core.alignment.skeleton_map import FLOOR, LIMBS, RADII, REACH, skeleton_map, torso_length
+from reposedm_core.alignment import skeleton_map as module
+from reposedm_core.alignment.skeleton_map import (
+    FLOOR,
+    LIMBS,
+    RADII,
+    REACH,
+    limb_maps,
+    limb_mask,
+    skeleton_map,
+    torso_length,
+)
 from reposedm_core.alignment.warp import identity_map
 
 SIZE, CELLS = (128, 96), (32, 24)
@@ -236,3 +246,19 @@ def test_the_torsos_length():
 def test_joints_of_another_shape_are_named(source, target, words):
     with pytest.raises(InputError, match=words):
         skeleton_map(source, target, SIZE, SIZE, CELLS)
+
+
+@pytest.mark.parametrize("together", [1, 7 * 2 * CELLS[0] * CELLS[1]])
+def test_limbs_of_a_large_map_come_some_at_a_time(monkeypatch, together):
+    """One by one, and seven of two people: the same as all at once."""
+    source, target = skeletons(0), skeletons(1)
+
+    def made():
+        arguments = source, target, SIZE, SIZE, CELLS
+        return [*skeleton_map(*arguments), *limb_maps(*arguments), limb_mask(target, SIZE, CELLS)]
+
+    whole = made()
+    monkeypatch.setattr(module, "TOGETHER", together)
+    groups = [len(known[0]) for *_, known in module._limbs(source, target, SIZE, SIZE, CELLS)]
+    assert sum(groups) == len(LIMBS) and groups[0] == (1 if together == 1 else 7)
+    torch.testing.assert_close(made(), whole, rtol=0, atol=1e-6)
