@@ -7,7 +7,7 @@ import torch
 
 from reposedm_core.pose import load_pose_file, to_keypoints
 from tests.nodes import families
-from tests.nodes.guided import POSE, POSES
+from tests.nodes.guided import OUTPUTS, POSE, POSES
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +106,19 @@ def reposesd_file(reposesd_state, tiny_vae, tmp_path_factory):
 def host(pack, tiny_256):
     """MODEL, VAE, aligner and estimator of the second generation; files about the first have a `host` of their own."""
     return pack.nodes.loaders.load_checkpoint(tiny_256)
+
+
+@pytest.fixture
+def align(pack, host):
+    """What Recurrent Pose Aligner gives, by the names of its outputs."""
+
+    def run(source, pose, width=0, height=0, host=host, **options):
+        with torch.inference_mode():
+            node = pack.nodes.aligner.RecurrentPoseAlignerNode
+            found = node.execute(host[2], host[1], source, pose, width, height, **options).args
+        return dict(zip(OUTPUTS, found, strict=True))
+
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from workflows.comfy_server import ROOT, read_host
 POSES = sorted((ROOT / "workflows" / "examples").glob("*_pose.json"))
 """Files of the example people's target poses."""
 POSE = to_keypoints(load_pose_file(POSES[0]))
+OUTPUTS = "positive", "negative", "latent", "aligned", "visibility", "flow", "person", "changed"
+"""Of Recurrent Pose Aligner."""
 
 
 def stock_packs(folder: Path, *files: str) -> tuple[str, ...]:

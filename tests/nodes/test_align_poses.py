@@ -9,9 +9,8 @@ from reposedm_core import RePoseDMPipeline
 from reposedm_core.images import fit_image, to_image
 from reposedm_core.networks import SHIPPED
 from reposedm_core.pose import load_pose_file, to_keypoints
-from tests.nodes.guided import POSES
+from tests.nodes.guided import OUTPUTS, POSES
 
-OUTPUTS = "positive", "negative", "latent", "aligned", "visibility", "flow", "person", "changed"
 NOBODY = [{"people": [], "canvas_width": 96, "canvas_height": 128}]
 
 
@@ -25,18 +24,6 @@ def sources():
 @pytest.fixture(scope="module")
 def shipped(pack):
     return pack.nodes.loaders.load_checkpoint(SHIPPED)
-
-
-@pytest.fixture
-def align(pack, host):
-    def run(source, pose, width=0, height=0, host=host, **options):
-        with torch.inference_mode():
-            found = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
-                host[2], host[1], source, pose, width, height, **options
-            )
-        return dict(zip(OUTPUTS, found.args, strict=True))
-
-    return run
 
 
 def same(found, other, within=0.0):

@@ -6,26 +6,12 @@ import pytest
 import torch
 
 from reposedm_core import RePoseDMPipeline
-from tests.nodes.guided import POSES
-
-OUTPUTS = "positive", "negative", "latent", "aligned", "visibility", "flow", "person", "changed"
+from tests.nodes.guided import OUTPUTS, POSES
 
 
 @pytest.fixture(scope="module")
 def host(pack, tiny):
     return pack.nodes.loaders.load_checkpoint(tiny)
-
-
-@pytest.fixture
-def align(pack, host):
-    def run(source, pose, width=0, height=0, **options):
-        with torch.inference_mode():
-            found = pack.nodes.aligner.RecurrentPoseAlignerNode.execute(
-                host[2], host[1], source, pose, width, height, **options
-            )
-        return dict(zip(OUTPUTS, found.args, strict=True))
-
-    return run
 
 
 def together(pack):

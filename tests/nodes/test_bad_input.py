@@ -93,120 +93,80 @@ def sample(width, height):
 
 ANIMAL = json.dumps([{"version": "ap10k", "animals": [[[1, 1, 1]] * 17], "canvas_width": 96, "canvas_height": 128}])
 CASES = {
-    "no JSON": (load_pose("not a pose"), "RePoseDMLoadPose", "text: this is no pose: it is no JSON", "give a pose"),
-    "JSON that is no pose": (
-        load_pose('{"a": 1}'),
-        "RePoseDMLoadPose",
-        "text: this is no pose, its JSON has no 'people' list",
-        "give a pose",
-    ),
-    "empty text, no file": (load_pose(), "RePoseDMLoadPose", "text: it is empty", "choose a file or paste"),
-    "nobody": (load_pose(json.dumps({**BODY, "people": []})), "RePoseDMLoadPose", "text: there is nobody", "give one"),
-    "animal": (load_pose(ANIMAL), "RePoseDMLoadPose", "text: this is an animal pose", "only people"),
-    "file that is no text": (
-        load_pose(file="picture.json"),
-        "RePoseDMLoadPose",
-        "picture.json: this is no pose, it is no text file",
-        "saved as JSON",
-    ),
-    "pose outside": (
-        load_pose(file="../outside.json"),
-        "RePoseDMLoadPose",
-        "file - there is no",
-        "copy the JSON file there",
-    ),
-    "missing pose": (load_pose(file="gone.json"), "RePoseDMLoadPose", "file - there is no", "copy the JSON file there"),
-    "size": (align(100, 128), "RePoseDMRecurrentPoseAligner", "width × height = 100 × 128", "nearest is 96 × 128"),
-    "latent of another size": (
-        sample(width=64, height=64),
-        "RePoseDMKSampler",
-        "latent: it is for 64 × 64",
-        "connect the latent output",
-    ),
-    "checkpoint of another kind": (
-        load_model("humansd.safetensors"),
-        "RePoseDMLoader",
-        "not a RePoseDM model",
-        "RePoseSD Loader",
-    ),
-    "torn checkpoint": (
-        load_model("torn.safetensors"),
-        "RePoseDMLoader",
-        "torn.safetensors: not a readable",
-        "Download it again",
-    ),
-    "checkpoint outside": (
-        load_model("../outside.safetensors"),
-        "RePoseDMLoader",
-        "checkpoint - there is no file",
-        "models/reposedm",
-    ),
-    "missing checkpoint": (
-        load_model("gone.safetensors"),
-        "RePoseDMLoader",
-        "checkpoint - there is no file",
-        "models/reposedm",
-    ),
-    "RePoseDM file for RePoseSD": (
-        load_sd("reposedm-mini.safetensors"),
-        "RePoseDMSDLoader",
-        "is a RePoseDM model",
-        "use RePoseDM Loader",
-    ),
-    "4 channels for RePoseSD": (
-        load_sd("sd15.safetensors"),
-        "RePoseDMSDLoader",
-        "has 4 input channels",
-        "use Load Checkpoint",
-    ),
-    "no checkpoint for RePoseSD": (
-        load_sd("lora.safetensors"),
-        "RePoseDMSDLoader",
-        "lora.safetensors is no Stable",
-        "HumanSD",
-    ),
-    "torn checkpoint for RePoseSD": (
-        load_sd("torn.ckpt"),
-        "RePoseDMSDLoader",
-        "torn.ckpt: not a readable",
-        "Download it again",
-    ),
-    "outside for RePoseSD": (
-        load_sd("../outside.safetensors"),
-        "RePoseDMSDLoader",
-        "checkpoint - there is no file",
-        "models/checkpoints or models/reposedm",
-    ),
-    "incomplete for RePoseSD": (
-        load_sd("half.safetensors"),
-        "RePoseDMSDLoader",
-        "half.safetensors lacks weights",
-        "download it again",
-    ),
-    "settings nested without end": (
-        estimate("deep"),
-        "RePoseDMEstimatorLoader",
-        "deep: its config.json cannot be read",
-        "download it again",
-    ),
-    "header nested without end": (
-        load_model("header.safetensors"),
-        "RePoseDMLoader",
-        "its RePoseDM header is damaged",
-        "Download it again",
-    ),
-    "header nested without end, estimator": (
-        estimate("header.safetensors"),
-        "RePoseDMEstimatorLoader",
-        "its RePoseDM header is damaged",
-        "Download it again",
-    ),
+    "RePoseDMLoadPose": {
+        "no JSON": (load_pose("not a pose"), "text: this is no pose: it is no JSON", "give a pose"),
+        "JSON that is no pose": (
+            load_pose('{"a": 1}'),
+            "text: this is no pose, its JSON has no 'people' list",
+            "give a pose",
+        ),
+        "empty text, no file": (load_pose(), "text: it is empty", "choose a file or paste"),
+        "nobody": (load_pose(json.dumps({**BODY, "people": []})), "text: there is nobody", "give one"),
+        "animal": (load_pose(ANIMAL), "text: this is an animal pose", "only people"),
+        "file that is no text": (
+            load_pose(file="picture.json"),
+            "picture.json: this is no pose, it is no text file",
+            "saved as JSON",
+        ),
+        "pose outside": (load_pose(file="../outside.json"), "file - there is no", "copy the JSON file there"),
+        "missing pose": (load_pose(file="gone.json"), "file - there is no", "copy the JSON file there"),
+    },
+    "RePoseDMRecurrentPoseAligner": {
+        "size": (align(100, 128), "width × height = 100 × 128", "nearest is 96 × 128"),
+    },
+    "RePoseDMKSampler": {
+        "latent of another size": (
+            sample(width=64, height=64),
+            "latent: it is for 64 × 64",
+            "connect the latent output",
+        ),
+    },
+    "RePoseDMLoader": {
+        "checkpoint of another kind": (load_model("humansd.safetensors"), "not a RePoseDM model", "RePoseSD Loader"),
+        "torn checkpoint": (load_model("torn.safetensors"), "torn.safetensors: not a readable", "Download it again"),
+        "checkpoint outside": (
+            load_model("../outside.safetensors"),
+            "checkpoint - there is no file",
+            "models/reposedm",
+        ),
+        "missing checkpoint": (load_model("gone.safetensors"), "checkpoint - there is no file", "models/reposedm"),
+        "header nested without end": (
+            load_model("header.safetensors"),
+            "its RePoseDM header is damaged",
+            "Download it again",
+        ),
+    },
+    "RePoseDMSDLoader": {
+        "RePoseDM file for RePoseSD": (
+            load_sd("reposedm-mini.safetensors"),
+            "is a RePoseDM model",
+            "use RePoseDM Loader",
+        ),
+        "4 channels for RePoseSD": (load_sd("sd15.safetensors"), "has 4 input channels", "use Load Checkpoint"),
+        "no checkpoint for RePoseSD": (load_sd("lora.safetensors"), "lora.safetensors is no Stable", "HumanSD"),
+        "torn checkpoint for RePoseSD": (load_sd("torn.ckpt"), "torn.ckpt: not a readable", "Download it again"),
+        "outside for RePoseSD": (
+            load_sd("../outside.safetensors"),
+            "checkpoint - there is no file",
+            "models/checkpoints or models/reposedm",
+        ),
+        "incomplete for RePoseSD": (load_sd("half.safetensors"), "half.safetensors lacks weights", "download it again"),
+    },
+    "RePoseDMEstimatorLoader": {
+        "settings nested without end": (estimate("deep"), "deep: its config.json cannot be read", "download it again"),
+        "header nested without end, estimator": (
+            estimate("header.safetensors"),
+            "its RePoseDM header is damaged",
+            "Download it again",
+        ),
+    },
 }
+"""By the node that fails: a graph, what is wrong, and what to do."""
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_one_message_names_input_and_remedy(comfy, case):
-    graph, kind, problem, remedy = CASES[case]
+@pytest.mark.parametrize(("kind", "case"), [(kind, case) for kind, cases in CASES.items() for case in cases])
+def test_one_message_names_input_and_remedy(comfy, kind, case):
+    graph, problem, remedy = CASES[kind][case]
     with pytest.raises(ComfyError) as error:
         Run(comfy, graph)
     message = str(error.value)

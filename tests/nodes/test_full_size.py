@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from reposedm_core import RePoseDMPipeline
-from tests.nodes.guided import POSES
+from tests.nodes.guided import OUTPUTS, POSES
 from tests.nodes.people import run
 
-OUTPUTS = "positive", "negative", "latent", "aligned", "visibility", "flow", "person", "changed"
 LARGE = 200, 150
 """Height and width of the pictures, which are letterboxed into the model's 64 × 48."""
 
@@ -21,20 +20,11 @@ def pictures():
 
 
 @pytest.fixture
-def align(pack, host):
-    def aligned(source, pose, host=host, **options):
-        values = {"aligner": host[2], "vae": host[1], "source": source, "pose": pose, "width": 0, "height": 0}
-        return dict(zip(OUTPUTS, run(pack, "RePoseDMRecurrentPoseAligner", **{**values, **options}), strict=True))
-
-    return aligned
-
-
-@pytest.fixture
 def transfer(pack, host, align):
     """LATENT as sampled, and the decoded IMAGE."""
 
     def made(source, pose, host=host, **options):
-        found = align(source, pose, host, **options)
+        found = align(source, pose, host=host, **options)
         with torch.inference_mode():
             (latent,) = pack.nodes.sampler.RePoseDMKSampler.execute(
                 host[0], found["positive"], found["negative"], found["latent"], 3, 2, 1.5, "ddim", "simple", 1.0
@@ -166,7 +156,7 @@ def test_pictures_of_any_shape(transfer, align, frames, size, channels):
 
 def test_a_model_that_finds_no_person(pack, tiny, align, transfer, pictures, frames):
     host = pack.nodes.loaders.load_checkpoint(tiny)
-    found = align(pictures[:1], frames[:1], host, output_size="source")
+    found = align(pictures[:1], frames[:1], host=host, output_size="source")
     assert found["aligned"].shape == (1, *LARGE, 3) and found["changed"].min() > 0.999 and found["person"].max() == 0
     assert transfer(pictures[:1], frames[:1], host, output_size="source")[1].shape == (1, 64, 48, 3)
 
