@@ -14,6 +14,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,10 +75,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def sections(checks) -> Iterator[tuple[str, Callable[[float], Iterator[tuple[str, bool]]]]]:
     """What is checked, in this order; the ratios come last and are the table."""
+    import gpu_compilers
+
     yield "networks against the CPU in float32, difference as a share of the result", checks.precisions
     yield "sampling, with the field and without", checks.sampling
     yield "one training step of each network", checks.training
-    yield "windowed attention by flex_attention against tiles, difference as a share of the result", checks.windows
+    yield (
+        "windowed attention by flex_attention against tiles, difference as a share of the result",
+        partial(gpu_compilers.windows, checks),
+    )
+    yield (
+        "a pass of the denoiser compiled against eager, difference as a share of the result",
+        partial(gpu_compilers.compiling, checks),
+    )
     yield "table", checks.table
 
 

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from reposedm_core import PRESETS, ModelConfig, Pose, RePoseDMPipeline
-from reposedm_core.alignment import flex_windows
-from reposedm_core.alignment.attention import tiled_attention
 from reposedm_core.config import EstimatorConfig
 from reposedm_core.diffusion.losses import training_loss
 from reposedm_core.diffusion.schedule import DiffusionSchedule
@@ -68,6 +66,7 @@ class Checks:
     def __init__(self, device: torch.device, tiny: bool = False, whole: bool = True, compiles: bool = True):
         """`whole`: diffusers is there. `compiles`: with torch.compile."""
         self.device, self.tiny, self.whole, self.compiles = device, tiny, whole, compiles
+        self.backend = "inductor"
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self.ratios: dict[str, float] = {}
         self.kept: dict[str, float] = {}  # seconds of an eager step, by network
@@ -139,45 +138,6 @@ class Checks:
                     yield f"  {name:22s} {part:12s} {kind:9s} {off:.1e}", bool(good)
                     if time.monotonic() > deadline:
                         return
-
-    def windows(self, deadline: float) -> Lines:
-        """Windowed attention by flex_attention against tiles, there and back (a dry run: there, uncompiled)."""
-        size, heads, dim = ((64, 44), 4, 24) if not self.tiny else ((24, 24), 2, 8)
-        real, plain = self.device.type == "cuda", None
-        if not real:
-            from torch.nn.attention.flex_attention import flex_attention as plain
-        for kernel in (9, 3) if not self.tiny else (3,):
-            for dtype in (torch.float32, torch.bfloat16):
-                name = f"  {size[0]}×{size[1]} cells, k = {kernel}, {str(dtype).removeprefix('torch.')}"
-                if time.monotonic() > deadline:
-                    yield f"{name}: left out, the time is over", True
-                    continue
-                if real and not flex_windows.works(self.device, dtype, dim):
-                    yield f"{name}: flex_attention does not work here (see the warning), tiles do its work", True
-                    continue
-                generator = torch.Generator().manual_seed(0)
-                shape = 2, heads, size[0] * size[1], dim
-                given = [torch.randn(shape, generator=generator).to(self.device, dtype) for _ in range(4)]
-
-                def by(attend: Callable, given=given, kernel=kernel) -> list[Tensor]:
-                    if not real:
-                        return [attend(*given[:3], size, kernel)]
-                    q, k, v = (t.detach().requires_grad_() for t in given[:3])
-                    out = attend(q, k, v, size, kernel)
-                    return [out.detach(), *torch.autograd.grad(out, (q, k, v), given[3])]
-
-                sides = (lambda *a: flex_windows.attend(*a, plain)), tiled_attention
-                found, wanted = ([t.float() for t in by(side)] for side in sides)
-                off = max(
-                    float((a - b).square().mean().sqrt() / b.square().mean().sqrt())
-                    for a, b in zip(found, wanted, strict=True)
-                )
-                if real:
-                    flex, tiles = (self.seconds(lambda side=side: by(side), 10) for side in sides)
-                    self.ratios[f"flex_attention / tiles, there and back,{name[1:]}"] = flex / tiles
-                good = np.isfinite(off) and off <= TOLERANCE[str(dtype).removeprefix("torch.")]
-                yield f"{name}: differs from tiles by {off:.1e}", bool(good)
-        torch.compiler.reset()  # what compiles later counts its kernels anew
 
     def sampling(self, deadline: float) -> Lines:
         """Every preset twice with one seed, guided and not, with its peak memory."""

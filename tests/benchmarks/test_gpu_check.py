@@ -61,14 +61,28 @@ def test_a_network_that_is_wrong_is_said_to_be(checks, later, monkeypatch):
 
 
 def test_windows_by_flex_attention_are_tried_in_two_precisions(checks, later, monkeypatch):
-    lines = list(checks.windows(later))
+    import gpu_compilers
+
+    lines = list(gpu_compilers.windows(checks, later))
     assert all(good for _, good in lines) and len(lines) == 2
     off = [float(line.split()[-1]) for line, _ in lines]
     assert off[0] < 1e-6 < off[1] < 1e-2, "bfloat16 is coarse, and the two do not round alike"
-    import gpu_checks
+    monkeypatch.setattr(gpu_compilers, "tiled_attention", lambda q, k, v, size, kernel: v)
+    assert not any(good for _, good in gpu_compilers.windows(checks, later))
 
-    monkeypatch.setattr(gpu_checks, "tiled_attention", lambda q, k, v, size, kernel: v)
-    assert not any(good for _, good in checks.windows(later))
+
+def test_a_compiled_pass_is_one_graph_and_gives_the_same(checks, later, monkeypatch):
+    """By torch's compiler without its last part, which writes the code: that needs one for C++, and a minute."""
+    import gpu_compilers
+
+    checks.compiles, checks.backend = True, "aot_eager"
+    lines = list(gpu_compilers.compiling(checks, later))
+    assert len(lines) == 1 and lines[0][1] and "1 graph(s)" in lines[0][0]
+    assert checks.ratios["compiled / eager, a pass of the denoiser in sampling, mini-256, float32"] > 0
+    use = checks.uses(checks.config("mini-256"))["denoiser"]
+    broken = {"denoiser": lambda network, given: use(network, given) * (1 + hasattr(network, "_orig_mod"))}
+    monkeypatch.setattr(checks, "uses", lambda config: broken)
+    assert not next(gpu_compilers.compiling(checks, later))[1]
 
 
 def test_a_training_step_of_each_network_and_the_ratio_of_the_field(checks, later):
@@ -94,7 +108,7 @@ def test_without_diffusers_the_rest_runs_and_what_is_missing_is_said(check, late
 def test_what_is_not_begun_in_time_is_left_out(check, capsys):
     assert check.main(["--device", "cpu", "--tiny", "--no-compile", "--minutes", "0"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("left out, 0 minutes are over") == 5 and "TINY: no number counts" in printed
+    assert printed.count("left out, 0 minutes are over") == 6 and "TINY: no number counts" in printed
 
 
 def test_a_device_that_is_not_there_is_named(check, capsys, monkeypatch):
