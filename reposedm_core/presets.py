@@ -166,7 +166,7 @@ MINI_256 = ModelConfig(
     autoencoder=AutoencoderConfig(stride=16),
     aligner=AlignerConfig(kind="matching", kernels=(0, 9), shrink=2),
     estimator=EstimatorConfig(channels=(24, 48, 96, 160), modules=(1, 2, 1)),
-    decoder=DecoderConfig("reference", decision=2.0, copying=2.5),
+    decoder=DecoderConfig("reference", detail=16, decision=2.0, copying=2.5),
 )
 """`mini` at 256×192 (**ours**): all networks but the decoder work at half that size."""
 
