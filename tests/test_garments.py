@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from reposedm_core.checkpoint import save_model
 from reposedm_core.config import to_dict
@@ -123,6 +124,28 @@ def test_masks_lie_where_the_garments_do(painter, place, posed):
     assert found.mask(("dress",)).max() < 1e-3 and not found.mask(()).any()
     with pytest.raises(InputError, match=r"kinds = .*trousers.* known are background, skin"):
         found.mask(["trousers"])
+
+
+class Coarse(ByColour):
+    """The same in blocks of 8 × 8 pixels."""
+
+    def forward(self, images, skeletons=None):
+        logits = super().forward(images, skeletons)
+        return F.interpolate(F.avg_pool2d(logits, 8), scale_factor=8, mode="nearest")
+
+
+def test_an_enlarged_mask_follows_the_picture_s_borders():
+    """One that is not, or hardly, stays as it is: fine patterns would lead it astray."""
+    network = Coarse(ParserConfig()).eval()
+    for place, enlarged in (((1536, 1200, 200, 300, 1100), True), ((256, 192, 20, 60, 200), False)):
+        picture, masks, _ = painted(*place)
+        found = parse(network, picture)
+        smooth, sharp = found.mask(["top"]), found.mask(["top"], picture)
+        if enlarged:
+            assert overlap((sharp > 0.5).float(), masks["top"]) > overlap((smooth > 0.5).float(), masks["top"]) + 0.02
+            assert sharp.min() >= 0 and sharp.max() <= 1
+        else:
+            assert torch.equal(smooth, sharp)
 
 
 def test_the_second_look_is_the_finer_one(painter):
