@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn.attention import flex_attention as flex_module
 from torch.nn.attention.flex_attention import flex_attention
+from torch.utils.checkpoint import checkpoint
 
 from reposedm_core.alignment import flex_windows
 from reposedm_core.alignment.attention import neighbourhood_attention, tiled_attention
@@ -121,6 +122,24 @@ def test_a_kernel_that_does_not_work_is_left_alone_and_said_once(monkeypatch, ca
     assert said in warning and "long trace" not in warning
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_trial_may_be_within_a_checkpoint(monkeypatch, reentrant):
+    """There nothing is kept for the way back: the trial's own way back must not begin that of the whole."""
+    monkeypatch.setattr(flex_windows, "compiled", lambda: flex_attention)
+    calls = []
+
+    def block(x):
+        calls.append(flex_windows.works(torch.device("cpu"), torch.float32, 24))
+        return x.sin().sin()
+
+    x = torch.ones(3, requires_grad=True)
+    out = checkpoint(block, x, use_reentrant=reentrant)
+    assert calls == [True]
+    (gradient,) = torch.autograd.grad(out.sum(), x) if not reentrant else (out.sum().backward(), x.grad)[1:]
+    torch.testing.assert_close(gradient, x.detach().sin().cos() * x.detach().cos())
+    assert calls == [True, True]
+
+
 def test_trying_leaves_the_random_numbers_alone(monkeypatch):
     monkeypatch.setattr(flex_windows, "compiled", lambda: flex_attention)
     torch.manual_seed(0)
@@ -143,8 +162,9 @@ def test_on_a_gpu_training_uses_it_and_gives_what_tiles_give(monkeypatch, size, 
     calls, attend = [], flex_windows.attend
     monkeypatch.setattr(flex_windows, "attend", lambda *args: calls.append(args[4]) or attend(*args))
     q, k, v, g = given(size, dtype=dtype, dim=24, device="cuda")
-    found = there_and_back(neighbourhood_attention(q, k, v, size, kernel), q, k, v, g)
-    assert calls[-1] == kernel, "the kernel works here"
+    out = checkpoint(neighbourhood_attention, q, k, v, size, kernel, use_reentrant=False)  # as the presets train
+    found = there_and_back(out, q, k, v, g)
+    assert calls[-2:] == [kernel] * 2, "the kernel works here"
     wanted = there_and_back(tiled_attention(q, k, v, size, kernel), q, k, v, g)
     close = flex_windows.CLOSE[dtype]
     torch.testing.assert_close(found, wanted, rtol=close, atol=close)
