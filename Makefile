@@ -24,7 +24,9 @@ test: host  ## the whole test suite, on as many cores as there are (four at most
 lint: host  ## ruff's rules and its format, and mypy's types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy reposedm_core
+	@$(PY) -m mypy reposedm_core training
+	@mkdir -p build/types && ln -sfn ../.. build/types/pack
+	@MYPYPATH=build/types $(PY) -m mypy -p pack.nodes
 
 bench: host  ## the costs as ratios, against their budgets; ARGS= goes to benchmarks/bench.py (--full, --readme)
 	@$(PY) benchmarks/bench.py $(ARGS)

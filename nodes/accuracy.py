@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..reposedm_core.images import shown
+from ..reposedm_core.letterbox import size_of
 from ..reposedm_core.metrics import PoseAccuracy, pose_accuracy, to_wanted
 from ..reposedm_core.pose import agreed, broadcast_frames, draw_comparison
 from .host.images import frames_of, from_comfy
@@ -58,12 +59,12 @@ class PoseAccuracyNode(io.ComfyNode):
     @classmethod
     def execute(cls, pose: Any, wanted_pose: Any, image: torch.Tensor | None = None) -> io.NodeOutput:
         # nobody found is a result; nobody wanted is a mistake
-        pictures = [None] if image is None else frames_of(image)
-        size = None if image is None else tuple(from_comfy(pictures[0], "image").shape[-2:])
+        pictures = None if image is None else frames_of(image)
+        size = None if pictures is None else size_of(from_comfy(pictures[0], "image"))
         found = read_poses(pose, "pose", allow_nobody=True, picture=size)
         wanted = read_poses(wanted_pose, "wanted_pose", picture=size)
         found, wanted = agreed(found, wanted)
-        frames = broadcast_frames(pose=found, wanted_pose=wanted, image=pictures)
+        frames = broadcast_frames(pose=found, wanted_pose=wanted, image=[None] if pictures is None else pictures)
         whole, pairs = pose_accuracy([frame[0] for frame in frames], [frame[1] for frame in frames], asked_to_stop)
         lines = [_line("all", whole)]
         if len(frames) > 1:
@@ -72,12 +73,12 @@ class PoseAccuracyNode(io.ComfyNode):
                 for number, (one, other, _) in enumerate(frames)
             ]
         # a batch has one size: that of the picture, or of the first wanted canvas
-        size = size or (wanted[0].height, wanted[0].width)
+        height, width = size or (wanted[0].height, wanted[0].width)
 
         def overlay(number: int) -> torch.Tensor:
             one, other, picture = frames[number]
             behind = None if picture is None else shown(from_comfy(picture, "image"))[0]
-            return draw_comparison(other, to_wanted(one, other), pairs[number], *size, behind)
+            return draw_comparison(other, to_wanted(one, other), pairs[number], height, width, behind)
 
         return io.NodeOutput(
             whole.pck_05,
@@ -85,7 +86,7 @@ class PoseAccuracyNode(io.ComfyNode):
             whole.oks,
             whole.distance,
             "\n".join(lines),
-            images("wanted_pose", len(frames), *size, overlay),
+            images("wanted_pose", len(frames), height, width, overlay),
         )
 
 

@@ -148,14 +148,18 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
                 "those that show different sides."
             )
         reads = aligner.patcher.model.aligner.reads_pose
-        own = poses_of(source_pose, source, "source_pose", inside=True) if reads else None
+        own = None
+        if reads and source_pose is not None:
+            own = poses_of(source_pose, source, "source_pose", inside=True)
         image = fitted(source, "source", height, width)
         skeleton = torch.cat([condition_image(frame, height, width) for frame in poses])
         joints = None
         if reads:
             joints = known_joints(image, own, pose_estimator or aligner.estimator), joints_of(poses, height, width)
         found = align(aligner, vae, image, skeleton, together, joints)
-        latent = {"samples": torch.zeros(found.condition.pose.shape, device=management.intermediate_device())}
+        latent: dict[str, Any] = {
+            "samples": torch.zeros(found.condition.pose.shape, device=management.intermediate_device())
+        }
         person = latent["samples"].new_zeros(len(found.image), 1, height, width)
         changed = torch.ones_like(person)
         reference = None

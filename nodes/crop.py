@@ -113,8 +113,9 @@ class CropToPerson(io.ComfyNode):
         if pose is None and mask is None:
             raise InputError("pose: neither a pose nor a mask is connected; connect one that says where the person is.")
         pictures = frames_of(image)
-        size = tuple(pictures[0].shape[1:3])
-        own, wanted = poses_of(pose, image, "pose"), poses_of(target_pose, image, "target_pose")
+        size = pictures[0].shape[1], pictures[0].shape[2]
+        own = None if pose is None else poses_of(pose, image, "pose")
+        wanted = None if target_pose is None else poses_of(target_pose, image, "target_pose")
         masks = None if mask is None else masks_of(mask)
         people = _people(own, wanted, masks, len(pictures), size, crops)
         aspect = None if aligner is None else aligner.config.width / aligner.config.height
@@ -164,7 +165,7 @@ def _people(
         where = f"pose: nobody is in frame {number} (counted from 0); leave the picture out, or connect a mask."
         if pose is not None and not len(pose.joints) and (mask is None or crops == EVERYBODY):
             raise InputError(where)
-        if crops != EVERYBODY:
+        if crops != EVERYBODY or pose is None:
             empty = pose is not None and not len(pose.joints)
             people.append((number, None if empty else pose, target, mask))
             continue

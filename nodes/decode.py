@@ -65,7 +65,7 @@ class RePoseDMDecode(io.ComfyNode):
     @classmethod
     def execute(cls, latent: dict, vae: Any, aligner: LoadedAligner | None = None) -> io.NodeOutput:
         rows, reason = rows_seen(latent, aligner)
-        if rows is None:
+        if rows is None or aligner is None:
             from nodes import VAEDecode  # the host's, not this folder
 
             note = f"The VAE alone decoded this: {reason}."

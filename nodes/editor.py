@@ -126,13 +126,14 @@ class PoseEditor(io.ComfyNode):
         cls, width: int, height: int, image: torch.Tensor | None = None, pose: Any = None, edit: str = ""
     ) -> io.NodeOutput:
         picture = None if image is None else to_comfy(from_comfy(image[:1], "image"))
-        size = None if picture is None else tuple(picture.shape[1:3])
+        size = None if picture is None else (picture.shape[1], picture.shape[2])
         poses = [] if pose is None else read_poses(pose, "pose", allow_nobody=True, picture=size)
         first = _first(poses) if poses else None
         nobody = first is not None and not len(first.joints)
         if size is None:
-            known = first is not None and not (nobody and first.guessed)
-            size = (first.height, first.width) if known else (height, width)
+            size = height, width
+            if first is not None and not (nobody and first.guessed):
+                size = first.height, first.width
         if first is None or nobody:
             poses = [STANDING.resized(*size)]
         elif picture is not None:

@@ -15,6 +15,7 @@ from ..reposedm_core.appearance import Dressing, blend, check_cover, inside, kee
 from ..reposedm_core.conditioning import condition_image, find_pose
 from ..reposedm_core.full_size import MODEL, aligned
 from ..reposedm_core.images import check_size
+from ..reposedm_core.letterbox import size_of
 from ..reposedm_core.pose import one_pose
 from .aligning import align, conditionings, joints_of, known_joints
 from .decode import paint, unpack
@@ -146,7 +147,7 @@ class GarmentTransfer(io.ComfyNode):
         estimator = pose_estimator or aligner.estimator
         found_pose, joints = pose_of(person, pose, estimator), None
         if aligner.patcher.model.aligner.reads_pose:
-            own = poses_of(garment_pose, garment, "garment_pose", inside=True)
+            own = None if garment_pose is None else poses_of(garment_pose, garment, "garment_pose", inside=True)
             joints = known_joints(image, own, estimator), joints_of([found_pose], height, width)
         found = align(
             aligner, vae, image, condition_image(found_pose, height, width), joints=joints, background=dressing.person
@@ -195,7 +196,7 @@ def pose_of(person: Tensor, pose: Any, estimator: LoadedEstimator) -> Pose:
             raise InputError(
                 "reference: nobody was found in it; connect its pose, or a picture that shows one person whole."
             )
-    size = person.shape[-2:]
+    size = size_of(person)
     return one_pose(pose, picture=size).resized(*size)
 
 

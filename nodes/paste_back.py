@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import comfy.utils
 import torch
 from comfy_api.latest import io
@@ -90,22 +92,24 @@ class PasteBack(io.ComfyNode):
     ) -> io.NodeOutput:
         seam = Seam(grow, feather, match_colours)
         pictures, results = frames_of(coloured(picture, "picture")), frames_of(result)
-        crops = _crops(crop, len(pictures), len(results), tuple(pictures[0].shape[1:3]))
-        check_pixels("picture", len(crops), *pictures[0].shape[1:3])
+        size = pictures[0].shape[1], pictures[0].shape[2]
+        crops = _crops(crop, len(pictures), len(results), size)
+        check_pixels("picture", len(crops), *size)
         masks = None if mask is None else in_turn(masks_of(mask), len(results))
         progress = comfy.utils.ProgressBar(len(results)) if len(results) > 1 else None
         out, shares = [], []
         for each in crops:
-            whole, share = pictures[each[0][1].index][0].movedim(-1, 0), None
+            whole = pictures[each[0][1].index][0].movedim(-1, 0)
+            parts = []
             for place, one in each:
                 asked_to_stop()
                 new = one_picture(results[place])
                 whole, part = paste_back(whole, new, one, None if masks is None else masks[place, 0], seam)
-                share = part if share is None else torch.maximum(share, part)
+                parts.append(part)
                 if progress is not None:
                     progress.update(1)
             out.append(whole.movedim(0, -1))
-            shares.append(share)
+            shares.append(reduce(torch.maximum, parts))
         return io.NodeOutput(torch.stack(out), to_mask(torch.stack(shares)))
 
 

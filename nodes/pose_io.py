@@ -90,7 +90,7 @@ class LoadPose(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, text: str, width: int = 0, height: int = 0) -> io.NodeOutput:
         notes: list[str] = []
-        reading = {"width": width, "height": height, "note": notes.append, "tick": asked_to_stop}
+        reading: dict[str, Any] = {"width": width, "height": height, "note": notes.append, "tick": asked_to_stop}
         if text.strip():
             poses = load_pose_text(text, "text", **reading)
         elif file == NO_FILE:

@@ -66,8 +66,6 @@ class RevealMask(io.ComfyNode):
         blur: float = 1.5,
         floor: float = 0.3,
     ) -> io.NodeOutput:
-        masks = [
-            None if mask is None else masks_of(mask, name)[:, 0]
-            for name, mask in (("visibility", visibility), ("person", person), ("changed", changed))
-        ]
-        return io.NodeOutput(to_mask(reveal_mask(*masks, grow, blur, floor)))
+        seen, here = masks_of(visibility, "visibility")[:, 0], masks_of(person, "person")[:, 0]
+        away = None if changed is None else masks_of(changed, "changed")[:, 0]
+        return io.NodeOutput(to_mask(reveal_mask(seen, here, away, grow, blur, floor)))

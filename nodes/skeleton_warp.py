@@ -88,7 +88,9 @@ class SkeletonWarp(io.ComfyNode):
                 "or leave the picture out."
             )
         size = output_height if output_size == HEIGHT else SOURCE
-        check_pixels("output_size", results, *view(size, tuple(pictures[0].shape[:2]), (1, 1)).size)
+        seen = view(size, (pictures[0].shape[0], pictures[0].shape[1]), (1, 1))
+        if seen is not None:
+            check_pixels("output_size", results, *seen.size)
         masks = None if mask is None else in_turn(masks_of(mask), results)
         progress = comfy.utils.ProgressBar(results) if results > 1 else None
         found = []

@@ -188,7 +188,7 @@ def evaluate(options: Options, out: str | Path) -> dict:
         ),
         "maps": summarise(measured.maps, pairs.identity),
     }
-    if real is not None:
+    if real is not None and kid_real is not None and collected is not None:
         results["protocol"] |= {
             "real_pictures": len(real.features),
             "kid_pairs": len(collected.pairs),

@@ -40,7 +40,8 @@ def sample(
     """Sample every model of `weights` into OUT/pictures: row → its folder, and row → how it was sampled."""
     captioned = open_captions(data, split)
     total = min(count or len(captioned), len(captioned))
-    folders, settings = {}, {}
+    folders: dict[str, Path] = {}
+    settings: dict[str, dict] = {}
     for name, path in weights.items():  # what may fail, before the first is sampled
         open_source(name, path, how)
     for name, path in weights.items():

@@ -99,7 +99,7 @@ def prepare(
     }
     skipped = list(plan.skipped)
     with PeopleWriter(out, plan, description, size) as writer:
-        missing = np.flatnonzero(~writer.done)
+        missing = np.flatnonzero(~writer.done).tolist()
         with tqdm(total=len(plan.items), initial=len(plan.items) - len(missing), desc=name, unit="picture") as bar:
             for number, result in adapter.rows(plan, missing, reading, workers):
                 if isinstance(result, Skip):

@@ -74,10 +74,12 @@ def _run(given: argparse.Namespace) -> None:
     for option, rows in (("--weights", given.weights), ("--pictures", given.pictures)):
         if len(dict(rows)) < len(rows):
             raise InputError(f"{option}: two rows have one name; give each its own.")
+    height, width = given.size
     recipe = Recipe(
         given.backbone,
         given.weights_file,
-        *given.size,
+        height,
+        width,
         steps=given.steps,
         people=given.people,
         each=given.each,

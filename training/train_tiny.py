@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 if __package__ in (None, ""):  # run as a script: modules are found from the repository's root, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -54,19 +55,20 @@ def write_clip(folder: Path) -> None:
     torch.manual_seed(0)
     config = CLIPConfig(text_config=small | text | ends, vision_config=small | {"image_size": 32, "patch_size": 8})
     CLIPModel(config).save_pretrained(folder)
-    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    sizes: dict[str, Any] = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=WORDS)
     CLIPProcessor(CLIPImageProcessor(**sizes), tokenizer).save_pretrained(folder)
 
 
 def write_stable_diffusion(root: Path) -> None:
     """A Stable Diffusion 2.1 as diffusers saves it, of few channels, random everywhere."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from diffusers.models import AutoencoderKL, UNet2DConditionModel
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel
 
     words = write_tokenizer(root / "tokenizer")
     torch.manual_seed(0)
-    networks = {
+    networks: dict[str, Any] = {
         "unet": UNet2DConditionModel(
             in_channels=4,
             out_channels=4,

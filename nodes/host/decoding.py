@@ -136,7 +136,7 @@ def check_match(vae: Any, model: Any, latent_format: Any) -> None:
         )
 
 
-def tiny_decoder(vae: Any, latent_format: Any) -> nn.Module:
+def tiny_decoder(vae: Any, latent_format: Any) -> Any:
     """The tiny decoder for latents of this format, in float32: RePoseDM's own, else found as the host's previews do."""
     if getattr(vae, "tiny", None) is not None:
         with torch.inference_mode(False):

@@ -132,12 +132,13 @@ class Guidance:
         sampler = executor.class_obj
         once = getattr(getattr(sampler, "sampler_function", None), "__name__", "") in ONCE
         once = once and not getattr(sampler, "extra_options", {}).get("s_churn")  # which raises the levels
-        run = Run(self._window(guider.inner_model), sigmas[:-1].tolist(), once, open=ExitStack())
+        end = ExitStack()
+        run = Run(self._window(guider.inner_model), sigmas[:-1].tolist(), once, open=end)
         given = extra_args["model_options"]
         inner = given.get("transformer_options", {})
         inner = {**inner, RUNS: {**inner.get(RUNS, {}), self: run}}
         extra_args = {**extra_args, "model_options": {**given, "transformer_options": inner}}
-        with run.open:
+        with end:
             return executor(guider, sigmas, extra_args, *rest, **options)
 
     def ask(
@@ -191,7 +192,7 @@ class Guidance:
         flow = isinstance(args["model"].model_sampling, comfy.model_sampling.CONST)
         try:
             wanted = size, (0,) if len(self.poses) == 1 else tuple(turn)
-            if run.wanted != wanted:
+            if run.wanted != wanted or run.guide is None:
                 run.wanted, run.guide = wanted, self._prepared(run, wanted, strength)
                 if run.open is not None:
                     run.open.enter_context(run.guide.sampling())
@@ -231,8 +232,9 @@ class Guidance:
             management.throw_exception_if_processing_interrupted()
             decoded = self.decoding.decode(cells)
             management.throw_exception_if_processing_interrupted()
-            if run.guide.watch is not None:
-                run.guide.watch.note(decoded, NOT_FINITE)
+            watch = None if run.guide is None else run.guide.watch
+            if watch is not None:
+                watch.note(decoded, NOT_FINITE)
             elif not decoded.isfinite().all():
                 raise InputError(NOT_FINITE)
             return decoded

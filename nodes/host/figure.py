@@ -68,5 +68,5 @@ FIGURE = Pose(
 )
 """With everything that a person can have."""
 
-STANDING = replace(FIGURE, face=None, feet=None)
+STANDING = replace(FIGURE, face=0 * FIGURE.face, feet=0 * FIGURE.feet)
 """With hands."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, TypeVar
 
 import comfy.model_management as management
 import comfy.model_patcher
@@ -12,17 +13,19 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
+
 BYTES_A_PIXEL = 2048
 """Generous for the activations of aligner and estimator: 128 float32 channels at full resolution, four times."""
 
 
-def host_layers(network: nn.Module) -> nn.Module:
+def host_layers(network: Network) -> Network:
     """Turn the plain layers of `network` into ComfyUI's classes of the same kind, in place.
 
     They compute the same; in addition the host can leave their weights in main memory, and an interruption takes
     effect between two layers.
     """
-    classes = {
+    classes: dict[type[nn.Module], Any] = {
         kind: getattr(comfy.ops.disable_weight_init, kind.__name__)
         for kind in (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
     }
@@ -82,7 +85,7 @@ def in_patcher(
     return kind(network, load_device=load_device, offload_device=offload_device or management.unet_offload_device())
 
 
-def own_copy(patcher: ModelPatcher) -> nn.Module:
+def own_copy(patcher: ModelPatcher) -> Any:
     """The network of a patcher again, with weights that gradients can pass through and that nobody else moves."""
     with torch.inference_mode(False):
         if getattr(patcher, "is_dynamic", bool)():  # its weights are not tensors of their own: read them again
@@ -108,9 +111,9 @@ def leave_inference_mode(network: nn.Module) -> None:
             for name, value in layer.named_parameters(recurse=False):
                 if value.is_inference():
                     setattr(layer, name, nn.Parameter(value.clone(), requires_grad=False))
-            for name, value in layer.named_buffers(recurse=False):
-                if value.is_inference():
-                    setattr(layer, name, value.clone())
+            for name, buffer in layer.named_buffers(recurse=False):
+                if buffer.is_inference():
+                    setattr(layer, name, buffer.clone())
 
 
 def load(*patchers: ModelPatcher, pixels: int = 0, memory: float = 0) -> torch.device:

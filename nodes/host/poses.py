@@ -26,13 +26,11 @@ def read_poses(data: Any, name: str, **reading: Any) -> list[Pose]:
     return parse_keypoints(data, name, tick=asked_to_stop, **reading)
 
 
-def poses_of(data: Any, image: Tensor, name: str, inside: bool = False) -> list[Pose] | None:
+def poses_of(data: Any, image: Tensor, name: str, inside: bool = False) -> list[Pose]:
     """Poses of the pictures of an IMAGE from the input `name`, on their canvas: one for all, or one per picture.
 
-    Frames may be empty; None where nothing is connected. With `inside` the first person must be in the picture.
+    Frames may be empty. With `inside` the first person must be in the picture.
     """
-    if data is None:
-        return None
     pictures = frames_of(image)
     height, width = pictures[0].shape[1:3]
     poses = [pose.resized(height, width) for pose in read_poses(data, name, allow_nobody=True, picture=(height, width))]

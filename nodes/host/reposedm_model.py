@@ -20,13 +20,14 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor, nn
 
 from ...reposedm_core import InputError, ModelConfig
-from ...reposedm_core.alignment import RecurrentPoseAligner
-from ...reposedm_core.diffusion.autoencoder import Autoencoder
+from ...reposedm_core.alignment import MatchingPoseAligner, RecurrentPoseAligner
+from ...reposedm_core.diffusion.autoencoder import Autoencoder, KLAutoencoder
 from ...reposedm_core.diffusion.context_cache import cached_context
 from ...reposedm_core.diffusion.denoiser import Conditioner, Denoiser
 from ...reposedm_core.diffusion.guided import Condition
 from ...reposedm_core.diffusion.schedule import DiffusionSchedule
 from ...reposedm_core.diffusion.tiny import TinyAutoencoder
+from ...reposedm_core.networks import NoAlignment
 from .field_presets import SAYS
 from .patchers import host_layers, in_patcher, interruptible
 from .poses import poses_in_turn
@@ -51,7 +52,12 @@ class ConditioningNetworks(nn.Module):
     """What reads the pictures, once per run: the aligner, with the tiny encoder where it has one, and the part of the
     denoiser that makes the context tokens."""
 
-    def __init__(self, aligner: RecurrentPoseAligner, denoiser: Denoiser, tiny: TinyAutoencoder | None = None):
+    def __init__(
+        self,
+        aligner: RecurrentPoseAligner | MatchingPoseAligner | NoAlignment,
+        denoiser: Denoiser,
+        tiny: TinyAutoencoder | None = None,
+    ):
         super().__init__()
         self.tiny = tiny
         self.aligner, self.conditioner = aligner, Conditioner(denoiser.config)
@@ -65,7 +71,7 @@ class ConditioningNetworks(nn.Module):
 class RePoseDMLatent(comfy.latent_formats.LatentFormat):
     """Latents of the pack's autoencoder: already scaled; previews use its linear decoder."""
 
-    def __init__(self, autoencoder: Autoencoder):
+    def __init__(self, autoencoder: Autoencoder | KLAutoencoder):
         self.latent_channels, self.spacial_downscale_ratio = autoencoder.channels, autoencoder.stride
         unit = torch.eye(autoencoder.channels)[:, :, None, None]
         black = autoencoder.decode_linear(torch.zeros_like(unit[:1])).mean((2, 3))
@@ -115,16 +121,17 @@ class HostDenoiser(nn.Module):
         """v or ε at y_t = z (B, C, h, w); `host` are options for ComfyUI's own networks."""
         sigma = self.schedule.roots(timesteps.long(), z)[1]
         prediction, variance = self.denoiser(z, timesteps, pose, context, aligned, visibility, sigma)
-        report = (transformer_options or {}).get(VARIANCE)
+        options = transformer_options or {}
+        report = options.get(VARIANCE)
         if report is not None:
-            report(variance, transformer_options["cond_or_uncond"])
+            report(variance, options["cond_or_uncond"])
         return prediction
 
 
 class RePoseDMModel(comfy.model_base.BaseModel):
     """RePoseDM as a diffusion model of ComfyUI's, for any of its samplers and schedulers."""
 
-    def __init__(self, config: ModelConfig, autoencoder: Autoencoder, denoiser: Denoiser):
+    def __init__(self, config: ModelConfig, autoencoder: Autoencoder | KLAutoencoder, denoiser: Denoiser):
         kinds = {"v_prediction": comfy.model_base.ModelType.V_PREDICTION, "epsilon": comfy.model_base.ModelType.EPS}
         host = RePoseDMHostConfig(config, RePoseDMLatent(autoencoder))
         super().__init__(host, kinds[config.schedule.prediction])
@@ -209,7 +216,9 @@ def _size(latent: Tensor, stride: int) -> str:
 class RePoseDMVAE(comfy.sd.VAE):
     """The pack's autoencoder as a VAE of ComfyUI's, and the model's tiny one, where it has one."""
 
-    def __init__(self, autoencoder: Autoencoder, plain: bool = False, tiny: TinyAutoencoder | None = None):
+    def __init__(
+        self, autoencoder: Autoencoder | KLAutoencoder, plain: bool = False, tiny: TinyAutoencoder | None = None
+    ):
         with _quiet():
             # Without weights the host's constructor sets its defaults, whatever they are in this version, and stops.
             super().__init__(sd={})

@@ -55,7 +55,7 @@ class RePoseSDModel(comfy.model_base.BaseModel):
         return self.process_latent_in(comfy.utils.repeat_to_batch_size(latent, len(noise))).to(kwargs["device"])
 
 
-class EightChannels:
+class EightChannels(ModelPatcher):
     """Goes before a patcher's class: LoRAs of Stable Diffusion 2.1 apply to the noise latent's four input channels."""
 
     def add_patches(self, patches: dict, strength_patch: float = 1.0, strength_model: float = 1.0) -> list:
@@ -94,4 +94,4 @@ def _inputs(patch: Any) -> int | None:
         weight = patch[1][0] if patch[0] == "diff" else None
     else:
         weight = patch.weights[1] if getattr(patch, "name", None) == "lora" else None
-    return weight.shape[1] if getattr(weight, "ndim", 0) == 4 else None
+    return None if weight is None or getattr(weight, "ndim", 0) != 4 else weight.shape[1]

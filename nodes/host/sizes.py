@@ -78,8 +78,8 @@ def view_of(output: str, height: int, picture: Tensor, frame: tuple[int, int], r
     Raises:
         InputError: the pictures are too many, or too large.
     """
-    size = tuple(frames_of(picture)[0].shape[1:3])
-    found = view(height if output == HEIGHT else output, size, frame)
+    rows, columns = frames_of(picture)[0].shape[1:3]
+    found = view(height if output == HEIGHT else output, (rows, columns), frame)
     if found is not None:
         check_pixels("output_size", results, *found.size)
     return found

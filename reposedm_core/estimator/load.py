@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from ..checkpoint import has_header, load_parts, read_header, read_weights
 from ..config import EstimatorConfig, ModelConfig, from_dict
 from ..errors import InputError, shortened
@@ -17,6 +15,7 @@ from ..presets import PRESETS
 from .hrnet import HigherHRNet
 from .official import read_official
 from .openpose import is_openpose, read_openpose
+from .protocol import PoseEstimator
 from .vitpose import load_vitpose
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
@@ -38,7 +37,7 @@ class Estimator(NamedTuple):
         size_known: the file says its size.
     """
 
-    network: nn.Module
+    network: PoseEstimator
     height: int
     width: int
     several: bool

@@ -20,6 +20,7 @@ from ..checks import check_tensor
 from ..errors import InputError
 from ..fitting import filled
 from ..pose.skeleton import COCO17, OPENPOSE18
+from .protocol import PoseEstimator
 
 STRIDE = 8
 FILE = "body_pose_model.pth"
@@ -48,7 +49,7 @@ class OpenPoseMaps(NamedTuple):
     tags: None = None
 
 
-class OpenPose(nn.Module):
+class OpenPose(PoseEstimator):
     """Calling it maps (B, 3, H, W) in [-1, 1], sides divisible by 8, to `OpenPoseMaps`; differentiable."""
 
     def __init__(self) -> None:

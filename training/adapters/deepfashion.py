@@ -100,15 +100,15 @@ class DeepFashion(Adapter):
                     else:
                         keypoints[entry[0]], split_of[entry[0]] = entry[1], split
             names = [f"{prefix}pairs-{split}.csv" for prefix in PREFIXES] + [f"{split}_pairs.txt"]
-            file = next((root / name for name in names if (root / name).is_file()), None)
-            for entry in read_pairs(file) if file else ():
+            listed = next((root / name for name in names if (root / name).is_file()), None)
+            for pair in read_pairs(listed) if listed else ():
                 pairs = [] if pairs is None else pairs
-                if isinstance(entry, Skip):
-                    skipped.append(entry)
+                if isinstance(pair, Skip):
+                    skipped.append(pair)
                     continue
-                pair = tuple(_as_listed(name) for name in entry)
-                pairs.append(pair)
-                for name in pair:
+                source, target = map(_as_listed, pair)
+                pairs.append((source, target))
+                for name in (source, target):
                     split_of.setdefault(name, split)
         if not split_of:
             raise InputError(

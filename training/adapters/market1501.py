@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+
 from training.preparation.adapter import Adapter
 from training.preparation.lists import read_keypoints, read_pairs
 from training.preparation.plan import Item, Plan, Shares, Skip, files_below, hold_out, need
@@ -26,7 +28,9 @@ class Market1501(Adapter):
 
     def plan(self, root: Path, shares: Shares, cache: Path) -> Plan:
         need(root, *FOLDERS[0][1])
-        keypoints, skipped, pairs = {}, [], None
+        keypoints: dict[str, np.ndarray] = {}
+        skipped: list[Skip] = []
+        pairs: list[tuple[str, str]] | None = None
         for split in ("train", "test"):
             file = root / f"market-annotation-{split}.csv"
             for entry in read_keypoints(file) if file.is_file() else ():
@@ -35,9 +39,12 @@ class Market1501(Adapter):
                 else:
                     keypoints.setdefault(*entry)
             file = root / f"market-pairs-{split}.csv"
-            for entry in read_pairs(file) if file.is_file() else ():
+            for pair in read_pairs(file) if file.is_file() else ():
                 pairs = [] if pairs is None else pairs
-                (skipped if isinstance(entry, Skip) else pairs).append(entry)
+                if isinstance(pair, Skip):
+                    skipped.append(pair)
+                else:
+                    pairs.append(pair)
         found: dict[str, tuple[str, Path]] = {}
         for split, names in FOLDERS:
             for folder in (root / name for name in names if (root / name).is_dir()):
@@ -60,9 +67,9 @@ class Market1501(Adapter):
         ]
         if pairs is not None:
             pairs, listed = [], pairs
-            for pair in listed:
-                if pair[0][:4] == pair[1][:4]:
-                    pairs.append(pair)
+            for source, target in listed:
+                if source[:4] == target[:4]:
+                    pairs.append((source, target))
                 else:
-                    skipped.append(Skip(", ".join(pair), "pair of two people"))
+                    skipped.append(Skip(f"{source}, {target}", "pair of two people"))
         return Plan(items, pairs, skipped, annotated=bool(keypoints))

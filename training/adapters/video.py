@@ -68,7 +68,7 @@ class Video(Adapter):
             skipped += [Skip(*skip) for skip in found[key]["skipped"]]
             tracks += [(path, number, track) for number, track in enumerate(found[key]["tracks"])]
         split = hold_out({f"{path.name} {number}" for path, number, _ in tracks}, shares.val, shares.test)
-        items = [
+        items: list[Item] = [
             Crop(
                 f"{path.name}, person {number}, frame {frame}",
                 identity,
@@ -86,18 +86,20 @@ class Video(Adapter):
         self, plan: Plan, missing: Sequence[int], reading: Reading, workers: int
     ) -> Iterator[tuple[int, Row | Skip]]:
         """Each video is decoded once, in this process."""
-        reader, wanted = Reader(reading), defaultdict(lambda: defaultdict(list))
-        for number in missing:
-            wanted[plan.items[number].path][plan.items[number].frame].append(int(number))
+        reader = Reader(reading)
+        crops = {int(number): crop for number in missing if isinstance(crop := plan.items[number], Crop)}
+        wanted: dict[Path, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for number, crop in crops.items():
+            wanted[crop.path][crop.frame].append(number)
         for path, by_frame in wanted.items():
             for frame, picture in enumerate(read_frames(path)):
                 for number in by_frame.pop(frame, ()):
-                    yield number, reader.row(plan.items[number], cut(picture, plan.items[number].box, reading.size))
+                    yield number, reader.row(crops[number], cut(picture, crops[number].box, reading.size))
                 if not by_frame:
                     break
             for numbers in by_frame.values():
                 yield from (
-                    (number, Skip(plan.items[number].name, "corrupt picture", "the video ends before it"))
+                    (number, Skip(crops[number].name, "corrupt picture", "the video ends before it"))
                     for number in numbers
                 )
 

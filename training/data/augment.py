@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from reposedm_core.pose.skeleton import COCO_FLIP
 from training.data.clutter import dead_leaves, pink_noise
+
+Share = TypeVar("Share", float, np.ndarray)
 
 Generators = Sequence[np.random.Generator]
 Range = tuple[float, float]
@@ -116,7 +119,7 @@ def random_grid(
     return grid, moved.astype(np.float32)
 
 
-def _between(span: Sequence[float], share: np.ndarray | float) -> np.ndarray | float:
+def _between(span: Sequence[float] | np.ndarray, share: Share) -> Share:
     return span[0] + (span[1] - span[0]) * share
 
 

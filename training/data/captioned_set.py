@@ -78,7 +78,8 @@ class Captioned:
         self.images = Path(images or self.description["images"])
         if not self.images.is_dir():
             raise InputError(f"{root}: its pictures are not at {self.images} any more; say where they are now.")
-        self.height, self.width = size or (self.description["height"], self.description["width"])
+        size = size or (self.description["height"], self.description["width"])
+        self.height, self.width = size
         self._offsets = np.load(self.root / "offsets.npy", mmap_mode="r")
         self._lines = np.flatnonzero(np.load(self.root / "split.npy") == SPLITS.index(split))
         if not len(self._lines):

@@ -159,9 +159,9 @@ class People:
             raise IndexError(f"{self.root}: no picture {index[n]} of person {identity[n]} in the split {self.split!r}")
         return self._rows[self._first[place] + index]
 
-    def read(self, name: str, identity: np.ndarray, index: np.ndarray) -> np.ndarray | None:
-        """Rows (n, …) of the array `name`, as stored; None for an optional array that the set has not."""
-        return np.array(self.arrays[name][self.rows(identity, index)]) if name in self.arrays else None
+    def read(self, name: str, identity: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Rows (n, …) of the array `name`, as stored; KeyError for an optional array that the set has not."""
+        return np.array(self.arrays[name][self.rows(identity, index)])
 
     def pictures(self, identity: np.ndarray, index: np.ndarray) -> Tensor:
         """(n, 3, H, W) in [-1, 1]."""
@@ -173,8 +173,9 @@ class People:
 
     def openpose(self, identity: np.ndarray, index: np.ndarray) -> np.ndarray:
         """OpenPose-18 joints (n, 18, 3), as `joints`: the set's own where it has them."""
-        found = self.read("openpose", identity, index)
-        return coco_to_openpose(self.joints(identity, index)) if found is None else found
+        if "openpose" in self.arrays:
+            return self.read("openpose", identity, index)
+        return coco_to_openpose(self.joints(identity, index))
 
     def skeletons(self, identity: np.ndarray, index: np.ndarray) -> Tensor:
         """Drawn OpenPose skeletons (n, 3, H, W) in [-1, 1]."""
@@ -182,22 +183,24 @@ class People:
 
     def masks(self, identity: np.ndarray, index: np.ndarray) -> Tensor | None:
         """Masks of the person, not of a second one, (n, 1, H, W), 0 or 1; None for a set without them."""
-        found = self.read("masks", identity, index)
-        return None if found is None else torch.from_numpy(found == 1).float()[:, None]
+        if not self.has_masks:
+            return None
+        return torch.from_numpy(self.read("masks", identity, index) == 1).float()[:, None]
 
     def garments(self, identity: np.ndarray, index: np.ndarray) -> np.ndarray | None:
         """Garment labels (n, H, W) uint8; None for a set without them."""
-        return self.read("garments", identity, index)
+        return self.read("garments", identity, index) if self.has_garments else None
 
     def others(self, identity: np.ndarray, index: np.ndarray) -> np.ndarray | None:
         """COCO-17 joints (n, 17, 3) of the second person in the picture; None for a set without second people."""
-        return self.read("others", identity, index)
+        return self.read("others", identity, index) if "others" in self.arrays else None
 
     def surface(self, identity: np.ndarray, index: np.ndarray) -> Tensor | None:
         """Points of the body that the cells of the correspondence show, (n, 3, h, w) float32: rest coordinates x to the
         person's left, y backwards, z up, in about metres, 0 off the person; None for a set without them."""
-        found = self.read("surface", identity, index)
-        return None if found is None else torch.from_numpy(found.astype(np.float32)).movedim(-1, 1)
+        if "surface" not in self.arrays:
+            return None
+        return torch.from_numpy(self.read("surface", identity, index).astype(np.float32)).movedim(-1, 1)
 
     def correspondence(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Exact sampling map (n, 2, h, w) and visibility (n, 1, h, w): 0 background, 1 occluded, 2 visible.

@@ -32,7 +32,8 @@ class RowFiles:
     """
 
     def __init__(self, folder: Path, layout: Layout):
-        self.folder, self.layout, self._waiting = folder, layout, []
+        self.folder, self.layout = folder, layout
+        self._waiting: list[int] = []
         missing = [name for name in layout if not (folder / f"{name}.npy").exists()]
         need = sum(int(np.prod(layout[name][0])) * np.dtype(layout[name][1]).itemsize for name in missing)
         free = shutil.disk_usage(folder).free
@@ -109,7 +110,7 @@ class RowFiles:
                     os.posix_fallocate(file.fileno(), 0, size)
 
     def _put(self, name: str, row: int, value: np.ndarray) -> None:
-        file, left = self._files[name], memoryview(value).cast("B")
+        file, left = self._files[name], value.data.cast("B")
         try:
             file.seek(self._offset[name] + row * (value.nbytes // len(value)))
             while left:

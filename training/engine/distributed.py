@@ -60,6 +60,11 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     Every process must hold as many examples as the others. In eval mode, or in one process, it is batch norm.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -92,7 +93,9 @@ class _Run:
         self.optimiser = torch.optim.AdamW(
             trained, self.settings.lr, betas=(0.9, 0.99), weight_decay=self.settings.weight_decay, eps=self.settings.eps
         )
-        self.log, self.made_of, self.drawn = empty_log(), None, time.monotonic()
+        self.log, self.drawn = empty_log(), time.monotonic()
+        self.made_of: dict[str, Any] | None = None
+        self.loader: Iterator[Batches | Exception] = iter(())
         self.bf16 = None if self.settings.bf16 == AUTO else self.settings.bf16
 
     def restore(self, state: dict) -> None:
@@ -168,7 +171,7 @@ class _Run:
             "examples a step": settings.batch * settings.accumulate * accelerator.num_processes,
             **self.stage.made_of(),
         }
-        changed = differences(self.made_of, now) if self.made_of else []
+        changed: list[str] = differences(self.made_of, now) if self.made_of else []
         if changed:
             self.log.setdefault("changes", []).append({"step": self.log["step"], "changed": changed})
             accelerator.print(f"{self.stage.name} {what}: {'; '.join(changed)}", flush=True)
@@ -204,7 +207,7 @@ class _Run:
                 self.validate(journal)
                 self.save()
         finally:
-            self.loader = None  # and with it the workers, whatever keeps the frames of an error
+            self.loader = iter(())  # it goes, and with it the workers, whatever keeps the frames of an error
             journal.close()
 
     def fetch(self, interrupts: Interrupts) -> Batches:
@@ -227,8 +230,8 @@ class _Run:
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):
             with nullcontext() if number + 1 == len(batches) else accelerator.no_sync(self.network):
-                values = self.backward(batch, step, self.bf16, len(batches))
-            for key, value in values.items():
+                parts = self.backward(batch, step, bool(self.bf16), len(batches))
+            for key, value in parts.items():
                 sums[key] = sums.get(key, 0.0) + value.detach().float() / len(batches)
         norm = accelerator.clip_grad_norm_(self.module.parameters(), 1.0)
         logged = torch.stack([*sums.values(), norm.detach().float(), norm.new_tensor(float(over()))])

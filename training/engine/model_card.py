@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def make_card(settings: Settings, out: Path, device: torch.device, stages: list[
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{cores} CPU cores"
     described = Path(settings.data) / "dataset.json"
     kept = {key: value for key, value in asdict(settings).items() if key not in ("data", "out", "notes", *STAGES)}
-    card = {
+    card: dict[str, Any] = {
         "data": json.loads(described.read_text()) if described.is_file() else Path(settings.data).name,
         "preset": settings.preset,
         "seed": settings.seed,

@@ -278,7 +278,7 @@ def load_settings(config: str | Path | None, overrides: list[str]) -> Settings:
                 raise InputError(f"Configuration {config}: no such file.")
             merged = OmegaConf.merge(merged, OmegaConf.load(config))
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(overrides))
-        settings = OmegaConf.to_object(merged)
+        settings: Any = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, YAMLError, TypeError) as error:  # TypeError: a list
         raise InputError(f"Configuration: {str(error).splitlines()[0]}") from error
     check(settings)

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class Stopped(Exception):
@@ -45,7 +46,7 @@ class Interrupts:
 
     def __init__(self, at_once: bool = False) -> None:
         self.at_once, self.number = at_once, 0
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python catches no signals

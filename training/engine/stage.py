@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,11 +17,15 @@ from reposedm_core.errors import InputError
 from training.engine.settings import StageSettings
 from training.engine.state import checksum
 
-Plan = dict[str, np.ndarray | Tensor]
+Plan = dict[str, np.ndarray]
 """The random choices of a batch: arrays whose first dimension is the example."""
+Trained = TypeVar("Trained", bound=nn.Module)
+"""The module that a stage trains."""
+Network = TypeVar("Network", bound=nn.Module)
+"""The network in it that is exported."""
 
 
-class Stage(ABC):
+class Stage(ABC, Generic[Trained, Network]):
     """One stage; `training.engine.loop.train` drives it.
 
     A step is made of three parts, so that any number of loader workers and processes sees the same examples: `plan`
@@ -54,7 +58,7 @@ class Stage(ABC):
         settings: StageSettings,
         root: str | Path,
         out: Path,
-        networks: dict[str, nn.Module],
+        networks: dict[str, Any],
         device: torch.device,
     ):
         self.config, self.settings, self.root, self.out = config, settings, Path(root), Path(out)
@@ -66,22 +70,22 @@ class Stage(ABC):
         return ()
 
     @abstractmethod
-    def build(self) -> nn.Module:
+    def build(self) -> Trained:
         """The module that is trained, with fresh weights. `loss` calls it as a whole, never a method of it: that is
         what a distributed wrapper sees."""
 
-    def part_of(self, module: nn.Module) -> nn.Module:
+    def part_of(self, module: Trained) -> Network:
         """The network in the trained module that is exported; the module itself, unless it wraps the network."""
-        return module
+        return cast(Network, module)
 
-    def parts_of(self, network: nn.Module) -> dict[str, nn.Module]:
+    def parts_of(self, network: Network) -> dict[str, nn.Module]:
         """The parts of an exported checkpoint that `part_of` gave: the stage's own, and what was trained with it."""
         return {self.part: network}
 
-    def initialise(self, module: nn.Module) -> None:  # noqa: B027
+    def initialise(self, module: Trained) -> None:
         """What precedes the first step of a run that starts anew: a closed-form fit, say. `init` comes after it."""
 
-    def start_from(self, module: nn.Module, checkpoint: str) -> None:
+    def start_from(self, module: Trained, checkpoint: str) -> None:
         """Fill the network with the weights of `settings.init`, an exported checkpoint, strictly; what is trained with
         it stays as it is where the checkpoint has none.
 
@@ -95,13 +99,13 @@ class Stage(ABC):
             if part in parts:
                 load_into(network, parts[part], f"{self.name}.init: {checkpoint}")
 
-    def checkpointed(self, module: nn.Module) -> None:
+    def checkpointed(self, module: Trained) -> None:
         """Let `module` forget activations and compute them again on the way back (`settings.checkpointing`).
 
         Raises:
             InputError: the network cannot.
         """
-        found = [m for m in module.modules() if hasattr(m, "enable_gradient_checkpointing")]
+        found: list[Any] = [m for m in module.modules() if hasattr(m, "enable_gradient_checkpointing")]
         if not found:
             raise InputError(
                 f"{self.name}.checkpointing: the {self.part} cannot compute activations again; leave it false."
@@ -109,7 +113,7 @@ class Stage(ABC):
         for part in found:
             part.enable_gradient_checkpointing()
 
-    def prepare(self, main: bool) -> None:  # noqa: B027
+    def prepare(self, main: bool) -> None:
         """Open the data and make caches, before the first step; only `main`, the first process, writes files.
 
         It is called in the main process first, then in all others.
@@ -132,11 +136,11 @@ class Stage(ABC):
         once."""
         return 0, self.settings.steps
 
-    def validate(self, network: nn.Module) -> dict[str, float]:
+    def validate(self, network: Network) -> dict[str, float]:
         """Measures of the averaged network (`part_of`) on the validation people, the same examples each time."""
         return {}
 
-    def sheet(self, network: nn.Module) -> Image.Image | None:
+    def sheet(self, network: Network) -> Image.Image | None:
         """A picture to look at while training goes on, or None."""
         return None
 
@@ -148,7 +152,7 @@ class Stage(ABC):
             **{f"finished {name}": checksum(network) for name, network in self.networks.items()},
         }
 
-    def save(self, network: nn.Module, path: Path, card: dict[str, Any]) -> None:
+    def save(self, network: Network, path: Path, card: dict[str, Any]) -> None:
         """Write the stage's result, one self-describing file."""
         save_model(path, self.parts_of(network), to_dict(getattr(self.config, self.part)), card, torch.float32)
 

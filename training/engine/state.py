@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def save_atomically(state: dict, path: Path, shared: bool = False) -> None:
     with replacing(path, shared, durable=True) as fresh, open(fresh, "wb") as file:
         recorder = _Recorder(file)
         try:
-            torch.save(state, recorder)
+            torch.save(state, cast(IO[bytes], recorder))
         except RuntimeError as error:
             raise recorder.error or error from error
 
@@ -76,7 +76,7 @@ def checksum(*values: np.ndarray | torch.Tensor | nn.Module | bytes) -> int:
         for part in parts:
             if isinstance(part, torch.Tensor):
                 part = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-            total = zlib.crc32(part if isinstance(part, bytes) else np.ascontiguousarray(part), total)
+            total = zlib.crc32(part if isinstance(part, bytes) else np.ascontiguousarray(part).data, total)
     return total
 
 

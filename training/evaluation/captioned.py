@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from reposedm_core.errors import InputError
@@ -25,7 +25,7 @@ from training.evaluation.protocols import Protocol, protocol_of, scene_of
 from training.evaluation.tables import Summary, as_cell, markdown_table, summarise
 from training.metrics.backbones import find
 from training.metrics.clip import ClipScore
-from training.metrics.distribution import fid, kid, open_extractor
+from training.metrics.distribution import FeatureExtractor, fid, kid, open_extractor
 from training.metrics.fid_inception import FidInception
 from training.metrics.people import people_count_errors
 
@@ -64,7 +64,7 @@ class Tools:
     """What measures: the detector of people, the extractor of features for FID and KID, and a CLIP or None."""
 
     detector: Detector
-    features: nn.Module
+    features: FeatureExtractor | FidInception
     clip: ClipScore | None = None
 
     @classmethod
@@ -92,7 +92,7 @@ class Tools:
         """
         scenes = protocol_of(protocol).scenes
         if extractor == FID or (extractor == "auto" and scenes and find("fid", backbones)):
-            features = FidInception(backbones)
+            features: FeatureExtractor | FidInception = FidInception(backbones)
         else:
             features = open_extractor(extractor, backbones)
         score = ClipScore(clip, device) if clip else None

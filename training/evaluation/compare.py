@@ -161,12 +161,12 @@ def compare(
         row: [_joined([part.rows[row][number] for part in parts]) for number in range(len(measured))]
         for row, measured in parts[0].rows.items()
     }
-    pictures = {row: [file for part in parts for file in part.pictures[row]] for row in parts[0].pictures}
+    kept = {row: [file for part in parts for file in part.pictures[row]] for row in parts[0].pictures}
     maps = {
         row: {name: np.concatenate([part.maps[row][name] for part in parts]) for name in measures}
         for row, measures in parts[0].maps.items()
     }
-    return Comparison(pairs, rows, pictures, [pose for part in parts for pose in part.poses], maps)
+    return Comparison(pairs, rows, kept, [pose for part in parts for pose in part.poses], maps)
 
 
 def align_all(
@@ -174,7 +174,7 @@ def align_all(
 ) -> tuple[Tensor | None, list[Aligned]]:
     """The joints that the row `SKELETON` takes for the sources', see `compare`, and the batch aligned by each."""
     finder = contenders[0].pipe if finder is None and contenders else finder
-    joints = None if finder is None and source_pose == "estimated" else find_source(finder, batch, source_pose)
+    joints = find_source(finder, batch, source_pose)
     aligned = []
     for contender in contenders:
         same = contender.pipe is finder and contender.source_pose == source_pose
@@ -213,11 +213,10 @@ def all_pictures(
 
 
 def _joined(parts: list[Measured]) -> Measured:
-    features = None if parts[0].features is None else np.concatenate([part.features for part in parts])
     return Measured(
         {name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values},
         [found for part in parts for found in part.people],
-        features,
+        np.concatenate([part.features for part in parts]),
     )
 
 

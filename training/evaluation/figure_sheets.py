@@ -172,10 +172,10 @@ def save_sheet(figure: Figure, path: Path) -> list[Path]:
 
     make_folder(path.parent, "out")
     written = []
-    for kind, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"metadata": {"Software": None}})):
+    for kind, changing in (("pdf", "CreationDate"), ("png", "Software")):
         buffer = BytesIO()
         with matplotlib.rc_context({"pdf.fonttype": 42}):  # letters stay letters
-            figure.savefig(buffer, format=kind, dpi=figure.dpi, **options)
+            figure.savefig(buffer, format=kind, dpi=figure.dpi, metadata={changing: None})
         written.append(path.with_name(f"{path.name}.{kind}"))
         write_bytes(written[-1], buffer.getvalue())
     return written

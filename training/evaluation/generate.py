@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reposedm_core.alignment import start_from
+from reposedm_core.alignment import MatchingPoseAligner, start_from
 from reposedm_core.alignment.skeleton_map import skeleton_map
 from reposedm_core.alignment.warp import warp
 from reposedm_core.conditioning import Aligned, make_condition, source_joints
@@ -21,6 +21,7 @@ from reposedm_core.diffusion.schedulers import sample_noise
 from reposedm_core.errors import InputError
 from reposedm_core.field import PoseInteractionField, pose_target
 from reposedm_core.images import to_uint8
+from reposedm_core.letterbox import size_of
 from reposedm_core.pipeline import RePoseDMPipeline
 from reposedm_core.pose import Pose
 from training.data.people_set import Pairs, People, to_unit
@@ -77,9 +78,9 @@ class Batch:
     joints: np.ndarray
     masks: np.ndarray | None
     garments: np.ndarray | None
-    source_masks: np.ndarray | None = None
-    source_pose: np.ndarray | None = None
-    target_pose: np.ndarray | None = None
+    source_masks: np.ndarray | None
+    source_pose: np.ndarray
+    target_pose: np.ndarray
 
     @classmethod
     def read(cls, people: People, pairs: Pairs, first: int, size: int) -> Batch:
@@ -106,12 +107,15 @@ class Batch:
         return len(self.pairs)
 
 
-def find_source(pipe: RePoseDMPipeline, batch: Batch, source_pose: str) -> Tensor | None:
-    """OpenPose-18 joints (b, 18, 3) of the sources' people by one of `SOURCE_POSES`; None for "none"."""
-    if source_pose == "none":
-        return None
+def find_source(pipe: RePoseDMPipeline | None, batch: Batch, source_pose: str) -> Tensor | None:
+    """OpenPose-18 joints (b, 18, 3) of the sources' people by one of `SOURCE_POSES`.
+
+    None for "none", and for "estimated" where `pipe`, whose estimator finds them, is None.
+    """
     if source_pose == "true":
         return torch.from_numpy(batch.source_pose).float()
+    if source_pose == "none" or pipe is None:
+        return None
     return source_joints([pipe.find(picture[None]) for picture in to_unit(batch.source)])
 
 
@@ -124,7 +128,7 @@ def align(pipe: RePoseDMPipeline, batch: Batch, joints: Tensor | None) -> Aligne
     """
     source, skeleton = to_unit(batch.source).to(pipe.device), batch.skeleton.to(pipe.device)
     start = None
-    if pipe.aligner.reads_pose:
+    if isinstance(pipe.aligner, MatchingPoseAligner):
         target = torch.from_numpy(batch.target_pose).float()
         start = start_from(joints, target, source, pipe.aligner.config.shrink)
     return make_condition(
@@ -168,8 +172,8 @@ def transfer(
         The results, (B, 3, H, W), about [-1, 1].
     """
     condition, field = aligned.condition, None
-    if guide is not None and guide.strength:
-        size, native = tuple(aligned.source.shape[-2:]), pipe.config.field_size(guide.size)
+    if guide is not None and guide.strength and poses is not None:
+        size, native = size_of(aligned.source), pipe.config.field_size(guide.size)
         compare = PoseInteractionField(pipe.estimator, guide.space, mask=guide.mask)
         target = pose_target(compare, [Pose(joints[None], *size) for joints in poses], size, native)
         field = FieldGuidance.configured(
@@ -219,7 +223,7 @@ def generate(
 def by_skeleton(batch: Batch, joints: Tensor) -> np.ndarray:
     """The row `SKELETON`: the source at its full size under the map that the two skeletons give, without a network."""
     source, target = to_unit(batch.source), torch.from_numpy(batch.target_pose).float()
-    size = tuple(source.shape[-2:])
+    size = size_of(source)
     return to_pictures(warp(source, skeleton_map(joints, target, size, size, size)[0]))
 
 

@@ -118,8 +118,8 @@ def study(
         compared = summarise(values, chosen.identity)
         if cost:
             off = values[label(OFF)]
-            against = {f"{name} − off": difference(row, off) for name, row in values.items() if row is not off}
-            against = summarise(against, chosen.identity)
+            pairwise = {f"{name} − off": difference(row, off) for name, row in values.items() if row is not off}
+            against = summarise(pairwise, chosen.identity)
     held_out = test.fixed_pairs(pairs)
     found = measure(pipe, test, held_out, [OFF, default], seed, judging, steps)
     rows = {label(kind): found.values(label(kind)) for kind in (OFF, default)}
@@ -144,7 +144,7 @@ def study(
     write_json(folder / "guidance.json", results)
     write_text(folder / "guidance.md", markdown(results))
     # The pairs that guidance moves most, in either direction: there is something to see in them.
-    order = np.argsort(-np.abs(np.nan_to_num(on["joint_error"] - off["joint_error"])))[:shown]
+    order = np.argsort(-np.abs(np.nan_to_num(on["joint_error"] - off["joint_error"])))[:shown].tolist()
     columns = {"source": "source", "pose": "pose", "off": label(OFF), "on": label(default), "target": TRUTH}
     captions = [
         f"{n}: joints off by {off['joint_error'][n]:.1f} px without and {on['joint_error'][n]:.1f} px with guidance"

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from reposedm_core.alignment import RecurrentPoseAligner
+from reposedm_core.diffusion.autoencoder import KLAutoencoder
 from reposedm_core.diffusion.guidance import guide_x0
+from reposedm_core.diffusion.tiny import TinyAutoencoder
 from reposedm_core.errors import InputError
-from reposedm_core.estimator import predict_pose
+from reposedm_core.estimator import HigherHRNet, predict_pose
 from reposedm_core.field import PoseInteractionField, joints_target
 from reposedm_core.files import make_folder, write_json, write_text
 from reposedm_core.metrics.joints import joint_error
@@ -32,10 +35,16 @@ take off (`guide_x0`), and its bound."""
 class Compared:
     """The networks of a training run and its validation pairs."""
 
+    autoencoder: KLAutoencoder
+    tiny: TinyAutoencoder
+    estimator: HigherHRNet
+    aligner: RecurrentPoseAligner
+
     def __init__(self, settings: Settings, pairs: int, chunk: int = 8):
-        self.config, self.chunk, networks = model_of(settings), chunk, {}
+        self.config, self.chunk = model_of(settings), chunk
         if self.config.inner != "tiny" or self.config.aligner.encoder != "latent":
             raise InputError(f"{self.config.name}: it has no tiny autoencoder for its inner work; nothing to compare.")
+        networks: dict[str, nn.Module] = {}
         load_finished(PARTS, self.config, settings, networks)
         for name, network in networks.items():
             setattr(self, name, network.eval().requires_grad_(False))
@@ -43,7 +52,7 @@ class Compared:
         if not self.people.has_correspondence:
             raise InputError(f"data = {settings.data}: a set with exact correspondence is needed (generate.py).")
         self.pairs = self.people.fixed_pairs(pairs)
-        self.sides: dict[str, nn.Module] = {"exact": self.autoencoder, "tiny": self.tiny}
+        self.sides: dict[str, KLAutoencoder | TinyAutoencoder] = {"exact": self.autoencoder, "tiny": self.tiny}
 
     def parts(self) -> Iterator[Pairs]:
         """The pairs, some at a time."""

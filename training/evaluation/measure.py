@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from reposedm_core.errors import InputError
-from reposedm_core.estimator import PoseEstimator, predict_people, predict_pose
+from reposedm_core.estimator import HigherHRNet, PoseEstimator, predict_people, predict_pose
 from reposedm_core.estimator.load import load_estimator
-from reposedm_core.letterbox import Letterbox
+from reposedm_core.letterbox import Letterbox, size_of
 from reposedm_core.metrics import object_keypoint_similarity
 from reposedm_core.pipeline import RePoseDMPipeline
 from training import metrics
@@ -67,10 +67,11 @@ class Detector:
         Args:
             images: (B, 3, H, W) in [-1, 1].
         """
-        shape = tuple(images.shape[-2:])
+        shape = size_of(images)
         size = self.size or shape
         if self.side:
-            size = tuple(-(-round(self.side * length / min(shape)) // CELL) * CELL for length in shape)
+            height, width = (-(-round(self.side * length / min(shape)) // CELL) * CELL for length in shape)
+            size = height, width
         letterbox = Letterbox(shape, size)
         seen = letterbox.image(images)
         if self.several:
@@ -100,7 +101,7 @@ def load_detector(path: str | Path, device: str = "cpu", udp: bool = False) -> D
     except InputError as error:
         raise InputError(f"judge: {error}") from error
     network = found.network.to(device)
-    if found.several:
+    if found.several and isinstance(network, HigherHRNet):
         name = f"HigherHRNet-W{network.config.channels[0]} ({path.name})"
         return Detector(network, name, several=True, side=min(found.height, found.width))
     return Detector(network, path.name, size=(found.height, found.width) if found.size_known else None)
@@ -113,12 +114,12 @@ class Measured:
     Attributes:
         values: measure → (b,), NaN where it says nothing.
         people: those found in each picture, (P, 17, 3), P may be 0.
-        features: (b, D) for FID and KID; None without an extractor.
+        features: (b, D) for FID and KID; D is 0 without an extractor.
     """
 
     values: dict[str, np.ndarray]
     people: list[np.ndarray]
-    features: np.ndarray | None
+    features: np.ndarray
 
 
 class Judge:
@@ -141,7 +142,8 @@ class Judge:
         self.detector, self.device = detector, device
         self.extractor = None if extractor is None else extractor.to(device)
         self.perceptual = PerceptualDistance().to(device)
-        self.lpips, self.vgg = (None if each is None else each.to(device) for each in (lpips, vgg))
+        self.lpips = None if lpips is None else lpips.to(device)
+        self.vgg = None if vgg is None else vgg.to(device)
         self._truth: tuple[Batch, list[Tensor]] | None = None
 
     def measure(self, pictures: np.ndarray, batch: Batch, same: bool = False) -> Measured:
@@ -152,10 +154,12 @@ class Judge:
         people = self.detector.sure(looked_for)
         values.update(self._poses(looked_for, batch))
         values["pce"] = people_count_errors(people, [pose[None] for pose in batch.joints])
-        return Measured(values, people, None if self.extractor is None else self.features(images))
+        return Measured(values, people, self.features(images))
 
     def features(self, images: Tensor) -> np.ndarray:
-        """(b, D) of pictures (b, 3, H, W) in [-1, 1], by the extractor."""
+        """(b, D) of pictures (b, 3, H, W) in [-1, 1], by the extractor; D is 0 without one."""
+        if self.extractor is None:
+            return np.zeros((len(images), 0), np.float32)
         return self.extractor(images.to(self.device)).cpu().numpy()
 
     def _against(self, pictures: np.ndarray, images: Tensor, batch: Batch) -> dict[str, np.ndarray]:
@@ -165,7 +169,7 @@ class Judge:
             distances["lpips"] = self.lpips(images, truth)
         if self.vgg is not None:
             with torch.no_grad():
-                distances["vgg"] = self.vgg.to_features(images, self._vgg_of(batch, truth))
+                distances["vgg"] = self.vgg.to_features(images, self._vgg_of(self.vgg, batch, truth))
         values = {name: distance.double().cpu().numpy() for name, distance in distances.items()}
         values["psnr"] = metrics.psnr(pictures, batch.truth)
         if min(pictures.shape[1:3]) >= WINDOW:
@@ -183,10 +187,10 @@ class Judge:
             )
         return values
 
-    def _vgg_of(self, batch: Batch, truth: Tensor) -> list[Tensor]:
+    def _vgg_of(self, vgg: VGGDistance, batch: Batch, truth: Tensor) -> list[Tensor]:
         """VGG's features of a batch's true pictures, kept for the next row: nothing else costs so much."""
         if self._truth is None or self._truth[0] is not batch:
-            self._truth = batch, self.vgg.features(truth)
+            self._truth = batch, vgg.features(truth)
         return self._truth[1]
 
     def _poses(self, people: list[np.ndarray], batch: Batch) -> dict[str, np.ndarray]:
@@ -195,7 +199,7 @@ class Judge:
         for n, (found, truth) in enumerate(zip(people, batch.joints, strict=True)):
             labelled = truth[truth[:, 2] > 0, :2].astype(np.float64)
             area = float(np.prod(np.ptp(labelled, 0))) if len(labelled) else 0.0
-            every = [object_keypoint_similarity(person, truth, area) for person in found]
+            every = [float(object_keypoint_similarity(person, truth, area)) for person in found]
             if not len(labelled):
                 similarities[n] = np.nan
             elif every:

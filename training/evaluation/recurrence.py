@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reposedm_core.alignment import MatchingPoseAligner
+from reposedm_core.alignment import MatchingPoseAligner, Start
 from reposedm_core.alignment.skeleton_map import skeleton_map
 from reposedm_core.alignment.warp import identity_map, resize_map
 from reposedm_core.files import write_bytes
+from reposedm_core.letterbox import size_of
 from reposedm_core.networks import NoAlignment
 from training.data.people_set import People
 from training.evaluation.generate import COPY, SKELETON, Aligned, Batch, Contender
@@ -44,7 +45,7 @@ def map_errors(
     """
     flow, visible = people.correspondence(batch.pairs)
     truth = _Truth(flow, visible, people.width / people.height)
-    cells = tuple(flow.shape[-2:])
+    cells = size_of(flow)
     found: MapErrors = {COPY: truth.errors(identity_map(*cells).expand_as(flow))}
     if joints is not None:
         size = people.height, people.width
@@ -56,8 +57,8 @@ def map_errors(
             continue
         after = {iteration(contender.name, n): truth.errors(sampling) for n, sampling in enumerate(each.alignment.maps)}
         left_over = {}
-        if isinstance(aligner, MatchingPoseAligner):
-            left_over = disturbed_errors(aligner, contender.name, each, truth, batch.first)
+        if isinstance(aligner, MatchingPoseAligner) and each.start is not None:
+            left_over = disturbed_errors(aligner, contender.name, each, each.start, truth, batch.first)
         found |= {row: {**after.get(row, {}), **left_over.get(row, {})} for row in [*list(left_over)[:1], *after]}
     return found
 
@@ -98,7 +99,9 @@ class _Truth:
         return {name: np.where(known, value, np.nan) for name, value in zip(ERRORS, values, strict=True)}
 
 
-def disturbed_errors(aligner: MatchingPoseAligner, name: str, aligned: Aligned, truth: _Truth, first: int) -> MapErrors:
+def disturbed_errors(
+    aligner: MatchingPoseAligner, name: str, aligned: Aligned, start: Start, truth: _Truth, first: int
+) -> MapErrors:
     """What each iteration after the first leaves of a map that is exact but for a smooth disturbance.
 
     The exact map at the aligner's cells, where half of a cell or more is visible, plus a field of 4×3 random values,
@@ -107,7 +110,7 @@ def disturbed_errors(aligner: MatchingPoseAligner, name: str, aligned: Aligned, 
     """
     device, shrink = aligned.source.device, aligner.config.shrink
     source, skeleton = (F.avg_pool2d(picture, shrink) for picture in (aligned.source, aligned.skeleton))
-    cells = tuple(aligned.start.map.shape[-2:])
+    cells = size_of(start.map)
     place, shown = coarse_truth(truth.flow, truth.visible, *cells)
     exact = _Truth(place, 2 * shown, float(truth.unit[0] / truth.unit[1]))
     base = resize_map(aligned.alignment.maps[0].cpu(), *cells)
@@ -122,7 +125,7 @@ def disturbed_errors(aligner: MatchingPoseAligner, name: str, aligned: Aligned, 
         wrong = torch.where(shown > 0, place + pixels * field, base)
         maps = {disturbed(name): wrong}
         for n in range(1, len(aligner.matches)):
-            maps[iteration(name, n)] = aligner.refine(n, source, skeleton, aligned.start, wrong.to(device)).fine
+            maps[iteration(name, n)] = aligner.refine(n, source, skeleton, start, wrong.to(device)).fine
         for row, sampling in maps.items():
             found.setdefault(row, {})[left(pixels)] = exact.errors(sampling)["epe"]
     return found
@@ -151,9 +154,9 @@ def draw_recurrence(maps: dict[str, dict[str, dict[str, Any]]], names: list[str]
             axes[0].axhline(maps[row]["epe"]["mean"], linestyle=style, color="grey", label=row)
     axes[0].set_title("error after each iteration")
     for place, name in zip(axes[1:], corrected, strict=True):
-        rows = {"disturbed": disturbed(name), **{f"iteration {n}": row for n, row in enumerate(steps[name][1:], 2)}}
-        width = 0.8 / len(rows)
-        for number, (label, row) in enumerate(rows.items()):
+        bars = {"disturbed": disturbed(name), **{f"iteration {n}": row for n, row in enumerate(steps[name][1:], 2)}}
+        width = 0.8 / len(bars)
+        for number, (label, row) in enumerate(bars.items()):
             middle, low, high = _numbers([maps[row][left(pixels)] for pixels in DISTURBANCES])
             at = np.arange(len(DISTURBANCES)) + (number + 0.5) * width - 0.4
             place.bar(
@@ -163,7 +166,7 @@ def draw_recurrence(maps: dict[str, dict[str, dict[str, Any]]], names: list[str]
                 yerr=[middle - low, high - middle],
                 label=label,
                 capsize=2,
-                color=f"{0.8 - 0.5 * number / max(1, len(rows) - 1):.2f}",
+                color=f"{0.8 - 0.5 * number / max(1, len(bars) - 1):.2f}",
             )
         place.set_xticks(range(len(DISTURBANCES)), [f"{pixels} px of {ROWS}" for pixels in DISTURBANCES])
         place.set_title(f"left of a disturbance by {name}")
@@ -184,8 +187,8 @@ def draw_recurrence(maps: dict[str, dict[str, dict[str, Any]]], names: list[str]
 def _numbers(cells: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, low and high of some cells; an interval that is not known has no length."""
     middle = [np.nan if cell["mean"] is None else cell["mean"] for cell in cells]
-    ends = (
+    low, high = (
         [mean if cell[end] is None else cell[end] for cell, mean in zip(cells, middle, strict=True)]
         for end in ("low", "high")
     )
-    return np.array(middle), *map(np.array, ends)
+    return np.array(middle), np.array(low), np.array(high)

@@ -140,13 +140,15 @@ def summarise_rows(
         collected: for KID; real, kid_real: real sets of FID and of KID. None leaves both out.
         against_truth: they are the true targets, with which the row `TRUTH` is not compared.
     """
-    found = {}
+    found: Summary = {}
     for row, each in tqdm(measured.rows.items(), desc="measuring sets", unit="row"):
         found[row] = _pair_cells(measured, row, measured.values(row))
         seeds = [_pair_cells(measured, row, one.values) if len(each) > 1 else {} for one in each]
         for n, one in enumerate(each):
             seeds[n] |= {name: as_cell(value) for name, value in people_measures(one.people, measured.poses).items()}
-            if real is not None and not (row == TRUTH and against_truth):
+            if row == TRUTH and against_truth:
+                continue
+            if real is not None and kid_real is not None and collected is not None:
                 seeds[n]["fid"] = as_cell(fid(torch.from_numpy(real.features), torch.from_numpy(one.features)))
                 features = collected.rows[row][n]
                 seeds[n]["kid"] = as_cell(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ OPEN, CLOSE = "<!-- results -->", "<!-- /results -->"
 
 Measures = dict[str, np.ndarray]
 """Measure → one number per pair, (n,), NaN where it says nothing."""
-Cell = dict[str, "float | list[float | None] | None"]
+Cell = dict[str, Any]
 """{"mean", "low", "high"}, None where unknown; perhaps "seeds", the mean of each seed."""
 Summary = dict[str, dict[str, Cell]]
 """Row → measure → cell."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -75,9 +76,9 @@ class _Guided(GuidedRePoseSD):
         conditional, unconditional = super().conditions()
         return conditional, (conditional[0] if self.keeps_pose else unconditional[0], unconditional[1])
 
-    def predict(self, z: Tensor, t: Tensor, pose: Tensor, tokens: Tensor) -> tuple[Tensor, None]:
+    def predict(self, z: Tensor, t: Tensor, *conditional: Tensor) -> tuple[Tensor, None]:
         with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bf16):
-            prediction, _ = super().predict(z, t, pose, tokens)
+            prediction, _ = super().predict(z, t, *conditional)
         return prediction.float(), None
 
 
@@ -99,6 +100,7 @@ class TextModel:
 
     Attributes:
         rows: row → gradient guidance, `OFF` first.
+        cell: picture pixels a cell of the estimator's coarsest heat maps; only with a field.
 
     Raises:
         InputError: no such model, or no such estimator.
@@ -119,12 +121,14 @@ class TextModel:
         scale = how.guidance_scale if how.guidance_scale is not None else how.protocol.guidance_scale
         self.scale = self.config.guidance_scale if scale is None else scale
         self.rows: dict[str, FieldConfig] = {name: OFF}
-        self.field, self.judged_by = None, {}
+        self.field: PoseInteractionField | None = None
+        self.judged_by: dict[str, Any] = {}
         if how.estimator is not None and how.field_strength != 0:
             strength = how.field_strength if how.field_strength is not None else self.config.field.strength or 1.0
             self.rows[name + WITH_FIELD] = own = replace(self.config.field, strength=strength)
             estimator = load_estimator(how.estimator, size, how.udp, own.size, "estimator").to(how.device)
             self.field = PoseInteractionField(estimator, own.space, mask=own.mask)
+            self.cell = max(estimator.config.strides)
             self.judged_by = {
                 "estimator": how.estimator.name,
                 "estimator_sha256": checksum(how.estimator),
@@ -154,7 +158,7 @@ class TextModel:
 
     def compared(self, kind: FieldConfig) -> tuple[int, int]:
         """Height and width of the pictures that the field compares, see `FieldConfig.size`."""
-        return shared_size(self.size, kind.size, max(self.field.estimator.config.strides))
+        return shared_size(self.size, kind.size, self.cell)
 
     def field_picture(self, latents: Tensor, kind: FieldConfig) -> Tensor:
         """What the field looks at of latents (B, C, h, w), as in `RePoseDMPipeline.field_picture`."""
@@ -174,7 +178,7 @@ class TextModel:
         noise = torch.stack([torch.randn(pose.shape[1:], generator=torch.Generator().manual_seed(s)) for s in seeds])
         model = _Guided(self.network, self.schedule, TextCondition(pose, tokens, null), self.scale)
         model.keeps_pose, model.bf16 = not self.own, self.how.bf16
-        if kind.strength:
+        if kind.strength and self.field is not None:
             joints = torch.stack([torch.from_numpy(largest(example)) for example in examples]).to(device)
             size = self.compared(kind)
             joints = joints * joints.new_tensor((size[1] / self.size[1], size[0] / self.size[0], 1.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from reposedm_core.errors import InputError
 from reposedm_core.files import reason
 from reposedm_core.images import to_uint8
 from training.metrics.distribution import HERE
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel
 
 
 class ClipScore:
@@ -39,10 +43,11 @@ class ClipScore:
                 "its weights, tokenizer and preprocessor_config.json. Nothing is downloaded."
             )
         try:
-            loaded, missing = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+            found: Any = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
             processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
             raise InputError(f"clip = {folder}: no CLIP can be read there ({reason(error)}); get it again.") from error
+        loaded, missing = found
         if missing["missing_keys"]:
             raise InputError(f"clip = {folder}: weights are missing, {sorted(missing['missing_keys'])[0]} among them.")
         words = loaded.config.text_config.max_position_embeddings
@@ -54,7 +59,11 @@ class ClipScore:
 
         self.name, self.device = folder.resolve().name, torch.device(device)
         features = _Features(loaded.eval().requires_grad_(False))
-        self.metric = CLIPScore(lambda: (features, prepare), **HERE).to(self.device)
+
+        def parts() -> Any:
+            return features, prepare
+
+        self.metric = CLIPScore(parts, **HERE).to(self.device)
 
     def __call__(self, pictures: Tensor, captions: list[str]) -> np.ndarray:
         """Scores (B,) float64, 0..100, of pictures (B, 3, H, W) in [-1, 1] and their captions.
@@ -72,7 +81,7 @@ class ClipScore:
 class _Features(nn.Module):
     """A CLIP whose features are tensors: since transformers 5 they come in an object, which torchmetrics cannot use."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: CLIPModel):
         super().__init__()
         self.model, self.config = model, model.config
 
@@ -83,5 +92,5 @@ class _Features(nn.Module):
         return _tensor(self.model.get_text_features(*given))
 
 
-def _tensor(features: object) -> Tensor:
+def _tensor(features: Any) -> Tensor:
     return features if isinstance(features, Tensor) else features.pooler_output

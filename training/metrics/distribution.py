@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from training.metrics.statistics import percentiles, resampled
 INCEPTION, EFFICIENTNET = "Inception-v3", "EfficientNet-Lite0"
 EXTRACTORS = {"inception": INCEPTION, "efficientnet": EFFICIENTNET}
 """Option → the extractor's name, which every table carries: numbers of two extractors do not compare."""
-HERE = {"sync_on_compute": False}
+HERE: dict[str, Any] = {"sync_on_compute": False}
 """The features of all processes are here already; torchmetrics would wait for the other processes."""
 
 

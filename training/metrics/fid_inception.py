@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,7 @@ class FidInception(nn.Module):
         return torch.cat([early.mean((2, 3)), self.rest(early).mean((2, 3))], 1)
 
 
-def _own_pooling(block: nn.Module, largest: bool) -> None:
+def _own_pooling(block: Any, largest: bool) -> None:
     """Replace the pooling branch of an Inception block."""
     branches = block._forward
 

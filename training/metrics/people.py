@@ -38,7 +38,9 @@ def people_measures(found: list[np.ndarray], truth: list[np.ndarray]) -> dict[st
         "ap": similarity is OKS with COCO's σ; "ap_m": of people of medium area; "cap_published" and "cap": similarity
         is `pose_cosine` as HumanSD's public code computes it and as it is defined. NaN where no such person is.
     """
-    images, persons, detections = [], [], []
+    images: list[dict] = []
+    persons: list[dict] = []
+    detections: list[dict] = []
     for number, (people, poses) in enumerate(zip(found, truth, strict=True), 1):
         images.append({"id": number})
         for pose in _asked_for(poses):
@@ -96,7 +98,7 @@ def _precisions(
             poses = [np.reshape(person["keypoints"], (17, 3)) for person in persons]
             return np.array(
                 [
-                    [pose_cosine(np.reshape(people[i]["keypoints"], (17, 3)), pose, published) for pose in poses]
+                    [pose_cosine(np.reshape(people[i]["keypoints"], (17, 3)), pose, bool(published)) for pose in poses]
                     for i in best
                 ]
             )
@@ -122,9 +124,10 @@ def _precisions(
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][:, :, 0, :, 0]  # thresholds × recalls × areas, -1 where nobody is
-    return tuple(
+    every, medium = (
         float(area[area > -1].mean()) if (area > -1).any() else float("nan") for area in np.moveaxis(precision, -1, 0)
     )
+    return every, medium
 
 
 def _asked_for(poses: np.ndarray) -> np.ndarray:

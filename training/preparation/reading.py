@@ -121,7 +121,7 @@ def moved(points: np.ndarray, scale: np.ndarray, offset: np.ndarray, size: tuple
     return np.where(there[:, None], result, 0).astype(np.float32)
 
 
-_READER: Reader | None = None
+_READER: Reader  # of a worker process
 
 
 def read_rows(plan: Plan, missing: Sequence[int], reading: Reading, workers: int) -> Iterator[tuple[int, Row | Skip]]:

@@ -35,10 +35,16 @@ LEAST_WAY = 0.5
 
 @dataclass(frozen=True)
 class Blob:
-    """Something that moves: box (left, top, right, bottom) in pixels of the frame, and its colours (see `Detector`)."""
+    """Something that moves: box (left, top, right, bottom) in pixels of the frame."""
 
     box: np.ndarray
-    colours: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Walker(Blob):
+    """A person, whole in the frame, and his colours (see `Detector`)."""
+
+    colours: np.ndarray
 
 
 @dataclass
@@ -85,7 +91,9 @@ def follow(frames: Iterable[np.ndarray]) -> list[Track]:
     Returns:
         tracks in the order in which they begin; those without a way of their own are left out.
     """
-    detector, tracks, active = None, [], []
+    detector: Detector | None = None
+    tracks: list[Track] = []
+    active: list[Track] = []
     for number, frame in enumerate(frames):
         detector = detector or Detector(*frame.shape[:2])
         people, others = detector(frame)
@@ -95,7 +103,7 @@ def follow(frames: Iterable[np.ndarray]) -> list[Track]:
 
 
 def _assign(
-    tracks: list[Track], active: list[Track], number: int, people: list[Blob], others: list[Blob]
+    tracks: list[Track], active: list[Track], number: int, people: list[Walker], others: list[Blob]
 ) -> list[Track]:
     """One frame: longer tracks, new ones (added to `tracks`), and those that go on."""
     overlaps = np.array(
@@ -109,25 +117,26 @@ def _assign(
         for row, column in zip(*linear_sum_assignment(-overlaps), strict=True)
         if overlaps[row, column] >= LEAST_OVERLAP
     }
+    everything = [*people, *others]
     going = []
     for row, track in enumerate(active):
         if row in matched:
-            _extend(track, number, people[matched[row]], people + others)
+            _extend(track, number, people[matched[row]], everything)
             going.append(track)
         else:
             track.missed += 1
-            met = any(overlap(track.predicted(), blob.box) > 0.1 for blob in people + others)
+            met = any(overlap(track.predicted(), blob.box) > 0.1 for blob in everything)
             if track.missed <= MISSES and not met:
                 going.append(track)
     for column in sorted(set(range(len(people))) - set(matched.values())):
         track = Track(people[column].colours)
-        _extend(track, number, people[column], people + others)
+        _extend(track, number, people[column], everything)
         tracks.append(track)
         going.append(track)
     return going
 
 
-def _extend(track: Track, number: int, blob: Blob, everything: list[Blob]) -> None:
+def _extend(track: Track, number: int, blob: Walker, everything: list[Blob]) -> None:
     width, height = blob.box[2:] - blob.box[:2]
     around = blob.box + np.array([-0.4 * width, -0.1 * height, 0.4 * width, 0.1 * height])
     track.frames.append(number)
@@ -168,7 +177,7 @@ class Detector:
         self.background = cv2.createBackgroundSubtractorMOG2(history=200, varThreshold=25, detectShadows=True)
         self.kernel = np.ones((max(3, self.size[1] // 40), max(3, self.size[1] // 80)), np.uint8)
 
-    def __call__(self, frame: np.ndarray) -> tuple[list[Blob], list[Blob]]:
+    def __call__(self, frame: np.ndarray) -> tuple[list[Walker], list[Blob]]:
         """People, whole in the frame, and all else that moves."""
         cv2, (width, height) = self.cv2, self.size
         small = cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA) if self.scale < 1 else frame
@@ -181,7 +190,7 @@ class Detector:
             person = h >= LEAST_HEIGHT * height and ASPECTS[0] <= h / w <= ASPECTS[1] and area >= LEAST_FILLED * w * h
             if whole and person:
                 place = slice(top, top + h), slice(left, left + w)
-                people.append(Blob(box, self._colours(small[place], mask[place])))
+                people.append(Walker(box, self._colours(small[place], mask[place])))
             elif area > (LEAST_HEIGHT * height) ** 2 / 20:
                 others.append(Blob(box))
         return people, others

@@ -120,12 +120,13 @@ def run(experiment: Experiment) -> dict[str, Any]:
     for folder in experiment.pictures.values():
         for share in shares:
             folder_pictures(folder, share, shots.names)
-    posed = PosedPictures(experiment.data) if experiment.weights else None
+    posed = PosedPictures(experiment.data) if experiment.weights and experiment.data is not None else None
     settings = experiment.settings()
     make_folder(experiment.out, "out")
     _same_settings(experiment.out, settings)
-    for name, path in experiment.weights.items():
-        _generate(experiment, name, path, posed, shots, shares)
+    if posed is not None:
+        for name, path in experiment.weights.items():
+            _generate(experiment, name, path, posed, shots, shares)
     recipe, runs = experiment.recipe, []
     real = None
     for share in shares:
@@ -182,7 +183,7 @@ def training_set(
     if row == COPIES:
         which = copies(share)
         more = real[which]
-    elif name in experiment.weights:
+    elif name in experiment.weights and posed is not None:
         pairs = _pairs(share, shots, posed)
         folder = picture_folder(experiment, name)
         more = read_pictures([folder / pair_name(*pair) for pair in pairs], recipe.height, recipe.width)

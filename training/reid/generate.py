@@ -53,8 +53,9 @@ class PosedPictures:
             np.array(arrays["joints"][t]),
             None,
             None,
-            source_pose=np.array(arrays["openpose"][s]),
-            target_pose=target_pose,
+            None,
+            np.array(arrays["openpose"][s]),
+            target_pose,
         )
 
 

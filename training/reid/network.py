@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,14 +71,15 @@ class Net(nn.Module):
             raise InputError(f"backbone = {recipe.backbone!r}: timm has no such model; resnet50 is the paper's.")
         self.backbone = timm.create_model(recipe.backbone, pretrained=False, num_classes=0)
         if recipe.weights is not None:
-            self._load(recipe)
-        self.norm = nn.BatchNorm1d(self.backbone.num_features)
+            self._load(recipe, recipe.weights)
+        features: Any = self.backbone.num_features
+        self.norm = nn.BatchNorm1d(features)
         self.norm.bias.requires_grad_(False)
-        self.classifier = nn.Linear(self.backbone.num_features, classes, bias=False)
+        self.classifier = nn.Linear(features, classes, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
 
-    def _load(self, recipe: Recipe) -> None:
-        wanted, given = self.backbone.state_dict(), read_weights(recipe.weights)
+    def _load(self, recipe: Recipe, weights: str) -> None:
+        wanted, given = self.backbone.state_dict(), read_weights(weights)
         wrong = [
             key
             for key, value in wanted.items()
@@ -85,7 +87,7 @@ class Net(nn.Module):
         ]
         if wrong:
             raise InputError(
-                f"{recipe.weights} is not of {recipe.backbone}: {len(wrong)} weights are missing there or have another "
+                f"{weights} is not of {recipe.backbone}: {len(wrong)} weights are missing there or have another "
                 f"shape ({shortened(wrong[0])}, …). Give the file that timm or torchvision has for this backbone."
             )
         self.backbone.load_state_dict({key: given.get(key, value) for key, value in wanted.items()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from reposedm_core.alignment import Alignment, RecurrentPoseAligner
 from reposedm_core.alignment.warp import identity_map, resize_map, warp
 from reposedm_core.config import ModelConfig
+from reposedm_core.letterbox import size_of
 from training.data.people_set import Pairs, People
 from training.engine.picture_grid import picture_grid
+from training.engine.settings import AlignerSettings
 from training.engine.stage import Plan, Stage
 
 DISCOUNT = 0.7
@@ -117,12 +119,12 @@ def mean_where(values: Tensor, weight: Tensor) -> Tensor:
 
 def over_iterations(terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The discounted sum of every iteration's flow, visibility and photometric terms, and what is logged of them."""
-    total = sum(
+    losses = (
         DISCOUNT ** (len(terms) - 1 - n) * (term["flow"] + term["visibility"] + term["photometric"])
         for n, term in enumerate(terms)
     )
     return {
-        "loss": total,
+        "loss": reduce(torch.add, losses),
         **{f"epe{n + 1}": term["epe"] for n, term in enumerate(terms)},
         "photometric": terms[-1]["photometric"],
     }
@@ -134,7 +136,7 @@ def checkpoint_parts(aligner: RecurrentPoseAligner) -> None:
         part.forward = partial(checkpoint, part.forward, use_reentrant=False)
 
 
-class AlignerStage(Stage):
+class AlignerStage(Stage[RecurrentPoseAligner, RecurrentPoseAligner]):
     """Supervised training; the first `first_steps` steps train one iteration only, three times as fast.
 
     A set with correspondence is learned from exactly; one without is learned from its joints and colours, best from
@@ -142,6 +144,7 @@ class AlignerStage(Stage):
     """
 
     name, part, unused = "aligner", "aligner", True
+    settings: AlignerSettings
 
     @classmethod
     def needs(cls, config: ModelConfig) -> tuple[str, ...]:
@@ -188,8 +191,9 @@ class AlignerStage(Stage):
         }
         if people.has_correspondence:
             batch["flow"], batch["visible"] = people.correspondence(pairs)
-            if people.has_masks:  # the outline's own pixels are a mixture of both
-                person = F.adaptive_max_pool2d((people.masks(*source) > 0).float(), batch["visible"].shape[-2:])
+            masks = people.masks(*source)
+            if masks is not None:  # the outline's own pixels are a mixture of both
+                person = F.adaptive_max_pool2d((masks > 0).float(), size_of(batch["visible"]))
                 batch["ground"] = (1 - person) * (batch["visible"] == 0)
         else:
             for name, which in (("source_joints", source), ("target_joints", target)):

@@ -15,17 +15,21 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reposedm_core.alignment import RecurrentPoseAligner
+from reposedm_core.alignment.recurrent import Encode
 from reposedm_core.config import ModelConfig
+from reposedm_core.diffusion.autoencoder import Autoencoder, KLAutoencoder
 from reposedm_core.diffusion.denoiser import Denoiser
 from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
 from reposedm_core.diffusion.losses import training_loss
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.diffusion.schedulers import sample_noise
+from reposedm_core.diffusion.tiny import TinyAutoencoder
 from reposedm_core.errors import InputError
 from reposedm_core.networks import NoAlignment, needs_aligner
 from reposedm_core.pose.skeleton import COCO_FLIP
 from training.data.people_set import Pairs, People
 from training.engine.picture_grid import picture_grid
+from training.engine.settings import RePoseDMSettings
 from training.engine.stage import Plan, Stage
 from training.stages.aligner import checkpoint_parts
 from training.stages.field_loss import FieldTerm
@@ -58,19 +62,23 @@ class WithContext(torch.nn.Module):
     """`denoise` as one module, so that one forward pass is what a distributed wrapper sees; where the aligner is
     trained as well, behind it."""
 
-    def __init__(self, denoiser: Denoiser, schedule: DiffusionSchedule, aligner: nn.Module | None = None):
+    def __init__(self, denoiser: Denoiser, schedule: DiffusionSchedule, aligner: RecurrentPoseAligner | None = None):
         super().__init__()
         self.denoiser, self.schedule, self.aligner = denoiser, schedule, aligner
 
     def forward(
         self, batch: dict[str, Tensor], z: Tensor, t: Tensor, drop: Tensor, align: Align | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        if self.aligner is not None:
+        if self.aligner is not None and align is not None:
             batch = align(self.aligner, batch)
         return denoise(self.denoiser, batch, z, t, self.schedule, drop)
 
 
-class RePoseDMStage(Stage):
+def _denoiser_of(network: WithContext | Denoiser) -> Denoiser:
+    return network if isinstance(network, Denoiser) else network.denoiser
+
+
+class RePoseDMStage(Stage[WithContext, "WithContext | Denoiser"]):
     """Trains the denoiser on cached pairs of the training people; autoencoder and estimator stay frozen.
 
     So does the aligner, unless `settings.train_aligner` says that the loss is to train it, too.
@@ -80,6 +88,7 @@ class RePoseDMStage(Stage):
     """
 
     name, part = "reposedm", "denoiser"
+    settings: RePoseDMSettings
 
     @classmethod
     def needs(cls, config: ModelConfig) -> tuple[str, ...]:
@@ -103,24 +112,26 @@ class RePoseDMStage(Stage):
         aligner = RecurrentPoseAligner(self.config.aligner) if self.joint else None
         return WithContext(Denoiser(self.config.denoiser), DiffusionSchedule(self.config.schedule), aligner)
 
-    def part_of(self, module: WithContext) -> nn.Module:
+    def part_of(self, module: WithContext) -> WithContext | Denoiser:
         return module if self.joint else module.denoiser
 
-    def parts_of(self, network: nn.Module) -> dict[str, nn.Module]:
-        return {"denoiser": network.denoiser, "aligner": network.aligner} if self.joint else super().parts_of(network)
+    def parts_of(self, network: WithContext | Denoiser) -> dict[str, nn.Module]:
+        if isinstance(network, WithContext) and network.aligner is not None:
+            return {"denoiser": network.denoiser, "aligner": network.aligner}
+        return super().parts_of(network)
 
     def initialise(self, module: WithContext) -> None:
-        if self.joint:
+        if module.aligner is not None:
             module.aligner.load_state_dict(self.networks["aligner"].state_dict())
 
     def checkpointed(self, module: WithContext) -> None:
         super().checkpointed(module)
-        if self.joint:
+        if module.aligner is not None:
             checkpoint_parts(module.aligner)
 
     def prepare(self, main: bool) -> None:
         self.schedule = DiffusionSchedule(self.config.schedule)
-        self.autoencoder = self.networks["autoencoder"].to(self.device).eval()
+        self.autoencoder: Autoencoder | KLAutoencoder = self.networks["autoencoder"].to(self.device).eval()
         people, self.held_out = People(self.root, "train"), People(self.root, "val")
         guided = self.config.field.training > 0
         self.shuffle = None
@@ -129,13 +140,14 @@ class RePoseDMStage(Stage):
         aligner = None if self.joint else self.networks.get("aligner")  # one that changes has nothing to cache
         frozen = self.autoencoder, aligner or NoAlignment(), self.device
         self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
-        flipped, self.tiny = self.settings.flip > 0, self.networks.get("tiny")
+        flipped = self.settings.flip > 0
+        self.tiny: TinyAutoencoder | None = self.networks.get("tiny")
         self.people, self.pairs = people, people.fixed_pairs(self.settings.pairs)
         if self.tiny is not None:
             self.tiny.to(self.device)
-        known = {"tiny": None if self.joint else self.tiny}
-        self.cache = cache_latents(people, self.pairs, *frozen, self.out, joints=guided, flipped=flipped, **known)
-        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, **known)
+        tiny = None if self.joint else self.tiny
+        self.cache = cache_latents(people, self.pairs, *frozen, self.out, joints=guided, flipped=flipped, tiny=tiny)
+        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, tiny=tiny)
         self.field = None
         if guided:
             size, decoder = (people.height, people.width), self.tiny or self.autoencoder
@@ -167,8 +179,9 @@ class RePoseDMStage(Stage):
 
         They are recoloured and mirrored as the batch's other latents were.
         """
-        source, encode = batch["picture"], self.autoencoder.encode
-        inner = None if self.tiny is None else self.tiny.encode
+        source = batch["picture"]
+        encode: Encode = self.autoencoder.encode
+        inner: Encode | None = None if self.tiny is None else self.tiny.encode
         if self.settings.checkpointing and torch.is_grad_enabled():
             encode = partial(checkpoint, encode, use_reentrant=False)  # E is nearly all of the memory
             inner = inner and partial(checkpoint, inner, use_reentrant=False)
@@ -189,7 +202,8 @@ class RePoseDMStage(Stage):
         x0, t, noise, drop = (batch[name] for name in ("target", "t", "noise", "drop"))
         z = self.schedule.add_noise(x0, noise, t)
         inputs = (batch, z, t, drop, self.align) if self.joint else (batch, z, t, drop)
-        prediction, variance = (None if out is None else out.float() for out in model(*inputs))
+        prediction, variance = model(*inputs)
+        prediction, variance = prediction.float(), None if variance is None else variance.float()
         gradient = distance = None
         if self.field is not None:
             joints = batch["joints"]
@@ -223,27 +237,27 @@ class RePoseDMStage(Stage):
         weight = 1 + more[0] * person + more[1] * hidden
         return weight / weight.mean((1, 2, 3), keepdim=True)
 
-    def validate(self, network: nn.Module) -> dict[str, float]:
+    def validate(self, network: WithContext | Denoiser) -> dict[str, float]:
         """Mean squared errors of ŷ_0 at four noise levels, and of the aligned latent and the source's as they are."""
         generator = torch.Generator().manual_seed(1)
-        batch, network = self._checked(128, network), self.parts_of(network)[self.part]
+        batch, denoiser = self._checked(128, network), _denoiser_of(network)
         noise = torch.randn(batch["target"].shape, generator=generator).to(self.device)
         keep = torch.zeros(len(noise), dtype=torch.bool, device=self.device)
         values = {}
         for level in (50, 300, 600, 900):
             t = torch.full((len(noise),), level * self.schedule.timesteps // 1000, device=self.device)
             z = self.schedule.add_noise(batch["target"], noise, t)
-            x0 = self.schedule.predict_x0(z, denoise(network, batch, z, t, self.schedule, keep)[0], t)
+            x0 = self.schedule.predict_x0(z, denoise(denoiser, batch, z, t, self.schedule, keep)[0], t)
             values[f"x0_mse_{level}"] = float(F.mse_loss(x0, batch["target"]))
         values["aligned_mse"] = float(F.mse_loss(batch["aligned"], batch["target"]))
         values["source_mse"] = float(F.mse_loss(batch["source"], batch["target"]))
         return values
 
-    def _checked(self, count: int, network: nn.Module) -> dict[str, Tensor]:
+    def _checked(self, count: int, network: WithContext | Denoiser) -> dict[str, Tensor]:
         """The first of the validation pairs, by the averaged aligner where that is trained."""
         rows = np.arange(min(count, len(self.check)))
         batch = {name: value.to(self.device) for name, value in self.check.batch(rows).items()}
-        if not self.joint:
+        if isinstance(network, Denoiser) or network.aligner is None:
             return batch
         parts = []
         for few in np.array_split(rows, -(-len(rows) // 16)):
@@ -252,12 +266,12 @@ class RePoseDMStage(Stage):
             parts.append({name: found[name] for name in ALIGNED})
         return {**batch, **{name: torch.cat([part[name] for part in parts]) for name in ALIGNED}}
 
-    def sheet(self, network: nn.Module) -> Image.Image:
+    def sheet(self, network: WithContext | Denoiser) -> Image.Image:
         """Source, skeleton, the sampled picture (DDIM, no field), target."""
-        batch, network = self._checked(8, network), self.parts_of(network)[self.part]
-        condition = Condition.of(network, batch["pose"], batch["source"], batch["aligned"], batch["visibility"])
+        batch, denoiser = self._checked(8, network), _denoiser_of(network)
+        condition = Condition.of(denoiser, batch["pose"], batch["source"], batch["aligned"], batch["visibility"])
         noise = torch.randn(batch["target"].shape, generator=torch.Generator().manual_seed(0)).to(self.device)
-        model = GuidedDenoiser(network, self.schedule, condition, self.config.guidance_scale, None)
+        model = GuidedDenoiser(denoiser, self.schedule, condition, self.config.guidance_scale, None)
         latent = sample_noise(model, noise, min(self.config.steps, SHEET_STEPS))
         pairs = self.checked[np.arange(len(noise))]
         return picture_grid(

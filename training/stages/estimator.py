@@ -16,10 +16,12 @@ from reposedm_core.config import to_dict
 from reposedm_core.errors import InputError
 from reposedm_core.estimator import HigherHRNet, predict_pose, read_official
 from reposedm_core.images import from_uint8
+from reposedm_core.letterbox import size_of
 from reposedm_core.pose import coco_to_openpose, draw_joints, render_heatmaps
 from training.data.augment import paste_background, random_affine, random_backgrounds, random_look
 from training.data.people_set import People
 from training.engine.picture_grid import picture_grid
+from training.engine.settings import EstimatorSettings
 from training.engine.stage import Plan, Stage, example_seeds
 from training.metrics import pck
 from training.stages.estimates import Estimates
@@ -52,15 +54,16 @@ def pull_loss(tags: Tensor, joints: Tensor) -> Tensor:
     return (((read - mean).square() * weight).sum(1, keepdim=True) / count).mean()
 
 
-class EstimatorStage(Stage):
+class EstimatorStage(Stage[HigherHRNet, HigherHRNet]):
     """One person a picture: heat maps and the pull half of the tag loss. Occluded joints are taught too."""
 
     name, part = "estimator", "estimator"
+    settings: EstimatorSettings
 
     def build(self) -> HigherHRNet:
         return HigherHRNet(self.config.estimator)
 
-    def start_from(self, module: nn.Module, checkpoint: str) -> None:
+    def start_from(self, module: HigherHRNet, checkpoint: str) -> None:
         """From an exported checkpoint, or from a public HigherHRNet of the preset's sizes (`estimator.read_official`).
 
         Raises:
@@ -87,7 +90,7 @@ class EstimatorStage(Stage):
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
         identity, index = self.people.random_pictures(rng, count)
-        plan = {"identity": identity, "index": index, "seed": example_seeds(rng, count)}
+        plan: Plan = {"identity": identity, "index": index, "seed": example_seeds(rng, count)}
         if self.estimates is not None:
             plan |= {"estimated": rng.random(count) < self.settings.estimated, **self.estimates.plan(rng, count)}
         return plan
@@ -96,10 +99,10 @@ class EstimatorStage(Stage):
         rngs = [np.random.default_rng(seed) for seed in plan["seed"]]
         chosen = plan["identity"], plan["index"]
         images, joints = self._read(self.people, *chosen)
-        if self.people.has_masks:
+        masks = self.people.masks(*chosen)
+        if masks is not None:
             pasted = torch.tensor([float(rng.random() < PASTED) for rng in rngs])[:, None, None, None]
-            masks = self._shrunk(self.people, self.people.masks(*chosen))
-            both = torch.cat([images, torch.maximum(masks, 1 - pasted)], 1)
+            both = torch.cat([images, torch.maximum(self._shrunk(self.people, masks), 1 - pasted)], 1)
             both, joints = random_affine(rngs, both, joints)
             empty = np.array([rng.random() < EMPTY for rng in rngs])
             both[torch.from_numpy(empty), 3], joints[empty] = 0, 0
@@ -135,7 +138,7 @@ class EstimatorStage(Stage):
             theirs[..., :2] = theirs[..., :2] / self._factor(self.people)
             joints[rows] = theirs
         output = model(images)
-        heat = heatmap_loss(output, joints, *images.shape[-2:], self.config.estimator.sigma)
+        heat = heatmap_loss(output, joints, *size_of(images), self.config.estimator.sigma)
         pull = pull_loss(output.tags_quarter, joints)
         return {"loss": heat + 1e-2 * pull, "heat": heat, "pull": pull}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reposedm_core.config import ModelConfig, shared_size
+from reposedm_core.diffusion.autoencoder import Autoencoder, KLAutoencoder
 from reposedm_core.diffusion.losses import pose_estimate
 from reposedm_core.diffusion.schedule import DiffusionSchedule
-from reposedm_core.estimator import HigherHRNet
+from reposedm_core.diffusion.tiny import TinyAutoencoder
+from reposedm_core.estimator import PoseEstimator
 from reposedm_core.field import PoseInteractionField, PoseTarget, joints_target
 from reposedm_core.field.field import field_picture
 
@@ -28,8 +30,8 @@ class FieldTerm:
     def __init__(
         self,
         config: ModelConfig,
-        estimator: HigherHRNet,
-        autoencoder: nn.Module,
+        estimator: PoseEstimator,
+        autoencoder: Autoencoder | KLAutoencoder | TinyAutoencoder,
         height: int,
         width: int,
         device: torch.device,

@@ -9,13 +9,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from reposedm_core.alignment import start_from
-from reposedm_core.diffusion.autoencoder import PATCH, Autoencoder
+from reposedm_core.alignment import MatchingPoseAligner, RecurrentPoseAligner, start_from
+from reposedm_core.diffusion.autoencoder import PATCH, Autoencoder, KLAutoencoder
+from reposedm_core.diffusion.tiny import TinyAutoencoder
 from reposedm_core.errors import InputError
 from reposedm_core.images import from_uint8
+from reposedm_core.letterbox import size_of
+from reposedm_core.networks import NoAlignment
 from reposedm_core.pose import draw_joints
 from reposedm_core.pose.skeleton import OPENPOSE_FLIP
 from reposedm_core.reference import make_reference, on_plate
@@ -41,22 +44,22 @@ class Latents:
 
     def batch(self, rows: np.ndarray, without: tuple[str, ...] = ()) -> dict[str, Tensor]:
         """The pairs `rows` (n,) in float32, less the tensors `without`."""
-        rows = torch.from_numpy(rows)
-        return {name: values[rows].float() for name, values in self.tensors.items() if name not in without}
+        chosen = torch.from_numpy(rows)
+        return {name: values[chosen].float() for name, values in self.tensors.items() if name not in without}
 
 
 @torch.no_grad()
 def cache_latents(
     people: People,
     pairs: Pairs,
-    autoencoder: nn.Module,
-    aligner: nn.Module,
+    autoencoder: Autoencoder | KLAutoencoder,
+    aligner: RecurrentPoseAligner | MatchingPoseAligner | NoAlignment,
     device: torch.device,
     folder: Path,
     joints: bool = False,
     chunk: int = 32,
     flipped: bool = False,
-    tiny: nn.Module | None = None,
+    tiny: TinyAutoencoder | None = None,
 ) -> Latents:
     """Encode and align every pair once; kept in a file of `folder` named after the check sum of all it is made of.
 
@@ -87,7 +90,7 @@ def cache_latents(
     if stored is None:
         made = _align(people, pairs, autoencoder, aligner, device, chunk, flipped, tiny)
         save_atomically(made, file, shared=True)
-        stored = _read(file)
+        stored = _read(file) or made
     if joints:
         stored["joints"] = torch.from_numpy(people.joints(pairs.identity, pairs.target)).float()
     return Latents(stored)
@@ -103,12 +106,12 @@ def _read(file: Path) -> dict[str, Tensor] | None:
 def _align(
     people: People,
     pairs: Pairs,
-    autoencoder: nn.Module,
-    aligner: nn.Module,
+    autoencoder: Autoencoder | KLAutoencoder,
+    aligner: RecurrentPoseAligner | MatchingPoseAligner | NoAlignment,
     device: torch.device,
     chunk: int,
     flipped: bool,
-    tiny: nn.Module | None,
+    tiny: TinyAutoencoder | None,
 ) -> dict[str, Tensor]:
     autoencoder, aligner = autoencoder.to(device).eval(), aligner.to(device).eval()
     inner = None if tiny is None else tiny.to(device).eval().encode
@@ -117,11 +120,11 @@ def _align(
         part = pairs[slice(first, first + chunk)]
         source = people.pictures(part.identity, part.source).to(device)
         skeleton = people.skeletons(part.identity, part.target).to(device)
-        if aligner.reads_pose:
+        if isinstance(aligner, MatchingPoseAligner):
             at, to = (people.openpose(part.identity, n) for n in (part.source, part.target))
             at = all_mistaken(at, people.rows(part.identity, part.source), people.height)
-            joints = [torch.from_numpy(points).float() for points in (at, to)]
-            alignment = aligner(source, skeleton, start=start_from(*joints, source, aligner.config.shrink))
+            known, asked = (torch.from_numpy(points).float() for points in (at, to))
+            alignment = aligner(source, skeleton, start=start_from(known, asked, source, aligner.config.shrink))
         else:
             alignment = aligner(source, skeleton, encode=autoencoder.encode, inner=inner)
         row = {
@@ -143,8 +146,9 @@ def _align(
             joints = torch.from_numpy(people.openpose(part.identity, part.target))
             drawn = from_uint8(draw_joints(mirrored_joints(joints, people.width), people.height, people.width))
             row["pose_flipped"] = autoencoder.encode(drawn.to(device))
-        if people.has_correspondence and people.has_masks:
-            row["cover"] = cover(people, part, row["target"].shape[-2:])
+        masks = people.masks(part.identity, part.target) if people.has_correspondence else None
+        if masks is not None:
+            row["cover"] = cover(people.correspondence(part)[1], masks, size_of(row["target"]))
         for name, value in row.items():
             # Whole from the start: small results kept between large intermediate ones would leave the heap in shreds.
             if name not in columns:
@@ -153,10 +157,13 @@ def _align(
     return columns
 
 
-def cover(people: People, pairs: Pairs, size: tuple[int, int]) -> Tensor:
-    """(n, 2, h, w): the share of each latent cell that is the target's person, and of those parts the source hides."""
-    visible = people.correspondence(pairs)[1]
-    person = F.adaptive_avg_pool2d(people.masks(pairs.identity, pairs.target), size)
+def cover(visible: Tensor, masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, 2, h, w): the share of each latent cell that is the target's person, and of those parts the source hides.
+
+    Args:
+        visible, masks: see `People.correspondence` and `People.masks`, of the target.
+    """
+    person = F.adaptive_avg_pool2d(masks, size)
     return torch.cat([person, F.adaptive_avg_pool2d((visible == 1).float(), size)], 1)
 
 
@@ -170,8 +177,8 @@ class ColourShuffle:
     """Permute the colour channels of latents of the linear encoder, and mirror them: z → A z + b, exact within the kept
     components."""
 
-    def __init__(self, autoencoder: Autoencoder, device: torch.device):
-        if autoencoder.config.kind != "pca":
+    def __init__(self, autoencoder: Autoencoder | KLAutoencoder, device: torch.device):
+        if not isinstance(autoencoder, Autoencoder):
             raise InputError(
                 f"reposedm.colour_shuffle, reposedm.flip: latents of a {autoencoder.config.kind!r} "
                 "autoencoder can be neither recoloured nor mirrored; set both to 0."
@@ -192,7 +199,7 @@ class ColourShuffle:
         """`batch` recoloured, each example by the permutation `choice` (B,), 0 being none, and mirrored as well where
         it is `FLIPPED` or more; poses keep their colours."""
         matrix, offset, flip = self.matrices[choice], self.offsets[choice], (choice >= FLIPPED)[:, None, None, None]
-        changed = {
+        changed: dict[str, Tensor] = {
             name: torch.einsum("bij,bjhw->bihw", matrix, batch[name]) + offset[..., None, None]
             for name in ("target", "source", "aligned")
             if name in batch

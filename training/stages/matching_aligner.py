@@ -14,6 +14,7 @@ from reposedm_core.alignment.matching_aligner import CELL, MatchingPoseAligner, 
 from reposedm_core.alignment.warp import identity_map, resize_map, warp
 from reposedm_core.errors import InputError
 from reposedm_core.images import from_uint8
+from reposedm_core.letterbox import size_of
 from reposedm_core.pose import draw_joints
 from training.data.augment import random_backgrounds, random_look
 from training.data.groups import (
@@ -29,6 +30,7 @@ from training.data.groups import (
 from training.data.mistakes import all_mistaken, mistaken
 from training.data.people_set import Pairs, People
 from training.engine.picture_grid import picture_grid
+from training.engine.settings import AlignerSettings
 from training.engine.stage import Plan, Stage, example_seeds
 from training.stages.aligner import DISCOUNT, GROUND, mean_where
 from training.stages.matching_losses import (
@@ -125,11 +127,12 @@ class Iterations(nn.Module):
         return passes, more
 
 
-class MatchingAlignerStage(Stage):
+class MatchingAlignerStage(Stage[Iterations, MatchingPoseAligner]):
     """Supervised by the exact correspondence of synthetic people. `batch` counts groups, each of `group` pictures and
     all their ordered pairs; a third of the pairs go without the source's pose."""
 
     name, part, unused = "aligner", "aligner", True
+    settings: AlignerSettings
 
     def build(self) -> Iterations:
         # `_read` shrinks the pictures itself, as it moves them.
@@ -189,7 +192,9 @@ class MatchingAlignerStage(Stage):
         """Groups of `people` under `moves`: pictures, what belongs to them, and the correspondence of all pairs."""
         groups, count = index.shape
         chosen = np.repeat(identity, count), index.reshape(-1)
-        joints = people.openpose(*chosen)
+        joints, masks = people.openpose(*chosen), people.masks(*chosen)
+        if masks is None:
+            raise InputError(f"aligner: {people.root} has no masks.")
         flow, visible = group_correspondence(people, identity, index)
         source, target = rows_of(groups, count)
 
@@ -200,7 +205,7 @@ class MatchingAlignerStage(Stage):
         true = torch.from_numpy(moved_joints(joints, moves, (people.height, people.width), self.size))
         batch = {
             "pictures": moved_pictures(people.pictures(*chosen), moves, self.size),
-            "mask": moved_pictures(people.masks(*chosen), moves, self.size, "zeros"),
+            "mask": moved_pictures(masks, moves, self.size, "zeros"),
             "joints": true.clone(),
             "target_joints": true,
             "skeletons": self._drawn(true),
@@ -224,7 +229,7 @@ class MatchingAlignerStage(Stage):
         pictures = torch.cat([batch["pictures"], batch["seen_skeletons"]], 1)
         start = start_from(batch["joints"][source], batch["target_joints"][target], batch["pictures"][source])
         start.share = start.share * batch["with_pose"][:, None, None, None]
-        identity = identity_map(*start.map.shape[-2:], device=self.device)
+        identity = identity_map(*size_of(start.map), device=self.device)
         start.map = torch.where(batch["with_pose"][:, None, None, None], start.map, identity)
         start.near = start.near * batch["with_pose"][:, None, None, None]
         flow, visible = batch["flow"], batch["visible"]

@@ -42,7 +42,7 @@ COLOURS = torch.tensor(
 """Of the labels on a sheet, uint8."""
 
 
-class ParserStage(Stage):
+class ParserStage(Stage[GarmentParser, GarmentParser]):
     """Cross-entropy on labels that are warped and covered as their pictures are.
 
     Its result is a file of its own, `out/parser.safetensors`: it belongs to no preset, and every model can use it.
@@ -124,8 +124,10 @@ class ParserStage(Stage):
 
 def true_labels(people: People, identity: np.ndarray, index: np.ndarray) -> Tensor:
     """(n, H, W) uint8: labels of the person's pixels, `OTHER` on a second person's."""
-    labels, masks = (people.read(name, identity, index) for name in ("garments", "masks"))
-    return torch.from_numpy(labels if masks is None else np.where(masks == 2, np.uint8(OTHER), labels))
+    labels = people.read("garments", identity, index)
+    if people.has_masks:
+        labels = np.where(people.read("masks", identity, index) == 2, np.uint8(OTHER), labels)
+    return torch.from_numpy(labels)
 
 
 def _skeletons(rngs: Generators, joints: np.ndarray, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from reposedm_core.diffusion.schedulers import sample_noise
 from reposedm_core.reference import make_reference, on_plate, paste
 from training.data.people_set import Pairs, People
 from training.engine.picture_grid import picture_grid
+from training.engine.settings import DecoderSettings
 from training.engine.stage import Plan, Stage
 from training.metrics.perceptual import PerceptualDistance
 from training.metrics.vgg import VGGDistance
@@ -70,7 +71,7 @@ def cut(pictures: Tensor, corners: Tensor) -> Tensor:
     )
 
 
-class ReferenceDecoderStage(Stage):
+class ReferenceDecoderStage(Stage[JudgedDecoder, ReferenceDecoder]):
     """Trains the decoder; autoencoder, aligner and denoiser stay frozen.
 
     Its latents are sampled from noise, in 1 to `steps` DDIM steps with w_c, as in use. An estimate from the true
@@ -79,6 +80,7 @@ class ReferenceDecoderStage(Stage):
     """
 
     name, part = "decoder", "decoder"
+    settings: DecoderSettings
 
     @classmethod
     def needs(cls, config: ModelConfig) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from reposedm_core.config import ModelConfig
+from reposedm_core.diffusion.autoencoder import KLAutoencoder
 from reposedm_core.diffusion.tiny import TinyAutoencoder, fill_tiny
 from reposedm_core.errors import InputError
 from training.engine.picture_grid import picture_grid
 from training.engine.settings import TinySettings
 from training.engine.stage import Plan
-from training.stages.vae import VaeStage, gradients
+from training.stages.vae import CropStage, gradients
 
 
 class BothHalves(nn.Module):
@@ -26,11 +27,11 @@ class BothHalves(nn.Module):
     def forward(self, images: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Its latents of `images` (B, 3, H, W), its pictures of the large one's `latents`, and of its own."""
         own = self.tiny.encode(images)
-        pictures = self.tiny.decode(torch.cat([latents.to(own), own]))
-        return own, *pictures.chunk(2)
+        taught, alone = self.tiny.decode(torch.cat([latents.to(own), own])).chunk(2)
+        return own, taught, alone
 
 
-class TinyStage(VaeStage):
+class TinyStage(CropStage[BothHalves, TinyAutoencoder]):
     """Distillation: latents like the large encoder's, pictures like the large decoder's.
 
     It sees pictures and skeletons, as the aligner does, and noisy latents, as the field does. With `init`, the file of
@@ -51,20 +52,13 @@ class TinyStage(VaeStage):
         return module.tiny
 
     def prepare(self, main: bool) -> None:
-        super().prepare(main)
-        self.initialise(None)
-        self.large = self.networks["autoencoder"].to(self.device)
-
-    def initialise(self, module: BothHalves | None) -> None:
-        """There is nothing to fit.
-
-        Raises:
-            InputError: neither steps nor weights.
-        """
+        """See `Stage.prepare`; an `InputError` where there are neither steps nor weights."""
         if not self.settings.steps and not self.settings.init:
             raise InputError(
                 "tiny.steps = 0: nothing would be trained; give tiny.init, the file of public TAESD weights."
             )
+        super().prepare(main)
+        self.large: KLAutoencoder = self.networks["autoencoder"].to(self.device)
 
     def start_from(self, module: BothHalves, checkpoint: str) -> None:
         """Fill it with public weights (see `reposedm_core.diffusion.tiny.read_tiny`), or an exported checkpoint's."""
@@ -98,7 +92,8 @@ class TinyStage(VaeStage):
     def validate(self, network: TinyAutoencoder) -> dict[str, float]:
         """Of pictures and skeletons: the latent's error, as a share of the latents' mean square, and PSNR in dB of the
         pictures that both decoders make of the large one's latents."""
-        pairs, values = self.held_out.fixed_pairs(32), {}
+        pairs = self.held_out.fixed_pairs(32)
+        values: dict[str, float] = {}
         for name, read in (("pictures", self.held_out.pictures), ("skeletons", self.held_out.skeletons)):
             found = []
             for image in read(pairs.identity, pairs.source).to(self.device).split(4):

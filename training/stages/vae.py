@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from reposedm_core.diffusion.autoencoder import Autoencoder
+from reposedm_core.diffusion.autoencoder import Autoencoder, KLAutoencoder
 from training.data.people_set import People
 from training.engine.picture_grid import picture_grid
-from training.engine.stage import Plan, Stage
+from training.engine.stage import Network, Plan, Stage, Trained
 
 CROP = 8
 """Side of the crops in latent cells."""
@@ -47,26 +47,13 @@ class Reconstruction(nn.Module):
         return self.autoencoder.decode(latents + noise.to(latents))
 
 
-class VaeStage(Stage):
+class CropStage(Stage[Trained, Network]):
     """Trains on crops of pictures and skeletons."""
-
-    name, part = "vae", "autoencoder"
-
-    def build(self) -> Reconstruction:
-        return Reconstruction(Autoencoder(self.config.autoencoder))
-
-    def part_of(self, module: Reconstruction) -> Autoencoder:
-        return module.autoencoder
 
     def prepare(self, main: bool) -> None:
         self.people, self.held_out, self.main = People(self.root, "train"), People(self.root, "val"), main
         crop = CROP * self.config.autoencoder.stride
         self.crop = min(crop, self.people.height), min(crop, self.people.width)
-
-    def initialise(self, module: Reconstruction) -> None:
-        kept = fit_encoder(module.autoencoder, self.people)
-        if self.main:
-            print(f"vae: {len(kept)} components keep {kept.sum():.1%} of the patches' variance", flush=True)
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
         stride = self.config.autoencoder.stride
@@ -100,6 +87,23 @@ class VaeStage(Stage):
                 images[row] = part.flip(-1) if plan["mirror"][row] else part
         return {"images": images, "noise": torch.from_numpy(plan["noise"])}
 
+
+class VaeStage(CropStage[Reconstruction, Autoencoder]):
+    """The autoencoder of `mini`."""
+
+    name, part = "vae", "autoencoder"
+
+    def build(self) -> Reconstruction:
+        return Reconstruction(Autoencoder(self.config.autoencoder))
+
+    def part_of(self, module: Reconstruction) -> Autoencoder:
+        return module.autoencoder
+
+    def initialise(self, module: Reconstruction) -> None:
+        kept = fit_encoder(module.autoencoder, self.people)
+        if self.main:
+            print(f"vae: {len(kept)} components keep {kept.sum():.1%} of the patches' variance", flush=True)
+
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         difference = model(batch["images"], batch["noise"]) - batch["images"]
         dx, dy = gradients(difference)
@@ -118,10 +122,14 @@ class VaeStage(Stage):
         return values
 
     def sheet(self, network: Autoencoder) -> Image.Image:
-        """Pictures and skeletons, each above its reconstruction."""
-        pairs = self.held_out.fixed_pairs(8)
-        rows = []
-        for read in (self.held_out.pictures, self.held_out.skeletons):
-            images = read(pairs.identity, pairs.source).to(self.device)
-            rows += [images, network.decode(network.encode(images))]
-        return picture_grid(rows)
+        return reconstructions(network, self.held_out, self.device)
+
+
+def reconstructions(network: Autoencoder | KLAutoencoder, people: People, device: torch.device) -> Image.Image:
+    """Pictures and skeletons, each above its reconstruction."""
+    pairs = people.fixed_pairs(8)
+    rows = []
+    for read in (people.pictures, people.skeletons):
+        images = read(pairs.identity, pairs.source).to(device)
+        rows += [images, network.decode(network.encode(images))]
+    return picture_grid(rows)

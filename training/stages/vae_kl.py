@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from reposedm_core.checkpoint import load_into, load_parts, read_header, read_weights
@@ -15,7 +16,7 @@ from training.data.people_set import People
 from training.engine.settings import VaeSettings
 from training.engine.stage import Plan
 from training.metrics.perceptual import load_network, perceptual_distance
-from training.stages.vae import VaeStage
+from training.stages.vae import CropStage, reconstructions
 
 LEAST_FEATURE = 1e-2
 """Length below which features fade out of the perceptual loss: that of dead channels must not steer the training."""
@@ -49,7 +50,7 @@ class Reconstruction(nn.Module):
         return pictures, divergence / images[0].numel()
 
 
-class KLVaeStage(VaeStage):
+class KLVaeStage(CropStage[Reconstruction, KLAutoencoder]):
     """L1 + squared error + perceptual distance + KL, on crops of pictures and skeletons.
 
     The loss is that of latent diffusion's first stage without its discriminator (Rombach et al., 2022, appendix G),
@@ -57,10 +58,14 @@ class KLVaeStage(VaeStage):
     public VAE, and no steps, those weights are the result.
     """
 
+    name, part = "vae", "autoencoder"
     settings: VaeSettings
 
     def build(self) -> Reconstruction:
         return Reconstruction(KLAutoencoder(self.config.autoencoder), self.settings.train_encoder)
+
+    def part_of(self, module: Reconstruction) -> KLAutoencoder:
+        return module.autoencoder
 
     def prepare(self, main: bool) -> None:
         stride = self.config.autoencoder.stride
@@ -119,7 +124,8 @@ class KLVaeStage(VaeStage):
 
     def validate(self, network: KLAutoencoder) -> dict[str, float]:
         """PSNR in dB and perceptual distance of decoded pictures and skeletons, and the latents' deviation, about 1."""
-        pairs, values = self.held_out.fixed_pairs(32), {}
+        pairs = self.held_out.fixed_pairs(32)
+        values: dict[str, float] = {}
         for name, read in (("pictures", self.held_out.pictures), ("skeletons", self.held_out.skeletons)):
             found = []
             for image in read(pairs.identity, pairs.source).to(self.device).split(4):
@@ -132,6 +138,9 @@ class KLVaeStage(VaeStage):
                 found.append(row)
             values |= {f"{name}_{key}": float(torch.cat([row[key] for row in found]).mean()) for key in found[0]}
         return values
+
+    def sheet(self, network: KLAutoencoder) -> Image.Image:
+        return reconstructions(network, self.held_out, self.device)
 
 
 def fill_autoencoder(network: KLAutoencoder, path: str | Path, setting: str) -> None:

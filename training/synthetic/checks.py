@@ -113,14 +113,14 @@ def check_split(people: PeopleSet) -> Check:
 
 def check_pictures(people: PeopleSet) -> Check:
     """No picture is blank, and somebody is in it."""
-    spread, cover = [], []
+    spreads, covers = [], []
     for first in range(0, len(people.arrays["done"]), 256):
         part = people.arrays["pictures"][first : first + 256]
-        spread.append(part.std((1, 2), dtype=np.float32).max(-1))
+        spreads.append(part.std((1, 2), dtype=np.float32).max(-1))
         masks = people.arrays["masks"][first : first + 256]
         alone = ~(masks == 2).any((1, 2))
-        cover.append((masks == 1).mean((1, 2))[alone])
-    spread, cover = np.concatenate(spread), np.concatenate(cover)
+        covers.append((masks == 1).mean((1, 2))[alone])
+    spread, cover = np.concatenate(spreads), np.concatenate(covers)
     low, high = (cover.min(), cover.max()) if len(cover) else COVER
     passed = bool(spread.min() >= SPREAD and low >= COVER[0] and high <= COVER[1])
     text = (

@@ -72,8 +72,8 @@ def render_clip(
     vertices, joints, stature = body.pose(person.phenotype, rotations.astype(np.float32))
     box, extent = rasteriser.bounds(vertices.reshape(-1, 3))
     centre, extent = 0.5 * (box[0] + box[1]), 2 * extent
-    focal = person.stature * rasteriser.CAMERA_DISTANCE / stature
-    focal = np.float32(min(focal, 0.95 / extent[1], 1.05 * width / height / extent[0]))
+    near = person.stature * rasteriser.CAMERA_DISTANCE / stature
+    focal = np.float32(min(near, 0.95 / extent[1], 1.05 * width / height / extent[0]))
     garb, light = Garb(body, person), sample_light(rng, person.sun)
     background = render_background(person.background, height * s, width * s)
     figures = [
@@ -83,14 +83,9 @@ def render_clip(
     rows = [draw(body, figure, None, focal, light, background.copy(), height, width) for figure in figures]
     flow, seen = [], []
     for before, figure in zip(rows[1:], figures[2:], strict=False):
-        found, visible = rasteriser.correspondence(
-            *target_cells(figure, None, focal, (height, width)),
-            body.mesh.faces,
-            body.mesh.rest,
-            *before["source"],
-            REST_SLACK,
-            DEPTH_SLACK,
-        )
+        target = target_cells(figure, None, focal, (height, width))
+        asked = (*target, body.mesh.faces, body.mesh.rest, *before["source"], REST_SLACK, DEPTH_SLACK)
+        found, visible = rasteriser.correspondence(*asked)
         flow.append(found)
         seen.append(visible == 2)
     pictures, poses = (np.stack([row[name] for row in rows]) for name in ("pictures", "openpose"))

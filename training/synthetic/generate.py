@@ -170,7 +170,13 @@ def _start_worker() -> None:
 
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+    def end_with_it() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
 
 
 def _render(identity: int, a: Arguments) -> dict[str, np.ndarray]:

@@ -88,7 +88,8 @@ def sample_light(rng: np.random.Generator, sun: Sun) -> Light:
     ambient = sun.ambient * strength * (0.5 + 0.5 * tint)  # what comes from everywhere is less tinted
     direct = sun.direct * strength * tint
     shadow = _sample_shadow(rng) if rng.random() < SHADED else None
-    return Light(*(np.asarray(v, np.float32) for v in (towards / np.linalg.norm(towards), ambient, direct)), shadow)
+    towards, ambient, direct = (np.asarray(v, np.float32) for v in (towards / np.linalg.norm(towards), ambient, direct))
+    return Light(towards, ambient, direct, shadow)
 
 
 def _sample_shadow(rng: np.random.Generator) -> Shadow:

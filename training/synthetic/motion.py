@@ -22,6 +22,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a script: modules are found from the repository's root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -145,7 +146,7 @@ if __name__ == "__main__":
     parser.add_argument("source", type=Path, help="pybullet's wheel, or the folder pybullet_data/data/motions")
     parser.add_argument("--out", type=Path, default=FILE)
     options = parser.parse_args()
-    arrays = extract(_read(options.source))
+    arrays: dict[str, Any] = extract(_read(options.source))
     np.savez_compressed(options.out, **arrays)
     print(f"{len(arrays['clip'])} frames of {len(arrays['names'])} clips, {options.out.stat().st_size / 1024:.0f} KiB")
     print(dict(zip(arrays["names"].tolist(), np.bincount(arrays["clip"]).tolist(), strict=False)))

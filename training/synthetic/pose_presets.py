@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a script: modules are found from the repository's root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -50,8 +51,8 @@ def skeleton(vectors: np.ndarray, view: float = 0) -> np.ndarray:
     chest = root * turns["chest"]
     places = {"neck": root.apply(_SPINE) + chest.apply(_CHEST)}
     head = chest * turns["neck"]
-    for name, offset in _HEAD.items():
-        places[name] = places["neck"] + head.apply(offset)
+    for name, where in _HEAD.items():
+        places[name] = places["neck"] + head.apply(where)
     for side, sign in (("left", 1), ("right", -1)):
         for chain, base, offset, origin in (
             (("shoulder", "elbow"), chest, _SHOULDER, places["neck"]),
@@ -72,7 +73,7 @@ def skeleton(vectors: np.ndarray, view: float = 0) -> np.ndarray:
     return np.column_stack([joints[:, 0], -joints[:, 2], joints[:, 1], score])
 
 
-def presets() -> list[dict[str, object]]:
+def presets() -> list[dict[str, Any]]:
     """The chosen frames: name, and joints in 0..1 of a square."""
     with np.load(FILE, allow_pickle=False) as file:
         vectors, clips, names = file["rotations"].astype(np.float64), file["clip"], file["names"]

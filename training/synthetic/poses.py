@@ -80,7 +80,7 @@ def _random_pose(rng: np.random.Generator, bones: Mapping[str, int], kind: str) 
             thigh = rng.uniform(-60, 15) if free else rng.uniform(-20, 12)
             splay = rng.uniform(-2, 25 if free else 10)
             knee = rng.uniform(0, 70) if free else rng.uniform(0, 22)
-        forearm = (-0.7 * sign, 0, -0.7)
+        forearm: tuple[float, float, float] = (-0.7 * sign, 0, -0.7)
         if kind == "gesture":
             choice = rng.integers(4)
             if choice == 0:  # hand towards the hip, the elbow outwards

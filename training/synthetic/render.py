@@ -9,6 +9,7 @@ number of pictures nor on what else is asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -183,7 +184,7 @@ def render_identity(
         light = view.light if lit else UNLIT
         rows.append(draw(body, figure, other, view.focal, light, background.copy(), height, width))
     names = ["pictures", "joints", "openpose", "masks", "garments", *(["others"] if second_person > 0 else [])]
-    result = {name: np.stack([row[name] for row in rows]) for name in names}
+    result: dict[str, np.ndarray] = {name: np.stack([row[name] for row in rows]) for name in names}
     result["views"] = np.array([[view.yaw, list(KINDS).index(view.kind)] for view in views], np.float32)
     if correspondence:
         cells = (height // cell, width // cell)
@@ -194,16 +195,15 @@ def render_identity(
             target = target_cells(figures[j], others[j], view.focal, cells)
             result["surface"][j] = rasteriser.interpolate(body.mesh.rest, body.mesh.faces, *target)
             for i, row in enumerate(rows):
-                result["flow"][i, j], result["visibility"][i, j] = rasteriser.correspondence(
-                    *target, body.mesh.faces, body.mesh.rest, *row["source"], REST_SLACK, DEPTH_SLACK
-                )
+                asked = (*target, body.mesh.faces, body.mesh.rest, *row["source"], REST_SLACK, DEPTH_SLACK)
+                result["flow"][i, j], result["visibility"][i, j] = rasteriser.correspondence(*asked)
     return result
 
 
 def draw(
     body: Body, figure: Dressed, other: Dressed | None, focal: np.float32, light: Light, picture: np.ndarray,
     height: int, width: int,
-) -> dict[str, object]:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """One picture's row of every array; `picture` is the background, supersampled, and is painted over.
 
     `source` is what `rasteriser.correspondence` asks of a source picture.

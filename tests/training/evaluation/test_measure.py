@@ -124,7 +124,8 @@ def test_the_person_most_like_the_pose_is_judged_and_the_others_are_counted():
     unsure = truth[2].copy()
     unsure[:, 2] = 0.05
     grey = np.full((3, 64, 64, 3), 128, np.uint8)
-    batch = Batch(0, Pairs(*np.zeros((3, 3), np.int64)), grey, grey, torch.zeros(3, 3, 64, 64), truth, None, None)
+    pairs, unknown, poses = Pairs(*np.zeros((3, 3), np.int64)), (None, None, None), np.zeros((2, 3, 18, 3))
+    batch = Batch(0, pairs, grey, grey, torch.zeros(3, 3, 64, 64), truth, *unknown, *poses)
     detector = Scripted(None, "scripted")
     detector.found = [np.stack([far, near]), np.zeros((0, 17, 3)), unsure[None]]
     measured = Judge(detector).measure(grey, batch)

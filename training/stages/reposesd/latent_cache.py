@@ -114,7 +114,7 @@ class CaptionedLatents:
 
     def _fill(
         self,
-        arrays: dict[str, np.ndarray],
+        arrays: dict[str, np.memmap],
         autoencoder: KLAutoencoder,
         text: TextEncoder,
         device: torch.device,

@@ -43,7 +43,7 @@ SHEET_STEPS, SHEET_PICTURES = 10, 4
 TRAINED = ("all", "attention")
 
 
-class RePoseSDStage(Stage):
+class RePoseSDStage(Stage[RePoseSD, RePoseSD]):
     """Trains the whole U-Net or its attention; Stable Diffusion's VAE and text encoder, and the estimator stay frozen.
 
     The first step's network does what Stable Diffusion does: the four input channels for the pose start at zero.
@@ -58,7 +58,7 @@ class RePoseSDStage(Stage):
         settings: RePoseSDSettings,
         root: str | Path,
         out: Path,
-        networks: dict[str, nn.Module],
+        networks: dict[str, Any],
         device: torch.device,
     ):
         """Raises an `InputError` where there is no Stable Diffusion 2.1, or no estimator for the pose field."""

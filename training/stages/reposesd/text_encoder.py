@@ -29,7 +29,9 @@ class TextEncoder(nn.Module):
     def __init__(self, tokenizer, network: nn.Module):
         super().__init__()
         self.tokenizer, self.network = tokenizer, network.eval().requires_grad_(False)
-        self.words, self.dim = network.config.max_position_embeddings, network.config.hidden_size
+        config: Any = network.config
+        self.words: int = config.max_position_embeddings
+        self.dim: int = config.hidden_size
 
     def ids(self, captions: list[str]) -> Tensor:
         """Token numbers (B, n) int64, cut and filled up to the n = `words` that the network has positions for (77)."""
