@@ -22,7 +22,7 @@ from training.stages.field_loss import FieldTerm
 
 ERROR, BITS = "error", "bits"
 TITLES = {ERROR: "Squared error of ŷ_0", BITS: "Bits per dimension of one step's term (eq. 4)"}
-FIELD = ", with its field"
+FIELD, BETA = ", with its field", ", with β"
 
 Rows = dict[str, dict[str, dict[str, np.ndarray]]]
 """Measure → row → step ("t = 301") → one number per pair, (n,)."""
@@ -47,7 +47,7 @@ def measure(probe: Probe, name: str) -> Rows:
     """Of one checkpoint: its row, and where it was trained with the field a second one, of ŷ_0 after the field's step.
 
     The step is the training's, with the default bound of `RePoseDMSettings.field_limit`. The variance is the
-    network's own, and bits are those of the prediction without the field, as in training.
+    network's own, beside it β_t in its place, and bits are those of the prediction without the field, as in training.
     """
     schedule, config, term = probe.schedule, probe.config.field, field_of(probe)
     found: dict[str, dict[str, dict[str, list[Tensor]]]] = {ERROR: {}, BITS: {}}
@@ -63,8 +63,9 @@ def measure(probe: Probe, name: str) -> Rows:
             keep(ERROR, name, step, squared(estimate - x0))
             if logits is not None:
                 mean = schedule.posterior_mean(estimate, z, t)
-                spread = schedule.log_variance(logits, t)
-                keep(BITS, name, step, variational_bound(schedule, x0, z, t, mean, spread))
+                beta = schedule.at(schedule.log_beta, t, z).expand_as(z)
+                for row, spread in ((name, schedule.log_variance(logits, t)), (name + BETA, beta)):
+                    keep(BITS, row, step, variational_bound(schedule, x0, z, t, mean, spread))
             if term is not None:
                 drop = torch.zeros(len(z), dtype=torch.bool, device=z.device)
                 gradient = term(batch["joints"], x0, z, noise, prediction, t, drop)[0]

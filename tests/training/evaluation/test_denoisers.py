@@ -52,8 +52,10 @@ def test_errors_are_those_of_the_prediction_and_bits_those_of_the_bound(figures,
     x0 = bar**0.5 * z - (1 - bar) ** 0.5 * prediction  # of v
     by_hand = (x0 - batch["target"]).square().mean((1, 2, 3)).numpy()
     np.testing.assert_allclose(found["error"]["A"]["t = 301"], by_hand, rtol=1e-4)
-    learned = {step: cells["learned"] for step, cells in fidelity.bits_per_dimension(probe).items()}
-    assert {step: pytest.approx(values.mean(), rel=1e-5) for step, values in found["bits"]["A"].items()} == learned
+    known = fidelity.bits_per_dimension(probe)
+    for row, spread in (("A", "learned"), ("A, with β", "β")):
+        bits = {step: pytest.approx(values.mean(), rel=1e-5) for step, values in found["bits"][row].items()}
+        assert bits == {step: cells[spread] for step, cells in known.items()}
 
 
 def test_a_field_of_the_training_has_a_row_whose_step_is_bounded(figures, weights, tmp_path, levels):
