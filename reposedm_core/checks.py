@@ -123,12 +123,13 @@ def _spelt(shape: str) -> str:
     return ", ".join(shape.split())
 
 
-def whole(value: int, name: str, least: int, most: int | None = None) -> int:
+def check_int(value: int, name: str, minimum: int, maximum: int | None = None) -> int:
     """`value` as an int; raises an `InputError` that names it unless it is a whole number in the range."""
     try:
         number = operator.index(value)
     except TypeError:
         raise InputError(f"{name} = {quoted(value)}: must be a whole number.") from None
-    if number < least or (most is not None and number > most):
-        raise InputError(f"{name} = {number}: must be {least} or more{'' if most is None else f', {most} at most'}.")
+    if number < minimum or (maximum is not None and number > maximum):
+        upper = "" if maximum is None else f", {maximum} at most"
+        raise InputError(f"{name} = {number}: must be {minimum} or more{upper}.")
     return number

@@ -18,7 +18,7 @@ from torch import Tensor
 from .alignment.flow_image import flow_colours
 from .alignment.mipmaps import Mipmaps, stretch
 from .alignment.warp import identity_map, sample
-from .checks import whole
+from .checks import check_int
 from .diffusion.reference_decoder import Reference, ReferenceDecoder
 from .errors import InputError, quoted
 from .images import round_to, shown, to_image
@@ -100,7 +100,7 @@ def view(output: str | int, picture: Size, frame: Size) -> View | None:
         return View(picture, frame, picture)
     if isinstance(output, str):
         raise InputError(f"output_size = {quoted(output)}: use {MODEL!r}, {SOURCE!r} or a height in pixels.")
-    height = whole(output, "output_size", 1, LARGEST)
+    height = check_int(output, "output_size", 1, LARGEST)
     return View(picture, frame, (height, min(LARGEST, round_to(picture[1] * height / picture[0], STEP))))
 
 

@@ -24,7 +24,7 @@ from .appearance import (
     latent_mask,
     resized,
 )
-from .checks import whole
+from .checks import check_int
 from .conditioning import Aligned, condition_image, find_pose, first_joints, make_condition, source_joints
 from .diffusion.denoiser import Denoiser
 from .diffusion.guided import Condition, FieldGuidance, GuidedDenoiser
@@ -192,8 +192,8 @@ class RePoseDMPipeline:
 
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Of the result: what is None is the model's."""
-        height = self.config.height if height is None else whole(height, "height", 1)
-        width = self.config.width if width is None else whole(width, "width", 1)
+        height = self.config.height if height is None else check_int(height, "height", 1)
+        width = self.config.width if width is None else check_int(width, "width", 1)
         check_size(height, width, self.autoencoder.stride)
         if (height, width) != (self.config.height, self.config.width):
             logging.getLogger(__name__).warning(
@@ -427,8 +427,8 @@ class RePoseDMPipeline:
         callback: Callable[[int, int, Tensor], None] | None,
     ) -> Tensor:
         """The latent (B, C, h, w) of a run; all its noise comes from `seed`, drawn on the CPU on any device."""
-        steps = self.config.steps if steps is None else whole(steps, "steps", 1)
-        generator = torch.Generator().manual_seed(whole(seed, "seed", -(2**63), 2**64 - 1))
+        steps = self.config.steps if steps is None else check_int(steps, "steps", 1)
+        generator = torch.Generator().manual_seed(check_int(seed, "seed", -(2**63), 2**64 - 1))
         noise = torch.randn(condition.pose.shape, generator=generator).to(self.device)
         return sample_noise(model, noise, steps, sampler, callback, generator)
 
