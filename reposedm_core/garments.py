@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor, nn
 
 from .checkpoint import load_parts, read_header
@@ -244,6 +243,8 @@ def parse(network: GarmentParser, picture: Tensor, pose: Pose | None = None) -> 
 
 def _first_look(network: GarmentParser, picture: Tensor) -> np.ndarray | None:
     """(4,) first and last x and y of everybody in a picture (3, H, W), in its pixels; None: nobody is there."""
+    from scipy import ndimage
+
     height, width = picture.shape[-2:]
     box = Letterbox((height, width), (network.config.height, network.config.width))
     shares = network(box.image(picture[None]).to(next(network.parameters()).device)).softmax(1)
