@@ -28,11 +28,11 @@ from reposedm_core.presets import with_inner
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """Cost of all N iterations, of the preset that the budget names, and with its growth of the shipped one and the
+    """Cost of all N iterations, of the preset that the budget is of, and with its growth of the shipped one and the
     paper's; calls in a whole run."""
     mini = shipped(bench.device)
     yield from cost(bench, "mini", random_pipeline(PRESETS["mini"], bench.device), [])
-    yield from cost(bench, mini.config.name, mini, list(range(1, len(mini.config.aligner.kernels) + 1)))
+    yield from cost(bench, mini.config.name, mini, list(range(1, len(mini.config.aligner.kernels) + 1)), None)
     yield from counted_rows()
     if bench.full:  # a minute a round on two cores
         yield from cost(bench, PAPER, bench.paper(), [1, 3, 6], None)
