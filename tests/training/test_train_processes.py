@@ -16,11 +16,9 @@ from tests.fixtures.launching import in_two_processes
 from training import train
 from training.engine.distributed import GlobalBatchNorm2d, open_accelerator, use_global_batch_norm
 from training.train import CONFIGS
-from workflows.comfy_server import ROOT
 
 pytestmark = pytest.mark.processes
 
-IN_TURN = ROOT / "tests" / "fixtures" / "in_turn.py"
 STAGES = ("vae", "estimator", "aligner", "reposedm")
 
 ROUNDING = 1e-4
@@ -69,9 +67,8 @@ def runs(tmp_path_factory, figures) -> tuple[Path, Path]:
     """Folders of the same training in one process and in two; both denoisers train on the same latents."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     assert train.main(settings(one, figures, 4, ",".join(STAGES))) == 0
-    first = settings(two, figures, 2, "vae,estimator,aligner")
-    then = settings(two / "reposedm", figures, 2, "reposedm", f"parts={one}")
-    in_two_processes(IN_TURN, "training.train", *first, "then", "training.train", *then)
+    in_two_processes("train.py", *settings(two, figures, 2, "vae,estimator,aligner"))
+    in_two_processes("train.py", *settings(two / "reposedm", figures, 2, "reposedm", f"parts={one}"))
     for path in (two / "reposedm").glob("reposedm*"):
         path.rename(two / path.name)
     return one, two
