@@ -187,8 +187,8 @@ class Guidance:
                 "batch, other samplers do not."
             )
         size = tuple(side * self.decoding.stride for side in x0.shape[-2:])
-        # eq. 16: w_c weighs the gradient as well, with a model whose file has a field; a share of the distance is whole
-        weight = args["cond_scale"] if hasattr(args["model"], SAYS) and not self.settings.normalise else 1.0
+        # eq. 16: w_c weighs the gradient as well, with a model whose file has a field
+        weight = args["cond_scale"] if hasattr(args["model"], SAYS) else 1.0
         flow = isinstance(args["model"].model_sampling, comfy.model_sampling.CONST)
         try:
             wanted = size, (0,) if len(self.poses) == 1 else tuple(turn)

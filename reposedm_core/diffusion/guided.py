@@ -80,7 +80,7 @@ class FieldGuidance:
         every: it acts in one of so many of those steps, from the first of them.
         limit: largest step, relative to the root mean square of ŷ_0 (**ours**, see `guide_x0`); 0 is eq. 15 as written.
         normalise: a step is to take the share `strength` · √(1 − ᾱ_t) off the distance (**ours**, see `guide_x0`), so
-            that one strength means the same on every model.
+            that one strength means the same on every model and at every w_c.
         update: "eq15" or "eq14", see `FieldConfig.update`.
         chunk: pictures that go through decoder and estimator together, see `PoseInteractionField.gradient`.
 
@@ -152,10 +152,13 @@ class FieldGuidance:
 
         Args:
             x0: (B, C, h, w). alpha_bar: ᾱ_t, a number or (B,).
-            weight: w_c of eq. 16; 0 hands back `x0` itself and decodes nothing, below 0 moves away from the pose.
+            weight: w_c of eq. 16; 0 hands back `x0` itself and decodes nothing, below 0 moves away from the pose. With
+                `normalise` only its sign counts: a share of the distance is whole.
         """
         if self.strength == 0 or weight == 0:
             return x0
+        if self.normalise:
+            weight = math.copysign(1.0, weight)
         field = self.field if self._run is None else self._run.field
         gradient, distance = field.gradient(x0, self.decode, self.target, self.chunk, self.watch)
         if self._run is not None:

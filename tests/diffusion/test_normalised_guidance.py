@@ -78,7 +78,10 @@ def test_one_strength_takes_the_same_share_off_every_decoder_s_distance(scale):
     latent = scale * torch.randn(1, 3, 4, 3, generator=generator, dtype=torch.float64)
     fallen = {}
     for normalise in (True, False):
-        guided = FieldGuidance(field, target, decode, 0.1, limit=0.0, normalise=normalise)(latent, 1e-4)
+        guidance = FieldGuidance(field, target, decode, 0.1, limit=0.0, normalise=normalise)
+        guided = guidance(latent, 1e-4)
+        assert torch.equal(guidance(latent, 1e-4, 7.5), guided) == normalise, "w_c weighs the bare gradient alone"
+        torch.testing.assert_close(guidance(latent, 1e-4, -1.0) - latent, latent - guided)
         with torch.no_grad():
             before, after = (float(field.distance(decode(z), target)) for z in (latent, guided))
         fallen[normalise] = 1 - after / before

@@ -58,11 +58,11 @@ def test_strength_of_the_sampler_is_in_the_preset_s_measure(pack, reposedm, guid
 
 @pytest.fixture(scope="module")
 def cheaper(pack, tiny, tmp_path_factory):
-    """Path of tiny RePoseDM whose file has it guided in one step of three, on pictures of half the size."""
+    """Path of tiny RePoseDM whose file has it guided in one step of three, on pictures of half the size, unbounded."""
     from reposedm_core.checkpoint import load_parts, save_model
 
     parts, header = load_parts(tiny)
-    field = {**header["config"]["field"], "start": 0.0, "strength": 1.0, "every": 3, "size": 0.5}
+    field = {**header["config"]["field"], "start": 0.0, "strength": 1e-3, "every": 3, "size": 0.5, "limit": 0.0}
     own = pack.reposedm_core.load_networks(tiny)
     path = tmp_path_factory.mktemp("models") / "cheaper.safetensors"
     networks = {part: getattr(own, part) for part in parts}
@@ -78,11 +78,11 @@ def test_steps_and_size_of_a_file_are_those_of_the_python_pipeline(pack, cheaper
     guidance = pack.reposedm_core.diffusion.guided.FieldGuidance
     calls, call = [], guidance.__call__
     monkeypatch.setattr(guidance, "__call__", lambda own, *told: calls.append((own, *told)) or call(own, *told))
-    bent = guide(model, vae, estimator=estimator, preset="from the model")
+    bent = guide(model, vae, estimator=estimator, preset="from the model", strength=1.0)
     (one,) = bent.model_options["sampler_post_cfg_function"]
     assert (one.__self__.settings.every, one.__self__.settings.share) == (3, 0.5)
     assert one.__self__.native == config.field_size(0.5) != config.field_size(1.0)
-    sampled(pack, reposedm, guide, preset="from the model")
+    sampled(pack, reposedm, guide, preset="from the model", strength=1.0)
     assert len(calls) == 2, "the first and the fourth of four steps"
     _, x0, alpha_bar, weight = calls[0]
     pose = pack.reposedm_core.pose.one_pose(POSE)
@@ -92,6 +92,20 @@ def test_steps_and_size_of_a_file_are_those_of_the_python_pipeline(pack, cheaper
     assert not torch.equal(call(core, x0, alpha_bar, weight), x0)
     sampled(pack, reposedm, guide, preset="from the model", every_nth_step=2)
     assert len(calls) == 3, "the widgets of cost multiply the file's"
+
+
+def test_guided_sampling_is_that_of_the_python_pipeline(pack, cheaper, guide):
+    """Without a bound, under which one weight of the gradient would pass for another."""
+    reposedm = pack.nodes.loaders.load_checkpoint(cheaper)
+    found = sampled(pack, reposedm, guide, preset="from the model", strength=2.0)
+    pipeline = pack.reposedm_core.RePoseDMPipeline.from_pretrained(cheaper)
+    picture = torch.rand(1, 64, 48, 3, generator=torch.Generator().manual_seed(0))
+    own, weaker = (
+        pipeline(picture, POSE, seed=0, steps=4, guidance_scale=1.5, field_strength=strength).latent
+        for strength in (2e-3, 2e-3 / 1.5)
+    )
+    torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-4)
+    assert (own - weaker).abs().max() > 1e-2
 
 
 def test_stock_models_are_guided_by_the_size_of_the_gradient(made, guide):
@@ -117,13 +131,22 @@ def test_file_s_mask_and_update_are_taken_and_w_c_weighs_the_gradient(pack, made
     assert {weight for _, weight in seen} == {7.5}
     assert {(own.update, own.field.mask, own.strength) for own, _ in seen} == {("eq14", "predicted", 1.5)}
     seen.clear()
-    families.sample(guide(model, vae, preset=STOCK, strength=1.0), cfg=7.5)
-    assert {weight for _, weight in seen} == {1.0}, "a share of the distance to the pose is whole, whatever cfg is"
-    seen.clear()
     monkeypatch.delattr(model.model, "reposedm_field_config")
     families.sample(guide(model, vae, strength=3.0), cfg=7.5)
     assert {weight for _, weight in seen} == {1.0}, "nothing says what the gradient of a stock model is worth"
     assert {(own.update, own.field.mask) for own, _ in seen} == {("eq15", "union")}
+
+
+def test_share_of_the_distance_is_whole_whatever_cfg_is(pack, made, guide, monkeypatch):
+    """With `normalise` of a model whose file has a field, too."""
+    model, vae = made("SD 1.5")
+    monkeypatch.setattr(model.model, "reposedm_field_config", pack.reposedm_core.config.FieldConfig(), raising=False)
+    guided, weights = pack.reposedm_core.diffusion.guided, []
+    step = guided.guide_x0
+    monkeypatch.setattr(guided, "guide_x0", lambda *told: weights.append((told[3], told[5] is None)) or step(*told))
+    for preset in (STOCK, "from the model"):
+        families.sample(guide(model, vae, preset=preset, strength=2.0), cfg=7.5)
+    assert set(weights) == {(2 * 0.2, False), (2 * 0.1 * 7.5, True)}
 
 
 def test_model_that_says_nothing_is_told_so(made, guide, caplog):
