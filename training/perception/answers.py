@@ -19,6 +19,8 @@ from training.perception.make import CHECK, GENERATED, KEY_FORMAT, REAL
 
 FORMAT = "perception study answers"
 ANSWERS = (REAL, GENERATED)
+LONGEST = 1e12
+"""Milliseconds of an answer: no rater takes thirty years."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,27 @@ def read_key(path: Path) -> dict[str, Any]:
         InputError: no such file, or no key of a study.
     """
     key = read_json(path, str(path), "give the study.key.json that was written with the page")
-    if key.get("format") != KEY_FORMAT or key.get("version") != 1 or not {"study", "singles", "sets"} <= set(key):
+    if key.get("format") != KEY_FORMAT or key.get("version") != 1 or not _is_whole(key):
         raise InputError(f"{path} is no key of a perception study: give the study.key.json written with the page.")
     return key
+
+
+def _is_whole(key: dict[str, Any]) -> bool:
+    singles, sets, methods = key.get("singles"), key.get("sets"), key.get("methods", [])
+    return (
+        isinstance(key.get("study"), str)
+        and isinstance(singles, dict)
+        and isinstance(sets, dict)
+        and isinstance(methods, list)
+        and all(isinstance(known, dict) and known.get("kind") in (REAL, GENERATED, CHECK) for known in singles.values())
+        and all(isinstance(known, dict) and _is_set(known, methods) for known in sets.values())
+    )
+
+
+def _is_set(known: dict[str, Any], methods: list) -> bool:
+    options = known.get("options")
+    told = isinstance(known.get("check"), bool) and isinstance(options, dict) and len(options) > 1
+    return told and all(method in methods for method in options.values())
 
 
 def read_answers(folder: Path, key: dict[str, Any]) -> tuple[list[Rater], list[str]]:
@@ -90,7 +110,7 @@ def _read(path: Path, key: dict[str, Any]) -> Rater:
     if path.stat().st_size > LARGEST_JSON:
         raise ValueError("it is too large for a file of answers")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))  # some mail programs and editors add the mark
     except ValueError:
         raise ValueError("it is no whole JSON file; ask the rater to save it again") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != 1:
@@ -109,7 +129,7 @@ def _read(path: Path, key: dict[str, Any]) -> Rater:
             raise ValueError(
                 f"answer {number} chooses {quoted(choice)} for {quoted(item)}, which the study does not offer"
             )
-        if isinstance(time, bool) or not isinstance(time, (int, float)) or not 0 <= time < math.inf:
+        if isinstance(time, bool) or not isinstance(time, (int, float)) or not 0 <= time < LONGEST:
             raise ValueError(f"answer {number} took {quoted(time)} milliseconds")
         if item in answers:
             raise ValueError(f"answer {number} is a second one to {quoted(item)}")

@@ -44,6 +44,8 @@ def truthful(known: dict, rater: str = "1") -> dict:
 
 def put(folder: Path, name: str, content: object) -> None:
     folder.mkdir(exist_ok=True)
+    if content is None:
+        return (folder / name).mkdir()
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
 
 
@@ -120,6 +122,9 @@ def broken(known: dict) -> dict[str, tuple[object, str]]:
         "unhashable.json": (whole | {"answers": [first | {"choice": ["real"]}]}, "answer 1 chooses ['real']"),
         "item.json": (whole | {"answers": [first | {"item": "s99"}]}, "for 's99', which the study does not offer"),
         "time.json": (whole | {"answers": [first | {"milliseconds": -1}]}, "answer 1 took -1 milliseconds"),
+        "long.json": (whole | {"answers": [first | {"milliseconds": 10**400}]}, "answer 1 took 1000"),
+        "never.json": (whole | {"answers": [first | {"milliseconds": float("nan")}]}, "answer 1 took nan"),
+        "folder.json": (None, "folder.json: left out: "),
         "deep.json": ("[" * 200_000, "deep.json: left out: "),
     }
 
@@ -137,6 +142,34 @@ def test_broken_files_give_one_line_each_and_do_not_count(study, tmp_path, capsy
         line = next(line for line in found["files_left_out"] if line.startswith(name))
         assert words in line and "\n" not in line and f"warning: {line}\n" in told
     assert set(lines) == set(cases)
+
+
+def test_a_file_that_an_editor_saved_again_counts(study, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(truthful(study.known)), encoding="utf-8-sig")
+    assert read(study, tmp_path)["raters"] == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("study", 5),
+        ("singles", []),
+        ("sets", []),
+        ("methods", ["ours"]),
+        ("singles", {"s0": {}}),
+        ("singles", {"s0": {"kind": "x"}}),
+        ("sets", {"b0": {"check": False, "options": ["o0"]}}),
+        ("sets", {"b0": {"options": {"o0": "ours", "o1": "theirs"}}}),
+        ("sets", {"b0": {"check": True, "options": {"o0": "ours"}}}),
+    ],
+)
+def test_a_damaged_key_is_told_in_one_line(study, tmp_path, capsys, part, value):
+    put(tmp_path, "key.json", study.known | {part: value})
+    put(tmp_path / "answers", "a.json", truthful(study.known))
+    command = ["read", "--key", str(tmp_path / "key.json"), "--answers", str(tmp_path / "answers")]
+    assert study_perception.main([*command, "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert "key.json is no key of a perception study" in told and told.count("\n") == 1
 
 
 def test_of_doubled_files_the_fuller_one_counts(study, tmp_path):

@@ -172,3 +172,54 @@ def test_a_tab_that_is_hidden_while_its_pictures_are_decoded_is_paused(browser, 
     page.keyboard.press("ArrowLeft")
     assert page.evaluate("state.answers[0].milliseconds") < 300
     sitting.context.close()
+
+
+def test_a_browser_that_keeps_nothing_says_so(browser, study):
+    """As private windows may: the rater is told before the first answer, while pausing, and when closing the page."""
+    context = browser.new_context()
+    context.add_init_script(
+        "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('', 'SecurityError') } })"
+    )
+    sitting = Sitting(browser, study, "9", context)
+    page, asked = sitting.page, []
+    page.locator("#begin").click()
+    assert "keeps no answers" in page.locator("#explained").text_content()
+    sitting.go_on()
+    sitting.look(1)
+    page.keyboard.press("ArrowLeft")
+    sitting.look(2)
+    page.keyboard.press("p")
+    assert "keeps nothing" in page.locator("#lasting").text_content()
+    page.on("dialog", lambda dialog: asked.append(dialog.type) or dialog.dismiss())
+    page.close(run_before_unload=True)
+    page.wait_for_timeout(200)
+    assert asked == ["beforeunload"] and not page.is_closed() and not sitting.errors
+    with page.expect_download():
+        page.locator("#partial").click()
+    page.close(run_before_unload=True)
+    if not page.is_closed():
+        page.wait_for_event("close")
+    assert asked == ["beforeunload"]
+    context.close()
+
+
+def test_on_a_phone_each_set_begins_at_its_top(browser, study):
+    context = browser.new_context(viewport={"width": 360, "height": 480}, has_touch=True, is_mobile=True)
+    sitting = Sitting(browser, study, "100%", context)
+    page = sitting.page
+    assert page.locator("#rater").input_value() == "100%", "an address that is not encoded is taken as it is"
+    page.locator("#begin").tap()
+    sitting.go_on()
+    singles = len(study.known["singles"])
+    for number in range(1, singles + 1):
+        sitting.look(number)
+        page.locator("#sides button").first.tap()
+    sitting.go_on()
+    for number in (singles + 1, singles + 2):
+        sitting.look(number)
+        assert page.evaluate("scrollY") == 0 and page.locator("#given img").first.is_visible()
+        tops = page.evaluate("[...document.querySelectorAll('#options button')].map(b => b.offsetTop)")
+        assert tops[0] == tops[1] < tops[2], "two pictures side by side"
+        page.evaluate("document.body.style.minHeight = '3000px'; scrollTo(0, 1500)")
+        page.locator("#options button").last.tap()
+    context.close()
