@@ -61,7 +61,8 @@ def test_nodes_fit_their_schemas(name, subgraph, schemas):
     for node in nodes.values():
         schema = schemas[node["type"]]
         known = {**schema["input"].get("required", {}), **schema["input"].get("optional", {})}
-        assert len(widget_names(schema)) == len(node.get("widgets_values") or [])
+        widgets = dict(zip(widget_names(schema), node.get("widgets_values") or [], strict=True))
+        assert widgets.get("output_size") in (None, "source"), "not the networks' frame with its continued borders"
         assert {slot["name"] for slot in node["inputs"]} == set(known)
         assert [slot["type"] for slot in node["outputs"]] == schema["output"]
     for key, widget in BLUEPRINTS[name]["nodes"][0]["properties"]["proxyWidgets"]:

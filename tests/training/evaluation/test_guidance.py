@@ -17,7 +17,7 @@ from reposedm_core.config import EstimatorConfig, FieldConfig, to_dict
 from reposedm_core.estimator import HigherHRNet
 from reposedm_core.networks import NETWORKS, load_networks
 from training import evaluate, study_guidance
-from training.evaluation import guidance
+from training.evaluation import guidance, guidance_curve
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +165,30 @@ def test_the_cost_of_guidance_is_compared_pair_by_pair(both_splits, weights, tmp
     assert less == pytest.approx([value - off for value in guided], abs=1e-5) and less[0] != less[1]
     assert found["protocol"]["steps"] == 3 and list(found["test"]) == ["off", whole]
     assert study_guidance.main([*arguments, "--cost", "--steps", "0"]) == 2
+
+
+@pytest.mark.parametrize("judged", [False, True], ids=["by the guiding estimator", "by another one too"])
+def test_the_curve_has_a_row_per_strength_and_judge(both_splits, weights, judge, tmp_path, monkeypatch, capsys, judged):
+    monkeypatch.setattr(guidance_curve, "MULTIPLES", (1.0, 20.0))
+    arguments = [
+        "--weights",
+        str(weights),
+        "--data",
+        str(both_splits),
+        "--out",
+        str(tmp_path / "curve"),
+        "--pairs",
+        "2",
+    ]
+    assert study_guidance.main([*arguments, "--curve", *(["--judge", str(judge)] if judged else [])]) == 0
+    found = json.loads((tmp_path / "curve" / "guidance-curve.json").read_text(encoding="utf-8"))["judges"]
+    assert list(found) == ["the guiding estimator", "another estimator"][: 1 + judged]
+    assert all(list(rows) == ["1", "20"] for rows in found.values())
+    assert capsys.readouterr().out.count("| 20 |") == 1 + judged
+    with Image.open(tmp_path / "curve" / "guidance-curve.png") as curve:
+        assert curve.width > 2 * curve.height and len(np.unique(np.asarray(curve.convert("L")))) > 20
+    # strength 1 is what the study calls the default: the same pairs, noise and judge
+    assert study_guidance.main([*arguments, "--test-only"]) == 0
+    table = json.loads((tmp_path / "curve" / "guidance.json").read_text(encoding="utf-8"))["difference"]["on − off"]
+    for name in ("joint_error", "pck@0.05", "perceptual"):
+        assert found["the guiding estimator"]["1"][name] == pytest.approx(table[name], abs=1e-5)
