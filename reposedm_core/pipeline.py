@@ -230,7 +230,8 @@ class RePoseDMPipeline:
             pose: Pose, POSE_KEYPOINT data, or path of an OpenPose JSON file; its first person counts.
             seed: the same seed gives the same picture.
             steps, guidance_scale: sampling steps and w_c of eq. 16; the preset's defaults.
-            field_strength: of the gradient guidance by the pose interaction field; 0 is off; the preset's default.
+            field_strength: w of eq. 15's gradient, which w_c multiplies (eq. 16); 0 is off; the preset's default, for
+                which the nodes' strength of 1 stands.
             field_start, field_end: the share of the sampling in which it acts, 0 to 1; the preset's defaults. A step
                 counts where it begins: with fewer than 4 steps the small models' 0.75 is after all of them.
             field_space: what it compares, "heatmaps" or "features"; the preset's default.
