@@ -11,6 +11,7 @@ from .crop import CropToPerson
 from .decode import RePoseDMDecode
 from .editor import PoseEditor
 from .estimators import EstimatePose, PoseEstimatorLoader
+from .garment_mask import GarmentMask
 from .garment_transfer import GarmentTransfer
 from .guidance import PoseInteractionFieldGuidance
 from .host.folders import register_folders
@@ -54,6 +55,7 @@ NODES: list[type[io.ComfyNode]] = [
         RePoseDMKSampler,
         RePoseDMDecode,
         GarmentTransfer,
+        GarmentMask,
         RevealMask,
         CropToPerson,
         PasteBack,

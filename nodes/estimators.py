@@ -17,6 +17,7 @@ from ..reposedm_core.errors import quoted, shortened
 from ..reposedm_core.estimator import is_somebody, predict_people, predict_pose
 from ..reposedm_core.estimator.load import SUFFIXES, load_estimator
 from ..reposedm_core.estimator.vitpose import is_vitpose
+from ..reposedm_core.garments import SHIPPED_PARSER
 from ..reposedm_core.images import check_size
 from ..reposedm_core.networks import SHIPPED
 from ..reposedm_core.pose import Pose, coco_to_openpose
@@ -48,6 +49,7 @@ def estimator_names() -> dict[str, Path]:
         }
         for name in (*homes, *(file for file in files if file.suffix.lower() in SUFFIXES and file.parent not in homes)):
             found.setdefault(name.as_posix(), Path(root) / name)
+    found.pop(SHIPPED_PARSER.name, None)  # the garment parser: no estimator
     return dict(sorted(found.items()))
 
 

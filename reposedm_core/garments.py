@@ -34,6 +34,9 @@ PERSON = LABELS[1:]
 CLOTHES = ("top", "bottom", "dress")
 """What Garment Transfer puts on."""
 
+SHIPPED_PARSER = Path(__file__).parent / "weights" / "garment-parser.safetensors"
+"""The parser that comes with the package."""
+
 MARGIN = 0.15
 """Room around a person in the picture that the network sees, a share of the longer side."""
 SPECK = 0.1
@@ -136,7 +139,7 @@ class GarmentParser(nn.Module):
         return F.interpolate(self.head(x), scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def load_parser(path: str | os.PathLike) -> GarmentParser:
+def load_parser(path: str | os.PathLike = SHIPPED_PARSER) -> GarmentParser:
     """The parser in a file that the stage `parser` exported, on the CPU in float32, in eval mode, frozen.
 
     Raises:

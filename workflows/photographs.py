@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from comfy_server import ComfyError, ComfyServer
 from demo import UNSHOWN, WORKFLOWS, shown
 from graph import EXAMPLE, Prompt, find, load_workflow, part, to_api
-from PIL import Image, ImageDraw
+from PIL import Image
 from sheet import make_sheet
 
 from reposedm_core import InputError, Pose
@@ -30,7 +29,12 @@ from reposedm_core.pose.skeleton import OPENPOSE18
 
 PICTURE, POSE, TARGET, MASK, OWN = range(5)
 """Outputs of RePoseDM Example; a photograph has no true picture, the third."""
-ALIGNERS = {"RePoseDMRecurrentPoseAligner": "source_pose", "RePoseDMGarmentTransfer": "garment_pose"}
+READERS = {
+    "RePoseDMRecurrentPoseAligner": "source_pose",
+    "RePoseDMGarmentTransfer": "garment_pose",
+    "RePoseDMGarmentMask": "pose",
+}
+"""Input of a node that takes the pose of the person in a photograph."""
 HIPS, TORSO = (8, 11), (2, 5, 11, 8)
 """Joints of OpenPose's body: both hips; shoulders and hips, round."""
 
@@ -88,25 +92,12 @@ def wanted(person: Person, other: Person) -> Pose:
     return Pose(joints, own.height, own.width)
 
 
-def clothes(person: Person) -> Image.Image:
-    """A mask of what covers the trunk: shoulders to hips and a margin around them, within the person (`L`)."""
-    pose = person.pose
-    corners = person.pose.joints[0, list(TORSO), :2]
-    centre = corners.mean(0)
-    mask = Image.new("L", (pose.width, pose.height))
-    ImageDraw.Draw(mask).polygon([tuple(centre + 1.35 * (corner - centre)) for corner in corners], fill=255)
-    if person.mask:
-        with Image.open(person.mask) as whole:
-            mask = Image.fromarray(np.minimum(np.asarray(mask), np.asarray(whole.convert("L").resize(mask.size))))
-    return mask
-
-
 def with_people(prompt: Prompt, people: Sequence[Person], names: Sequence[dict[str, str]]) -> Prompt:
     """The graph with photographs in place of its examples.
 
     Args:
         prompt: API format. The first example becomes the first person, the second the second.
-        names: of everybody's files in the server's input folder: "picture", "clothes", and "mask" if there is one.
+        names: of everybody's files in the server's input folder: "picture", and "mask" if there is one.
 
     Returns:
         a copy in which poses and masks are connected wherever a note asks for them; without what shows true pictures,
@@ -123,13 +114,12 @@ def with_people(prompt: Prompt, people: Sequence[Person], names: Sequence[dict[s
         for name, pose in (("own", person.pose), ("wanted", wanted(person, other))):
             text = json.dumps(to_keypoints([pose]))
             node(f"{name} {number}", "RePoseDMLoadPose", file="none", text=text, width=0, height=0)
-        for name in ("mask", "clothes"):
-            if name in files:
-                node(f"{name} {number}", "LoadImageMask", image=files[name], channel="red")
+        if "mask" in files:
+            node(f"mask {number}", "LoadImageMask", image=files["mask"], channel="red")
     links = {
         (key, output): [f"{name} {number}", 0]
         for number, key in enumerate(examples)
-        for output, name in ((PICTURE, "picture"), (POSE, "wanted"), (MASK, "clothes"), (OWN, "own"))
+        for output, name in ((PICTURE, "picture"), (POSE, "wanted"), (OWN, "own"))
     }
     if len(examples) > 1:  # the second one's is a picture of a pose
         links[examples[1], TARGET] = ["picture 1", 0]
@@ -142,14 +132,21 @@ def with_people(prompt: Prompt, people: Sequence[Person], names: Sequence[dict[s
         if key in examples or any(value not in links for value in taken.values()):
             continue
         inputs.update({name: links[value] for name, value in taken.items()})
-        if one["class_type"] in ALIGNERS:
-            inputs.setdefault(ALIGNERS[one["class_type"]], ["own 1" if "garment" in inputs else "own 0", 0])
+        if one["class_type"] in READERS:
+            inputs.setdefault(READERS[one["class_type"]], ["own 1" if "garment" in inputs else "own 0", 0])
         if one["class_type"] == "RePoseDMCropToPerson" and "mask" in names[0]:
             inputs["mask"] = ["mask 0", 0]
         if one["class_type"] == "RePoseDMSkeletonWarp" and "mask" in names[0]:
             cropped = prompt.get(inputs["source"][0], {}).get("class_type") == "RePoseDMCropToPerson"
             inputs["mask"] = [inputs["source"][0], MASK] if cropped else ["mask 0", 0]
         result[key] = one
+    for key, one in list(result.items()):  # the notes: an estimator that knows photographs in its place
+        shown_to = one["inputs"].get("image") if one["class_type"] == "RePoseDMEstimatePose" else None
+        if isinstance(shown_to, list) and str(shown_to[0]).startswith("picture "):
+            del result[key]
+            pose = [str(shown_to[0]).replace("picture", "own"), 0]
+            for other in result.values():
+                other["inputs"].update({name: pose for name, value in other["inputs"].items() if value == [key, 0]})
     while lost := [
         key
         for key, one in result.items()
@@ -182,14 +179,11 @@ def run(comfy: ComfyServer, people: Sequence[Person], only: Sequence[str] = ()) 
         per person, the photograph and the results under the templates' names; of an animation the last picture.
     """
     schemas, names = comfy.object_info(), []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, person in enumerate(people):
-            cloth = Path(folder) / f"clothes{number}.png"
-            clothes(person).convert("RGB").save(cloth)
-            files = {"picture": person.picture, "clothes": cloth, **({"mask": person.mask} if person.mask else {})}
-            names.append(
-                {key: comfy.upload_image(file, f"{key}{number}{file.suffix.lower()}") for key, file in files.items()}
-            )
+    for number, person in enumerate(people):
+        files = {"picture": person.picture, **({"mask": person.mask} if person.mask else {})}
+        names.append(
+            {key: comfy.upload_image(file, f"{key}{number}{file.suffix.lower()}") for key, file in files.items()}
+        )
     rows = []
     for number, person in enumerate(people):
         order = [(number + step) % len(people) for step in range(len(people))]

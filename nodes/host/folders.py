@@ -12,6 +12,7 @@ import folder_paths
 from ...reposedm_core import InputError
 from ...reposedm_core.errors import quoted
 from ...reposedm_core.files import reason
+from ...reposedm_core.garments import SHIPPED_PARSER
 from ...reposedm_core.networks import SHIPPED
 from ...reposedm_core.pose import is_pose_file
 from ...reposedm_core.pose import pose_files as files_of_poses
@@ -30,8 +31,10 @@ def register_folders() -> None:
 
 
 def checkpoint_names(*folders: str) -> list[str]:
-    """Files of these model folders, or of models/reposedm with the shipped ones."""
-    return [name for folder in folders or (MODELS,) for name in folder_paths.get_filename_list(folder)]
+    """Files of these model folders, or of models/reposedm with the shipped ones; not the garment parser, which is no
+    model to choose."""
+    names = [name for folder in folders or (MODELS,) for name in folder_paths.get_filename_list(folder)]
+    return [name for name in names if name != SHIPPED_PARSER.name]
 
 
 def checkpoint_path(name: str, *folders: str) -> Path:

@@ -17,6 +17,7 @@ FLOATS = {
     "RePoseDMPoseFieldGuidance": ["strength", "start_percent", "end_percent", "limit", "mask_threshold", "decode_size"],
     "RePoseDMKSampler": ["cfg", "denoise", "field_strength"],
     "RePoseDMGarmentTransfer": ["cfg", "field_strength"],
+    "RePoseDMGarmentMask": ["threshold", "grow", "feather"],
     "RePoseDMCropToPerson": ["margin"],
     "RePoseDMPasteBack": ["grow", "feather", "match_colours"],
     "RePoseDMKeepFace": ["feather", "match_colours"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import pytest
@@ -31,6 +32,7 @@ NAMES = {
     "RePoseDMKSampler": "RePoseDM KSampler",
     "RePoseDMDecode": "RePoseDM Decode",
     "RePoseDMGarmentTransfer": "Garment Transfer",
+    "RePoseDMGarmentMask": "Garment Mask",
     "RePoseDMRevealMask": "Reveal Mask",
     "RePoseDMCropToPerson": "Crop to Person",
     "RePoseDMPasteBack": "Paste Back",
@@ -120,6 +122,17 @@ def test_sampler_defaults_are_those_of_the_shipped_preset(schemas):
     preset = PRESETS[SHIPPED_PRESET]
     assert (defaults["steps"], defaults["cfg"]) == (preset.steps, preset.guidance_scale)
     assert (defaults["sampler_name"], defaults["scheduler"], defaults["denoise"]) == ("ddim", "simple", 1.0)
+
+
+def test_pictures_of_help_pages_are_served(comfy):
+    """The page reads their addresses as from the folder of the help pages."""
+    docs = ROOT / "nodes" / "web" / "docs"
+    found = {name for page in docs.iterdir() for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text("utf-8"))}
+    assert "../images/guidance-curve.png" in found
+    for name in found:
+        address = urllib.parse.urljoin(f"{comfy.url}/extensions/{read_host()[1]}/docs/", name)
+        with urllib.request.urlopen(address, timeout=CEILING) as answer:
+            assert answer.headers["Content-Type"] == "image/png" and answer.read() == (docs / name).read_bytes()
 
 
 def test_unknown_help_page_is_not_served(comfy):

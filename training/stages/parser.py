@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from reposedm_core.checkpoint import save_model
 from reposedm_core.config import to_dict
 from reposedm_core.errors import InputError
-from reposedm_core.garments import LABELS, GarmentParser, ParserConfig
+from reposedm_core.garments import LABELS, GarmentParser, ParserConfig, parse
 from reposedm_core.images import from_uint8
-from reposedm_core.pose import coco_to_openpose, draw_joints
+from reposedm_core.pose import Pose, coco_to_openpose, draw_joints
 from training.data.augment import Generators, paste_background, random_backgrounds, random_grid, random_look
 from training.data.people_set import People
 from training.engine.picture_grid import picture_grid
@@ -172,3 +173,27 @@ def overlap(network: GarmentParser, people: People, count: int, posed: bool) -> 
     both = table.diagonal()
     shares = both / (table.sum(0) + table.sum(1) - both)
     return dict(zip(LABELS, shares.tolist(), strict=True))
+
+
+def mask_overlap(
+    network: GarmentParser, people: People, count: int, kinds: Mapping[str, Collection[str]], posed: bool
+) -> dict[str, float]:
+    """Intersection over union of masks of labels that `parse` gives, sure by more than a half, over `pictures_of` a
+    split, with the true poses or by a first look.
+
+    A second person's pixels count with `posed` alone, as background.
+    """
+    identity, index = pictures_of(people, count)
+    truth, poses = true_labels(people, identity, index), coco_to_openpose(people.joints(identity, index))
+    table = {name: [0, 0] for name in kinds}
+    for number in range(count):
+        chosen = slice(number, number + 1)
+        picture = people.pictures(identity[chosen], index[chosen])[0]
+        parsed = parse(network, picture, Pose(poses[chosen], people.height, people.width) if posed else None)
+        counted = (truth[number] != OTHER) | posed
+        for name, labels in kinds.items():
+            here = torch.isin(truth[number], torch.tensor([LABELS.index(label) for label in labels]))
+            mask = torch.zeros_like(here) if parsed is None else parsed.mask(labels, picture) > 0.5
+            table[name][0] += int((mask & here & counted).sum())
+            table[name][1] += int(((mask | here) & counted).sum())
+    return {name: both / max(1, either) for name, (both, either) in table.items()}

@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from reposedm_core.checkpoint import read_header
+from reposedm_core.crop import Crop
 from reposedm_core.errors import InputError
-from reposedm_core.garments import LABELS, load_parser
+from reposedm_core.garments import LABELS, Parsed, load_parser
 from reposedm_core.images import from_uint8, to_uint8
 from reposedm_core.presets import PRESETS
 from training.data.people_set import People
 from training.engine.run import completes, stages_of
 from training.engine.settings import ParserSettings
 from training.stages import parser
-from training.stages.parser import COLOURS, OTHER, ParserStage, overlap, pictures_of, true_labels
+from training.stages.parser import COLOURS, OTHER, ParserStage, mask_overlap, overlap, pictures_of, true_labels
 from training.synthetic.materials import LABELS as RENDERED
 from training.train import main
 
@@ -116,6 +117,28 @@ def test_overlaps_of_the_truth_and_of_a_fault(people):
     assert {name for name, value in right.items() if value == 1} == seen and "skin" in seen
     assert all(np.isnan(value) for name, value in right.items() if name not in seen)
     assert all(aside[name] < 1 for name in seen) and aside["background"] > aside["shoes"]
+
+
+def test_masks_overlap_as_their_labels_do(crowd, monkeypatch):
+    """The true labels in place of what the network sees; a second person is seen as hair."""
+    held, number = People(crowd, "train"), 2
+    truth = true_labels(held, *pictures_of(held, number)).long()
+    asked = []
+
+    def seen(network, picture, pose):
+        labels = truth[len(asked) % number].clone()
+        asked.append(pose)
+        labels[labels == OTHER] = LABELS.index("hair")
+        shares = torch.nn.functional.one_hot(labels, len(LABELS)).movedim(-1, 0).float()
+        return Parsed(LABELS, shares, Crop(0, 0, *picture.shape[1:], tuple(picture.shape[1:]), size=labels.shape))
+
+    monkeypatch.setattr(parser, "parse", seen)
+    kinds = {"person": LABELS[1:], "hair": ("hair",), "skin": ("skin",)}
+    alone, posed = (mask_overlap(None, held, number, kinds, each) for each in (False, True))
+    assert alone == {"person": 1, "hair": 1, "skin": 1} and asked[:number] == [None] * number
+    assert all(pose.joints.shape == (1, 18, 3) for pose in asked[number:]) and len(asked) == 2 * number
+    own, other = int(((truth > 0) & (truth < OTHER)).sum()), int((truth == OTHER).sum())
+    assert posed["person"] == pytest.approx(own / (own + other)) and posed["skin"] == 1 > posed["hair"]
 
 
 def test_training_brings_it_closer(people):
