@@ -227,7 +227,8 @@ class RePoseDMPipeline:
 
         Args:
             source: picture of one person (see `to_image`); letterboxed to the model's size.
-            pose: Pose, POSE_KEYPOINT data, or path of an OpenPose JSON file; its first person counts.
+            pose: Pose, POSE_KEYPOINT data, or path of an OpenPose JSON file; its first person counts. Its
+                canvas lies in the middle of the result: see `output_size`.
             seed: the same seed gives the same picture.
             steps, guidance_scale: sampling steps and w_c of eq. 16; the preset's defaults.
             field_strength: w of eq. 15's gradient, which w_c multiplies (eq. 16); 0 is off; the preset's default, for
@@ -253,9 +254,10 @@ class RePoseDMPipeline:
             InputError: a picture or pose that cannot be used, or a size or number out of range.
         """
         check_sampler(sampler)
-        pose = one_pose(pose)
         pictures = [to_image(source, "source")]
-        seen = view(output_size, size_of(pictures[0]), self._size(height, width))
+        own = size_of(pictures[0])
+        seen = view(output_size, own, self._size(height, width))
+        pose = one_pose(pose) if seen is None else one_pose(pose, picture=own).resized(*own)
         found = self.align(source, pose, height, width, more_sources=more_sources, source_pose=source_pose)
         field = self._guidance(pose, size_of(found.source), field_strength, field_start, field_end, field_space)
         model = self._model(found.condition, guidance_scale, field)

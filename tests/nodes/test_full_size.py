@@ -123,6 +123,23 @@ def test_the_decoded_picture_is_the_source_to_the_bit_away_from_the_persons(pack
         assert (small(decode(pack, host, latent)) - plain).abs().mean() < 0.1, "the same picture"
 
 
+def test_a_pose_on_a_canvas_of_other_proportions_lies_in_the_picture(pack, align, tiny_256, frames):
+    """Whole, as with Skeleton Warp; not in the networks' frame, of which a wide picture is a strip."""
+    picture, canvas = torch.rand(1, 60, 150, 3, generator=torch.Generator().manual_seed(3)), (60, 150)
+    poses = pack.reposedm_core.parse_keypoints(frames[:1])
+    assert (poses[0].height, poses[0].width) != canvas
+    there = pack.reposedm_core.pose.to_keypoints([pose.resized(*canvas) for pose in poses])
+    own, placed = (align(picture, each, output_size="source") for each in (frames[:1], there))
+    assert all(torch.equal(own[name], placed[name]) for name in ("aligned", "person", "flow"))
+    assert torch.equal(own["positive"][0][0], placed["positive"][0][0])
+    frame = align(picture, frames[:1])
+    assert not torch.equal(frame["positive"][0][0], own["positive"][0][0]), "the frame is what is shown there"
+    pipeline = RePoseDMPipeline.from_pretrained(tiny_256)
+    options = {"seed": 3, "steps": 1, "field_strength": 0.0, "output_size": "source"}
+    first, second = (pipeline(picture, each, **options) for each in (frames[:1], there))
+    assert torch.equal(first.image, second.image)
+
+
 def test_batches_and_parts_of_them_keep_their_own_source(pack, host, transfer, pictures, frames):
     latent, image = transfer(pictures, frames[:3], output_size="source")
     latent = with_person(pack, latent)
