@@ -39,6 +39,31 @@ def interval(
         return mean, *percentiles((drawn @ sums) / (drawn @ bases))
 
 
+def interval_of_runs(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Mean over several trainings and its bootstrap percentile interval: (mean, low, high).
+
+    Whole groups and whole trainings are drawn with replacement, each for itself, so that the luck of a training is in
+    the interval. Of one training there is none to draw, and of two or three the interval is still too narrow.
+
+    Args:
+        values: (r, n) of r trainings; what is NaN in any of them is left out of all.
+        groups: (n,), see `interval`.
+
+    Returns:
+        As `interval`.
+    """
+    keep = np.isfinite(values).all(0)
+    if not keep.any():
+        return math.nan, math.nan, math.nan
+    _, index = np.unique(groups[keep], return_inverse=True)
+    sums, counts = np.stack([np.bincount(index, run) for run in values[:, keep]]), np.bincount(index)
+    mean = float(values[:, keep].mean())
+    if len(counts) < 2:
+        return mean, math.nan, math.nan
+    drawn, runs = resampled(len(counts), seed), resampled(len(values), seed + 1)
+    return mean, *percentiles((runs * (drawn @ sums.T) / (drawn @ counts)[:, None]).mean(1))
+
+
 def resampled(groups: int, seed: int = 0) -> np.ndarray:
     """How often each of so many groups is drawn, (ROUNDS, groups), when as many are drawn with replacement."""
     return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), ROUNDS)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reposedm_core.files import write_json, write_text
-from training.metrics import interval
+from training.metrics.statistics import interval_of_runs
 from training.reid.experiment import ALONE
 
 MEASURES = {"map": "mAP", "map_toolkit": "mAP, toolkit's", "cmc1": "CMC-1", "cmc5": "CMC-5", "cmc10": "CMC-10"}
@@ -35,7 +35,7 @@ def results_of(found: dict[str, Any]) -> dict[str, Any]:
 
     def summary(seeds: list[np.ndarray]) -> dict[str, Any]:
         each = np.stack(seeds) * 100
-        numbers = [None if np.isnan(x) else round(float(x), 4) for x in interval(each.mean(0), people)]
+        numbers = [None if np.isnan(x) else round(float(x), 4) for x in interval_of_runs(each, people)]
         means = [round(float(np.nanmean(seed)), 4) for seed in each]
         return dict(zip(("mean", "low", "high"), numbers, strict=True)) | {"seeds": means}
 
@@ -90,7 +90,8 @@ def markdown(results: dict[str, Any]) -> str:
         "Market-1501's protocol: single query; pictures of the query's person by its own camera, and junk, are left "
         f"out; distractors {'stay, as wrong answers' if p['distractors'] else 'are left out, too, unlike there'}. "
         "*toolkit's* is the average precision as the set's own code has it.",
-        f"Means over {len(p['seeds'])} seeds. In brackets: 95 % bootstrap interval, whole test people resampled"
+        f"Means over {len(p['seeds'])} seeds. In brackets: 95 % bootstrap interval, whole test people and whole "
+        "trainings resampled, too narrow still where there are few of the latter"
         + (f"; between seeds mAP has a standard deviation of {np.mean(spread):.1f} on average." if spread else "."),
     ]
     if p["generators"]:

@@ -13,6 +13,7 @@ from training.engine.sheets import MOST_WIDE, comparison_sheet
 from training.evaluation.generate import to_pictures
 from training.metrics.perceptual import PerceptualDistance, load_network
 from training.metrics.pictures import MOST_DECIBELS, REGIONS
+from training.metrics.statistics import interval_of_runs
 
 HEIGHT, WIDTH = 64, 48
 
@@ -159,6 +160,19 @@ def test_interval_is_that_of_the_normal_distribution_and_of_people_not_pairs():
     assert with_gaps == pytest.approx((mean, low, high))
     assert np.isnan(metrics.interval(values[:3], np.zeros(3))[1:]).all(), "one person gives no interval"
     assert np.isnan(metrics.interval(np.array([np.nan]), np.zeros(1))).all()
+
+
+def test_of_one_training_the_interval_over_trainings_is_that_over_people():
+    rng = np.random.default_rng(0)
+    people, values = np.repeat(np.arange(20), 3), rng.normal(size=60)
+    values[7] = np.nan
+    assert interval_of_runs(values[None], people) == pytest.approx(metrics.interval(values, people))
+    assert interval_of_runs(np.stack([values, values]), people) == pytest.approx(metrics.interval(values, people))
+    _, low, high = metrics.interval(values, people)
+    mean, lower, higher = interval_of_runs(np.stack([values - 1, values + 1]), people)
+    assert mean == pytest.approx(np.nanmean(values)) and lower < low - 0.5 and higher > high + 0.5
+    assert np.isnan(interval_of_runs(values[None, :3], np.zeros(3))[1:]).all()
+    assert np.isnan(interval_of_runs(np.full((2, 1), np.nan), np.zeros(1))).all()
 
 
 def test_a_ratio_of_means_is_sure_where_its_parts_go_together():

@@ -211,3 +211,23 @@ def test_means_differences_and_intervals_of_known_runs():
     assert ours["cmc1"]["seeds"] == [50, 50] and ours["cmc5"]["seeds"] == [50, 100] and ours["cmc10"]["mean"] == 75
     difference = results["differences"]["+ ours"]["20"]["map"]
     assert difference["mean"] == difference["low"] == difference["high"] == 30
+
+
+def test_the_luck_of_a_training_is_in_the_interval():
+    """Fifty people who are all alike, and trainings that differ: the interval is that of the trainings alone."""
+
+    def runs_of(row: str, levels: tuple[float, ...]) -> list[dict]:
+        lists = ([level] * 50 for level in levels)
+        return [
+            {"row": row, "percent": 20, "seed": n, "ap": ap, "ap_toolkit": ap, "first": [1] * 50}
+            for n, ap in enumerate(lists)
+        ]
+
+    runs = runs_of("real only", (0.2, 0.2, 0.2)) + runs_of("+ ours", (0.1, 0.2, 0.6))
+    results = results_of({"protocol": {}, "persons": list(range(50)), "runs": runs})
+    difference = results["differences"]["+ ours"]["20"]["map"]
+    # of the 27 draws of three the outermost are three times one training, a 27th each
+    assert (difference["mean"], difference["low"], difference["high"]) == pytest.approx((10, -10, 40))
+    one = results_of({"protocol": {}, "persons": list(range(50)), "runs": [run for run in runs if run["seed"] == 2]})
+    alone = one["differences"]["+ ours"]["20"]["map"]
+    assert alone["mean"] == alone["low"] == alone["high"] == pytest.approx(40)
