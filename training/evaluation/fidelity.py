@@ -18,7 +18,7 @@ from training.data.people_set import People
 from training.evaluation.generate import OFF, OURS, open_contender
 from training.evaluation.guidance import label, measure
 from training.evaluation.measure import Detector, Judge, load_detector
-from training.evaluation.tables import markdown_table, summarise
+from training.evaluation.tables import difference, markdown_table, summarise
 from training.stages.denoiser import UNREAD, denoise
 from training.stages.estimates import Estimates
 from training.stages.field_loss import FieldTerm
@@ -148,6 +148,9 @@ def study(
     chosen = people.fixed_pairs(pairs)
     kinds = steps_to_compare(pipe.config.field)
     found = measure(pipe, people, chosen, kinds, seed, judging)
+    rows = {label(kind): found.values(label(kind)) for kind in kinds}
+    off = rows[label(OFF)]
+    pairwise = {f"{name} − off": difference(row, off) for name, row in rows.items() if row is not off}
     results = {
         "protocol": {
             "weights": Path(weights).name,
@@ -158,7 +161,8 @@ def study(
         },
         "bits": bits_per_dimension(probe),
         "cosines": target_cosines(probe),
-        "steps": summarise({label(kind): found.values(label(kind)) for kind in kinds}, chosen.identity),
+        "steps": summarise(rows, chosen.identity),
+        "step_differences": summarise(pairwise, chosen.identity),
     }
     write_json(folder / "fidelity.json", results)
     write_text(folder / "fidelity.md", markdown(results))
@@ -191,6 +195,7 @@ def markdown(results: dict) -> str:
                 f"Joints are found by {judge}. Limit 0 is the equation without our bound. In brackets: 95 % bootstrap "
                 "interval.",
                 markdown_table(results["steps"], list(SHOWN), "guidance"),
+                markdown_table(results["step_differences"], list(SHOWN), "pair by pair", signed=True),
             ]
         )
         + "\n"

@@ -83,6 +83,12 @@ def test_the_command_writes_its_tables(figures, weights, tmp_path, capsys, monke
     assert code == 0 and "| t = 301 |" in text and "eq14" in text and "the guiding estimator itself" in text
     results = json.loads((tmp_path / "fidelity.json").read_text())
     assert results["protocol"]["pairs"] == 2 and len(results["steps"]) == 5  # its field acts in all of the sampling
+    off, *guided = results["steps"].values()
+    assert len(guided) == len(results["step_differences"]) and " − off | " in text
+    for row, less in zip(guided, results["step_differences"].values(), strict=True):
+        assert less["joint_error"]["mean"] == pytest.approx(
+            row["joint_error"]["mean"] - off["joint_error"]["mean"], abs=1e-4
+        )
     for judge, guides in (("own", True), ("other", False)):
         network = load_networks(weights).estimator
         if judge == "other":
