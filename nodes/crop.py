@@ -129,7 +129,7 @@ class CropToPerson(io.ComfyNode):
         cut, cut_masks, poses, targets = [], [], [], []
         for crop, (number, one, other, shown) in zip(found, people, strict=True):
             asked_to_stop()
-            cut.append(crop.image(one_picture(pictures[number])).movedim(0, -1))
+            cut.append(crop.image(one_picture(pictures[number]), "mirror").movedim(0, -1))
             whole = torch.ones(1, *size) if shown is None else shown
             cut_masks.append(crop.image(whole, "constant")[0])
             nobody = Pose(torch.zeros(0, 18, 3).numpy(), *size)

@@ -48,14 +48,19 @@ class Crop:
     def image(self, picture: Tensor, border: str = "replicate") -> Tensor:
         """The crop (C, h, w) of a picture (C, H, W); the picture's own values where the box is not scaled.
 
-        `border` is what lies beyond the picture: "replicate" repeats its edge, "constant" is 0.
+        `border` is what lies beyond the picture: "replicate" repeats its edge, "mirror" shows it as in a mirror,
+        "constant" is 0.
         """
         rows, columns = (
             torch.arange(first, first + count, device=picture.device)
             for first, count in ((self.top, self.height), (self.left, self.width))
         )
         height, width = self.picture
-        part = picture[:, rows.clamp(0, height - 1)][..., columns.clamp(0, width - 1)]
+        if border == "mirror":
+            places = (_mirrored(rows, height), _mirrored(columns, width))
+        else:
+            places = (rows.clamp(0, height - 1), columns.clamp(0, width - 1))
+        part = picture[:, places[0]][..., places[1]]
         if border == "constant":
             inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
             part = part * inside
@@ -76,6 +81,12 @@ class Crop:
     def scaled(self, size: Size) -> Crop:
         """The same box at another size."""
         return replace(self, size=size)
+
+
+def _mirrored(places: Tensor, count: int) -> Tensor:
+    """Indices beyond 0..count − 1 turned back at both ends, as often as it takes; the edge itself comes twice."""
+    places = places % (2 * count)
+    return torch.minimum(places, 2 * count - 1 - places)
 
 
 def resize(picture: Tensor, size: Sequence[int]) -> Tensor:

@@ -106,3 +106,14 @@ def test_nobody_and_nobody_in_the_picture():
 
 def test_a_crop_says_its_own_size():
     assert Crop(0, 0, 20, 30, SIZE).size == (20, 30) and Crop(0, 0, 20, 30, SIZE, size=(40, 60)).size == (40, 60)
+
+
+@pytest.mark.parametrize(
+    ("size", "box"), [((20, 30), (-7, -4, 40, 50)), ((3, 2), (-20, -9, 50, 30)), ((1, 1), (-2, -3, 9, 8))]
+)
+def test_beyond_the_picture_it_is_mirrored_as_often_as_it_takes(size, box):
+    """As numpy's symmetric padding has it: no edge is drawn out into streaks."""
+    picture, (top, left, height, width) = noise(*size), box
+    found = Crop(top, left, height, width, size).image(picture, "mirror")
+    room = ((0, 0), (-top, top + height - size[0]), (-left, left + width - size[1]))
+    np.testing.assert_array_equal(found.numpy(), np.pad(picture.numpy(), room, "symmetric"))

@@ -121,8 +121,8 @@ def retarget_pose(
     who in the frames is said by the ids, where everybody has one, else by the order. Who has no counterpart stays as he
     is. Hands, feet and faces move with their limb and take the source's size, a hand that
     the source does not show that of its forearm, feet that of the shins. Limbs that cannot be compared, because one of
-    the two does not show them, change as the whole person does. The source is letterboxed to the target's canvas
-    before it is compared.
+    the two does not show them, change as the whole person does. They are compared with the target's canvas letterboxed
+    into the source's picture, as the pose is where that picture gets it.
 
     Args:
         target: frames of poses.
@@ -142,14 +142,15 @@ def retarget_pose(
     if anchor not in ANCHORS:
         raise InputError(f"keep: there is no {quoted(anchor)}; choose {', '.join(ANCHORS)}.")
     if together:
-        fitted = [frame.resized(target[0].height, target[0].width) for frame in source]
-        ratios = _people_ratios(target, fitted, size, tick)
+        size_of_source = source[0].height, source[0].width
+        fitted, others = ([frame.resized(*size_of_source) for frame in frames] for frames in (target, source))
+        ratios = _people_ratios(fitted, others, size, tick)
         plans = [
             (frame, [ratios[who] for who in order]) for frame, order in zip(target, who_is_who(target), strict=True)
         ]
     else:
         plans = [
-            (frame, _people_ratios([frame], [other.resized(frame.height, frame.width)], size, tick))
+            (frame, _people_ratios([frame.resized(other.height, other.width)], [other], size, tick))
             for frame, other in broadcast_frames(pose=target, source_pose=source)
         ]
     compared = any(found is not None for _, ratios in plans for found in ratios)

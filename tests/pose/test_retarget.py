@@ -126,6 +126,18 @@ def test_canvases_are_compared_as_fitted(whole: Pose) -> None:
     assert_same(one, whole, 1e-3)
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("canvas", [(600, 1000), (1000, 411)])
+def test_size_is_that_of_the_source_in_its_own_picture(whole: Pose, canvas: tuple[int, int], together: bool) -> None:
+    """Where the pose's canvas has other proportions than the picture it is letterboxed into it, and so compared."""
+    there = whole.resized(*canvas)
+    own = Pose(there.joints * (1.5, 1.5, 1.0), *canvas)
+    (result,) = retarget_pose([whole], [own], size=True, together=together)
+    assert (result.height, result.width) == (whole.height, whole.width)
+    expected = {bone: 1.5 * length for bone, length in lengths(there).items()}
+    assert lengths(result.resized(*canvas)) == pytest.approx(expected)
+
+
 def test_missing_joints(whole: Pose) -> None:
     tall = stretched(whole, {9: 1.5, 12: 1.5, 10: 1.5, 13: 1.5}, 1.2)
     for absent in ([1], [8], [8, 11], [9], [1, 8, 11], [0], [7], [2, 5], list(range(8, 14))):
@@ -283,8 +295,9 @@ def test_ids_say_who_is_who_where_somebody_is_missing(whole: Pose) -> None:
 
 
 def test_one_pixel(whole: Pose) -> None:
-    (result,) = retarget_pose([whole.resized(1, 1)], [whole], size=True)
-    assert_same(result, whole.resized(1, 1), 1e-3)
+    tiny = whole.resized(1, 1)
+    (result,) = retarget_pose([tiny], [tiny.resized(128, 128)], size=True)
+    assert_same(result, tiny, 1e-3)
 
 
 def test_sizes_are_the_greater_of_both_sides(whole: Pose) -> None:

@@ -174,6 +174,7 @@ def test_help_panel_shows_our_pages(tab, tmp_path):
         window.app.canvas.selectNode(node);
         window.app.canvas.setDirty(true, true);
     }"""
+    pictures = 0
     for number, path in enumerate(sorted(DOCS.glob("*.md"))):
         title, _, first = path.read_text("utf-8").partition("\n\n")
         page.evaluate(select, path.stem)
@@ -183,5 +184,11 @@ def test_help_panel_shows_our_pages(tab, tmp_path):
         # The first words, as far as they are plain text.
         words = first.split("\n\n")[0].replace("\n", " ").split(".")[0].split("*")[0]
         page.get_by_text(words, exact=False).first.wait_for()
+        for words in re.findall(r"!\[([^]]*)\]", first):
+            page.wait_for_function(
+                "words => [...document.images].some(p => p.alt === words && p.naturalWidth)", arg=words
+            )
+            pictures += 1
     page.screenshot(path=tmp_path / "help.png")
+    assert pictures
     assert tab.errors == []
