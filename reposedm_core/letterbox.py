@@ -63,6 +63,8 @@ class Letterbox:
             return image
         (height, width), (top, left) = self.inner, self.corner
         image = F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
+        if (height, width) == self.frame:  # padding by nothing copies, there and back
+            return image
         return F.pad(image, (left, self.frame[1] - width - left, top, self.frame[0] - height - top), mode=border)
 
     def points(self, points: np.ndarray) -> np.ndarray:

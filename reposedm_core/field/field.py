@@ -5,6 +5,7 @@ Paper, section 3.3, eq. 10-12: G = W_h · ‖P_φ(P̃_t) − P_φ(P)‖² with t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -108,7 +109,9 @@ class PoseInteractionField(nn.Module):
 
     def folded(self) -> PoseInteractionField:
         """The same field over the weights as they are now, quicker on a CPU (`estimator/folding.py`): for a run."""
-        return PoseInteractionField(folded(self.estimator), self.space, self.threshold, self.mask, self.joints)
+        field = copy.copy(self)  # not built anew: that walks through all modules again
+        vars(field)["_modules"] = {"estimator": folded(self.estimator)}
+        return field
 
     def check_size(self, height: int, width: int) -> None:
         """Raise an `InputError` unless the estimator takes pictures of that size, as far as it says which."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from reposedm_core.config import EstimatorConfig
 from reposedm_core.diffusion.guided import FieldGuidance
-from reposedm_core.estimator import HigherHRNet
+from reposedm_core.estimator import HigherHRNet, folding
 from reposedm_core.estimator.folding import fold_batch_norms, folded
 from reposedm_core.field import PoseInteractionField
 from reposedm_core.presets import ESTIMATORS
@@ -100,6 +101,29 @@ def test_what_is_folded():
     assert folded(HigherHRNet(MICRO, device="meta")).trunk.conv1.weight.is_meta
     other = nn.Conv2d(3, 3, 1)
     assert folded(other) is other
+
+
+def test_the_copy_is_kept_while_the_weights_stay():
+    net = estimator()
+    made = folded(net)
+    assert folded(net) is made
+    edit_data(net)
+    changed = folded(net)
+    assert changed is not made and folded(net) is changed
+    before = len(folding._KEPT)
+    del net
+    gc.collect()
+    assert len(folding._KEPT) == before - 1
+
+
+def test_a_large_copy_is_not_kept(monkeypatch):
+    net = estimator()
+    size = sum(t.nbytes for t in net.state_dict().values() if t.is_floating_point())
+    monkeypatch.setattr(folding, "KEPT_BYTES", size)
+    assert folded(net) is folded(net)
+    monkeypatch.setattr(folding, "KEPT_BYTES", size - 1)
+    other = copy.deepcopy(net)
+    assert folded(other) is not folded(other)
 
 
 def test_the_copy_is_no_part_of_the_field():
