@@ -151,6 +151,7 @@ def align(
                 known,
                 behind,
                 None if networks.tiny is None else networks.tiny.encode,
+                networks.parser,
             )
             values = [
                 *(getattr(found.condition, field.name) for field in fields(Condition)),

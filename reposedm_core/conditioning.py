@@ -14,9 +14,10 @@ from .alignment.multi_source import Seen, combine
 from .diffusion.denoiser import MakesContext
 from .diffusion.guided import Condition
 from .estimator import PoseEstimator, predict_pose
+from .garment_parser import GarmentParser
 from .images import fit_image, from_uint8
 from .pose import Pose, check_in_frame, coco_to_openpose, draw_joints
-from .reference import make_reference, on_plate
+from .reference import make_reference, on_plate, source_mask
 
 
 @dataclass
@@ -84,6 +85,7 @@ def make_condition(
     start: Start | None = None,
     background: Tensor | None = None,
     inner: Callable[[Tensor], Tensor] | None = None,
+    parser: GarmentParser | None = None,
 ) -> Aligned:
     """Align pictures to poses and make the condition.
 
@@ -100,6 +102,7 @@ def make_condition(
         start: what is known of the sources' poses; only for an aligner that reads them (`reads_pose`).
         background: of an aligner that finds masks, see `reference.make_reference`.
         inner: pictures → latents, for what only the aligner reads, see `RecurrentPoseAligner.forward`.
+        parser: finds the sources' person finer than the aligner, see `reference.source_mask`.
     """
     known: dict[int, Tensor] = {}
 
@@ -124,7 +127,11 @@ def make_condition(
     visibility = seen.latent_visibility(stride)
     # The person on what the sources show behind him; B1 does not know where that is, nor must its result.
     if alignment.person is not None and conditioner.config.reads_aligned:
-        seen.reference = make_reference(image, skeleton, alignment, seen.image, seen.visibility, sources, background)
+        was, theirs = None, alignment.source_person
+        if parser is not None and start is not None and theirs is not None and background is None:
+            was = source_mask(parser, *(values[::sources] for values in (image, start.skeleton, theirs)))
+        shown = image, skeleton, alignment, seen.image, seen.visibility
+        seen.reference = make_reference(*shown, sources, background, was)
         seen.image = on_plate(seen.reference)
         aligned = None
     if aligned is None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import InputError, quoted
+from .garment_parser import ParserConfig
 from .ranges import check_counts, check_known, check_multiples, check_ranges, wrong
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "EstimatorConfig",
     "FieldConfig",
     "ModelConfig",
+    "ParserConfig",
     "ScheduleConfig",
     "TinyConfig",
     "from_dict",
@@ -424,6 +426,7 @@ class ModelConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    parser: ParserConfig = field(default_factory=lambda: ParserConfig("none"))
     field: FieldConfig = field(default_factory=FieldConfig)
 
     def __post_init__(self) -> None:
@@ -450,6 +453,8 @@ class ModelConfig:
             raise wrong(self.decoder, "kind", 'it needs an aligner of kind "matching", which finds masks')
         if self.decoder.kind == "reference" and not self.denoiser.reads_aligned:
             raise wrong(self.decoder, "kind", "its denoiser reads the source as it is, and no aligned picture is made")
+        if self.parser.kind != "none" and self.aligner.kind != "matching":
+            raise wrong(self.parser, "kind", 'it needs an aligner of kind "matching", which finds masks')
         if self.aligner.encoder == "latent" and self.aligner.latent_channels != own:
             raise wrong(self.aligner, "latent_channels", f"the autoencoder has {own} channels")
         if self.tiny.kind == "tiny" and self.tiny.latent_channels != own:

@@ -1,35 +1,30 @@
-"""Masks of garments: a small network says what every pixel of a person shows (**ours**)."""
+"""Masks of garments, and of the person who wears them, by the garment parser (**ours**)."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .checkpoint import load_parts, read_header
-from .checks import check_tensor
 from .conditioning import condition_image
 from .config import from_dict
 from .crop import SURE, Crop, crop_around, mask_box, person_box, resize
 from .errors import InputError, quoted
 from .fitting import filled
+from .garment_parser import LABELS, GarmentParser, ParserConfig
 from .images import shown
 from .letterbox import Letterbox
 from .paste_back import ROWS
 from .pose import Pose
-from .ranges import check_counts, check_ranges, wrong
 from .reference import faded, grown
 
-LABELS = ("background", "skin", "hair", "top", "bottom", "shoes", "other", "dress")
-"""What a pixel may show; "top" is all that is worn above the waist, coats too, "other" hats, glasses, socks, gloves,
-belts and scarves. The order is that of `garments.npy` in a people set."""
 PERSON = LABELS[1:]
 CLOTHES = ("top", "bottom", "dress")
 """What Garment Transfer puts on."""
@@ -47,96 +42,6 @@ it costs more at fine patterns than it gains."""
 WINDOW, EDGES = 9, 1e-3
 """Of the guided filter: side of its window in pixels that the network sees, and the variance of colours (0..1) above
 which a border of the picture is followed."""
-
-
-@dataclass(frozen=True)
-class ParserConfig:
-    """Sizes of a `GarmentParser`.
-
-    Attributes:
-        labels: what its classes mean, the background first.
-        widths: channels at 1/2, 1/4 … of the picture.
-        height, width: of the pictures that it was trained on.
-    """
-
-    labels: tuple[str, ...] = LABELS
-    widths: tuple[int, ...] = (16, 32, 56, 88, 112)
-    height: int = 256
-    width: int = 192
-
-    def __post_init__(self) -> None:
-        check_counts(self, labels=(2, 256), widths=(2, 7))
-        check_ranges(self, widths=(1, 4096), height=(1, 4096), width=(1, 4096))
-        if len(set(self.labels)) != len(self.labels) or self.labels[0] != LABELS[0]:
-            raise wrong(self, "labels", f"the first must be {LABELS[0]}, and none may occur twice")
-        if self.height % self.stride or self.width % self.stride:
-            raise wrong(self, "widths", f"{self.width} × {self.height} pixels are no multiple of {self.stride}")
-
-    @property
-    def stride(self) -> int:
-        """Pixels of the side of the coarsest cell."""
-        return 2 ** len(self.widths)
-
-
-def _layer(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True)
-    )
-
-
-class _Residual(nn.Module):
-    def __init__(self, channels: int):
-        super().__init__()
-        self.first = _layer(channels, channels)
-        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.second(self.first(x)))
-
-
-class GarmentParser(nn.Module):
-    """A U-Net that labels every pixel.
-
-    It halves the picture once per width, with a residual block each time, adds to the coarsest cells what is in the
-    whole picture, and goes back up with what it saw on the way down.
-    """
-
-    def __init__(self, config: ParserConfig):
-        super().__init__()
-        self.config = config
-        widths = config.widths
-        self.down = nn.ModuleList(
-            nn.Sequential(_layer(inside, outside, 2), _Residual(outside))
-            for inside, outside in zip((6, *widths), widths, strict=False)
-        )
-        self.whole = nn.Conv2d(widths[-1], widths[-1], 1)
-        self.up = nn.ModuleList(_layer(fine + coarse, fine) for fine, coarse in pairwise(widths))
-        self.head = nn.Conv2d(widths[0], len(config.labels), 1)
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, images: Tensor, skeletons: Tensor | None = None) -> Tensor:
-        """Logits (B, L, H, W) of the labels.
-
-        Args:
-            images: (B, 3, H, W) in [-1, 1], H and W multiples of the stride.
-            skeletons: (B, 3, H, W) in [-1, 1], the drawn pose of the person who is meant (`condition_image`). None:
-                black pictures, which leave it open.
-
-        Raises:
-            InputError: tensors of other shapes.
-        """
-        stride = self.config.stride
-        sizes = check_tensor(images, "images", "B 3 H W", multiples={"H": stride, "W": stride})
-        skeletons = torch.full_like(images, -1) if skeletons is None else skeletons
-        check_tensor(skeletons, "skeletons", "B 3 H W", sizes, like=images)
-        x, seen = torch.cat([images, skeletons], 1).contiguous(memory_format=torch.channels_last), []
-        for layer in self.down:
-            x = layer(x)
-            seen.append(x)
-        x = x + self.whole(x.mean((2, 3), keepdim=True))
-        for layer, fine in zip(reversed(self.up), seen[-2::-1], strict=True):
-            x = layer(torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), fine], 1))
-        return F.interpolate(self.head(x), scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def load_parser(path: str | os.PathLike = SHIPPED_PARSER) -> GarmentParser:

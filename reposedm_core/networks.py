@@ -23,6 +23,7 @@ from .diffusion.tiny import TinyAutoencoder, load_tiny
 from .errors import InputError, quoted
 from .estimator import HigherHRNet
 from .fitting import filled
+from .garment_parser import GarmentParser
 from .presets import with_inner
 
 SHIPPED = Path(__file__).parent / "weights" / "reposedm-mini.safetensors"
@@ -35,12 +36,17 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "denoiser": Denoiser,
 }
 """The parts of every RePoseDM by name: each is built from the field of that name in a `ModelConfig`."""
-PARTS: dict[str, Callable[[Any], nn.Module]] = {**NETWORKS, "decoder": ReferenceDecoder, "tiny": TinyAutoencoder}
+PARTS: dict[str, Callable[[Any], nn.Module]] = {
+    **NETWORKS,
+    "decoder": ReferenceDecoder,
+    "tiny": TinyAutoencoder,
+    "parser": GarmentParser,
+}
 """The same, and the parts that not every one has."""
 
 
 def parts_of(config: ModelConfig) -> tuple[str, ...]:
-    """The parts that a model of `config` has: reference decoder and tiny autoencoder are not in every one."""
+    """The parts that a model of `config` has: decoder, tiny autoencoder and parser are not in every one."""
     return tuple(part for part in PARTS if part in NETWORKS or getattr(config, part).kind != "none")
 
 
@@ -68,7 +74,8 @@ class NoAlignment(nn.Module):
 class Networks:
     """The networks of a RePoseDM and their configuration.
 
-    `decoder` is None where the autoencoder's is all there is, and `tiny` where the autoencoder does the inner work.
+    `decoder` is None where the autoencoder's is all there is, `tiny` where the autoencoder does the inner work, and
+    `parser` where the aligner alone finds the source's person.
     """
 
     config: ModelConfig
@@ -78,6 +85,7 @@ class Networks:
     denoiser: Denoiser
     decoder: ReferenceDecoder | None = None
     tiny: TinyAutoencoder | None = None
+    parser: GarmentParser | None = None
 
 
 def needs_aligner(config: ModelConfig) -> bool:

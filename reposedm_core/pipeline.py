@@ -79,6 +79,7 @@ class RePoseDMPipeline:
         self.denoiser: Denoiser | MixedPrecisionDenoiser = networks.denoiser.to(self.device)
         self.decoder = None if networks.decoder is None else networks.decoder.to(self.device)
         self.tiny = None if networks.tiny is None else networks.tiny.to(self.device, dtype)
+        self.parser = None if networks.parser is None else networks.parser.to(self.device)
         if dtype != torch.float32:
             self.denoiser = MixedPrecisionDenoiser(networks.denoiser, dtype)
         self.schedule = DiffusionSchedule(self.config.schedule)
@@ -188,6 +189,7 @@ class RePoseDMPipeline:
             start,
             background,
             self.encode_inner if self.tiny else None,
+            self.parser,
         )
 
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from .config import (
     EstimatorConfig,
     FieldConfig,
     ModelConfig,
+    ParserConfig,
     ScheduleConfig,
     TinyConfig,
 )
@@ -99,6 +100,7 @@ def variant(config: ModelConfig, name: str) -> ModelConfig:
         name=f"{config.name}-{name}",
         denoiser=replace(config.denoiser, texture=texture, channel_condition=False),
         decoder=DecoderConfig(),
+        parser=ParserConfig("none"),
         tiny=TinyConfig() if name == "b1" else config.tiny,
         field=replace(config.field, **weights),
     )
@@ -167,8 +169,9 @@ MINI_256 = ModelConfig(
     aligner=AlignerConfig(kind="matching", kernels=(0, 9), shrink=2),
     estimator=EstimatorConfig(channels=(24, 48, 96, 160), modules=(1, 2, 1)),
     decoder=DecoderConfig("reference", detail=16, decision=2.0, copying=2.5),
+    parser=ParserConfig(),
 )
-"""`mini` at 256×192 (**ours**): all networks but the decoder work at half that size."""
+"""`mini` at 256×192 (**ours**): all networks but parser and decoder work at half that size."""
 
 _MODELS = (
     ModelConfig(),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .alignment import Alignment
 from .diffusion.reference_decoder import Reference
+from .garment_parser import GarmentParser
 from .images import from_uint8, to_uint8
 from .letterbox import size_of
 
@@ -18,6 +19,8 @@ MARGIN = 0.008
 """Of the height: how far around the source's person the plate is filled in, and around both the result is painted."""
 SURE = 0.3
 """Probability of the person from which a pixel counts as one of the person's."""
+PARSED_MARGIN, PARSED_SURE = MARGIN / 2, 0.5
+"""The same of the source's person where a parser finds it, whose mask is sharper than the aligner's."""
 
 
 def grown(mask: Tensor, pixels: int) -> Tensor:
@@ -38,11 +41,35 @@ def faded(mask: Tensor, pixels: int) -> Tensor:
     return torch.where(mask < 1e-4, 0, mask).clamp(0, 1)
 
 
-def make_plate(source: Tensor, person: Tensor) -> tuple[Tensor, Tensor]:
+def source_mask(parser: GarmentParser, source: Tensor, skeleton: Tensor, logits: Tensor) -> Tensor:
+    """Where the source's person is, (B, 1, H, W) in 0..1 at the picture's size: the parser's odds times the aligner's.
+
+    The parser sees the picture finer; what it takes for a second person, the aligner seldom does, too.
+
+    Args:
+        source: (B, 3, H, W) in [-1, 1]. skeleton: the source's, at any size, black where the pose is unknown.
+        logits: the aligner's of that person, (B, 1, h, w) at any size.
+    """
+    size, own = size_of(source), (parser.config.height, parser.config.width)
+
+    def resized(values: Tensor, size: tuple[int, int]) -> Tensor:
+        """Enlarged or reduced; as it is where it has that size already."""
+        if size_of(values) == size:
+            return values
+        return F.interpolate(values, size, mode="bilinear", align_corners=False, antialias=True)
+
+    background = parser(resized(source, own), resized(skeleton, own)).float().log_softmax(1)[:, :1]
+    # log(1 - p) of the background's log p; the clamp keeps what is certain finite
+    person = torch.log(-torch.expm1(background.clamp(max=-1e-6)))
+    return (resized(person - background, size) + resized(logits, size)).sigmoid()
+
+
+def make_plate(source: Tensor, person: Tensor, sure: float = SURE, margin: float = MARGIN) -> tuple[Tensor, Tensor]:
     """The source without its person.
 
     Args:
         source: (B, 3, H, W) in [-1, 1]. person: (B, 1, H, W) in 0..1.
+        sure, margin: from which probability, and how far around, a share of the height, it is filled in.
 
     Returns:
         the plate, where it is not filled in equal to the source, and where it is, (B, 1, H, W), 0 or 1.
@@ -50,7 +77,7 @@ def make_plate(source: Tensor, person: Tensor) -> tuple[Tensor, Tensor]:
     import cv2
 
     height, width = source.shape[-2:]
-    hidden = grown((person > SURE).to(source.dtype), max(1, round(MARGIN * height)))
+    hidden = grown((person > sure).to(source.dtype), max(1, round(margin * height)))
     factor = min(1.0, FILL_ROWS / height)
     size = round(height * factor), round(width * factor)
     small = F.interpolate(source, size, mode="bilinear", antialias=True) if factor < 1 else source
@@ -76,6 +103,7 @@ def make_reference(
     visibility: Tensor,
     sources: int = 1,
     background: Tensor | None = None,
+    was: Tensor | None = None,
 ) -> Reference:
     """What the decoder sees of B results, each of S sources, of which the first gives the background.
 
@@ -83,6 +111,8 @@ def make_reference(
         source, skeleton: (B·S, 3, H, W) in [-1, 1]. alignment: of them, with its masks.
         warped, visibility: what they show together, (B, 3, H, W) and (B, 1, h, w) in 0..1.
         background: (B or 1, 3, H, W), another picture that gives it, of somebody who is in the target pose already.
+        was: (B, 1, H, W) in 0..1, where a parser finds the first source's person (`source_mask`); None: where the
+            aligner does.
 
     Raises:
         ValueError: the alignment has no masks.
@@ -95,7 +125,9 @@ def make_reference(
         return F.interpolate(values, size, mode="bilinear", align_corners=False)
 
     person = full(alignment.person.unflatten(0, (-1, sources)).mean(1)).sigmoid()
-    if background is None:
+    if background is None and was is not None:
+        plate, hidden = make_plate(source[::sources], was, PARSED_SURE, PARSED_MARGIN)
+    elif background is None:
         plate, hidden = make_plate(source[::sources], full(alignment.source_person[::sources]).sigmoid())
     else:
         plate, hidden = make_plate(background.expand_as(warped), person)

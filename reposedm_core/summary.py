@@ -18,6 +18,7 @@ from .config import ModelConfig
 from .diffusion.autoencoder import build_autoencoder
 from .diffusion.reference_decoder import MASKS, Reference, ReferenceDecoder
 from .diffusion.tiny import TinyAutoencoder
+from .garment_parser import GarmentParser
 from .networks import NETWORKS, needs_aligner
 from .presets import PRESETS, VARIANTS, variants_of
 from .reposesd.network import RePoseSD
@@ -73,7 +74,7 @@ def cost(config: ModelConfig, part: str) -> Cost | None:
 
 USED = {
     "denoiser": ("denoiser", "autoencoder"),
-    "aligner": ("aligner", "autoencoder", "tiny"),
+    "aligner": ("aligner", "autoencoder", "tiny", "parser"),
     "encodings": ("aligner", "autoencoder", "tiny"),
     "decode": ("autoencoder", "decoder"),
     "inner decode": ("tiny", "autoencoder"),
@@ -126,7 +127,12 @@ def _cost(config: ModelConfig, part: str) -> Cost:
         seen = torch.empty(1, 3, *config.network_size, device="meta")
         return measure(lambda: NETWORKS[part](config.estimator), lambda n: n(seen))
     if part == "aligner":
-        return _aligner(config)[0]
+        own = _aligner(config)[0]
+        if config.parser.kind == "none":
+            return own
+        seen = torch.empty(1, 3, config.parser.height, config.parser.width, device="meta")
+        more = measure(lambda: GarmentParser(config.parser), lambda n: n(seen))
+        return Cost(own.parameters + more.parameters, own.flops + more.flops)
     if part == "encodings":
         calls = _aligner(config)[1]
         once = measure(lambda: build_autoencoder(config.autoencoder), lambda n: n.encode(picture))
@@ -172,7 +178,8 @@ picture, a multiplication and an addition counting as two. A step with classifie
 denoiser. The aligner runs once per picture; with features from the latent it encodes the skeleton, the source and the
 picture as each iteration warped it, by the tiny autoencoder where there is one, otherwise only the last of these, which
 the denoiser reads; what the field looks at the tiny autoencoder decodes, where there is one. Autoencoder and decode
-are with the decoder that also sees the source, where a model has one (`mini-256`)."""
+are with the decoder that also sees the source, the aligner with the parser that finds the source's person, where a
+model has them (`mini-256`)."""
 
 
 def row(config: ModelConfig) -> list[str]:

@@ -25,6 +25,7 @@ from reposedm_core.config import (
     DenoiserConfig,
     EstimatorConfig,
     ModelConfig,
+    ParserConfig,
 )
 from reposedm_core.networks import Networks, build_networks, parts_of
 from workflows.comfy_server import ROOT, ComfyServer, read_host
@@ -72,6 +73,7 @@ def second_config() -> ModelConfig:
         ),
         denoiser=DenoiserConfig(block_channels=(16, 32), heads_dim=16, context_dim=16, height=4, width=3),
         decoder=DecoderConfig("reference", (8, 16, 16)),
+        parser=ParserConfig(widths=(4, 8, 8), height=64, width=48),
     )
 
 

@@ -8,7 +8,20 @@ import torch.nn.functional as F
 from reposedm_core.alignment import Alignment
 from reposedm_core.alignment.warp import identity_map
 from reposedm_core.diffusion.reference_decoder import Reference
-from reposedm_core.reference import FILL_ROWS, MARGIN, SURE, grown, make_plate, make_reference, on_plate, paste
+from reposedm_core.garment_parser import GarmentParser, ParserConfig
+from reposedm_core.reference import (
+    FILL_ROWS,
+    MARGIN,
+    PARSED_MARGIN,
+    PARSED_SURE,
+    SURE,
+    grown,
+    make_plate,
+    make_reference,
+    on_plate,
+    paste,
+    source_mask,
+)
 
 SIZES = [(64, 48), (128, 96), (256, 192), (300, 100)]
 
@@ -174,3 +187,44 @@ def test_another_background_is_that_of_somebody_in_the_target_pose():
     made = make_reference(source, skeleton, found, source, torch.rand(2, 1, 32, 24), background=background)
     plate, hidden = make_plate(background.expand(2, -1, -1, -1), full(found.person).sigmoid())
     assert torch.equal(made.plate, plate) and torch.equal(made.hidden, hidden)
+
+
+def constant_parser(share: float):
+    """A parser that takes every pixel for the person with that probability."""
+    network = GarmentParser(ParserConfig(widths=(4, 8), height=32, width=24)).eval().requires_grad_(False)
+    others = len(network.config.labels) - 1
+    network.head.weight.zero_()
+    network.head.bias.copy_(torch.tensor([np.log((1 - share) / share)] + [-np.log(others)] * others))
+    return network
+
+
+@pytest.mark.parametrize("size", [(64, 48), (32, 24), (40, 40)])
+def test_the_source_s_person_by_the_odds_of_parser_and_aligner(size):
+    """Of pictures larger than the parser's, as large, and of another shape; both count the same."""
+    found, source = alignment(2), torch.rand(2, 3, *size)
+    made = source_mask(constant_parser(0.7), source, torch.rand(2, 3, 16, 12), found.source_person)
+    logits = F.interpolate(found.source_person, size, mode="bilinear", align_corners=False, antialias=True)
+    odds = logits.exp() * 0.7 / 0.3
+    torch.testing.assert_close(made, odds / (1 + odds), atol=1e-5, rtol=1e-4)
+
+
+def test_a_certain_parser_leaves_numbers():
+    found, source = alignment(2), torch.rand(2, 3, 64, 48)
+    for bias in (1e3, -1e3):
+        network = constant_parser(0.5)
+        network.head.bias[0] = bias
+        made = source_mask(network, source, source, found.source_person)
+        assert made.isfinite().all() and (made < 0.5 if bias > 0 else made > 0.5).all()
+
+
+def test_the_plate_where_a_parser_finds_the_person():
+    """Surer and closer around him than where the aligner does, and of the first of several sources alone."""
+    source, skeleton, found = ground(64, 48, batch=4), torch.rand(4, 3, 64, 48), alignment(4)
+    was = torch.cat([0.6 * block(64, 48, n / 10, 0.8, 0.3, 0.7) for n in range(2)])
+    was[..., :4, :4] = PARSED_SURE - 0.01
+    made = make_reference(source, skeleton, found, source[::2], torch.rand(2, 1, 32, 24), 2, was=was)
+    for n in range(2):
+        expected = grown_by_hand((was[n, 0] > PARSED_SURE).float(), max(1, round(PARSED_MARGIN * 64)))
+        assert torch.equal(made.hidden[n, 0], expected) and not made.hidden[n, 0, :3, :3].any()
+        outside = (expected == 0).expand(3, -1, -1)
+        assert torch.equal(made.plate[n][outside], source[2 * n][outside])

@@ -146,9 +146,26 @@ def test_other_sizes_field_and_half_precision(networks, pipeline):
     assert half.image.dtype == torch.float32 and half.image.isfinite().all()
 
 
+@pytest.mark.parametrize("somebody", [False, True])
+def test_a_parser_says_where_the_source_s_person_is(networks, somebody):
+    """It sees the source and its skeleton; where it is sure, the aligner's doubt does not count."""
+    networks.aligner.source_person.weight.zero_()
+    networks.aligner.source_person.bias.zero_()
+    networks.parser.head.weight.zero_()
+    networks.parser.head.bias.copy_(CERTAIN * (torch.arange(len(networks.parser.head.bias)) == int(somebody)))
+    shown = []
+    networks.parser.register_forward_pre_hook(lambda _, given: shown.append(given))
+    pipeline = RePoseDMPipeline(networks)
+    found = pipeline.align(SOURCE, POSE, source_pose=SOURCE_POSE)
+    assert found.seen.reference.hidden.all() if somebody else not found.seen.reference.hidden.any()
+    (picture, skeleton), *more = shown
+    assert not more and torch.equal(picture, found.source) and skeleton.shape == picture.shape
+    assert (skeleton > -1).any(), "the skeleton is drawn"
+
+
 def test_a_checkpoint_is_the_model(networks, tmp_path):
     path = save(networks, tmp_path / "second.safetensors")
-    assert read_header(path)["parts"] == ["aligner", "autoencoder", "decoder", "denoiser", "estimator"]
+    assert read_header(path)["parts"] == ["aligner", "autoencoder", "decoder", "denoiser", "estimator", "parser"]
     loaded = load_networks(path)
     assert loaded.config == networks.config == from_dict(ModelConfig, to_dict(networks.config))
     made, again = (RePoseDMPipeline(n)(SOURCE, POSE, seed=1, source_pose=SOURCE_POSE) for n in (networks, loaded))

@@ -125,7 +125,6 @@ def runs(out: Path) -> list[list[str]]:
         for name in VARIANTS
     ]
     second = [str(CONFIGS / "tiny-256.yaml"), f"data={out / 'people'}", f"out={out / 'second'}"]
-    parser = [*second, "stages=[parser]"]
     reposesd = [
         str(CONFIGS / "reposesd.yaml"),
         f"data={out / 'people'}",
@@ -139,7 +138,7 @@ def runs(out: Path) -> list[list[str]]:
         "reposesd.workers=0",
         "reposesd.bf16=false",
     ]
-    return [full, *ablations, second, parser, reposesd]
+    return [full, *ablations, second, reposesd]
 
 
 def table_3(out: Path) -> list[str]:

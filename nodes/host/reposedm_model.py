@@ -27,6 +27,7 @@ from ...reposedm_core.diffusion.denoiser import Conditioner, Denoiser
 from ...reposedm_core.diffusion.guided import Condition
 from ...reposedm_core.diffusion.schedule import DiffusionSchedule
 from ...reposedm_core.diffusion.tiny import TinyAutoencoder
+from ...reposedm_core.garment_parser import GarmentParser
 from ...reposedm_core.networks import NoAlignment
 from .field_presets import SAYS
 from .patchers import host_layers, in_patcher, interruptible
@@ -49,22 +50,23 @@ def to_conditioning(condition: Condition) -> list:
 
 
 class ConditioningNetworks(nn.Module):
-    """What reads the pictures, once per run: the aligner, with the tiny encoder where it has one, and the part of the
-    denoiser that makes the context tokens."""
+    """What reads the pictures, once per run: the aligner, with tiny encoder and parser where it has them, and what
+    makes the context tokens in the denoiser."""
 
     def __init__(
         self,
         aligner: RecurrentPoseAligner | MatchingPoseAligner | NoAlignment,
         denoiser: Denoiser,
         tiny: TinyAutoencoder | None = None,
+        parser: GarmentParser | None = None,
     ):
         super().__init__()
-        self.tiny = tiny
+        self.tiny, self.parser = tiny, parser
         self.aligner, self.conditioner = aligner, Conditioner(denoiser.config)
         own = self.conditioner.state_dict()
         self.conditioner.load_state_dict({key: denoiser.state_dict()[key] for key in own})
         self.requires_grad_(False).eval()
-        for network in filter(None, (self.aligner, self.tiny)):
+        for network in filter(None, (self.aligner, self.tiny, self.parser)):
             interruptible(network)
 
 

@@ -143,11 +143,11 @@ def test_without_a_decoder_in_the_checkpoint_it_is_pasted_on_the_source(
 ):
     from reposedm_core.checkpoint import save_model
     from reposedm_core.config import DecoderConfig, to_dict
-    from reposedm_core.networks import NETWORKS, load_networks
+    from reposedm_core.networks import load_networks, parts_of
 
     networks = load_networks(tiny_256)
     config, path = replace(networks.config, decoder=DecoderConfig()), tmp_path / "without.safetensors"
-    save_model(path, {part: getattr(networks, part) for part in NETWORKS}, to_dict(config), dtype=torch.float32)
+    save_model(path, {part: getattr(networks, part) for part in parts_of(config)}, to_dict(config), dtype=torch.float32)
     host = pack.nodes.loaders.load_checkpoint(path)
     image, note = decode(run(sources[:1], frames[:1], host=host), host[2], host[1])
     assert note == "The VAE decoded this; around both persons it is the source."

@@ -52,11 +52,11 @@ def stage_class(name: str, config: ModelConfig) -> type[Stage]:
 
 
 def stages_of(config: ModelConfig) -> tuple[str, ...]:
-    """The stages that make a preset: B1 has no aligner, a text-conditioned model is RePoseSD, none has a parser."""
+    """The stages that make a preset: B1 has no aligner, a text-conditioned model is RePoseSD."""
     if config.denoiser.texture == "text":
         return ("reposesd",)
-    left_out = {"reposesd", "parser"} | (set() if needs_aligner(config) else {"aligner"})
-    left_out |= {part for part in ("decoder", "tiny") if getattr(config, part).kind == "none"}
+    left_out = {"reposesd"} | (set() if needs_aligner(config) else {"aligner"})
+    left_out |= {part for part in ("decoder", "tiny", "parser") if getattr(config, part).kind == "none"}
     return tuple(name for name in STAGES if name not in left_out)
 
 

@@ -12,7 +12,6 @@ from yaml import YAMLError
 
 from reposedm_core.config import ModelConfig, from_dict, to_dict
 from reposedm_core.errors import InputError
-from reposedm_core.garments import ParserConfig
 from reposedm_core.presets import ESTIMATORS, PRESETS
 
 STAGES = ("vae", "tiny", "estimator", "parser", "aligner", "reposedm", "decoder", "reposesd")
@@ -110,17 +109,6 @@ class EstimatorSettings(StageSettings):
     estimates: str = ""
     estimated: float = 0.5
     pairs: int = 8000
-
-
-@dataclass
-class ParserSettings(StageSettings):
-    """Training of the garment parser, which no preset has: it runs where `stages` names it.
-
-    Attributes:
-        widths: see `reposedm_core.garments.ParserConfig`.
-    """
-
-    widths: list[int] = field(default_factory=lambda: list(ParserConfig().widths))
 
 
 @dataclass
@@ -258,7 +246,7 @@ class Settings:
     vae: VaeSettings = field(default_factory=VaeSettings)
     tiny: TinySettings = field(default_factory=TinySettings)
     estimator: EstimatorSettings = field(default_factory=EstimatorSettings)
-    parser: ParserSettings = field(default_factory=ParserSettings)
+    parser: StageSettings = field(default_factory=StageSettings)
     aligner: AlignerSettings = field(default_factory=AlignerSettings)
     reposedm: RePoseDMSettings = field(default_factory=RePoseDMSettings)
     decoder: DecoderSettings = field(default_factory=DecoderSettings)

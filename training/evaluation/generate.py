@@ -140,6 +140,7 @@ def align(pipe: RePoseDMPipeline, batch: Batch, joints: Tensor | None) -> Aligne
         pipe.autoencoder.stride,
         start=start,
         inner=pipe.encode_inner if pipe.tiny else None,
+        parser=pipe.parser,
     )
 
 

@@ -36,7 +36,7 @@ from training.stages.field_loss import FieldTerm
 from training.stages.latent_cache import FLIPPED, ColourShuffle, cache_latents, mirrored_joints
 
 VALIDATION_PAIRS = 256
-UNREAD = ("map", "logits")
+UNREAD = ("map", "logits", "was")
 """Of the cached tensors those that only the reference decoder's stage reads."""
 ALIGNED = ("aligned", "visibility")
 """Of the cached tensors those that an aligner that is trained makes anew in every step."""
@@ -96,6 +96,7 @@ class RePoseDMStage(Stage[WithContext, "WithContext | Denoiser"]):
             "autoencoder",
             *(["tiny"] if config.tiny.kind == "tiny" else []),
             *(["aligner"] if needs_aligner(config) else []),
+            *(["parser"] if config.parser.kind != "none" else []),
             *(["estimator"] if config.field.training > 0 else []),
         )
 
@@ -145,9 +146,9 @@ class RePoseDMStage(Stage[WithContext, "WithContext | Denoiser"]):
         self.people, self.pairs = people, people.fixed_pairs(self.settings.pairs)
         if self.tiny is not None:
             self.tiny.to(self.device)
-        tiny = None if self.joint else self.tiny
-        self.cache = cache_latents(people, self.pairs, *frozen, self.out, joints=guided, flipped=flipped, tiny=tiny)
-        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, tiny=tiny)
+        more = {} if self.joint else {"tiny": self.tiny, "parser": self.networks.get("parser")}
+        self.cache = cache_latents(people, self.pairs, *frozen, self.out, joints=guided, flipped=flipped, **more)
+        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, **more)
         self.field = None
         if guided:
             size, decoder = (people.height, people.width), self.tiny or self.autoencoder

@@ -36,6 +36,7 @@ class Estimates:
             folder,
             joints=True,
             tiny=self.networks.tiny,
+            parser=self.networks.parser,
         )
         self.networks.denoiser.to(device)
 

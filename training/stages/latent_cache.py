@@ -16,12 +16,13 @@ from reposedm_core.alignment import MatchingPoseAligner, RecurrentPoseAligner, s
 from reposedm_core.diffusion.autoencoder import PATCH, Autoencoder, KLAutoencoder
 from reposedm_core.diffusion.tiny import TinyAutoencoder
 from reposedm_core.errors import InputError
+from reposedm_core.garment_parser import GarmentParser
 from reposedm_core.images import from_uint8
 from reposedm_core.letterbox import size_of
 from reposedm_core.networks import NoAlignment
 from reposedm_core.pose import draw_joints
 from reposedm_core.pose.skeleton import OPENPOSE_FLIP
-from reposedm_core.reference import make_reference, on_plate
+from reposedm_core.reference import make_reference, on_plate, source_mask
 from training.data.mistakes import all_mistaken
 from training.data.people_set import Pairs, People
 from training.engine.state import checksum, save_atomically
@@ -60,15 +61,16 @@ def cache_latents(
     chunk: int = 32,
     flipped: bool = False,
     tiny: TinyAutoencoder | None = None,
+    parser: GarmentParser | None = None,
 ) -> Latents:
     """Encode and align every pair once; kept in a file of `folder` named after the check sum of all it is made of.
 
     That is the set, the pairs' rows in it, and weights and configuration of the networks; `tiny` encodes what only the
     aligner reads. An aligner that reads the source's pose is given it as an estimator finds it (`data.mistakes`): that
     is what it gets in use, and its maps are what the other networks learn from. With `joints` the target's joints are
-    among them, for the field; with `flipped` the pose of the mirrored target. An aligner that finds masks
-    leaves its map and logits, too, and a set with correspondence its `cover`. The tensors stay in the file
-    (memory-mapped). Runs that share `folder` may make it at the same time.
+    among them, for the field; with `flipped` the pose of the mirrored target. An aligner that finds masks leaves map
+    and logits, too, with a `parser` the mask that it finds, and a set with correspondence its `cover`. The tensors stay
+    in the file (memory-mapped). Runs that share `folder` may make it at the same time.
 
     Raises:
         InputError: the disk is full.
@@ -82,13 +84,14 @@ def cache_latents(
         autoencoder,
         aligner,
         *([] if tiny is None else [tiny]),
+        *([] if parser is None else [parser]),
         *([b"flipped"] if flipped else []),
         *([b"mistaken"] if aligner.reads_pose else []),
     )
     file = folder / f"latents.{people.split}.{made_of:08x}.pt"
     stored = _read(file)
     if stored is None:
-        made = _align(people, pairs, autoencoder, aligner, device, chunk, flipped, tiny)
+        made = _align(people, pairs, autoencoder, aligner, device, chunk, flipped, tiny, parser)
         save_atomically(made, file, shared=True)
         stored = _read(file) or made
     if joints:
@@ -112,19 +115,23 @@ def _align(
     chunk: int,
     flipped: bool,
     tiny: TinyAutoencoder | None,
+    parser: GarmentParser | None,
 ) -> dict[str, Tensor]:
     autoencoder, aligner = autoencoder.to(device).eval(), aligner.to(device).eval()
     inner = None if tiny is None else tiny.to(device).eval().encode
+    parser = None if parser is None else parser.to(device).eval()
     columns: dict[str, Tensor] = {}
     for first in tqdm(range(0, len(pairs), chunk), desc=f"{people.split}: aligning", unit="batch", mininterval=1):
         part = pairs[slice(first, first + chunk)]
         source = people.pictures(part.identity, part.source).to(device)
         skeleton = people.skeletons(part.identity, part.target).to(device)
+        start = None
         if isinstance(aligner, MatchingPoseAligner):
             at, to = (people.openpose(part.identity, n) for n in (part.source, part.target))
             at = all_mistaken(at, people.rows(part.identity, part.source), people.height)
             known, asked = (torch.from_numpy(points).float() for points in (at, to))
-            alignment = aligner(source, skeleton, start=start_from(known, asked, source, aligner.config.shrink))
+            start = start_from(known, asked, source, aligner.config.shrink)
+            alignment = aligner(source, skeleton, start=start)
         else:
             alignment = aligner(source, skeleton, encode=autoencoder.encode, inner=inner)
         row = {
@@ -134,9 +141,11 @@ def _align(
             "aligned": alignment.features,
             "visibility": alignment.latent_visibility(autoencoder.stride),
         }
-        if alignment.person is not None:
-            seen = alignment.visibility[-1]
-            reference = make_reference(source, skeleton, alignment, alignment.image, seen.sigmoid())
+        if alignment.person is not None and alignment.source_person is not None:
+            seen, was = alignment.visibility[-1], None
+            if parser is not None and start is not None:
+                was = row["was"] = source_mask(parser, source, start.skeleton, alignment.source_person)
+            reference = make_reference(source, skeleton, alignment, alignment.image, seen.sigmoid(), was=was)
             row |= {
                 "aligned": autoencoder.encode(on_plate(reference)),
                 "map": alignment.maps[-1],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,13 @@ from torch import Tensor, nn
 from reposedm_core.checkpoint import save_model
 from reposedm_core.config import to_dict
 from reposedm_core.errors import InputError
-from reposedm_core.garments import LABELS, GarmentParser, ParserConfig, parse
+from reposedm_core.garment_parser import LABELS, GarmentParser, ParserConfig
+from reposedm_core.garments import parse
 from reposedm_core.images import from_uint8
 from reposedm_core.pose import Pose, coco_to_openpose, draw_joints
 from training.data.augment import Generators, paste_background, random_backgrounds, random_grid, random_look
 from training.data.people_set import People
 from training.engine.picture_grid import picture_grid
-from training.engine.settings import ParserSettings
 from training.engine.stage import Plan, Stage, example_seeds
 
 PASTED = 0.6
@@ -46,17 +47,18 @@ COLOURS = torch.tensor(
 class ParserStage(Stage[GarmentParser, GarmentParser]):
     """Cross-entropy on labels that are warped and covered as their pictures are.
 
-    Its result is a file of its own, `out/parser.safetensors`: it belongs to no preset, and every model can use it.
+    Its result, `out/parser.safetensors`, is of use with any model, too; a preset that has a parser takes it in.
     """
 
     name, part = "parser", "parser"
-    settings: ParserSettings
 
     @property
     def network_config(self) -> ParserConfig:
-        """Of the network, which sees pictures of the set's own size."""
+        """The model's, or else one that sees pictures of the set's own size."""
+        if self.config.parser.kind != "none":
+            return self.config.parser
         people = People(self.root, "train")
-        return ParserConfig(LABELS, tuple(self.settings.widths), people.height, people.width)
+        return replace(self.config.parser, kind="unet", height=people.height, width=people.width)
 
     def build(self) -> GarmentParser:
         return GarmentParser(self.network_config)
@@ -68,8 +70,8 @@ class ParserStage(Stage[GarmentParser, GarmentParser]):
         self.people, self.held_out = (People(self.root, split) for split in ("train", "val"))
         if not self.people.has_garments:
             raise InputError(
-                f"{self.root} holds no garments.npy, which stage parser learns from; python training/generate.py "
-                "makes people with it."
+                f"{self.root} holds no garments.npy, which stage parser learns from: python training/generate.py "
+                "makes people with it. Or take a trained parser, parts=FOLDER, or none, model.parser.kind=none."
             )
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:

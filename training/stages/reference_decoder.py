@@ -84,7 +84,7 @@ class ReferenceDecoderStage(Stage[JudgedDecoder, ReferenceDecoder]):
 
     @classmethod
     def needs(cls, config: ModelConfig) -> tuple[str, ...]:
-        return ("autoencoder", "aligner", "denoiser")
+        return ("autoencoder", "aligner", "denoiser", *(["parser"] if config.parser.kind != "none" else []))
 
     def build(self) -> JudgedDecoder:
         critic = PatchCritic(3 + 3) if self.settings.adversarial > 0 else None
@@ -99,8 +99,9 @@ class ReferenceDecoderStage(Stage[JudgedDecoder, ReferenceDecoder]):
         frozen = self.networks["autoencoder"], self.networks["aligner"], self.device
         self.pairs = self.people.fixed_pairs(self.settings.pairs)
         self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
-        self.cache = cache_latents(self.people, self.pairs, *frozen, self.out, flipped=True)
-        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, flipped=True)
+        parser = self.networks.get("parser")
+        self.cache = cache_latents(self.people, self.pairs, *frozen, self.out, flipped=True, parser=parser)
+        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, flipped=True, parser=parser)
         for part in ("autoencoder", "denoiser"):
             self.networks[part].to(self.device)
         self.distance = VGGDistance().to(self.device) if self.settings.perceptual > 0 else None
@@ -122,10 +123,10 @@ class ReferenceDecoderStage(Stage[JudgedDecoder, ReferenceDecoder]):
         chosen, batch = pairs[rows], cache.batch(rows)
         source = people.pictures(chosen.identity, chosen.source)
         skeleton = people.skeletons(chosen.identity, chosen.target)
-        sampling, logits = batch.pop("map"), batch.pop("logits")
+        sampling, logits, was = batch.pop("map"), batch.pop("logits"), batch.pop("was", None)
         seen, person, mask = logits.split(1, 1)
         alignment = Alignment([sampling], [seen], warp(source, sampling), None, person, mask)
-        reference = make_reference(source, skeleton, alignment, alignment.image, seen.sigmoid())
+        reference = make_reference(source, skeleton, alignment, alignment.image, seen.sigmoid(), was=was)
         masks = people.masks(chosen.identity, chosen.target)
         if masks is None:  # of a set without them, where the aligner finds the person
             masks = (reference.person > 0.5).float()
