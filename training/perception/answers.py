@@ -64,8 +64,9 @@ def _is_whole(key: dict[str, Any]) -> bool:
 
 def _is_set(known: dict[str, Any], methods: list) -> bool:
     options = known.get("options")
-    told = isinstance(known.get("check"), bool) and isinstance(options, dict) and len(options) > 1
-    return told and all(method in methods for method in options.values())
+    if not (isinstance(known.get("check"), bool) and isinstance(options, dict) and len(options) > 1):
+        return False
+    return all(method in methods for method in options.values())
 
 
 def read_answers(folder: Path, key: dict[str, Any]) -> tuple[list[Rater], list[str]]:

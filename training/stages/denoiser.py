@@ -146,9 +146,10 @@ class RePoseDMStage(Stage[WithContext, "WithContext | Denoiser"]):
         self.people, self.pairs = people, people.fixed_pairs(self.settings.pairs)
         if self.tiny is not None:
             self.tiny.to(self.device)
-        more = {} if self.joint else {"tiny": self.tiny, "parser": self.networks.get("parser")}
-        self.cache = cache_latents(people, self.pairs, *frozen, self.out, joints=guided, flipped=flipped, **more)
-        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, **more)
+        tiny, parser = (None, None) if self.joint else (self.tiny, self.networks.get("parser"))
+        cached = partial(cache_latents, tiny=tiny, parser=parser)
+        self.cache = cached(people, self.pairs, *frozen, self.out, joints=guided, flipped=flipped)
+        self.check = cached(self.held_out, self.checked, *frozen, self.out)
         self.field = None
         if guided:
             size, decoder = (people.height, people.width), self.tiny or self.autoencoder
