@@ -90,10 +90,12 @@ def _mirrored(places: Tensor, count: int) -> Tensor:
 
 
 def resize(picture: Tensor, size: Sequence[int]) -> Tensor:
-    """(C, h, w) at another size: bilinear, averaged where it shrinks; the picture itself where it has that size."""
+    """(C, h, w) or (B, C, h, w) at another size: bilinear, averaged where it shrinks; itself where it has that size."""
     if tuple(picture.shape[-2:]) == tuple(size):
         return picture
-    return F.interpolate(picture[None], tuple(size), mode="bilinear", align_corners=False, antialias=True)[0]
+    if picture.ndim == 3:
+        return resize(picture[None], size)[0]
+    return F.interpolate(picture, tuple(size), mode="bilinear", align_corners=False, antialias=True)
 
 
 def person_box(pose: Pose, size: Size, name: str = "pose") -> np.ndarray:

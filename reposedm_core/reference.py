@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .alignment import Alignment
+from .crop import resize
 from .diffusion.reference_decoder import Reference
 from .garment_parser import GarmentParser
 from .images import from_uint8, to_uint8
@@ -51,17 +52,10 @@ def source_mask(parser: GarmentParser, source: Tensor, skeleton: Tensor, logits:
         logits: the aligner's of that person, (B, 1, h, w) at any size.
     """
     size, own = size_of(source), (parser.config.height, parser.config.width)
-
-    def resized(values: Tensor, size: tuple[int, int]) -> Tensor:
-        """Enlarged or reduced; as it is where it has that size already."""
-        if size_of(values) == size:
-            return values
-        return F.interpolate(values, size, mode="bilinear", align_corners=False, antialias=True)
-
-    background = parser(resized(source, own), resized(skeleton, own)).float().log_softmax(1)[:, :1]
+    background = parser(resize(source, own), resize(skeleton, own)).float().log_softmax(1)[:, :1]
     # log(1 - p) of the background's log p; the clamp keeps what is certain finite
     person = torch.log(-torch.expm1(background.clamp(max=-1e-6)))
-    return (resized(person - background, size) + resized(logits, size)).sigmoid()
+    return (resize(person - background, size) + resize(logits, size)).sigmoid()
 
 
 def make_plate(source: Tensor, person: Tensor, sure: float = SURE, margin: float = MARGIN) -> tuple[Tensor, Tensor]:

@@ -47,6 +47,18 @@ def costs_to_compare(default: FieldConfig) -> list[FieldConfig]:
     return [OFF, *(replace(whole, every=every, size=size) for size in SIZES for every in EVERY)]
 
 
+def default_of(own: FieldConfig) -> FieldConfig:
+    """The guidance of a checkpoint, as the studies sample with it: strength 1 where it samples without."""
+    return replace(own, strength=own.strength or 1.0, training=0.0, estimate="x0")
+
+
+def check_counts(pairs: int, steps: int | None) -> None:
+    """Raise an `InputError` unless there is a pair, and a step where they are given."""
+    for name, value in (("pairs", pairs), ("steps", steps)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} = {value}: must be at least 1.")
+
+
 def label(kind: FieldConfig) -> str:
     """How a table names a setting."""
     if not kind.strength:
@@ -95,9 +107,7 @@ def study(
         InputError: no such checkpoint, set or judge, pictures of another size than the checkpoint's, or fewer than 1
             pair or step.
     """
-    for name, value in (("pairs", pairs), ("steps", steps)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} = {value}: must be at least 1.")
+    check_counts(pairs, steps)
     validation, test = People(data, "val"), People(data, "test")
     pipe = open_contender(weights, validation, device=device).pipe
     judging = Judge(
@@ -106,7 +116,7 @@ def study(
     folder = Path(out)
     make_folder(folder, "out")  # before the work, not after it
     own = pipe.config.field
-    default = replace(own, strength=own.strength or 1.0, training=0.0, estimate="x0")
+    default = default_of(own)
     if cost:
         default = costs_to_compare(default)[1]
     compared, against = {}, {}

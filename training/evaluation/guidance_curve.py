@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reposedm_core.errors import InputError
 from reposedm_core.files import make_folder, write_json, write_picture, write_text
 from training.data.people_set import People
 from training.evaluation.generate import OFF, OURS, Batch, open_contender
-from training.evaluation.guidance import label, measure
+from training.evaluation.guidance import check_counts, default_of, label, measure
 from training.evaluation.measure import Detector, Judge, Measured, load_detector
 from training.evaluation.tables import Summary, difference, markdown_table, summarise
 
@@ -60,9 +59,7 @@ def study_curve(
         InputError: no such checkpoint, set or judge, pictures of another size than the checkpoint's, or fewer than 1
             pair or step.
     """
-    for name, value in (("pairs", pairs), ("steps", steps)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} = {value}: must be at least 1.")
+    check_counts(pairs, steps)
     people = People(data, "test")
     pipe = open_contender(weights, people, device=device).pipe
     own = Detector.of(pipe, f"the estimator of {OURS}")
@@ -71,9 +68,8 @@ def study_curve(
     )
     folder = Path(out)
     make_folder(folder, "out")  # before the work, not after it
-    strength = pipe.config.field.strength or 1.0
-    default = replace(pipe.config.field, training=0.0, estimate="x0")
-    kinds = [OFF, *(replace(default, strength=strength * each) for each in MULTIPLES)]
+    default = default_of(pipe.config.field)
+    kinds = [OFF, *(replace(default, strength=default.strength * each) for each in MULTIPLES)]
     chosen = people.fixed_pairs(pairs)
     found = measure(pipe, people, chosen, kinds, seed, judging, steps)
     off, *rows = (found.values(label(kind)) for kind in kinds)
@@ -86,7 +82,13 @@ def study_curve(
         }
         if kept[f"{MULTIPLES[0]:g}"]:
             judges[name] = summarise(kept, chosen.identity)
-    results = {"weights": Path(weights).name, "pairs": pairs, "seed": seed, "strength": strength, "judges": judges}
+    results = {
+        "weights": Path(weights).name,
+        "pairs": pairs,
+        "seed": seed,
+        "strength": default.strength,
+        "judges": judges,
+    }
     write_json(folder / "guidance-curve.json", results)
     write_text(folder / "guidance-curve.md", markdown(results))
     write_picture(folder / "guidance-curve.png", draw(judges))
