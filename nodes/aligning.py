@@ -152,6 +152,7 @@ def align(
                 behind,
                 None if networks.tiny is None else networks.tiny.encode,
                 networks.parser,
+                networks.layout,
             )
             values = [
                 *(getattr(found.condition, field.name) for field in fields(Condition)),

@@ -84,7 +84,7 @@ class RePoseDMDecode(io.ComfyNode):
 
 
 def pack(reference: Reference, source: Tensor) -> Tensor:
-    """What is seen of B results, and what they are pasted on (B or 1, 3, H, W) in [-1, 1], as one (B, 15, H, W)."""
+    """What is seen of B results, and what they are pasted on (B or 1, 3, H, W) in [-1, 1], as one (B, 18, H, W)."""
     return torch.cat([*(getattr(reference, name) for name in CHANNELS), source.expand_as(reference.warped)], 1)
 
 

@@ -35,7 +35,9 @@ def load_checkpoint(
         config = networks.config
         model = keep_keys(in_patcher(RePoseDMModel(config, networks.autoencoder, networks.denoiser), plain))
         aligner = in_patcher(
-            ConditioningNetworks(networks.aligner, networks.denoiser, networks.tiny, networks.parser), plain, whole=True
+            ConditioningNetworks(networks.aligner, networks.denoiser, networks.tiny, networks.parser, networks.layout),
+            plain,
+            whole=True,
         )
         estimator = in_patcher(networks.estimator, plain, whole=True)
         vae = RePoseDMVAE(networks.autoencoder, plain, networks.tiny)

@@ -16,8 +16,9 @@ from .diffusion.guided import Condition
 from .estimator import PoseEstimator, predict_pose
 from .garment_parser import GarmentParser
 from .images import fit_image, from_uint8
+from .layout import LayoutNetwork, parse_source, person_of, predict_layout
 from .pose import Pose, check_in_frame, coco_to_openpose, draw_joints
-from .reference import make_reference, on_plate, source_mask
+from .reference import make_reference, on_plate
 
 
 @dataclass
@@ -86,6 +87,7 @@ def make_condition(
     background: Tensor | None = None,
     inner: Callable[[Tensor], Tensor] | None = None,
     parser: GarmentParser | None = None,
+    layout: LayoutNetwork | None = None,
 ) -> Aligned:
     """Align pictures to poses and make the condition.
 
@@ -102,7 +104,8 @@ def make_condition(
         start: what is known of the sources' poses; only for an aligner that reads them (`reads_pose`).
         background: of an aligner that finds masks, see `reference.make_reference`.
         inner: pictures → latents, for what only the aligner reads, see `RecurrentPoseAligner.forward`.
-        parser: finds the sources' person finer than the aligner, see `reference.source_mask`.
+        parser: finds the sources' person finer than the aligner, see `layout.parse_source`.
+        layout: says what the results will show where, see `layout.predict_layout`; needs the parser.
     """
     known: dict[int, Tensor] = {}
 
@@ -127,11 +130,15 @@ def make_condition(
     visibility = seen.latent_visibility(stride)
     # The person on what the sources show behind him; B1 does not know where that is, nor must its result.
     if alignment.person is not None and conditioner.config.reads_aligned:
-        was, theirs = None, alignment.source_person
-        if parser is not None and start is not None and theirs is not None and background is None:
-            was = source_mask(parser, *(values[::sources] for values in (image, start.skeleton, theirs)))
+        was, planned, theirs = None, None, alignment.source_person
+        if parser is not None and start is not None and theirs is not None:
+            every = 1 if layout is not None else sources  # the background is the first source's alone
+            labels = parse_source(parser, *(values[::every] for values in (image, start.skeleton, theirs)))
+            was = person_of(labels[:: sources // every])
+            if layout is not None:
+                planned = predict_layout(layout, image, skeleton, start.skeleton, labels, alignment, seen)
         shown = image, skeleton, alignment, seen.image, seen.visibility
-        seen.reference = make_reference(*shown, sources, background, was)
+        seen.reference = make_reference(*shown, sources, background, was, planned)
         seen.image = on_plate(seen.reference)
         aligned = None
     if aligned is None:

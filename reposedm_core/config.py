@@ -258,6 +258,7 @@ class DecoderConfig:
             to the warp's before. Trained on means of what may be, shares blur; above 1 and 0 more is copied, sharply.
         detail: channels of three convolutions at the picture's own size, without which no edge of the shares is
             sharper than 4 pixels; 0: none.
+        flat: it is also shown the target's layout in the source's colours (`layout.Layout`), and may paint in them.
     """
 
     kind: str = "none"
@@ -266,6 +267,7 @@ class DecoderConfig:
     detail: int = 0
     decision: float = 1.0
     copying: float = 0.0
+    flat: bool = False
 
     def __post_init__(self) -> None:
         check_known(self, kind=("none", "reference"))
@@ -427,6 +429,7 @@ class ModelConfig:
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     parser: ParserConfig = field(default_factory=lambda: ParserConfig("none"))
+    layout: ParserConfig = field(default_factory=lambda: ParserConfig("none"))
     field: FieldConfig = field(default_factory=FieldConfig)
 
     def __post_init__(self) -> None:
@@ -455,6 +458,10 @@ class ModelConfig:
             raise wrong(self.decoder, "kind", "its denoiser reads the source as it is, and no aligned picture is made")
         if self.parser.kind != "none" and self.aligner.kind != "matching":
             raise wrong(self.parser, "kind", 'it needs an aligner of kind "matching", which finds masks')
+        if self.layout.kind != "none" and (self.parser.kind == "none" or self.parser.labels != self.layout.labels):
+            raise wrong(self.layout, "labels", "they must be those of a parser, which labels the source")
+        if self.decoder.flat and self.layout.kind == "none":
+            raise wrong(self.decoder, "flat", "there is no layout network, whose colours it would be shown")
         if self.aligner.encoder == "latent" and self.aligner.latent_channels != own:
             raise wrong(self.aligner, "latent_channels", f"the autoencoder has {own} channels")
         if self.tiny.kind == "tiny" and self.tiny.latent_channels != own:

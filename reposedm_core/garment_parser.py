@@ -19,7 +19,7 @@ belts and scarves. The order is that of `garments.npy` in a people set."""
 
 @dataclass(frozen=True)
 class ParserConfig:
-    """Sizes of a `GarmentParser`.
+    """Sizes of a `GarmentParser`, or of a `layout.LayoutNetwork`.
 
     Attributes:
         kind: "none", or "unet".
@@ -65,25 +65,43 @@ class _Residual(nn.Module):
         return F.relu(x + self.second(self.first(x)))
 
 
-class GarmentParser(nn.Module):
-    """A U-Net that labels every pixel.
+class LabelNetwork(nn.Module):
+    """A U-Net that labels every pixel of what it is shown.
 
     It halves the picture once per width, with a residual block each time, adds to the coarsest cells what is in the
     whole picture, and goes back up with what it saw on the way down.
     """
 
-    def __init__(self, config: ParserConfig):
+    def __init__(self, config: ParserConfig, inputs: int):
         super().__init__()
         self.config = config
         widths = config.widths
         self.down = nn.ModuleList(
             nn.Sequential(_layer(inside, outside, 2), _Residual(outside))
-            for inside, outside in zip((6, *widths), widths, strict=False)
+            for inside, outside in zip((inputs, *widths), widths, strict=False)
         )
         self.whole = nn.Conv2d(widths[-1], widths[-1], 1)
         self.up = nn.ModuleList(_layer(fine + coarse, fine) for fine, coarse in pairwise(widths))
         self.head = nn.Conv2d(widths[0], len(config.labels), 1)
         self.to(memory_format=torch.channels_last)
+
+    def label(self, shown: Tensor) -> Tensor:
+        """Logits (B, L, H/2, W/2) of (B, inputs, H, W)."""
+        x, seen = shown.contiguous(memory_format=torch.channels_last), []
+        for layer in self.down:
+            x = layer(x)
+            seen.append(x)
+        x = x + self.whole(x.mean((2, 3), keepdim=True))
+        for layer, fine in zip(reversed(self.up), seen[-2::-1], strict=True):
+            x = layer(torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), fine], 1))
+        return self.head(x)
+
+
+class GarmentParser(LabelNetwork):
+    """Labels of a picture's pixels, with or without the pose of the person who is meant."""
+
+    def __init__(self, config: ParserConfig):
+        super().__init__(config, 6)
 
     def forward(self, images: Tensor, skeletons: Tensor | None = None) -> Tensor:
         """Logits (B, L, H, W) of the labels.
@@ -100,11 +118,5 @@ class GarmentParser(nn.Module):
         sizes = check_tensor(images, "images", "B 3 H W", multiples={"H": stride, "W": stride})
         skeletons = torch.full_like(images, -1) if skeletons is None else skeletons
         check_tensor(skeletons, "skeletons", "B 3 H W", sizes, like=images)
-        x, seen = torch.cat([images, skeletons], 1).contiguous(memory_format=torch.channels_last), []
-        for layer in self.down:
-            x = layer(x)
-            seen.append(x)
-        x = x + self.whole(x.mean((2, 3), keepdim=True))
-        for layer, fine in zip(reversed(self.up), seen[-2::-1], strict=True):
-            x = layer(torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), fine], 1))
-        return F.interpolate(self.head(x), scale_factor=2, mode="bilinear", align_corners=False)
+        logits = self.label(torch.cat([images, skeletons], 1))
+        return F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)

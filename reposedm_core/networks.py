@@ -24,6 +24,7 @@ from .errors import InputError, quoted
 from .estimator import HigherHRNet
 from .fitting import filled
 from .garment_parser import GarmentParser
+from .layout import LayoutNetwork
 from .presets import with_inner
 
 SHIPPED = Path(__file__).parent / "weights" / "reposedm-mini.safetensors"
@@ -41,12 +42,13 @@ PARTS: dict[str, Callable[[Any], nn.Module]] = {
     "decoder": ReferenceDecoder,
     "tiny": TinyAutoencoder,
     "parser": GarmentParser,
+    "layout": LayoutNetwork,
 }
 """The same, and the parts that not every one has."""
 
 
 def parts_of(config: ModelConfig) -> tuple[str, ...]:
-    """The parts that a model of `config` has: decoder, tiny autoencoder and parser are not in every one."""
+    """The parts that a model of `config` has: those that are not in `NETWORKS` are not in every one."""
     return tuple(part for part in PARTS if part in NETWORKS or getattr(config, part).kind != "none")
 
 
@@ -75,7 +77,7 @@ class Networks:
     """The networks of a RePoseDM and their configuration.
 
     `decoder` is None where the autoencoder's is all there is, `tiny` where the autoencoder does the inner work, and
-    `parser` where the aligner alone finds the source's person.
+    `parser` where the aligner alone finds the source's person, `layout` where it alone says where the result's will be.
     """
 
     config: ModelConfig
@@ -86,6 +88,7 @@ class Networks:
     decoder: ReferenceDecoder | None = None
     tiny: TinyAutoencoder | None = None
     parser: GarmentParser | None = None
+    layout: LayoutNetwork | None = None
 
 
 def needs_aligner(config: ModelConfig) -> bool:

@@ -80,6 +80,7 @@ class RePoseDMPipeline:
         self.decoder = None if networks.decoder is None else networks.decoder.to(self.device)
         self.tiny = None if networks.tiny is None else networks.tiny.to(self.device, dtype)
         self.parser = None if networks.parser is None else networks.parser.to(self.device)
+        self.layout = None if networks.layout is None else networks.layout.to(self.device)
         if dtype != torch.float32:
             self.denoiser = MixedPrecisionDenoiser(networks.denoiser, dtype)
         self.schedule = DiffusionSchedule(self.config.schedule)
@@ -190,6 +191,7 @@ class RePoseDMPipeline:
             background,
             self.encode_inner if self.tiny else None,
             self.parser,
+            self.layout,
         )
 
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:

@@ -101,6 +101,7 @@ def variant(config: ModelConfig, name: str) -> ModelConfig:
         denoiser=replace(config.denoiser, texture=texture, channel_condition=False),
         decoder=DecoderConfig(),
         parser=ParserConfig("none"),
+        layout=ParserConfig("none"),
         tiny=TinyConfig() if name == "b1" else config.tiny,
         field=replace(config.field, **weights),
     )
@@ -168,10 +169,11 @@ MINI_256 = ModelConfig(
     autoencoder=AutoencoderConfig(stride=16),
     aligner=AlignerConfig(kind="matching", kernels=(0, 9), shrink=2),
     estimator=EstimatorConfig(channels=(24, 48, 96, 160), modules=(1, 2, 1)),
-    decoder=DecoderConfig("reference", detail=16, decision=2.0, copying=2.5),
+    decoder=DecoderConfig("reference", detail=16, decision=2.0, copying=2.5, flat=True),
     parser=ParserConfig(),
+    layout=ParserConfig(),
 )
-"""`mini` at 256×192 (**ours**): all networks but parser and decoder work at half that size."""
+"""`mini` at 256×192 (**ours**): all networks but parser, layout network and decoder work at half that size."""
 
 _MODELS = (
     ModelConfig(),

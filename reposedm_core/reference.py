@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .alignment import Alignment
-from .crop import resize
 from .diffusion.reference_decoder import Reference
-from .garment_parser import GarmentParser
 from .images import from_uint8, to_uint8
+from .layout import Layout
 from .letterbox import size_of
 
 FILL_ROWS = 128
@@ -40,22 +39,6 @@ def faded(mask: Tensor, pixels: int) -> Tensor:
     for _ in range(2):  # a fade without corners
         mask = box_blur(mask, side, "replicate", separable=True)
     return torch.where(mask < 1e-4, 0, mask).clamp(0, 1)
-
-
-def source_mask(parser: GarmentParser, source: Tensor, skeleton: Tensor, logits: Tensor) -> Tensor:
-    """Where the source's person is, (B, 1, H, W) in 0..1 at the picture's size: the parser's odds times the aligner's.
-
-    The parser sees the picture finer; what it takes for a second person, the aligner seldom does, too.
-
-    Args:
-        source: (B, 3, H, W) in [-1, 1]. skeleton: the source's, at any size, black where the pose is unknown.
-        logits: the aligner's of that person, (B, 1, h, w) at any size.
-    """
-    size, own = size_of(source), (parser.config.height, parser.config.width)
-    background = parser(resize(source, own), resize(skeleton, own)).float().log_softmax(1)[:, :1]
-    # log(1 - p) of the background's log p; the clamp keeps what is certain finite
-    person = torch.log(-torch.expm1(background.clamp(max=-1e-6)))
-    return (resize(person - background, size) + resize(logits, size)).sigmoid()
 
 
 def make_plate(source: Tensor, person: Tensor, sure: float = SURE, margin: float = MARGIN) -> tuple[Tensor, Tensor]:
@@ -98,6 +81,7 @@ def make_reference(
     sources: int = 1,
     background: Tensor | None = None,
     was: Tensor | None = None,
+    layout: Layout | None = None,
 ) -> Reference:
     """What the decoder sees of B results, each of S sources, of which the first gives the background.
 
@@ -105,8 +89,9 @@ def make_reference(
         source, skeleton: (B·S, 3, H, W) in [-1, 1]. alignment: of them, with its masks.
         warped, visibility: what they show together, (B, 3, H, W) and (B, 1, h, w) in 0..1.
         background: (B or 1, 3, H, W), another picture that gives it, of somebody who is in the target pose already.
-        was: (B, 1, H, W) in 0..1, where a parser finds the first source's person (`source_mask`); None: where the
-            aligner does.
+        was: (B, 1, H, W) in 0..1, where a parser finds the first source's person (`layout.parse_source`); None: where
+            the aligner does.
+        layout: of the results, which says where the person will be; None: the aligner does.
 
     Raises:
         ValueError: the alignment has no masks.
@@ -118,14 +103,18 @@ def make_reference(
     def full(values: Tensor) -> Tensor:
         return F.interpolate(values, size, mode="bilinear", align_corners=False)
 
-    person = full(alignment.person.unflatten(0, (-1, sources)).mean(1)).sigmoid()
+    if layout is None:
+        person, colours = full(alignment.person.unflatten(0, (-1, sources)).mean(1)).sigmoid(), warped
+    else:
+        person, colours = layout.drawn(size)
     if background is None and was is not None:
         plate, hidden = make_plate(source[::sources], was, PARSED_SURE, PARSED_MARGIN)
     elif background is None:
         plate, hidden = make_plate(source[::sources], full(alignment.source_person[::sources]).sigmoid())
     else:
         plate, hidden = make_plate(background.expand_as(warped), person)
-    return Reference(warped, plate, hidden, full(visibility), person, skeleton[::sources])
+    flat = person * colours + (1 - person) * plate
+    return Reference(warped, plate, hidden, full(visibility), person, skeleton[::sources], flat)
 
 
 def on_plate(reference: Reference) -> Tensor:

@@ -96,7 +96,8 @@ def warp_by_skeletons(
     carried = sample(own, sampling) * limb_mask(both, size, cells, reach)
     person = torch.maximum(carried, limb_mask(here, size, cells))
     plate, hidden = make_plate(small, was)
-    inputs = Reference(sample(small, sampling), plate, hidden, carried, person, torch.zeros_like(plate))
+    unread = torch.zeros_like(plate)  # no decoder looks at it
+    inputs = Reference(sample(small, sampling), plate, hidden, carried, person, unread, unread)
     detail = Detail(seen, [source], [[0]], sampling[None], torch.ones_like(carried)[None])
     masks = seen.enlarge(torch.cat([carried, person, torch.maximum(person, hidden)], 1)).clamp(0, 1)
     flow = seen.colours(sampling)[0].movedim(0, -1)

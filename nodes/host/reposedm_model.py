@@ -28,6 +28,7 @@ from ...reposedm_core.diffusion.guided import Condition
 from ...reposedm_core.diffusion.schedule import DiffusionSchedule
 from ...reposedm_core.diffusion.tiny import TinyAutoencoder
 from ...reposedm_core.garment_parser import GarmentParser
+from ...reposedm_core.layout import LayoutNetwork
 from ...reposedm_core.networks import NoAlignment
 from .field_presets import SAYS
 from .patchers import host_layers, in_patcher, interruptible
@@ -50,8 +51,8 @@ def to_conditioning(condition: Condition) -> list:
 
 
 class ConditioningNetworks(nn.Module):
-    """What reads the pictures, once per run: the aligner, with tiny encoder and parser where it has them, and what
-    makes the context tokens in the denoiser."""
+    """What reads the pictures, once per run: the aligner, with tiny encoder, parser and layout network where it has
+    them, and what makes the context tokens in the denoiser."""
 
     def __init__(
         self,
@@ -59,14 +60,15 @@ class ConditioningNetworks(nn.Module):
         denoiser: Denoiser,
         tiny: TinyAutoencoder | None = None,
         parser: GarmentParser | None = None,
+        layout: LayoutNetwork | None = None,
     ):
         super().__init__()
-        self.tiny, self.parser = tiny, parser
+        self.tiny, self.parser, self.layout = tiny, parser, layout
         self.aligner, self.conditioner = aligner, Conditioner(denoiser.config)
         own = self.conditioner.state_dict()
         self.conditioner.load_state_dict({key: denoiser.state_dict()[key] for key in own})
         self.requires_grad_(False).eval()
-        for network in filter(None, (self.aligner, self.tiny, self.parser)):
+        for network in filter(None, (self.aligner, self.tiny, self.parser, self.layout)):
             interruptible(network)
 
 

@@ -18,6 +18,8 @@ from .autoencoder import ResidualBlock
 
 BLOCK = 4
 """Side of the pixels that the network takes together at its finest."""
+FLAT = -3.0
+"""Logit of the share of the layout's flat colours in what the decoder paints, before training."""
 MASKS = ("hidden", "visibility", "person")
 """Fields of a `Reference` of one channel; the others are pictures."""
 
@@ -30,6 +32,8 @@ class Reference:
         warped: W(I_S; φᴺ). plate: the source with its person filled in.
         hidden: 0..1, where the plate is filled in. visibility: 0..1, does the source show this part of the person?
         person: 0..1, is the person here in the target? skeleton: the target's, drawn.
+        flat: the target's layout in the mean colours of the source's clothes, on the plate (`layout.Layout`); of a
+            model that predicts none, the warp on the plate.
     """
 
     warped: Tensor
@@ -38,6 +42,7 @@ class Reference:
     visibility: Tensor
     person: Tensor
     skeleton: Tensor
+    flat: Tensor
 
     def map(self, function) -> Reference:
         """The same with `function` applied to every tensor."""
@@ -62,7 +67,8 @@ class ReferenceDecoder(nn.Module):
     def __init__(self, config: DecoderConfig, operations=nn):
         super().__init__()
         self.config = config
-        inputs = 3 + 3 + 3 + 1 + 1 + 1 + 3
+        inputs = 3 + 3 + 3 + 1 + 1 + 1 + 3 + (3 if config.flat else 0)
+        self.outputs = 7 if config.flat else 6
         channels, deeper = config.widths, config.widths[1:]
         self.stem = nn.Sequential(
             nn.PixelUnshuffle(BLOCK),
@@ -82,15 +88,15 @@ class ReferenceDecoder(nn.Module):
         self.after = nn.ModuleList(
             nn.Sequential(ResidualBlock(a, operations), ResidualBlock(a, operations)) for a in channels[:-1]
         )
-        last = operations.Conv2d(channels[0], 6 * BLOCK**2, 3, padding=1)
+        last = operations.Conv2d(channels[0], self.outputs * BLOCK**2, 3, padding=1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.read = nn.Sequential(nn.SiLU(), last, nn.PixelShuffle(BLOCK))
         self.detail = None
         if config.detail:
-            first = operations.Conv2d(inputs + 6, config.detail, 3, padding=1)
+            first = operations.Conv2d(inputs + self.outputs, config.detail, 3, padding=1)
             second = operations.Conv2d(config.detail, config.detail, 3, padding=1)
-            change = operations.Conv2d(config.detail, 6, 3, padding=1)
+            change = operations.Conv2d(config.detail, self.outputs, 3, padding=1)
             nn.init.zeros_(change.weight)
             nn.init.zeros_(change.bias)
             self.detail = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), change)
@@ -127,7 +133,8 @@ class ReferenceDecoder(nn.Module):
         for field in fields(reference):
             channels = 1 if field.name in MASKS else 3
             check_tensor(getattr(reference, field.name), f"reference.{field.name}", f"B {channels} H W", dict(sizes))
-        shown = torch.cat([decoded, *(getattr(reference, field.name) for field in fields(reference))], 1)
+        names = [field.name for field in fields(reference) if self.config.flat or field.name != "flat"]
+        shown = torch.cat([decoded, *(getattr(reference, name) for name in names)], 1)
         shown = shown.contiguous(memory_format=torch.channels_last)
         x = self.stem(shown)
         kept = [x]
@@ -141,11 +148,14 @@ class ReferenceDecoder(nn.Module):
         values = smooth(self.read(x))
         if self.detail is not None:
             values = values + self.detail(torch.cat([shown, values], 1))
-        change, choice = values.split([3, 3], 1)
+        change, choice, *tone = values.split([3, 3, 1][: self.outputs - 4], 1)
         # Before training: the warp where the source shows the person, the plate off the person, else the latent.
         seen = reference.person * reference.visibility
         prior = torch.cat([seen, 1 - reference.person, reference.person - seen], 1).clamp(min=0.01).log()
         logits = choice + prior
         if not self.training:
             logits = self.config.decision * (logits + logits.new_tensor([self.config.copying, 0, 0])[:, None, None])
+        if tone:  # the layout's colours in place of the latent's; before training the latent's
+            share = (tone[0] + FLAT).sigmoid()
+            decoded = share * reference.flat + (1 - share) * decoded
         return logits.softmax(1), decoded + change

@@ -31,6 +31,7 @@ CLASSES = {
     "parser": "parser.ParserStage",
     "aligner": "aligner.AlignerStage",
     "aligner of matching": "matching_aligner.MatchingAlignerStage",
+    "layout": "layout.LayoutStage",
     "reposedm": "denoiser.RePoseDMStage",
     "decoder": "reference_decoder.ReferenceDecoderStage",
     "reposesd": "reposesd.stage.RePoseSDStage",
@@ -38,7 +39,7 @@ CLASSES = {
 """Module and class of every stage, in training/stages."""
 
 
-LATER = ("tiny", "parser")
+LATER = ("tiny", "parser", "layout")
 SEEDS = {name: number for number, name in enumerate([*(name for name in STAGES if name not in LATER), *LATER])}
 """What each stage adds to the seed; stages that came later are behind the others, so that no other's changed."""
 
@@ -56,7 +57,7 @@ def stages_of(config: ModelConfig) -> tuple[str, ...]:
     if config.denoiser.texture == "text":
         return ("reposesd",)
     left_out = {"reposesd"} | (set() if needs_aligner(config) else {"aligner"})
-    left_out |= {part for part in ("decoder", "tiny", "parser") if getattr(config, part).kind == "none"}
+    left_out |= {part for part in ("decoder", "tiny", "parser", "layout") if getattr(config, part).kind == "none"}
     return tuple(name for name in STAGES if name not in left_out)
 
 

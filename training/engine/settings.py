@@ -14,7 +14,7 @@ from reposedm_core.config import ModelConfig, from_dict, to_dict
 from reposedm_core.errors import InputError
 from reposedm_core.presets import ESTIMATORS, PRESETS
 
-STAGES = ("vae", "tiny", "estimator", "parser", "aligner", "reposedm", "decoder", "reposesd")
+STAGES = ("vae", "tiny", "estimator", "parser", "aligner", "layout", "reposedm", "decoder", "reposesd")
 """In the order in which they run."""
 AUTO = "auto"
 TRACKERS = ("none", "tensorboard", "wandb", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab", "trackio")
@@ -146,6 +146,19 @@ class RePoseDMSettings(StageSettings):
 
 
 @dataclass
+class LayoutSettings(StageSettings):
+    """Training of the layout network.
+
+    Attributes:
+        pairs: how many aligned pairs are cached; the same as the denoiser's and the decoder's where they are as many.
+        flip: share of examples that are mirrored.
+    """
+
+    pairs: int = 20000
+    flip: float = 0.5
+
+
+@dataclass
 class DecoderSettings(StageSettings):
     """Training of the decoder that sees the source.
 
@@ -248,6 +261,7 @@ class Settings:
     estimator: EstimatorSettings = field(default_factory=EstimatorSettings)
     parser: StageSettings = field(default_factory=StageSettings)
     aligner: AlignerSettings = field(default_factory=AlignerSettings)
+    layout: LayoutSettings = field(default_factory=LayoutSettings)
     reposedm: RePoseDMSettings = field(default_factory=RePoseDMSettings)
     decoder: DecoderSettings = field(default_factory=DecoderSettings)
     reposesd: RePoseSDSettings = field(default_factory=RePoseSDSettings)

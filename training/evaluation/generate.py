@@ -141,6 +141,7 @@ def align(pipe: RePoseDMPipeline, batch: Batch, joints: Tensor | None) -> Aligne
         start=start,
         inner=pipe.encode_inner if pipe.tiny else None,
         parser=pipe.parser,
+        layout=pipe.layout,
     )
 
 

@@ -36,7 +36,9 @@ from training.stages.field_loss import FieldTerm
 from training.stages.latent_cache import FLIPPED, ColourShuffle, cache_latents, mirrored_joints
 
 VALIDATION_PAIRS = 256
-UNREAD = ("map", "logits", "was")
+FINDERS = ("parser", "layout")
+"""Networks that have a say in the aligned latents where a model has them."""
+UNREAD = ("map", "logits", "was", "layout", "colours")
 """Of the cached tensors those that only the reference decoder's stage reads."""
 ALIGNED = ("aligned", "visibility")
 """Of the cached tensors those that an aligner that is trained makes anew in every step."""
@@ -96,7 +98,7 @@ class RePoseDMStage(Stage[WithContext, "WithContext | Denoiser"]):
             "autoencoder",
             *(["tiny"] if config.tiny.kind == "tiny" else []),
             *(["aligner"] if needs_aligner(config) else []),
-            *(["parser"] if config.parser.kind != "none" else []),
+            *(part for part in FINDERS if getattr(config, part).kind != "none"),
             *(["estimator"] if config.field.training > 0 else []),
         )
 
@@ -146,8 +148,8 @@ class RePoseDMStage(Stage[WithContext, "WithContext | Denoiser"]):
         self.people, self.pairs = people, people.fixed_pairs(self.settings.pairs)
         if self.tiny is not None:
             self.tiny.to(self.device)
-        tiny, parser = (None, None) if self.joint else (self.tiny, self.networks.get("parser"))
-        cached = partial(cache_latents, tiny=tiny, parser=parser)
+        others = {} if self.joint else {part: self.networks.get(part) for part in ("tiny", *FINDERS)}
+        cached = partial(cache_latents, **others)
         self.cache = cached(people, self.pairs, *frozen, self.out, joints=guided, flipped=flipped)
         self.check = cached(self.held_out, self.checked, *frozen, self.out)
         self.field = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,20 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from reposedm_core.alignment import MatchingPoseAligner, RecurrentPoseAligner, start_from
+from reposedm_core.alignment import Alignment, MatchingPoseAligner, RecurrentPoseAligner, start_from
+from reposedm_core.alignment.multi_source import Seen
+from reposedm_core.alignment.warp import warp
 from reposedm_core.diffusion.autoencoder import PATCH, Autoencoder, KLAutoencoder
 from reposedm_core.diffusion.tiny import TinyAutoencoder
 from reposedm_core.errors import InputError
 from reposedm_core.garment_parser import GarmentParser
 from reposedm_core.images import from_uint8
+from reposedm_core.layout import LayoutNetwork, parse_source, person_of, predict_layout
 from reposedm_core.letterbox import size_of
 from reposedm_core.networks import NoAlignment
 from reposedm_core.pose import draw_joints
 from reposedm_core.pose.skeleton import OPENPOSE_FLIP
-from reposedm_core.reference import make_reference, on_plate, source_mask
+from reposedm_core.reference import make_reference, on_plate
 from training.data.mistakes import all_mistaken
 from training.data.people_set import Pairs, People
 from training.engine.state import checksum, save_atomically
@@ -62,6 +66,7 @@ def cache_latents(
     flipped: bool = False,
     tiny: TinyAutoencoder | None = None,
     parser: GarmentParser | None = None,
+    layout: LayoutNetwork | None = None,
 ) -> Latents:
     """Encode and align every pair once; kept in a file of `folder` named after the check sum of all it is made of.
 
@@ -69,8 +74,9 @@ def cache_latents(
     aligner reads. An aligner that reads the source's pose is given it as an estimator finds it (`data.mistakes`): that
     is what it gets in use, and its maps are what the other networks learn from. With `joints` the target's joints are
     among them, for the field; with `flipped` the pose of the mirrored target. An aligner that finds masks leaves map
-    and logits, too, with a `parser` the mask that it finds, and a set with correspondence its `cover`. The tensors stay
-    in the file (memory-mapped). Runs that share `folder` may make it at the same time.
+    and logits, too, with a `parser` the mask that it finds, and a set with correspondence its `cover`. With a `layout`
+    network a second file holds its logits, the labels' colours, and the aligned latents, which change with it. The
+    tensors stay in the files (memory-mapped). Runs that share `folder` may make them at the same time.
 
     Raises:
         InputError: the disk is full.
@@ -88,12 +94,29 @@ def cache_latents(
         *([b"flipped"] if flipped else []),
         *([b"mistaken"] if aligner.reads_pose else []),
     )
-    file = folder / f"latents.{people.split}.{made_of:08x}.pt"
-    stored = _read(file)
-    if stored is None:
-        made = _align(people, pairs, autoencoder, aligner, device, chunk, flipped, tiny, parser)
-        save_atomically(made, file, shared=True)
-        stored = _read(file) or made
+
+    def kept(name: str, sum_: int, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        file = folder / f"{name}.{people.split}.{sum_:08x}.pt"
+        found = _read(file)
+        if found is None:
+            made = make()
+            save_atomically(made, file, shared=True)
+            found = _read(file) or made
+        return found
+
+    stored = kept(
+        "latents",
+        made_of,
+        lambda: _align(people, pairs, autoencoder, aligner, device, chunk, flipped, tiny, parser),
+    )
+    if layout is not None and parser is not None:
+        shrink = aligner.config.shrink
+        more = kept(
+            "layouts",
+            checksum(made_of.to_bytes(4, "big"), layout),
+            lambda: _lay_out(people, pairs, Latents(stored), autoencoder, parser, layout, shrink, device, chunk),
+        )
+        stored = {**stored, **more}
     if joints:
         stored["joints"] = torch.from_numpy(people.joints(pairs.identity, pairs.target)).float()
     return Latents(stored)
@@ -127,8 +150,8 @@ def _align(
         skeleton = people.skeletons(part.identity, part.target).to(device)
         start = None
         if isinstance(aligner, MatchingPoseAligner):
-            at, to = (people.openpose(part.identity, n) for n in (part.source, part.target))
-            at = all_mistaken(at, people.rows(part.identity, part.source), people.height)
+            to = people.openpose(part.identity, part.target)
+            at = mistaken_poses(people, part)
             known, asked = (torch.from_numpy(points).float() for points in (at, to))
             start = start_from(known, asked, source, aligner.config.shrink)
             alignment = aligner(source, skeleton, start=start)
@@ -144,7 +167,8 @@ def _align(
         if alignment.person is not None and alignment.source_person is not None:
             seen, was = alignment.visibility[-1], None
             if parser is not None and start is not None:
-                was = row["was"] = source_mask(parser, source, start.skeleton, alignment.source_person)
+                was = person_of(parse_source(parser, source, start.skeleton, alignment.source_person))
+                row["was"] = was
             reference = make_reference(source, skeleton, alignment, alignment.image, seen.sigmoid(), was=was)
             row |= {
                 "aligned": autoencoder.encode(on_plate(reference)),
@@ -158,12 +182,70 @@ def _align(
         masks = people.masks(part.identity, part.target) if people.has_correspondence else None
         if masks is not None:
             row["cover"] = cover(people.correspondence(part)[1], masks, size_of(row["target"]))
-        for name, value in row.items():
-            # Whole from the start: small results kept between large intermediate ones would leave the heap in shreds.
-            if name not in columns:
-                columns[name] = torch.empty((len(pairs), *value.shape[1:]), dtype=torch.float16)
-            columns[name][first : first + len(value)] = value
+        _enter(columns, row, first, len(pairs))
     return columns
+
+
+def _enter(columns: dict[str, Tensor], row: dict[str, Tensor], first: int, count: int) -> None:
+    for name, value in row.items():
+        # Whole from the start: small results kept between large intermediate ones would leave the heap in shreds.
+        if name not in columns:
+            columns[name] = torch.empty((count, *value.shape[1:]), dtype=torch.float16)
+        columns[name][first : first + len(value)] = value
+
+
+def _lay_out(
+    people: People,
+    pairs: Pairs,
+    cache: Latents,
+    autoencoder: Autoencoder | KLAutoencoder,
+    parser: GarmentParser,
+    layout: LayoutNetwork,
+    shrink: int,
+    device: torch.device,
+    chunk: int,
+) -> dict[str, Tensor]:
+    autoencoder, parser, layout = (network.to(device).eval() for network in (autoencoder, parser, layout))
+    columns: dict[str, Tensor] = {}
+    for first in tqdm(range(0, len(pairs), chunk), desc=f"{people.split}: layouts", unit="batch", mininterval=1):
+        rows = np.arange(first, min(first + chunk, len(pairs)))
+        part, batch = pairs[rows], cache.batch(rows, ("target", "pose", "pose_flipped", "source", "aligned", "cover"))
+        source = people.pictures(part.identity, part.source).to(device)
+        skeleton = people.skeletons(part.identity, part.target).to(device)
+        at = drawn_mistaken(people, part, shrink).to(device)
+        alignment = alignment_of({name: values.to(device) for name, values in batch.items()}, source)
+        labels = parse_source(parser, source, at, alignment.source_person)
+        seen = Seen(
+            alignment.image, alignment.visibility[0].sigmoid(), torch.ones_like(alignment.visibility[0])[:, None]
+        )
+        planned = predict_layout(layout, source, skeleton, at, labels, alignment, seen)
+        shown = source, skeleton, alignment, seen.image, seen.visibility
+        reference = make_reference(*shown, was=person_of(labels), layout=planned)
+        row = {
+            "layout": planned.logits,
+            "colours": planned.colours,
+            "aligned": autoencoder.encode(on_plate(reference)),
+        }
+        _enter(columns, row, first, len(pairs))
+    return columns
+
+
+def alignment_of(batch: dict[str, Tensor], source: Tensor) -> Alignment:
+    """Of cached "map" and "logits", with masks; source: (n, 3, H, W) in [-1, 1]."""
+    seen, person, mask = batch["logits"].split(1, 1)
+    return Alignment([batch["map"]], [seen], warp(source, batch["map"]), None, person, mask)
+
+
+def mistaken_poses(people: People, pairs: Pairs) -> np.ndarray:
+    """The sources' OpenPose joints (n, 18, 3) as an estimator finds them, the same for a picture each time."""
+    at = people.openpose(pairs.identity, pairs.source)
+    return all_mistaken(at, people.rows(pairs.identity, pairs.source), people.height)
+
+
+def drawn_mistaken(people: People, pairs: Pairs, shrink: int) -> Tensor:
+    """Those poses drawn as an aligner of `shrink` sees them, (n, 3, H / shrink, W / shrink) in [-1, 1]."""
+    joints = mistaken_poses(people, pairs) * np.float32([1 / shrink, 1 / shrink, 1])
+    return from_uint8(draw_joints(joints, people.height // shrink, people.width // shrink))
 
 
 def cover(visible: Tensor, masks: Tensor, size: tuple[int, int]) -> Tensor:

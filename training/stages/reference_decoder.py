@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from reposedm_core.alignment import Alignment
-from reposedm_core.alignment.warp import warp
 from reposedm_core.config import ModelConfig
 from reposedm_core.diffusion.guided import Condition, GuidedDenoiser
 from reposedm_core.diffusion.reference_decoder import Reference, ReferenceDecoder
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.diffusion.schedulers import sample_noise
+from reposedm_core.layout import Layout
 from reposedm_core.reference import make_reference, on_plate, paste
 from training.data.people_set import Pairs, People
 from training.engine.picture_grid import picture_grid
@@ -24,7 +23,7 @@ from training.engine.settings import DecoderSettings
 from training.engine.stage import Plan, Stage
 from training.metrics.perceptual import PerceptualDistance
 from training.metrics.vgg import VGGDistance
-from training.stages.latent_cache import Latents, cache_latents
+from training.stages.latent_cache import Latents, alignment_of, cache_latents
 from training.stages.patch_critic import PatchCritic, critic_loss
 
 CROP = 96
@@ -32,6 +31,8 @@ CROP = 96
 TONE = 8
 """Side of the blocks of pixels whose mean colour has a loss of its own."""
 VALIDATION_PAIRS = 96
+READ = ("map", "logits", "was", "layout", "colours")
+"""Of the cache, what the reference is made of and nothing else reads."""
 
 
 class JudgedDecoder(nn.Module):
@@ -84,7 +85,8 @@ class ReferenceDecoderStage(Stage[JudgedDecoder, ReferenceDecoder]):
 
     @classmethod
     def needs(cls, config: ModelConfig) -> tuple[str, ...]:
-        return ("autoencoder", "aligner", "denoiser", *(["parser"] if config.parser.kind != "none" else []))
+        finders = [part for part in ("parser", "layout") if getattr(config, part).kind != "none"]
+        return ("autoencoder", "aligner", "denoiser", *finders)
 
     def build(self) -> JudgedDecoder:
         critic = PatchCritic(3 + 3) if self.settings.adversarial > 0 else None
@@ -99,9 +101,9 @@ class ReferenceDecoderStage(Stage[JudgedDecoder, ReferenceDecoder]):
         frozen = self.networks["autoencoder"], self.networks["aligner"], self.device
         self.pairs = self.people.fixed_pairs(self.settings.pairs)
         self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
-        parser = self.networks.get("parser")
-        self.cache = cache_latents(self.people, self.pairs, *frozen, self.out, flipped=True, parser=parser)
-        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, flipped=True, parser=parser)
+        finders = {part: self.networks.get(part) for part in ("parser", "layout")}
+        self.cache = cache_latents(self.people, self.pairs, *frozen, self.out, flipped=True, **finders)
+        self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, flipped=True, **finders)
         for part in ("autoencoder", "denoiser"):
             self.networks[part].to(self.device)
         self.distance = VGGDistance().to(self.device) if self.settings.perceptual > 0 else None
@@ -123,10 +125,10 @@ class ReferenceDecoderStage(Stage[JudgedDecoder, ReferenceDecoder]):
         chosen, batch = pairs[rows], cache.batch(rows)
         source = people.pictures(chosen.identity, chosen.source)
         skeleton = people.skeletons(chosen.identity, chosen.target)
-        sampling, logits, was = batch.pop("map"), batch.pop("logits"), batch.pop("was", None)
-        seen, person, mask = logits.split(1, 1)
-        alignment = Alignment([sampling], [seen], warp(source, sampling), None, person, mask)
-        reference = make_reference(source, skeleton, alignment, alignment.image, seen.sigmoid(), was=was)
+        alignment, seen, was = alignment_of(batch, source), batch["logits"][:, :1].sigmoid(), batch.get("was")
+        layout = Layout(batch["layout"], batch["colours"]) if "layout" in batch else None
+        reference = make_reference(source, skeleton, alignment, alignment.image, seen, was=was, layout=layout)
+        batch = {name: value for name, value in batch.items() if name not in READ}
         masks = people.masks(chosen.identity, chosen.target)
         if masks is None:  # of a set without them, where the aligner finds the person
             masks = (reference.person > 0.5).float()
