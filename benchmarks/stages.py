@@ -17,7 +17,7 @@ from training.engine.run import stages_of
 from training.engine.settings import load_settings, model_of
 from training.metrics import vgg
 
-STEPS = {"vae": 150, "estimator": 15, "parser": 15, "aligner": 3, "reposedm": 15, "decoder": 5}
+STEPS = {"vae": 150, "estimator": 15, "parser": 15, "aligner": 3, "layout": 15, "reposedm": 15, "decoder": 5}
 """That are measured, after as many that are not: the workers start in those."""
 QUICK = 2
 SET, QUICK_SET = {"identities": 5, "poses": 6}, {"identities": 5, "poses": 3}

@@ -19,6 +19,7 @@ from .diffusion.autoencoder import build_autoencoder
 from .diffusion.reference_decoder import MASKS, Reference, ReferenceDecoder
 from .diffusion.tiny import TinyAutoencoder
 from .garment_parser import GarmentParser
+from .layout import LayoutNetwork
 from .networks import NETWORKS, needs_aligner
 from .presets import PRESETS, VARIANTS, variants_of
 from .reposesd.network import RePoseSD
@@ -74,7 +75,7 @@ def cost(config: ModelConfig, part: str) -> Cost | None:
 
 USED = {
     "denoiser": ("denoiser", "autoencoder"),
-    "aligner": ("aligner", "autoencoder", "tiny", "parser"),
+    "aligner": ("aligner", "autoencoder", "tiny", "parser", "layout"),
     "encodings": ("aligner", "autoencoder", "tiny"),
     "decode": ("autoencoder", "decoder"),
     "inner decode": ("tiny", "autoencoder"),
@@ -131,8 +132,14 @@ def _cost(config: ModelConfig, part: str) -> Cost:
         if config.parser.kind == "none":
             return own
         seen = torch.empty(1, 3, config.parser.height, config.parser.width, device="meta")
-        more = measure(lambda: GarmentParser(config.parser), lambda n: n(seen))
-        return Cost(own.parameters + more.parameters, own.flops + more.flops)
+        more = [measure(lambda: GarmentParser(config.parser), lambda n: n(seen))]
+        if config.layout.kind != "none":
+            size = config.layout.height, config.layout.width
+            planes = (torch.empty(1, n, *size, device="meta") for n in (3, 3, *2 * [len(config.layout.labels)], 1, 1))
+            more.append(measure(lambda: LayoutNetwork(config.layout), lambda n: n(*planes)))
+        return Cost(
+            own.parameters + sum(each.parameters for each in more), own.flops + sum(each.flops for each in more)
+        )
     if part == "encodings":
         calls = _aligner(config)[1]
         once = measure(lambda: build_autoencoder(config.autoencoder), lambda n: n.encode(picture))
@@ -178,7 +185,7 @@ picture, a multiplication and an addition counting as two. A step with classifie
 denoiser. The aligner runs once per picture; with features from the latent it encodes the skeleton, the source and the
 picture as each iteration warped it, by the tiny autoencoder where there is one, otherwise only the last of these, which
 the denoiser reads; what the field looks at the tiny autoencoder decodes, where there is one. Autoencoder and decode
-are with the decoder that also sees the source, the aligner with the parser that finds the source's person, where a
+are with the decoder that also sees the source, the aligner with parser and layout network, where a
 model has them (`mini-256`)."""
 
 

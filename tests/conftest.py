@@ -72,8 +72,9 @@ def second_config() -> ModelConfig:
             kind="matching", kernels=(0, 3), blocks=1, channels=8, dim=16, heads=2, height=32, width=24, shrink=2
         ),
         denoiser=DenoiserConfig(block_channels=(16, 32), heads_dim=16, context_dim=16, height=4, width=3),
-        decoder=DecoderConfig("reference", (8, 16, 16)),
+        decoder=DecoderConfig("reference", (8, 16, 16), flat=True),
         parser=ParserConfig(widths=(4, 8, 8), height=64, width=48),
+        layout=ParserConfig(widths=(4, 8, 8), height=64, width=48),
     )
 
 

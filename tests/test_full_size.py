@@ -31,7 +31,7 @@ def detail(picture, shown, sampling=None, background=None):
 def masks(person, size=FRAME):
     """What the decoder is shown of a person in the frame, (1, 1, H, W)."""
     picture = torch.zeros(1, 3, *size)
-    return Reference(picture, picture - 0.5, (person > 0).float(), person, person, picture)
+    return Reference(picture, picture - 0.5, (person > 0).float(), person, person, picture, picture)
 
 
 @pytest.mark.parametrize("size", [(64, 48), (128, 96), (100, 41), (41, 100), (16, 16), (301, 200)])

@@ -9,6 +9,7 @@ from reposedm_core.alignment import Alignment
 from reposedm_core.alignment.warp import identity_map
 from reposedm_core.diffusion.reference_decoder import Reference
 from reposedm_core.garment_parser import GarmentParser, ParserConfig
+from reposedm_core.layout import parse_source, person_of
 from reposedm_core.reference import (
     FILL_ROWS,
     MARGIN,
@@ -20,7 +21,6 @@ from reposedm_core.reference import (
     make_reference,
     on_plate,
     paste,
-    source_mask,
 )
 
 SIZES = [(64, 48), (128, 96), (256, 192), (300, 100)]
@@ -189,6 +189,11 @@ def test_another_background_is_that_of_somebody_in_the_target_pose():
     assert torch.equal(made.plate, plate) and torch.equal(made.hidden, hidden)
 
 
+def mask_by(*given):
+    """Where `parse_source` sees the person."""
+    return person_of(parse_source(*given))
+
+
 def constant_parser(share: float):
     """A parser that takes every pixel for the person with that probability."""
     network = GarmentParser(ParserConfig(widths=(4, 8), height=32, width=24)).eval().requires_grad_(False)
@@ -202,7 +207,7 @@ def constant_parser(share: float):
 def test_the_source_s_person_by_the_odds_of_parser_and_aligner(size):
     """Of pictures larger than the parser's, as large, and of another shape; both count the same."""
     found, source = alignment(2), torch.rand(2, 3, *size)
-    made = source_mask(constant_parser(0.7), source, torch.rand(2, 3, 16, 12), found.source_person)
+    made = mask_by(constant_parser(0.7), source, torch.rand(2, 3, 16, 12), found.source_person)
     logits = F.interpolate(found.source_person, size, mode="bilinear", align_corners=False, antialias=True)
     odds = logits.exp() * 0.7 / 0.3
     torch.testing.assert_close(made, odds / (1 + odds), atol=1e-5, rtol=1e-4)
@@ -213,7 +218,7 @@ def test_a_certain_parser_leaves_numbers():
     for bias in (1e3, -1e3):
         network = constant_parser(0.5)
         network.head.bias[0] = bias
-        made = source_mask(network, source, source, found.source_person)
+        made = mask_by(network, source, source, found.source_person)
         assert made.isfinite().all() and (made < 0.5 if bias > 0 else made > 0.5).all()
 
 

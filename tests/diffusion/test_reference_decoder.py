@@ -7,7 +7,7 @@ import torch
 
 from reposedm_core import InputError
 from reposedm_core.config import DecoderConfig
-from reposedm_core.diffusion.reference_decoder import MASKS, Reference, ReferenceDecoder, smooth
+from reposedm_core.diffusion.reference_decoder import FLAT, MASKS, Reference, ReferenceDecoder, smooth
 
 CONFIG = DecoderConfig("reference", (8, 16, 16), 4)
 
@@ -174,3 +174,19 @@ def test_what_does_not_fit_is_named(change, words):
 def test_bad_configurations_are_named(changes, words):
     with pytest.raises(InputError, match=words):
         replace(CONFIG, **changes)
+
+
+def test_with_flat_colours_it_may_paint_in_them_and_without_it_does_not_look_at_them():
+    """Before training a twentieth of the paint is the layout's; what the tone's logit says counts from there."""
+    decoded, latent, reference = given()
+    plain, flat = build(), build(flat=True)
+    other = replace(reference, flat=-reference.flat)
+    assert torch.equal(plain(decoded, latent, reference), plain(decoded, latent, other))
+    share = torch.tensor(FLAT).sigmoid()
+    _, paint = flat.shares(decoded, latent, reference)
+    torch.testing.assert_close(paint, share * reference.flat + (1 - share) * decoded)
+    flat.read[1].bias.data.unflatten(0, (7, 16))[6] = 50.0
+    torch.testing.assert_close(flat.shares(decoded, latent, reference)[1], reference.flat)
+    torch.testing.assert_close(flat.shares(decoded, latent, reference)[0], plain.shares(decoded, latent, reference)[0])
+    fine = build(flat=True, detail=8)
+    torch.testing.assert_close(fine.shares(decoded, latent, reference)[1], paint)

@@ -77,7 +77,7 @@ def test_several_sources_too(pack, tiny_256, run, decode, sources, frames):
         field_strength=0.0,
         more_sources=[sources[1:2], sources[2:]],
     )
-    assert latent[KEY].shape == (1, 15, 64, 48)
+    assert latent[KEY].shape == (1, 18, 64, 48)
     assert (decode(latent)[0].movedim(-1, 1) - expected.image).abs().max() < 1e-5
 
 

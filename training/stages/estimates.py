@@ -37,6 +37,7 @@ class Estimates:
             joints=True,
             tiny=self.networks.tiny,
             parser=self.networks.parser,
+            layout=self.networks.layout,
         )
         self.networks.denoiser.to(device)
 

@@ -71,7 +71,8 @@ class ParserStage(Stage[GarmentParser, GarmentParser]):
         if not self.people.has_garments:
             raise InputError(
                 f"{self.root} holds no garments.npy, which stage parser learns from: python training/generate.py "
-                "makes people with it. Or take a trained parser, parts=FOLDER, or none, model.parser.kind=none."
+                "makes people with it. Or take a trained parser, parts=FOLDER, or none: model.parser.kind=none "
+                "model.layout.kind=none model.decoder.flat=false."
             )
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:

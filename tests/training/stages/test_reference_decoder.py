@@ -13,7 +13,9 @@ from accelerate import Accelerator
 from einops import rearrange
 
 from reposedm_core.alignment import start_from
+from reposedm_core.alignment.multi_source import Seen
 from reposedm_core.diffusion.reference_decoder import Reference, ReferenceDecoder
+from reposedm_core.layout import parse_source, person_of, predict_layout
 from reposedm_core.reference import make_reference
 from training.data.mistakes import all_mistaken
 from training.data.people_set import People
@@ -21,6 +23,7 @@ from training.engine.loop import train
 from training.engine.run import stage_class, stages_of
 from training.engine.settings import DecoderSettings
 from training.metrics.vgg import installed
+from training.stages.latent_cache import drawn_mistaken
 from training.stages.patch_critic import critic_loss
 from training.stages.reference_decoder import CROP, TONE, ReferenceDecoderStage, cut, reference_of
 
@@ -71,10 +74,16 @@ def test_it_is_shown_what_the_pipeline_shows_it(stage, networks, people):
     joints = [torch.from_numpy(points).float() for points in (at, to)]
     with torch.no_grad():
         found = networks.aligner(source, skeleton, start=start_from(*joints, source, 2))
-    expected = make_reference(source, skeleton, found, found.image, found.visibility[-1].sigmoid())
+        probable = found.visibility[-1].sigmoid()
+        seen = Seen(found.image, probable, torch.ones_like(probable)[:, None])
+        drawn = drawn_mistaken(data, pairs, 2)
+        labels = parse_source(networks.parser, source, drawn, found.source_person)
+        layout = predict_layout(networks.layout, source, skeleton, drawn, labels, found, seen)
+    given = source, skeleton, found, found.image, probable
+    expected = make_reference(*given, was=person_of(labels), layout=layout)
     shown = reference_of(batch)
     assert isinstance(shown, Reference) and torch.equal(shown.skeleton, skeleton)
-    for name in ("warped", "visibility", "person"):
+    for name in ("warped", "visibility", "person", "flat"):
         torch.testing.assert_close(getattr(shown, name), getattr(expected, name), rtol=0, atol=0.02)
     assert (shown.plate != source).any(1, keepdim=True)[shown.hidden == 0].sum() == 0
     assert (shown.hidden - expected.hidden).abs().mean() < 0.01
