@@ -113,7 +113,7 @@ def reference(height=64, width=48, batch=1, hidden=None, person=None):
     def draw(count):
         return torch.rand(batch, count, height, width, generator=generator)
 
-    made = Reference(2 * draw(3) - 1, 2 * draw(3) - 1, draw(1).round(), draw(1), draw(1), 2 * draw(3) - 1)
+    made = Reference(*(2 * draw(3) - 1 for _ in range(2)), draw(1).round(), draw(1), draw(1), draw(3), draw(3))
     made.hidden = made.hidden if hidden is None else hidden.expand(batch, -1, -1, -1)
     made.person = made.person if person is None else person.expand(batch, -1, -1, -1)
     return made

@@ -45,8 +45,9 @@ def surely(networks, person, source_person):
         match.detail.weight[-4:], match.detail.bias[-4:] = 0, 0
     networks.aligner.source_person.weight.zero_()
     networks.aligner.source_person.bias.fill_(CERTAIN if source_person else -CERTAIN)
-    networks.layout.head.weight.zero_()
-    networks.layout.head.bias.copy_(CERTAIN * (torch.arange(len(networks.layout.head.bias)) == int(person)))
+    if networks.layout is not None:
+        networks.layout.head.weight.zero_()
+        networks.layout.head.bias.copy_(CERTAIN * (torch.arange(len(networks.layout.head.bias)) == int(person)))
     return networks
 
 

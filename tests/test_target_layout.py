@@ -166,7 +166,7 @@ def test_several_sources_are_mixed_as_their_pictures_are_and_their_colours_toget
 @pytest.mark.parametrize(
     ("place", "shape", "message"),
     [
-        (0, (1, 3, 30, 24), "skeleton: .*30"),
+        (0, (1, 3, 30, 24), "skeleton has .*30"),
         (2, (1, COUNT - 1, 32, 24), "labels"),
         (3, (1, COUNT, 16, 12), "warped"),
         (5, (1, 2, 32, 24), "person"),

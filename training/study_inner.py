@@ -1,8 +1,8 @@
 """What the tiny autoencoder costs: python training/study_inner.py CONFIG --out FOLDER [key=value ...]
 
-CONFIG and settings are those of train.py; of the run in its `out` the stages vae, tiny, estimator and aligner must be
-finished. On validation people: the aligner's end-point error and the field's gradient with the tiny autoencoder and
-with the large one in its place. Writes inner.json and inner.md.
+CONFIG and settings are those of train.py; the run in its `out` must be finished. On validation people: the aligner's
+end-point error, the field's gradient and the joints after whole guided runs, with the tiny autoencoder and with the
+large one in its place. Writes inner.json and inner.md.
 """
 
 from __future__ import annotations

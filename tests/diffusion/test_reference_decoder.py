@@ -29,9 +29,10 @@ def given(height=32, width=24, batch=2, stride=8):
     def draw(count, h=height, w=width):
         return torch.rand(batch, count, h, w, generator=generator)
 
-    shown = {field.name: draw(1) if field.name in MASKS else 2 * draw(3) - 1 for field in fields(Reference)}
+    *earlier, _ = (field.name for field in fields(Reference))
+    shown = {name: draw(1) if name in MASKS else 2 * draw(3) - 1 for name in earlier}
     latent = draw(4, max(1, height // stride), max(1, width // stride))
-    return 2 * draw(3) - 1, latent, Reference(**shown)
+    return 2 * draw(3) - 1, latent, Reference(**shown, flat=2 * draw(3) - 1)
 
 
 def test_before_training_it_is_the_warp_where_the_source_shows_the_person_the_plate_off_him_else_the_latent():
@@ -122,7 +123,7 @@ def test_a_batch_is_its_pictures_alone():
 
 
 def test_the_gradient_reaches_every_weight_and_everything_that_is_shown():
-    decoder, (decoded, latent, reference) = build(True), given()
+    decoder, (decoded, latent, reference) = build(True, flat=True), given()
     reference = reference.map(lambda value: value.requires_grad_())
     decoded, latent = decoded.requires_grad_(), latent.requires_grad_()
     decoder(decoded, latent, reference).square().mean().backward()

@@ -1,4 +1,4 @@
-"""What the tiny autoencoder costs in accuracy: the aligner and the field's gradient with it and with the large one."""
+"""What the tiny autoencoder costs in accuracy: aligner, field's gradient and whole guided runs with it and without."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from reposedm_core.alignment import RecurrentPoseAligner
 from reposedm_core.diffusion.autoencoder import KLAutoencoder
+from reposedm_core.diffusion.denoiser import Denoiser
 from reposedm_core.diffusion.guidance import guide_x0
 from reposedm_core.diffusion.tiny import TinyAutoencoder
 from reposedm_core.errors import InputError
@@ -19,17 +20,22 @@ from reposedm_core.estimator import HigherHRNet, predict_pose
 from reposedm_core.field import PoseInteractionField, joints_target
 from reposedm_core.files import make_folder, write_json, write_text
 from reposedm_core.metrics.joints import joint_error
+from reposedm_core.networks import Networks, change_inner
+from reposedm_core.pipeline import RePoseDMPipeline
 from training.data.people_set import Pairs, People
 from training.engine.run import load_finished
 from training.engine.settings import Settings, model_of
+from training.evaluation.generate import OFF, SEED_STRIDE, Batch, align, transfer
 from training.stages.aligner import alignment_loss
 
-PARTS = {"autoencoder", "tiny", "estimator", "aligner"}
+PARTS = {"autoencoder", "tiny", "estimator", "aligner", "denoiser"}
 NOISE = (0.0, 0.5)
 """Deviations of the noise on the latents that are decoded: those of the late steps of a sampling."""
 MOVED, STEPS, SHARE, LIMIT = 4.0, 10, 0.5, 0.05
 """Pixels of 128 by which joints are asked to move, steps down the gradient, the share of the distance that each is to
 take off (`guide_x0`), and its bound."""
+SAMPLED = 20
+"""DDIM steps of the guided runs."""
 
 
 class Compared:
@@ -39,9 +45,10 @@ class Compared:
     tiny: TinyAutoencoder
     estimator: HigherHRNet
     aligner: RecurrentPoseAligner
+    denoiser: Denoiser
 
     def __init__(self, settings: Settings, pairs: int, chunk: int = 8):
-        self.config, self.chunk = model_of(settings), chunk
+        self.config, self.chunk, self.seed = model_of(settings), chunk, settings.seed
         if self.config.inner != "tiny" or self.config.aligner.encoder != "latent":
             raise InputError(f"{self.config.name}: it has no tiny autoencoder for its inner work; nothing to compare.")
         networks: dict[str, nn.Module] = {}
@@ -53,6 +60,11 @@ class Compared:
             raise InputError(f"data = {settings.data}: a set with exact correspondence is needed (generate.py).")
         self.pairs = self.people.fixed_pairs(pairs)
         self.sides: dict[str, KLAutoencoder | TinyAutoencoder] = {"exact": self.autoencoder, "tiny": self.tiny}
+
+    def pipeline(self, side: str) -> RePoseDMPipeline:
+        """The whole model with that side's inner work."""
+        own = self.config, self.autoencoder, self.estimator, self.aligner, self.denoiser
+        return RePoseDMPipeline(change_inner(Networks(*own, tiny=self.tiny), side))
 
     def parts(self) -> Iterator[Pairs]:
         """The pairs, some at a time."""
@@ -133,6 +145,28 @@ def gradients(known: Compared, seed: int) -> tuple[dict[str, float], dict[str, d
     return {name: float(torch.cat(values).mean()) for name, values in cosines.items()}, moved
 
 
+def guided_runs(known: Compared) -> dict[str, dict[str, float]]:
+    """Of whole runs of each side, unguided and guided in the model's own way: how far the joints that the guiding
+    estimator finds in the results are from those asked for, in pixels. The large one decodes all results.
+
+    Both sides and guidances start from the same noise of a pair.
+    """
+    config, errors = known.config, {}
+    for side in known.sides:
+        pipe = known.pipeline(side)
+        for name, guide in (("unguided", OFF), ("guided", config.field)):
+            found, truth = [], []
+            for first in range(0, len(known.pairs), known.chunk):
+                batch = Batch.read(known.people, known.pairs, first, known.chunk)
+                aligned = align(pipe, batch, None)
+                seeds = [SEED_STRIDE * known.seed + first + n for n in range(len(batch))]
+                given = aligned, seeds, SAMPLED, config.guidance_scale, guide, batch.target_pose
+                found.append(predict_pose(known.estimator, transfer(pipe, *given)).numpy())
+                truth.append(batch.joints)
+            errors.setdefault(name, {})[side] = joint_error(np.concatenate(found), np.concatenate(truth))
+    return errors
+
+
 def _descend(field: PoseInteractionField, z: Tensor, decode: Callable[[Tensor], Tensor], target) -> Tensor:
     for _ in range(STEPS):
         gradient, distance = field.gradient(z, decode, target)
@@ -158,6 +192,7 @@ def study(settings: Settings, out: str, pairs: int = 32) -> dict:
         "end_point": end_point_errors(known),
         "cosines": cosines,
         "moved": moved,
+        "runs": guided_runs(known),
     }
     write_json(Path(out) / "inner.json", results)
     write_text(Path(out) / "inner.md", markdown(results))
@@ -176,6 +211,10 @@ def markdown(results: dict) -> str:
         + tuple(moved[side]["joints"] for side in ("exact", "tiny")),
         (f"G after {STEPS} steps (before: {moved['before']['G']:.1f})",)
         + tuple(moved[side]["G"] for side in ("exact", "tiny")),
+        *(
+            (f"joints after whole runs of {SAMPLED} steps, {name}, px", *(errors[side] for side in ("exact", "tiny")))
+            for name, errors in results["runs"].items()
+        ),
         *((f"cosine of ∇G with exact's, {name}", 1.0, value) for name, value in results["cosines"].items()),
         *((f"error of the latents of {name}", 0.0, value) for name, value in results["latents"].items()),
     ]

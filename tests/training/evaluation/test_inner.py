@@ -26,7 +26,12 @@ SMALL = {
     "aligner.dim": 16,
     "aligner.height": 64,
     "aligner.width": 48,
+    "denoiser.block_channels": "[16, 32]",
+    "denoiser.heads_dim": 16,
+    "denoiser.context_dim": 16,
+    "denoiser.norm_groups": 8,
 }
+STAGES = {"vae": "autoencoder", "tiny": "tiny", "estimator": "estimator", "aligner": "aligner", "reposedm": "denoiser"}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ def run(people, tmp_path_factory):
     arguments = [f"data={people}", f"out={out}", *(f"model.{name}={value}" for name, value in SMALL.items())]
     config = model_of(load_settings("training/configs/kl-128.yaml", arguments))
     torch.manual_seed(0)
-    for stage, part in (("vae", "autoencoder"), ("tiny", "tiny"), ("estimator", "estimator"), ("aligner", "aligner")):
+    for stage, part in STAGES.items():
         network = PARTS[part](getattr(config, part)).requires_grad_(False)
         for weight in network.parameters():  # a fresh aligner leaves every picture where it is
             weight.add_(0.05 * torch.randn_like(weight))
@@ -59,8 +64,21 @@ def test_nothing_is_lost_where_the_tiny_one_is_the_large_one(run):
     assert ends["exact"] == ends["tiny"] and set(ends["exact"]) == {"epe1", "epe2"}
 
 
+def test_whole_runs_differ_by_what_encodes_and_decodes_on_the_way(run, monkeypatch):
+    """Unguided ones by the aligner's encodings alone; with the large one on both sides all are the same."""
+    monkeypatch.setattr(inner, "SAMPLED", 2)
+    known = Compared(load_settings("training/configs/kl-128.yaml", run), 3, chunk=2)
+    runs = inner.guided_runs(known)
+    assert runs["unguided"].keys() == runs["guided"].keys() == {"exact", "tiny"}
+    assert runs["guided"]["exact"] != runs["unguided"]["exact"] and runs["guided"]["tiny"] != runs["guided"]["exact"]
+    monkeypatch.setattr(known, "pipeline", lambda side: Compared.pipeline(known, "exact"))
+    runs = inner.guided_runs(known)
+    assert all(runs[name]["exact"] == runs[name]["tiny"] for name in runs)
+
+
 def test_the_command_writes_its_table(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(inner, "STEPS", 1)
+    monkeypatch.setattr(inner, "SAMPLED", 2)
     assert study_inner.main(["training/configs/kl-128.yaml", "--out", str(tmp_path), "--pairs", "2", *run]) == 0
     found = json.loads((tmp_path / "inner.json").read_text())
     table = (tmp_path / "inner.md").read_text()

@@ -125,7 +125,7 @@ def test_it_learns_and_what_is_frozen_has_no_gradient(stage):
         optimiser.zero_grad()
         losses[-1].backward()
         optimiser.step()
-    assert losses[-1] < 0.3 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     assert not any(p.requires_grad or p.grad is not None for part in stage.networks.values() for p in part.parameters())
 
 
