@@ -131,7 +131,8 @@ def make_condition(
     # The person on what the sources show behind him; B1 does not know where that is, nor must its result.
     if alignment.person is not None and conditioner.config.reads_aligned:
         was, planned, theirs = None, None, alignment.source_person
-        if parser is not None and start is not None and theirs is not None:
+        asked = layout is not None or background is None
+        if parser is not None and start is not None and theirs is not None and asked:
             every = 1 if layout is not None else sources  # the background is the first source's alone
             labels = parse_source(parser, *(values[::every] for values in (image, start.skeleton, theirs)))
             was = person_of(labels[:: sources // every])

@@ -459,8 +459,8 @@ class ModelConfig:
         if self.parser.kind != "none" and self.aligner.kind != "matching":
             raise wrong(self.parser, "kind", 'it needs an aligner of kind "matching", which finds masks')
         if self.layout.kind != "none" and (self.parser.kind == "none" or self.parser.labels != self.layout.labels):
-            raise wrong(self.layout, "labels", "they must be those of a parser, which labels the source")
-        if self.decoder.flat and self.layout.kind == "none":
+            raise wrong(self.layout, "labels", "the layout's must be those of a parser, which labels the source")
+        if self.decoder.kind != "none" and self.decoder.flat and self.layout.kind == "none":
             raise wrong(self.decoder, "flat", "there is no layout network, whose colours it would be shown")
         if self.aligner.encoder == "latent" and self.aligner.latent_channels != own:
             raise wrong(self.aligner, "latent_channels", f"the autoencoder has {own} channels")

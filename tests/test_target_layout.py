@@ -224,3 +224,16 @@ def test_without_a_layout_network_the_aligner_says_where_the_person_is(second_co
     own = resize(found.alignment.person, (64, 48)).sigmoid()
     torch.testing.assert_close(found.seen.reference.person, own, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.seen.reference.flat, found.seen.image)
+
+
+def test_on_another_background_the_layout_says_who_is_removed_from_it(second_config, shaken):
+    """As in `dress`: the person of the reference, in the target's pose; the parser still labels the garment picture."""
+    networks = shaken(second_config)
+    networks.layout.head.weight.zero_()
+    networks.layout.head.bias.copy_(CERTAIN * (torch.arange(COUNT) == 3))
+    pipeline, behind = RePoseDMPipeline(networks), drawn(1, 3, 64, 48, seed=4)
+    reference = pipeline.align(drawn(1, 3, 64, 48), body(0), source_pose=body(1), background=behind).seen.reference
+    assert reference.hidden.all() and reference.person.min() > 0.99
+    networks.layout.head.bias.copy_(CERTAIN * (torch.arange(COUNT) == 0))
+    reference = pipeline.align(drawn(1, 3, 64, 48), body(0), source_pose=body(1), background=behind).seen.reference
+    assert not reference.hidden.any() and torch.equal(reference.plate, behind)

@@ -1,6 +1,6 @@
 """Make a checkpoint: python training/train.py [configs/mini-256.yaml] [key=value …]
 
-Runs the stages of the preset in turn, vae, estimator, aligner, reposedm and decoder (or reposesd), and exports one
+Runs the stages of the preset in turn, from vae to decoder (or reposesd), and exports one
 self-describing safetensors file. Every stage keeps its state in `out` and goes on from there when the command is run
 again. Several processes, GPUs or machines: accelerate launch training/train.py …
 """

@@ -1,4 +1,4 @@
-"""A decoder that sees the source (**ours**): latent, warped source, background plate and masks → picture.
+"""A decoder that sees the source (**ours**): latent, warped source, background plate, layout and masks → picture.
 
 It copies pixels where the warp or the plate is right, by a learned share per pixel, and paints the rest from the
 latent. diffusers' AsymmetricAutoencoderKL, which sees the picture around a mask, is a relative.
@@ -155,7 +155,7 @@ class ReferenceDecoder(nn.Module):
         logits = choice + prior
         if not self.training:
             logits = self.config.decision * (logits + logits.new_tensor([self.config.copying, 0, 0])[:, None, None])
-        if tone:  # the layout's colours in place of the latent's; before training the latent's
+        if tone:  # the layout's colours in place of the latent's; of few before training
             share = (tone[0] + FLAT).sigmoid()
             decoded = share * reference.flat + (1 - share) * decoded
         return logits.softmax(1), decoded + change

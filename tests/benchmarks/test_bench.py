@@ -67,7 +67,7 @@ def test_every_budget_of_the_design_has_a_row(quick):
 @pytest.mark.processes
 def test_every_stage_of_the_training_has_its_pictures_per_second_and_its_waiting_judged(quick):
     rows = {row["what"]: row for row in quick[1]["rows"] if row["design"].startswith("training")}
-    for stage in ("vae", "estimator", "parser", "aligner", "reposedm", "decoder"):
+    for stage in ("vae", "estimator", "parser", "aligner", "layout", "reposedm", "decoder"):
         assert rows[f"{stage}: pictures per second"]["value"] > 0
         waiting = rows[f"{stage}: share of its time spent waiting for data"]
         assert 0 <= waiting["value"] <= 1 and waiting["budget"] == ["≤", 0.1]

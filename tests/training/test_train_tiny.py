@@ -115,11 +115,11 @@ def test_the_nodes_sample_with_it_what_the_pipeline_does(trained, example, pack,
 def test_the_second_generation_is_trained_and_sampled_with(trained, example):
     path = trained / f"{SECOND}.safetensors"
     header = read_header(path)
-    assert header["parts"] == sorted({"autoencoder", "estimator", "denoiser", "aligner", "decoder", "parser"})
+    assert header["parts"] == sorted({"autoencoder", "estimator", "denoiser", "aligner", "decoder", "parser", "layout"})
     assert header["config"]["name"] == "tiny-256" and header["card"]["data"]["source"]["identities"] == 5
     assert all(
         header["card"][stage]["steps"] == 8 and header["card"][stage]["validation"]
-        for stage in ("vae", "estimator", "parser", "aligner", "reposedm", "decoder")
+        for stage in ("vae", "estimator", "parser", "aligner", "layout", "reposedm", "decoder")
     )
     pipe = RePoseDMPipeline.from_pretrained(path)
     results = [pipe(Image.fromarray(example[0]), example[1], seed=seed, field_strength=0.0).image for seed in (1, 1, 2)]

@@ -75,12 +75,16 @@ def run(settings: Settings) -> Path:
         FloatingPointError: a loss is not finite; the last checkpoint is kept.
     """
     config, out = model_of(settings), Path(settings.out)
+    if config.denoiser.texture != "text":
+        config.check_together()
     wanted = [name for name in STAGES if name in (settings.stages or stages_of(config))]
     make_folder(out, "out")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     classes = {name: stage_class(name, config) for name in wanted}
     check_needs(classes, config, settings)
+    for kind in classes.values():
+        kind.check_data(settings.data)
     if "decoder" in classes and settings.decoder.perceptual > 0:
         VGGDistance()  # what is not installed is reported now, not when the other stages are done
     accelerator = open_accelerator(
@@ -144,7 +148,9 @@ def finished_file(part: str, config: ModelConfig, settings: Settings) -> Path:
 
     An aligner that was trained with the denoiser (`reposedm.train_aligner`) lies with it, and comes first.
     """
-    name = next(name for name in stages_of(config) if stage_class(name, config).part == part)
+    name = next((name for name in stages_of(config) if stage_class(name, config).part == part), None)
+    if name is None:
+        raise InputError(f"stages: preset {settings.preset} makes no {part}, which one of them needs; leave that out.")
     files = [Path(folder) / f"{name}.safetensors" for folder in (settings.out, settings.parts) if folder]
     if part == "aligner":
         files = [_with_denoiser(file) or file for file in files]

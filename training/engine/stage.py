@@ -69,6 +69,10 @@ class Stage(ABC, Generic[Trained, Network]):
         """The parts that must be finished before this stage."""
         return ()
 
+    @classmethod
+    def check_data(cls, root: str | Path) -> None:
+        """Raise an `InputError` where a set cannot be of use, before any stage has taken its time."""
+
     @abstractmethod
     def build(self) -> Trained:
         """The module that is trained, with fresh weights. `loss` calls it as a whole, never a method of it: that is

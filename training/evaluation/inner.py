@@ -154,16 +154,17 @@ def guided_runs(known: Compared) -> dict[str, dict[str, float]]:
     config, errors = known.config, {}
     for side in known.sides:
         pipe = known.pipeline(side)
-        for name, guide in (("unguided", OFF), ("guided", config.field)):
-            found, truth = [], []
-            for first in range(0, len(known.pairs), known.chunk):
-                batch = Batch.read(known.people, known.pairs, first, known.chunk)
-                aligned = align(pipe, batch, None)
-                seeds = [SEED_STRIDE * known.seed + first + n for n in range(len(batch))]
+        found: dict[str, list[np.ndarray]] = {}
+        truth = []
+        for first in range(0, len(known.pairs), known.chunk):
+            batch = Batch.read(known.people, known.pairs, first, known.chunk)
+            aligned, seeds = align(pipe, batch, None), [SEED_STRIDE * known.seed + first + n for n in range(len(batch))]
+            truth.append(batch.joints)
+            for name, guide in (("unguided", OFF), ("guided", config.field)):
                 given = aligned, seeds, SAMPLED, config.guidance_scale, guide, batch.target_pose
-                found.append(predict_pose(known.estimator, transfer(pipe, *given)).numpy())
-                truth.append(batch.joints)
-            errors.setdefault(name, {})[side] = joint_error(np.concatenate(found), np.concatenate(truth))
+                found.setdefault(name, []).append(predict_pose(known.estimator, transfer(pipe, *given)).numpy())
+        for name, joints in found.items():
+            errors.setdefault(name, {})[side] = joint_error(np.concatenate(joints), np.concatenate(truth))
     return errors
 
 

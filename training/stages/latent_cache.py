@@ -31,6 +31,8 @@ from training.data.mistakes import all_mistaken
 from training.data.people_set import Pairs, People
 from training.engine.state import checksum, save_atomically
 
+MAPS = ("map", "logits")
+"""Of the cache, what `alignment_of` reads."""
 FLIPPED = 6
 """The least choice of a `ColourShuffle` that mirrors: as many permutations come first."""
 
@@ -113,7 +115,7 @@ def cache_latents(
         shrink = aligner.config.shrink
         more = kept(
             "layouts",
-            checksum(made_of.to_bytes(4, "big"), layout),
+            checksum(made_of.to_bytes(4, "big"), layout, repr(layout.config).encode()),
             lambda: _lay_out(people, pairs, Latents(stored), autoencoder, parser, layout, shrink, device, chunk),
         )
         stored = {**stored, **more}
@@ -209,7 +211,7 @@ def _lay_out(
     columns: dict[str, Tensor] = {}
     for first in tqdm(range(0, len(pairs), chunk), desc=f"{people.split}: layouts", unit="batch", mininterval=1):
         rows = np.arange(first, min(first + chunk, len(pairs)))
-        part, batch = pairs[rows], cache.batch(rows, ("target", "pose", "pose_flipped", "source", "aligned", "cover"))
+        part, batch = pairs[rows], cache.batch(rows, tuple(name for name in cache.tensors if name not in MAPS))
         source = people.pictures(part.identity, part.source).to(device)
         skeleton = people.skeletons(part.identity, part.target).to(device)
         at = drawn_mistaken(people, part, shrink).to(device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,12 +21,13 @@ from training.data.people_set import Pairs, People
 from training.engine.picture_grid import picture_grid
 from training.engine.settings import LayoutSettings
 from training.engine.stage import Plan, Stage
-from training.stages.latent_cache import Latents, cache_latents, drawn_mistaken, mirrored_joints, mistaken_poses
+from training.stages.latent_cache import MAPS, Latents, cache_latents, drawn_mistaken, mirrored_joints, mistaken_poses
 from training.stages.parser import COLOURS, OTHER, true_labels
 
 VALIDATION_PAIRS = 96
 UNKNOWN = 0.1
-"""Share of the examples that go without the source's pose."""
+"""Share of the examples in which the network and the parser go without the source's pose; the map, which is cached, is
+still that of an aligner that had it."""
 
 
 class LayoutStage(Stage[LayoutNetwork, LayoutNetwork]):
@@ -40,16 +43,16 @@ class LayoutStage(Stage[LayoutNetwork, LayoutNetwork]):
     def build(self) -> LayoutNetwork:
         return LayoutNetwork(self.config.layout)
 
-    def prepare(self, main: bool) -> None:
-        """Raises:
-        InputError: a set without labels of garments.
-        """
-        self.people, self.held_out = People(self.root, "train"), People(self.root, "val")
-        if not self.people.has_garments:
+    @classmethod
+    def check_data(cls, root: str | Path) -> None:
+        if not People(root, "train").has_garments:
             raise InputError(
-                f"{self.root} holds no garments.npy, which stage layout learns from: python training/generate.py makes "
+                f"{root} holds no garments.npy, which stage layout learns from: python training/generate.py makes "
                 "people with it. Or do without: model.layout.kind=none model.decoder.flat=false."
             )
+
+    def prepare(self, main: bool) -> None:
+        self.people, self.held_out = People(self.root, "train"), People(self.root, "val")
         frozen = self.networks["autoencoder"], self.networks["aligner"], self.device
         self.pairs = self.people.fixed_pairs(self.settings.pairs)
         self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
@@ -71,7 +74,7 @@ class LayoutStage(Stage[LayoutNetwork, LayoutNetwork]):
     def _read(
         self, people: People, pairs: Pairs, cache: Latents, rows: np.ndarray, flip: np.ndarray, unknown: np.ndarray
     ) -> dict[str, Tensor]:
-        chosen, batch = pairs[rows], cache.batch(rows)
+        chosen, batch = pairs[rows], cache.batch(rows, tuple(name for name in cache.tensors if name not in MAPS))
         shrink = self.config.aligner.shrink
         size, small = (people.height, people.width), (people.height // shrink, people.width // shrink)
         at = torch.from_numpy(mistaken_poses(people, chosen)).float()
@@ -87,8 +90,7 @@ class LayoutStage(Stage[LayoutNetwork, LayoutNetwork]):
             "parsed_with": known,
             "source_skeleton": from_uint8(draw_joints(seen_at, *small)),
             "skeleton": from_uint8(draw_joints(seen_to, *size)),
-            "map": batch["map"],
-            "logits": batch["logits"],
+            **batch,
             "flip": torch.from_numpy(flip),
             "labels": true_labels(people, chosen.identity, chosen.target),
         }
@@ -109,8 +111,9 @@ class LayoutStage(Stage[LayoutNetwork, LayoutNetwork]):
         labels = torch.where(batch["flip"][:, None, None], labels.flip(-1), labels)
         labels = torch.where(labels == OTHER, 0, labels)
         logits = F.interpolate(model(*self.inputs(batch)).float(), labels.shape[-2:], mode="bilinear")
-        right = (logits.detach().argmax(1) == labels) & (labels > 0)
-        return {"loss": F.cross_entropy(logits, labels), "right": right.sum() / (labels > 0).sum().clamp(1)}
+        right, person = (logits.detach().argmax(1) == labels) & (labels > 0), labels > 0
+        share = right.sum((1, 2)) / person.sum((1, 2)).clamp(1)  # of each example, so that means are means of examples
+        return {"loss": F.cross_entropy(logits, labels), "right": share.mean()}
 
     def _checked(self, network: LayoutNetwork, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Validation pairs, logits of their labels at the pictures' size, and the labels."""

@@ -63,17 +63,17 @@ class ParserStage(Stage[GarmentParser, GarmentParser]):
     def build(self) -> GarmentParser:
         return GarmentParser(self.network_config)
 
-    def prepare(self, main: bool) -> None:
-        """Raises:
-        InputError: a set without labels of garments.
-        """
-        self.people, self.held_out = (People(self.root, split) for split in ("train", "val"))
-        if not self.people.has_garments:
+    @classmethod
+    def check_data(cls, root: str | Path) -> None:
+        if not People(root, "train").has_garments:
             raise InputError(
-                f"{self.root} holds no garments.npy, which stage parser learns from: python training/generate.py "
-                "makes people with it. Or take a trained parser, parts=FOLDER, or none: model.parser.kind=none "
-                "model.layout.kind=none model.decoder.flat=false."
+                f"{root} holds no garments.npy, which stage parser learns from: python training/generate.py "
+                "makes people with it. Or do without: model.parser.kind=none model.layout.kind=none "
+                "model.decoder.flat=false."
             )
+
+    def prepare(self, main: bool) -> None:
+        self.people, self.held_out = (People(self.root, split) for split in ("train", "val"))
 
     def plan(self, rng: np.random.Generator, count: int) -> Plan:
         identity, index = self.people.random_pictures(rng, count)

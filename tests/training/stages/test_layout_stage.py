@@ -18,11 +18,12 @@ from reposedm_core.reference import on_plate
 from training.data.people_set import People
 from training.engine.loop import train
 from training.engine.run import stage_class, stages_of
-from training.engine.settings import DecoderSettings, LayoutSettings
+from training.engine.settings import DecoderSettings, LayoutSettings, load_settings, model_of
 from training.stages.latent_cache import alignment_of, cache_latents, drawn_mistaken
 from training.stages.layout import LayoutStage
-from training.stages.parser import true_labels
+from training.stages.parser import OTHER, true_labels
 from training.stages.reference_decoder import ReferenceDecoderStage, reference_of
+from training.train import main
 
 CPU = torch.device("cpu")
 
@@ -110,7 +111,8 @@ def test_the_loss_is_the_mean_over_pixels_of_what_the_true_label_is_worth(stage)
     expected = -logits.log_softmax(1).gather(1, truth[:, None]).mean()
     torch.testing.assert_close(values["loss"], expected)
     person = truth > 0
-    assert float(values["right"]) == pytest.approx(float((logits.argmax(1) == truth)[person].float().mean()))
+    shares = [float((logits.argmax(1) == truth)[n][person[n]].float().mean()) for n in range(3)]
+    assert float(values["right"]) == pytest.approx(np.mean(shares))
     turned = {**batch, "flip": torch.ones(3, dtype=torch.bool)}
     assert stage.loss(network, turned, 0)["loss"] != values["loss"]
 
@@ -139,12 +141,47 @@ def test_a_run_leaves_a_network_and_its_measures(networks, people, tmp_path):
     assert any((tmp_path / "samples").glob("layout-*.jpg"))
 
 
-def test_a_set_without_labels_is_refused(networks, people, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["model.layout.kind=none"], "flat"),
+        (["model.parser.kind=none"], "layout"),
+        (["preset=mini", "stages=[layout]"], "makes no parser"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_before_anything_is_trained(people, tmp_path, capsys, change, words):
+    assert main(["preset=mini-256", f"data={people}", f"out={tmp_path}", "tracker=none", "device=cpu", *change]) == 2
+    assert words in capsys.readouterr().err and not list(tmp_path.glob("*.state.pt"))
+
+
+def test_the_ablation_s_whole_model_has_neither_layout_nor_flat_colours():
+    """As the model card's command for the full row of Table 2 makes it."""
+    none = [f"model.{part}.kind=none" for part in ("decoder", "parser", "layout")]
+    config = model_of(load_settings(None, ["preset=mini-256", *none]))
+    config.check_together()
+    assert stages_of(config) == ("vae", "estimator", "aligner", "reposedm")
+
+
+def test_a_set_without_labels_is_refused_before_anything_is_trained(people, tmp_path, capsys):
     root = tmp_path / "people"
     shutil.copytree(people, root)
     (root / "garments.npy").unlink()
     with pytest.raises(InputError, match=r"holds no garments\.npy.*model\.layout\.kind=none"):
-        stage_of(networks, root, tmp_path)
+        LayoutStage.check_data(root)
+    assert main(["preset=mini-256", f"data={root}", f"out={tmp_path / 'out'}", "tracker=none", "device=cpu"]) == 2
+    assert "garments.npy" in capsys.readouterr().err and not list(tmp_path.glob("out/*.state.pt"))
+
+
+def test_a_second_person_is_background(stage):
+    batch = read(stage, [0, 1])
+    torch.manual_seed(0)
+    network = stage.build().eval()
+    ground = batch["labels"].clone()
+    ground[:, :20] = 0
+    other = ground.clone()
+    other[:, :20] = OTHER
+    one, two = (stage.loss(network, {**batch, "labels": labels}, 0) for labels in (ground, other))
+    assert one["loss"] == two["loss"] and one["right"] == two["right"]
 
 
 def test_the_cache_holds_the_layout_and_the_latent_that_it_changes(networks, people, tmp_path):

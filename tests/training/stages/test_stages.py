@@ -57,7 +57,7 @@ def example(values: dict, one: int, count: int) -> dict:
             for kind in ("people", "figures")
             if name in ("estimator", "aligner") or kind == "people"
         ),
-        *((name, "people", "tiny-256") for name in ("estimator", "aligner", "reposedm", "decoder")),
+        *((name, "people", "tiny-256") for name in ("estimator", "aligner", "layout", "reposedm", "decoder")),
     ],
 )
 def stage(request, tmp_path_factory):
