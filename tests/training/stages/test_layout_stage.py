@@ -146,7 +146,7 @@ def test_a_run_leaves_a_network_and_its_measures(networks, people, tmp_path):
     [
         (["model.layout.kind=none"], "flat"),
         (["model.parser.kind=none"], "layout"),
-        (["preset=mini", "stages=[layout]"], "makes no parser"),
+        (["preset=mini", "stages=[vae,estimator,aligner,layout]"], "makes no parser"),
     ],
 )
 def test_what_contradicts_itself_is_refused_before_anything_is_trained(people, tmp_path, capsys, change, words):

@@ -177,4 +177,4 @@ def test_a_set_without_garments_is_refused(figures, tmp_path):
     shutil.copytree(figures, tmp_path, dirs_exist_ok=True)
     (tmp_path / "garments.npy").unlink()
     with pytest.raises(InputError, match=r"holds no garments\.npy, which stage parser learns from"):
-        stage_of(tmp_path)
+        ParserStage.check_data(tmp_path)
