@@ -19,7 +19,7 @@ MARGIN = 0.008
 """Of the height: how far around the source's person the plate is filled in, and around both the result is painted."""
 SURE = 0.3
 """Probability of the person from which a pixel counts as one of the person's."""
-PARSED_MARGIN, PARSED_SURE = MARGIN / 2, 0.5
+PARSED_SURE = 0.5
 """The same of the source's person where a parser finds it, whose mask is sharper than the aligner's."""
 
 
@@ -41,12 +41,12 @@ def faded(mask: Tensor, pixels: int) -> Tensor:
     return torch.where(mask < 1e-4, 0, mask).clamp(0, 1)
 
 
-def make_plate(source: Tensor, person: Tensor, sure: float = SURE, margin: float = MARGIN) -> tuple[Tensor, Tensor]:
+def make_plate(source: Tensor, person: Tensor, sure: float = SURE) -> tuple[Tensor, Tensor]:
     """The source without its person.
 
     Args:
         source: (B, 3, H, W) in [-1, 1]. person: (B, 1, H, W) in 0..1.
-        sure, margin: from which probability, and how far around, a share of the height, it is filled in.
+        sure: from which probability it is filled in, and `MARGIN` around.
 
     Returns:
         the plate, where it is not filled in equal to the source, and where it is, (B, 1, H, W), 0 or 1.
@@ -54,7 +54,7 @@ def make_plate(source: Tensor, person: Tensor, sure: float = SURE, margin: float
     import cv2
 
     height, width = source.shape[-2:]
-    hidden = grown((person > sure).to(source.dtype), max(1, round(margin * height)))
+    hidden = grown((person > sure).to(source.dtype), max(1, round(MARGIN * height)))
     factor = min(1.0, FILL_ROWS / height)
     size = round(height * factor), round(width * factor)
     small = F.interpolate(source, size, mode="bilinear", antialias=True) if factor < 1 else source
@@ -108,7 +108,7 @@ def make_reference(
     else:
         person, colours = layout.drawn(size)
     if background is None and was is not None:
-        plate, hidden = make_plate(source[::sources], was, PARSED_SURE, PARSED_MARGIN)
+        plate, hidden = make_plate(source[::sources], was, PARSED_SURE)
     elif background is None:
         plate, hidden = make_plate(source[::sources], full(alignment.source_person[::sources]).sigmoid())
     else:

@@ -13,7 +13,6 @@ from reposedm_core.layout import parse_source, person_of
 from reposedm_core.reference import (
     FILL_ROWS,
     MARGIN,
-    PARSED_MARGIN,
     PARSED_SURE,
     SURE,
     grown,
@@ -223,13 +222,13 @@ def test_a_certain_parser_leaves_numbers():
 
 
 def test_the_plate_where_a_parser_finds_the_person():
-    """Surer and closer around him than where the aligner does, and of the first of several sources alone."""
+    """Surer than where the aligner does, and of the first of several sources alone."""
     source, skeleton, found = ground(64, 48, batch=4), torch.rand(4, 3, 64, 48), alignment(4)
     was = torch.cat([0.6 * block(64, 48, n / 10, 0.8, 0.3, 0.7) for n in range(2)])
     was[..., :4, :4] = PARSED_SURE - 0.01
     made = make_reference(source, skeleton, found, source[::2], torch.rand(2, 1, 32, 24), 2, was=was)
     for n in range(2):
-        expected = grown_by_hand((was[n, 0] > PARSED_SURE).float(), max(1, round(PARSED_MARGIN * 64)))
+        expected = grown_by_hand((was[n, 0] > PARSED_SURE).float(), max(1, round(MARGIN * 64)))
         assert torch.equal(made.hidden[n, 0], expected) and not made.hidden[n, 0, :3, :3].any()
         outside = (expected == 0).expand(3, -1, -1)
         assert torch.equal(made.plate[n][outside], source[2 * n][outside])
