@@ -1,10 +1,10 @@
 """Every stage for a few steps, on the CPU: python training/train_tiny.py [--out FOLDER]
 
 Generates a few small people and trains on them what `train.py` can train: the full model, B1 and B2, a model of the
-second generation, the garment parser, and RePoseSD from a Stable Diffusion 2.1 of few channels and random weights. Then
-the experiments that are made of trained models: Table 3, re-identification for a few steps, the page of a perception
-study. It shows that everything runs, and no more: the pictures of the results are noise. Running it again goes on where
-it was stopped.
+second generation with its parser and layout network, and RePoseSD from a Stable Diffusion 2.1 of few channels and
+random weights. Then the experiments that are made of trained models: Table 3, re-identification for a few steps, the
+page of a perception study. It shows that everything runs, and no more: the pictures of the results are noise. Running
+it again goes on where it was stopped.
 """
 
 from __future__ import annotations
