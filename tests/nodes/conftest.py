@@ -41,6 +41,10 @@ def save(tmp_path_factory, model):
             for logits in (aligner.source_person.weight, *(match.read.weight[2:] for match in aligner.matches)):
                 logits -= logits.mean((1, 2, 3), keepdim=True)
                 logits *= 70
+            head = networks["layout"].head
+            head.weight[1:] *= 0
+            head.weight[0] -= head.weight[0].mean()
+            head.weight[0] *= 70
     path = tmp_path_factory.mktemp("models") / f"{model.name}.safetensors"
     save_model(path, networks, to_dict(model), dtype=torch.float32)
     return path
