@@ -149,13 +149,17 @@ def test_defaults_of_the_field_are_the_configurations(picture, pose):
 
 
 def test_field_guidance_lowers_the_field(pipeline):
-    for name in ("red_trousers", "lime_top"):
+    """Over all examples: where the pose is met already, the decoder's copying moves what is left either way."""
+    distances = []
+    for file in sorted(EXAMPLES.glob("*_source.json")):
+        name = file.name.removesuffix("_source.json")
         _, pose = example(name)
         native = pipeline.config.network_size
         target = pose_target(pipeline.field, [pose], size_of(pipeline), native)
-        results = [pipeline(EXAMPLES / f"{name}.png", pose, seed=1, field_strength=s).image for s in (0.0, 1.0)]
-        plain, guided = (float(pipeline.field.distance(fit_image(image * 2 - 1, *native), target)) for image in results)
-        assert guided < plain
+        results = [pipeline(EXAMPLES / f"{name}.png", pose, seed=1, field_strength=s).image for s in (0.0, 0.1)]
+        distances.append([pipeline.field.distance(fit_image(image * 2 - 1, *native), target) for image in results])
+    plain, guided = torch.tensor(distances).T
+    assert len(plain) > 5 and guided.mean() < plain.mean(), (plain, guided)
 
 
 def test_callback_sees_every_step_and_can_stop(pipeline, picture, pose):

@@ -158,7 +158,7 @@ def test_the_experiments_leave_their_tables_and_their_page(trained):
 
 def test_running_it_again_trains_nothing_anew(trained, capsys):
     before = {file: file.stat().st_mtime_ns for file in trained.rglob("*.state.pt")}
-    assert len(before) == 14
+    assert len(before) == 15
     config = str(ROOT / "training" / "configs" / "tiny.yaml")
     assert train.main([config, f"data={trained / 'people'}", f"out={trained / 'full'}", "tracker=none"]) == 0
     printed = capsys.readouterr().out
