@@ -140,6 +140,8 @@ def predict_layout(
     if count > 1:
         share = F.interpolate(seen.weights.flatten(0, 1), size, mode="bilinear", align_corners=False)
         warped = (share * warped).unflatten(0, (-1, count)).sum(1)
+    if alignment.person is None:
+        raise ValueError('alignment: it has no masks; only an aligner of kind "matching" finds them.')
     person = alignment.person.unflatten(0, (-1, count)).mean(1).sigmoid()
     given = skeleton[::count], source_skeleton[::count], labels[::count], warped, seen.visibility, person
     logits = network(*(resize(values, own) for values in given)).float()

@@ -132,13 +132,13 @@ def _cost(config: ModelConfig, part: str) -> Cost:
         if config.parser.kind == "none":
             return own
         seen = torch.empty(1, 3, config.parser.height, config.parser.width, device="meta")
-        more = [measure(lambda: GarmentParser(config.parser), lambda n: n(seen))]
+        finders = [measure(lambda: GarmentParser(config.parser), lambda n: n(seen))]
         if config.layout.kind != "none":
             size = config.layout.height, config.layout.width
             planes = (torch.empty(1, n, *size, device="meta") for n in (3, 3, *2 * [len(config.layout.labels)], 1, 1))
-            more.append(measure(lambda: LayoutNetwork(config.layout), lambda n: n(*planes)))
+            finders.append(measure(lambda: LayoutNetwork(config.layout), lambda n: n(*planes)))
         return Cost(
-            own.parameters + sum(each.parameters for each in more), own.flops + sum(each.flops for each in more)
+            own.parameters + sum(each.parameters for each in finders), own.flops + sum(each.flops for each in finders)
         )
     if part == "encodings":
         calls = _aligner(config)[1]

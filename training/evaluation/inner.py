@@ -151,7 +151,8 @@ def guided_runs(known: Compared) -> dict[str, dict[str, float]]:
 
     Both sides and guidances start from the same noise of a pair.
     """
-    config, errors = known.config, {}
+    config = known.config
+    errors: dict[str, dict[str, float]] = {}
     for side in known.sides:
         pipe = known.pipeline(side)
         found: dict[str, list[np.ndarray]] = {}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from training.engine.settings import RePoseDMSettings
 from training.engine.stage import Plan, Stage
 from training.stages.aligner import checkpoint_parts
 from training.stages.field_loss import FieldTerm
-from training.stages.latent_cache import FLIPPED, ColourShuffle, cache_latents, mirrored_joints
+from training.stages.latent_cache import FLIPPED, ColourShuffle, Latents, cache_latents, mirrored_joints
 
 VALIDATION_PAIRS = 256
 FINDERS = ("parser", "layout")
@@ -148,8 +149,8 @@ class RePoseDMStage(Stage[WithContext, "WithContext | Denoiser"]):
         self.people, self.pairs = people, people.fixed_pairs(self.settings.pairs)
         if self.tiny is not None:
             self.tiny.to(self.device)
-        others = {} if self.joint else {part: self.networks.get(part) for part in ("tiny", *FINDERS)}
-        cached = partial(cache_latents, **others)
+        others: dict[str, Any] = {} if self.joint else {part: self.networks.get(part) for part in ("tiny", *FINDERS)}
+        cached: Callable[..., Latents] = partial(cache_latents, **others)
         self.cache = cached(people, self.pairs, *frozen, self.out, joints=guided, flipped=flipped)
         self.check = cached(self.held_out, self.checked, *frozen, self.out)
         self.field = None

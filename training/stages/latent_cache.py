@@ -111,7 +111,7 @@ def cache_latents(
         made_of,
         lambda: _align(people, pairs, autoencoder, aligner, device, chunk, flipped, tiny, parser),
     )
-    if layout is not None and parser is not None:
+    if layout is not None and parser is not None and isinstance(aligner, MatchingPoseAligner):
         shrink = aligner.config.shrink
         more = kept(
             "layouts",
@@ -207,7 +207,7 @@ def _lay_out(
     device: torch.device,
     chunk: int,
 ) -> dict[str, Tensor]:
-    autoencoder, parser, layout = (network.to(device).eval() for network in (autoencoder, parser, layout))
+    autoencoder, parser, layout = autoencoder.to(device).eval(), parser.to(device).eval(), layout.to(device).eval()
     columns: dict[str, Tensor] = {}
     for first in tqdm(range(0, len(pairs), chunk), desc=f"{people.split}: layouts", unit="batch", mininterval=1):
         rows = np.arange(first, min(first + chunk, len(pairs)))
@@ -216,6 +216,7 @@ def _lay_out(
         skeleton = people.skeletons(part.identity, part.target).to(device)
         at = drawn_mistaken(people, part, shrink).to(device)
         alignment = alignment_of({name: values.to(device) for name, values in batch.items()}, source)
+        assert alignment.source_person is not None  # `alignment_of` gives it
         labels = parse_source(parser, source, at, alignment.source_person)
         seen = Seen(
             alignment.image, alignment.visibility[0].sigmoid(), torch.ones_like(alignment.visibility[0])[:, None]
@@ -246,7 +247,7 @@ def mistaken_poses(people: People, pairs: Pairs) -> np.ndarray:
 
 def drawn_mistaken(people: People, pairs: Pairs, shrink: int) -> Tensor:
     """Those poses drawn as an aligner of `shrink` sees them, (n, 3, H / shrink, W / shrink) in [-1, 1]."""
-    joints = mistaken_poses(people, pairs) * np.float32([1 / shrink, 1 / shrink, 1])
+    joints = mistaken_poses(people, pairs) * np.array([1 / shrink, 1 / shrink, 1], np.float32)
     return from_uint8(draw_joints(joints, people.height // shrink, people.width // shrink))
 
 

@@ -81,7 +81,9 @@ class LayoutStage(Stage[LayoutNetwork, LayoutNetwork]):
         to = torch.from_numpy(people.openpose(chosen.identity, chosen.target)).float()
         mirror = torch.from_numpy(flip)[:, None, None]
         at[torch.from_numpy(unknown)] = 0
-        seen_at = torch.where(mirror, mirrored_joints(at, people.width), at).numpy() / np.float32([shrink, shrink, 1])
+        seen_at = torch.where(mirror, mirrored_joints(at, people.width), at).numpy() / np.array(
+            [shrink, shrink, 1], np.float32
+        )
         seen_to = torch.where(mirror, mirrored_joints(to, people.width), to).numpy()
         known = drawn_mistaken(people, chosen, shrink)
         known[torch.from_numpy(unknown)] = -1
@@ -101,9 +103,9 @@ class LayoutStage(Stage[LayoutNetwork, LayoutNetwork]):
         seen, person, mask = batch["logits"].split(1, 1)
         with torch.no_grad():
             labels = parse_source(self.networks["parser"], batch["picture"], batch["parsed_with"], mask)
-            shown = labels, warp(labels, batch["map"]), seen.sigmoid(), person.sigmoid()
+            plain = labels, warp(labels, batch["map"]), seen.sigmoid(), person.sigmoid()
             turned = batch["flip"][:, None, None, None]
-            shown = tuple(torch.where(turned, values.flip(-1), values) for values in shown)
+            shown = [torch.where(turned, values.flip(-1), values) for values in plain]
             return tuple(resize(values, own) for values in (batch["skeleton"], batch["source_skeleton"], *shown))
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ class ReferenceDecoderStage(Stage[JudgedDecoder, ReferenceDecoder]):
         frozen = self.networks["autoencoder"], self.networks["aligner"], self.device
         self.pairs = self.people.fixed_pairs(self.settings.pairs)
         self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
-        finders = {part: self.networks.get(part) for part in ("parser", "layout")}
+        finders: dict[str, Any] = {part: self.networks.get(part) for part in ("parser", "layout")}
         self.cache = cache_latents(self.people, self.pairs, *frozen, self.out, flipped=True, **finders)
         self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, flipped=True, **finders)
         for part in ("autoencoder", "denoiser"):
