@@ -83,10 +83,10 @@ def run(settings: Settings) -> Path:
         torch.set_num_threads(settings.threads)
     classes = {name: stage_class(name, config) for name in wanted}
     check_needs(classes, config, settings)
-    for kind in classes.values():
-        kind.check_data(settings.data)
     if "decoder" in classes and settings.decoder.perceptual > 0:
         VGGDistance()  # what is not installed is reported now, not when the other stages are done
+    for kind in classes.values():
+        kind.check_data(settings.data)
     accelerator = open_accelerator(
         settings.device == "cpu", tracker_names(settings), out, any(each.unused for each in classes.values())
     )
