@@ -34,11 +34,9 @@ from training.engine.settings import RePoseDMSettings
 from training.engine.stage import Plan, Stage
 from training.stages.aligner import checkpoint_parts
 from training.stages.field_loss import FieldTerm
-from training.stages.latent_cache import FLIPPED, ColourShuffle, Latents, cache_latents, mirrored_joints
+from training.stages.latent_cache import FINDERS, FLIPPED, ColourShuffle, Latents, cache_latents, mirrored_joints
 
 VALIDATION_PAIRS = 256
-FINDERS = ("parser", "layout")
-"""Networks that have a say in the aligned latents where a model has them."""
 UNREAD = ("map", "logits", "was", "layout", "colours")
 """Of the cached tensors those that only the reference decoder's stage reads."""
 ALIGNED = ("aligned", "visibility")

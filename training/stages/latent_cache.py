@@ -31,6 +31,8 @@ from training.data.mistakes import all_mistaken
 from training.data.people_set import Pairs, People
 from training.engine.state import checksum, save_atomically
 
+FINDERS = ("parser", "layout")
+"""Networks that have a say in the aligned latents where a model has them."""
 MAPS = ("map", "logits")
 """Of the cache, what `alignment_of` reads."""
 FLIPPED = 6

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from reposedm_core.alignment.warp import warp
 from reposedm_core.config import ModelConfig
 from reposedm_core.crop import resize
-from reposedm_core.errors import InputError
 from reposedm_core.images import from_uint8
 from reposedm_core.layout import LayoutNetwork, mean_colours, parse_source
 from reposedm_core.pose import draw_joints
@@ -22,7 +21,7 @@ from training.engine.picture_grid import picture_grid
 from training.engine.settings import LayoutSettings
 from training.engine.stage import Plan, Stage
 from training.stages.latent_cache import MAPS, Latents, cache_latents, drawn_mistaken, mirrored_joints, mistaken_poses
-from training.stages.parser import COLOURS, OTHER, true_labels
+from training.stages.parser import COLOURS, OTHER, check_garments, true_labels
 
 VALIDATION_PAIRS = 96
 UNKNOWN = 0.1
@@ -45,11 +44,7 @@ class LayoutStage(Stage[LayoutNetwork, LayoutNetwork]):
 
     @classmethod
     def check_data(cls, root: str | Path) -> None:
-        if not People(root, "train").has_garments:
-            raise InputError(
-                f"{root} holds no garments.npy, which stage layout learns from: python training/generate.py makes "
-                "people with it. Or do without: model.layout.kind=none model.decoder.flat=false."
-            )
+        check_garments(root, cls.name, "model.layout.kind=none model.decoder.flat=false")
 
     def prepare(self, main: bool) -> None:
         self.people, self.held_out = People(self.root, "train"), People(self.root, "val")
@@ -108,11 +103,15 @@ class LayoutStage(Stage[LayoutNetwork, LayoutNetwork]):
             shown = [torch.where(turned, values.flip(-1), values) for values in plain]
             return tuple(resize(values, own) for values in (batch["skeleton"], batch["source_skeleton"], *shown))
 
-    def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    def _predicted(self, network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits at the pictures' size, and the true labels; both mirrored where the batch says so."""
         labels = batch["labels"].long()
         labels = torch.where(batch["flip"][:, None, None], labels.flip(-1), labels)
-        labels = torch.where(labels == OTHER, 0, labels)
-        logits = F.interpolate(model(*self.inputs(batch)).float(), labels.shape[-2:], mode="bilinear")
+        logits = F.interpolate(network(*self.inputs(batch)).float(), labels.shape[-2:], mode="bilinear")
+        return logits, torch.where(labels == OTHER, 0, labels)
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        logits, labels = self._predicted(model, batch)
         right, person = (logits.detach().argmax(1) == labels) & (labels > 0), labels > 0
         share = right.sum((1, 2)) / person.sum((1, 2)).clamp(1)  # of each example, so that means are means of examples
         return {"loss": F.cross_entropy(logits, labels), "right": share.mean()}
@@ -122,9 +121,7 @@ class LayoutStage(Stage[LayoutNetwork, LayoutNetwork]):
         no = np.zeros(len(rows), bool)
         read = self._read(self.held_out, self.checked, self.check, rows, no, no)
         batch = {name: value.to(self.device) for name, value in read.items()}
-        labels = batch["labels"].long()
-        logits = F.interpolate(network(*self.inputs(batch)).float(), labels.shape[-2:], mode="bilinear")
-        return batch, logits, torch.where(labels == OTHER, 0, labels)
+        return batch, *self._predicted(network, batch)
 
     def validate(self, network: LayoutNetwork) -> dict[str, float]:
         """Cross-entropy; intersection over union of the labels, their mean, and that of the person, here and by the

@@ -65,12 +65,7 @@ class ParserStage(Stage[GarmentParser, GarmentParser]):
 
     @classmethod
     def check_data(cls, root: str | Path) -> None:
-        if not People(root, "train").has_garments:
-            raise InputError(
-                f"{root} holds no garments.npy, which stage parser learns from: python training/generate.py "
-                "makes people with it. Or do without: model.parser.kind=none model.layout.kind=none "
-                "model.decoder.flat=false."
-            )
+        check_garments(root, cls.name, "model.parser.kind=none model.layout.kind=none model.decoder.flat=false")
 
     def prepare(self, main: bool) -> None:
         self.people, self.held_out = (People(self.root, split) for split in ("train", "val"))
@@ -123,6 +118,15 @@ class ParserStage(Stage[GarmentParser, GarmentParser]):
 
     def save(self, network: GarmentParser, path: Path, card: dict) -> None:
         save_model(path, {self.part: network}, to_dict(network.config), card)
+
+
+def check_garments(root: str | Path, stage: str, without: str) -> None:
+    """Raise an `InputError` where a set has no labels of garments; `without`: the settings that do without `stage`."""
+    if not People(root, "train").has_garments:
+        raise InputError(
+            f"{root} holds no garments.npy, which stage {stage} learns from: python training/generate.py makes people "
+            f"with it. Or do without: {without}."
+        )
 
 
 def true_labels(people: People, identity: np.ndarray, index: np.ndarray) -> Tensor:

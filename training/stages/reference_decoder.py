@@ -24,7 +24,7 @@ from training.engine.settings import DecoderSettings
 from training.engine.stage import Plan, Stage
 from training.metrics.perceptual import PerceptualDistance
 from training.metrics.vgg import VGGDistance
-from training.stages.latent_cache import Latents, alignment_of, cache_latents
+from training.stages.latent_cache import FINDERS, Latents, alignment_of, cache_latents
 from training.stages.patch_critic import PatchCritic, critic_loss
 
 CROP = 96
@@ -86,7 +86,7 @@ class ReferenceDecoderStage(Stage[JudgedDecoder, ReferenceDecoder]):
 
     @classmethod
     def needs(cls, config: ModelConfig) -> tuple[str, ...]:
-        finders = [part for part in ("parser", "layout") if getattr(config, part).kind != "none"]
+        finders = [part for part in FINDERS if getattr(config, part).kind != "none"]
         return ("autoencoder", "aligner", "denoiser", *finders)
 
     def build(self) -> JudgedDecoder:
@@ -102,7 +102,7 @@ class ReferenceDecoderStage(Stage[JudgedDecoder, ReferenceDecoder]):
         frozen = self.networks["autoencoder"], self.networks["aligner"], self.device
         self.pairs = self.people.fixed_pairs(self.settings.pairs)
         self.checked = self.held_out.fixed_pairs(min(VALIDATION_PAIRS, self.settings.pairs))
-        finders: dict[str, Any] = {part: self.networks.get(part) for part in ("parser", "layout")}
+        finders: dict[str, Any] = {part: self.networks.get(part) for part in FINDERS}
         self.cache = cache_latents(self.people, self.pairs, *frozen, self.out, flipped=True, **finders)
         self.check = cache_latents(self.held_out, self.checked, *frozen, self.out, flipped=True, **finders)
         for part in ("autoencoder", "denoiser"):
