@@ -44,6 +44,7 @@ def settings(out: Path, data: Path, batch: int, stages: str, *more: str) -> list
             "lr=1e-3",
             "lr_end=1",
             "eps=1e-4",
+            "bf16=false",  # the bound is float32's
             "validate_every=0",
             "workers=0",
         )
