@@ -4,7 +4,7 @@ Networks in three precisions against the CPU, sampling with and without the fiel
 and without torch.compile, windowed attention by flex_attention and in tiles, and a table of ratios for this folder's
 README.md. Weights are random: they cost what trained ones cost. It needs nothing but what requirements.txt names,
 starts with less, and says first what is missing and what is therefore left out. `--device cpu --tiny` is a dry run on
-few channels.
+few channels; `--device cpu --only compiled --minutes 30` tries torch.compile on a processor.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,8 @@ OPTIONAL = {"diffusers": "the denoiser, Stable Diffusion's and the tiny autoenco
 """What is left out without the others."""
 MINUTES = 5.0
 """What is not begun by then is left out, and said to be."""
+SECTIONS = ("precisions", "sampling", "training", "windows", "compiled")
+"""The checks, in their order."""
 
 
 def lacking(find: Callable[[str], object] = importlib.util.find_spec) -> tuple[list[str], list[str]]:
@@ -40,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
     parser.add_argument("--tiny", action="store_true", help="few channels and small pictures: that it runs, no more")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="what is not begun by then is left out")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="some of the checks")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     options = parser.parse_args(argv)
     needed, optional = lacking()
@@ -61,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     checks = Checks(torch.device(options.device), options.tiny, not optional, not options.no_compile)
     print(f"{checks.machine()} · torch {torch.__version__}" + (" · TINY: no number counts" if options.tiny else ""))
     deadline, failed = time.monotonic() + 60 * options.minutes, 0
-    for name, lines in sections(checks):
+    for name, lines in sections(checks, options.only):
         if time.monotonic() > deadline:
             print(f"\n{name}: left out, {options.minutes:g} minutes are over")
             continue
@@ -73,21 +76,26 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def sections(checks) -> Iterator[tuple[str, Callable[[float], Iterator[tuple[str, bool]]]]]:
+def sections(checks, chosen: Sequence[str]) -> Iterator[tuple[str, Callable[[float], Iterator[tuple[str, bool]]]]]:
     """What is checked, in this order; the ratios come last and are the table."""
     import gpu_compilers
 
-    yield "networks against the CPU in float32, difference as a share of the result", checks.precisions
-    yield "sampling, with the field and without", checks.sampling
-    yield "one training step of each network", checks.training
-    yield (
-        "windowed attention by flex_attention against tiles, difference as a share of the result",
-        partial(gpu_compilers.windows, checks),
-    )
-    yield (
-        "a pass of the denoiser compiled against eager, difference as a share of the result",
-        partial(gpu_compilers.compiling, checks),
-    )
+    known = {
+        "precisions": ("networks against the CPU in float32, difference as a share of the result", checks.precisions),
+        "sampling": ("sampling, with the field and without", checks.sampling),
+        "training": ("one training step of each network", checks.training),
+        "windows": (
+            "windowed attention by flex_attention against tiles, difference as a share of the result",
+            partial(gpu_compilers.windows, checks),
+        ),
+        "compiled": (
+            "a pass of the denoiser compiled against eager, difference as a share of the result",
+            partial(gpu_compilers.compiling, checks),
+        ),
+    }
+    for name in SECTIONS:
+        if name in chosen:
+            yield known[name]
     yield "table", checks.table
 
 

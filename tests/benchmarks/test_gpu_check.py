@@ -111,6 +111,15 @@ def test_what_is_not_begun_in_time_is_left_out(check, capsys):
     assert printed.count("left out, 0 minutes are over") == 6 and "TINY: no number counts" in printed
 
 
+def test_only_what_is_asked_for_is_tried(check, capsys):
+    assert check.main(["--device", "cpu", "--tiny", "--no-compile", "--only", "training"]) == 0
+    printed = capsys.readouterr().out
+    assert "one training step of each network" in printed and "table" in printed
+    assert "in float32" not in printed and "flex_attention" not in printed
+    with pytest.raises(SystemExit):
+        check.main(["--only", "everything"])
+
+
 def test_a_device_that_is_not_there_is_named(check, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert check.main([]) == 2
