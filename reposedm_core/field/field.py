@@ -30,6 +30,10 @@ GRADIENT = (
     "Pose interaction field: the gradient through decoder and estimator is not finite; use "
     "networks in float32 or bfloat16."
 )
+INFERENCE = (
+    "Pose interaction field: the estimator's weights were made under torch.inference_mode(); "
+    "build, load and move it under torch.inference_mode(False)."
+)
 CHUNK_PIXELS = 512 * 352
 """Pictures of at most as many pixels together, or one, go through one backward pass: memory is bounded by that."""
 
@@ -215,10 +219,15 @@ class PoseInteractionField(nn.Module):
         with torch.inference_mode(False), torch.enable_grad():
             # A clone made here is a normal tensor, whatever mode the original was made in.
             parts = latent.detach().clone().split(chunk)
-            found = [
-                self._gradient(part, decode, target.part(i * chunk, (i + 1) * chunk), watch)
-                for i, part in enumerate(parts)
-            ]
+            try:
+                found = [
+                    self._gradient(part, decode, target.part(i * chunk, (i + 1) * chunk), watch)
+                    for i, part in enumerate(parts)
+                ]
+            except RuntimeError as error:
+                if any(t.is_inference() for t in (*self.estimator.parameters(), *self.estimator.buffers())):
+                    raise InputError(INFERENCE) from error
+                raise
             gradients, distances = zip(*found, strict=True)
             return torch.cat(gradients), torch.cat(distances)
 
@@ -231,11 +240,6 @@ class PoseInteractionField(nn.Module):
             )
         if chunk < 1:
             raise InputError(f"chunk = {chunk}: must be 1 or more.")
-        if any(t.is_inference() for t in (*self.estimator.parameters(), *self.estimator.buffers())):
-            raise InputError(
-                "Pose interaction field: the estimator's weights were made under torch.inference_mode(); "
-                "build, load and move it under torch.inference_mode(False)."
-            )
 
     def _gradient(
         self, latent: Tensor, decode: Callable[[Tensor], Tensor], target: PoseTarget, watch: Watch | None
