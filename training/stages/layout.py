@@ -21,7 +21,7 @@ from training.engine.picture_grid import picture_grid
 from training.engine.settings import LayoutSettings
 from training.engine.stage import Plan, Stage
 from training.stages.latent_cache import MAPS, Latents, cache_latents, drawn_mistaken, mirrored_joints, mistaken_poses
-from training.stages.parser import COLOURS, OTHER, check_garments, true_labels
+from training.stages.parser import COLOURS, OTHER, check_garments, intersection_over_union, true_labels
 
 VALIDATION_PAIRS = 96
 UNKNOWN = 0.1
@@ -72,21 +72,20 @@ class LayoutStage(Stage[LayoutNetwork, LayoutNetwork]):
         chosen, batch = pairs[rows], cache.batch(rows, tuple(name for name in cache.tensors if name not in MAPS))
         shrink = self.config.aligner.shrink
         size, small = (people.height, people.width), (people.height // shrink, people.width // shrink)
-        at = torch.from_numpy(mistaken_poses(people, chosen)).float()
         to = torch.from_numpy(people.openpose(chosen.identity, chosen.target)).float()
-        mirror = torch.from_numpy(flip)[:, None, None]
-        at[torch.from_numpy(unknown)] = 0
-        seen_at = torch.where(mirror, mirrored_joints(at, people.width), at).numpy() / np.array(
-            [shrink, shrink, 1], np.float32
-        )
-        seen_to = torch.where(mirror, mirrored_joints(to, people.width), to).numpy()
+        to[flip] = mirrored_joints(to[flip], people.width)
         known = drawn_mistaken(people, chosen, shrink)
-        known[torch.from_numpy(unknown)] = -1
+        known[unknown] = -1
+        mirrored = known.clone()
+        turned = flip & ~unknown
+        if turned.any():
+            seen = mirrored_joints(torch.from_numpy(mistaken_poses(people, chosen[turned])).float(), people.width)
+            mirrored[turned] = from_uint8(draw_joints(seen.numpy() / np.array([shrink, shrink, 1], np.float32), *small))
         return {
             "picture": people.pictures(chosen.identity, chosen.source),
             "parsed_with": known,
-            "source_skeleton": from_uint8(draw_joints(seen_at, *small)),
-            "skeleton": from_uint8(draw_joints(seen_to, *size)),
+            "source_skeleton": mirrored,
+            "skeleton": from_uint8(draw_joints(to.numpy(), *size)),
             **batch,
             "flip": torch.from_numpy(flip),
             "labels": true_labels(people, chosen.identity, chosen.target),
@@ -140,8 +139,7 @@ class LayoutStage(Stage[LayoutNetwork, LayoutNetwork]):
             mine = logits[:, 1:].logsumexp(1) > logits[:, 0]
             for row, mask in enumerate((mine, theirs)):
                 persons[row] += torch.stack([(mask & (labels > 0)).sum(), (mask | (labels > 0)).sum()]).cpu()
-        both = table.diagonal()
-        shares = both / (table.sum(0) + table.sum(1) - both)
+        shares = intersection_over_union(table)
         own, aligners = (persons[:, 0] / persons[:, 1]).tolist()
         return {
             "cross_entropy": float(np.mean(loss)),

@@ -176,10 +176,15 @@ def overlap(network: GarmentParser, people: People, count: int, posed: bool) -> 
     chosen = pictures_of(people, count)
     found, truth = predict(network, people, *chosen, posed).cpu(), true_labels(people, *chosen).long()
     truth = torch.where(truth == OTHER, 0, truth) if posed else truth
-    table = multiclass_confusion_matrix(found, truth, len(LABELS), ignore_index=OTHER).double()
-    both = table.diagonal()
-    shares = both / (table.sum(0) + table.sum(1) - both)
-    return dict(zip(LABELS, shares.tolist(), strict=True))
+    table = multiclass_confusion_matrix(found, truth, len(LABELS), ignore_index=OTHER)
+    return dict(zip(LABELS, intersection_over_union(table).tolist(), strict=True))
+
+
+def intersection_over_union(table: Tensor) -> Tensor:
+    """Of each class of a confusion matrix (classes, classes), counts; float64, NaN where it is neither true nor
+    found."""
+    both = table.double().diagonal()
+    return both / (table.sum(0) + table.sum(1) - both)
 
 
 def mask_overlap(
