@@ -2,7 +2,8 @@
 
 CONFIG and settings are those of train.py; the run in its `out` must be finished. On validation people: the aligner's
 end-point error, the field's gradient and the joints after whole guided runs, with the tiny autoencoder and with the
-large one in its place. Writes inner.json and inner.md.
+large one in its place. The estimator that guides finds the joints, and that of --judge as well. Writes inner.json and
+inner.md.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", help="key=value, as of train.py")
     parser.add_argument("--out", required=True, help="folder for inner.json and inner.md")
     parser.add_argument("--pairs", type=int, default=32)
+    parser.add_argument("--judge", help="estimator.safetensors of another training run, that looks at whole runs, too")
     options = parser.parse_intermixed_args(arguments)
     try:
-        study(load_settings(options.config, options.settings), options.out, options.pairs)
+        study(load_settings(options.config, options.settings), options.out, options.pairs, options.judge)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

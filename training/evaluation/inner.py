@@ -26,6 +26,7 @@ from training.data.people_set import Pairs, People
 from training.engine.run import load_finished
 from training.engine.settings import Settings, model_of
 from training.evaluation.generate import OFF, SEED_STRIDE, Batch, align, transfer
+from training.evaluation.measure import Detector, load_detector
 from training.stages.aligner import alignment_loss
 
 PARTS = {"autoencoder", "tiny", "estimator", "aligner", "denoiser"}
@@ -145,13 +146,15 @@ def gradients(known: Compared, seed: int) -> tuple[dict[str, float], dict[str, d
     return {name: float(torch.cat(values).mean()) for name, values in cosines.items()}, moved
 
 
-def guided_runs(known: Compared) -> dict[str, dict[str, float]]:
-    """Of whole runs of each side, unguided and guided in the model's own way: how far the joints that the guiding
-    estimator finds in the results are from those asked for, in pixels. The large one decodes all results.
+def guided_runs(known: Compared, judge: Detector | None = None) -> dict[str, dict[str, float]]:
+    """Of whole runs of each side, unguided and guided in the model's own way: how far the joints that are found in the
+    results are from those asked for, in pixels; by the guiding estimator, and by a judge where there is one. The large
+    one decodes all results.
 
     Both sides and guidances start from the same noise of a pair.
     """
     config = known.config
+    judges = {"": Detector(known.estimator, "")} | ({} if judge is None else {f", by {judge.name}": judge})
     errors: dict[str, dict[str, float]] = {}
     for side in known.sides:
         pipe = known.pipeline(side)
@@ -163,10 +166,17 @@ def guided_runs(known: Compared) -> dict[str, dict[str, float]]:
             truth.append(batch.joints)
             for name, guide in (("unguided", OFF), ("guided", config.field)):
                 given = aligned, seeds, SAMPLED, config.guidance_scale, guide, batch.target_pose
-                found.setdefault(name, []).append(predict_pose(known.estimator, transfer(pipe, *given)).numpy())
+                pictures = transfer(pipe, *given)
+                for whose, each in judges.items():
+                    found.setdefault(name + whose, []).append(_best(each, pictures))
         for name, joints in found.items():
             errors.setdefault(name, {})[side] = joint_error(np.concatenate(joints), np.concatenate(truth))
     return errors
+
+
+def _best(judge: Detector, pictures: Tensor) -> np.ndarray:
+    """The surest person of each picture, (n, 17, 3); zeros where a judge of several finds nobody."""
+    return np.stack([people[0] if len(people) else np.zeros((17, 3), np.float32) for people in judge(pictures)])
 
 
 def _descend(field: PoseInteractionField, z: Tensor, decode: Callable[[Tensor], Tensor], target) -> Tensor:
@@ -176,15 +186,19 @@ def _descend(field: PoseInteractionField, z: Tensor, decode: Callable[[Tensor], 
     return z
 
 
-def study(settings: Settings, out: str, pairs: int = 32) -> dict:
+def study(settings: Settings, out: str, pairs: int = 32, judge: str | None = None) -> dict:
     """All of it on validation pairs; writes inner.json and inner.md into `out`, and returns the numbers.
 
+    Args:
+        judge: file of another estimator, which looks at the whole runs, too; see `load_detector`.
+
     Raises:
-        InputError: fewer than 1 pair, a preset without tiny autoencoder, a set without correspondence, or a stage that
-            the run has not finished.
+        InputError: fewer than 1 pair, a preset without tiny autoencoder, a set without correspondence, a stage that
+            the run has not finished, or a judge that cannot be read.
     """
     if pairs < 1:
         raise InputError(f"pairs = {pairs}: must be at least 1.")
+    other = None if judge is None else load_detector(judge)
     known = Compared(settings, pairs)
     make_folder(Path(out), "out")
     cosines, moved = gradients(known, settings.seed)
@@ -194,7 +208,7 @@ def study(settings: Settings, out: str, pairs: int = 32) -> dict:
         "end_point": end_point_errors(known),
         "cosines": cosines,
         "moved": moved,
-        "runs": guided_runs(known),
+        "runs": guided_runs(known, other),
     }
     write_json(Path(out) / "inner.json", results)
     write_text(Path(out) / "inner.md", markdown(results))

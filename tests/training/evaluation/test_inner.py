@@ -10,11 +10,13 @@ import torch
 from reposedm_core.checkpoint import save_model
 from reposedm_core.config import to_dict
 from reposedm_core.errors import InputError
+from reposedm_core.estimator import HigherHRNet
 from reposedm_core.networks import PARTS
 from training import study_inner
 from training.engine.settings import load_settings, model_of
 from training.evaluation import inner
 from training.evaluation.inner import Compared
+from training.evaluation.measure import Detector
 
 SMALL = {
     "height": 64,
@@ -68,8 +70,11 @@ def test_whole_runs_differ_by_what_encodes_and_decodes_on_the_way(run, monkeypat
     """Unguided ones by the aligner's encodings alone; with the large one on both sides all are the same."""
     monkeypatch.setattr(inner, "SAMPLED", 2)
     known = Compared(load_settings("training/configs/kl-128.yaml", run), 3, chunk=2)
-    runs = inner.guided_runs(known)
-    assert runs["unguided"].keys() == runs["guided"].keys() == {"exact", "tiny"}
+    judge = Detector(HigherHRNet(known.config.estimator).eval(), "another")
+    runs = inner.guided_runs(known, judge)
+    assert list(runs) == ["unguided", "unguided, by another", "guided", "guided, by another"]
+    assert all(sides.keys() == {"exact", "tiny"} for sides in runs.values())
+    assert runs["guided"]["exact"] != runs["guided, by another"]["exact"]
     assert runs["guided"]["exact"] != runs["unguided"]["exact"] and runs["guided"]["tiny"] != runs["guided"]["exact"]
     monkeypatch.setattr(known, "pipeline", lambda side: Compared.pipeline(known, "exact"))
     runs = inner.guided_runs(known)
@@ -79,11 +84,14 @@ def test_whole_runs_differ_by_what_encodes_and_decodes_on_the_way(run, monkeypat
 def test_the_command_writes_its_table(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(inner, "STEPS", 1)
     monkeypatch.setattr(inner, "SAMPLED", 2)
-    assert study_inner.main(["training/configs/kl-128.yaml", "--out", str(tmp_path), "--pairs", "2", *run]) == 0
+    out = next(value.removeprefix("out=") for value in run if value.startswith("out="))
+    judge = ["--judge", f"{out}/estimator.safetensors"]
+    assert study_inner.main(["training/configs/kl-128.yaml", "--out", str(tmp_path), "--pairs", "2", *judge, *run]) == 0
     found = json.loads((tmp_path / "inner.json").read_text())
     table = (tmp_path / "inner.md").read_text()
     assert table in capsys.readouterr().out
     one, other = (found["end_point"][side]["epe2"] for side in ("exact", "tiny"))
+    assert "guided, by estimator.safetensors, px |" in table
     assert f"| end-point error, iteration 2, px | {one:.4g} | {other:.4g} |" in table and one != other
 
 
