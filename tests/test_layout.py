@@ -42,6 +42,7 @@ COMMANDS = {
     "study_inner",
     "study_perception",
     "study_reid",
+    "study_sources",
     "train",
     "train_tiny",
 }
