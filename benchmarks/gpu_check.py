@@ -96,7 +96,7 @@ def sections(checks, chosen: Sequence[str]) -> Iterator[tuple[str, Callable[[flo
     for name in SECTIONS:
         if name in chosen:
             yield known[name]
-    yield "table", checks.table
+    yield "table", partial(checks.table, "sampling" in chosen)
 
 
 if __name__ == "__main__":

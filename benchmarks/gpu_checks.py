@@ -243,10 +243,11 @@ class Checks:
             "estimator": lambda network: sum(maps.square().mean() for maps in network(picture).heatmaps),
         }
 
-    def table(self, deadline: float) -> Lines:
-        """Ratios, pictures per second and the share of the card's peak, as Markdown for benchmarks/README.md."""
+    def table(self, speeds: bool, deadline: float) -> Lines:
+        """Ratios and, with `speeds`, pictures per second and the share of the card's peak, as Markdown for
+        benchmarks/README.md."""
         rows = dict(self.ratios)
-        if self.whole:
+        if self.whole and speeds:
             for name in ("mini-256", "deepfashion-256x176"):
                 if time.monotonic() < deadline:
                     rows |= self.speeds(name)
