@@ -78,7 +78,7 @@ def second_config() -> ModelConfig:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shaken():
     """config → its networks with random weights everywhere, so that every input has an influence."""
 

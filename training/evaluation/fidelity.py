@@ -15,9 +15,9 @@ from reposedm_core.diffusion.losses import variational_bound
 from reposedm_core.errors import InputError
 from reposedm_core.files import make_folder, write_json, write_text
 from training.data.people_set import People
-from training.evaluation.generate import OFF, OURS, open_contender
+from training.evaluation.generate import OFF, open_contender
 from training.evaluation.guidance import label, measure
-from training.evaluation.measure import Detector, Judge, load_detector
+from training.evaluation.measure import Judge, detector_of
 from training.evaluation.tables import difference, markdown_table, summarise
 from training.stages.denoiser import UNREAD, denoise
 from training.stages.estimates import Estimates
@@ -140,7 +140,7 @@ def study(
         raise InputError(f"pairs = {pairs}: must be at least 1.")
     people = People(data, "val")
     pipe = open_contender(weights, people, device=device).pipe
-    detector = load_detector(judge, device) if judge else Detector.of(pipe, f"the estimator of {OURS}")
+    detector = detector_of(judge, pipe, device)
     judging = Judge(detector, device=device)
     folder = Path(out)
     make_folder(folder, "out")

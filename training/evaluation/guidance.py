@@ -14,8 +14,8 @@ from reposedm_core.pipeline import RePoseDMPipeline
 from training.data.people_set import Pairs, People
 from training.engine.sheets import comparison_sheet
 from training.evaluation.compare import Comparison, compare
-from training.evaluation.generate import OFF, OURS, TRUTH, Contender, open_contender
-from training.evaluation.measure import Detector, Judge, load_detector
+from training.evaluation.generate import OFF, TRUTH, Contender, open_contender
+from training.evaluation.measure import Judge, detector_of
 from training.evaluation.tables import difference, markdown_table, summarise
 
 STRENGTHS = {"heatmaps": (0.1, 1.0), "features": (0.001, 0.1)}
@@ -110,9 +110,7 @@ def study(
     check_counts(pairs, steps)
     validation, test = People(data, "val"), People(data, "test")
     pipe = open_contender(weights, validation, device=device).pipe
-    judging = Judge(
-        load_detector(judge, device) if judge else Detector.of(pipe, f"the estimator of {OURS}"), device=device
-    )
+    judging = Judge(detector_of(judge, pipe, device), device=device)
     folder = Path(out)
     make_folder(folder, "out")  # before the work, not after it
     own = pipe.config.field

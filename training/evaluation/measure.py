@@ -17,7 +17,7 @@ from reposedm_core.metrics import object_keypoint_similarity
 from reposedm_core.pipeline import RePoseDMPipeline
 from training import metrics
 from training.data.people_set import to_unit
-from training.evaluation.generate import Batch
+from training.evaluation.generate import OURS, Batch
 from training.metrics.distribution import FeatureExtractor
 from training.metrics.people import people_count_errors
 from training.metrics.perceptual import LPIPS, PerceptualDistance
@@ -105,6 +105,11 @@ def load_detector(path: str | Path, device: str = "cpu", udp: bool = False) -> D
         name = f"HigherHRNet-W{network.config.channels[0]} ({path.name})"
         return Detector(network, name, several=True, side=min(found.height, found.width))
     return Detector(network, path.name, size=(found.height, found.width) if found.size_known else None)
+
+
+def detector_of(judge: str | None, pipe: RePoseDMPipeline, device: str = "cpu") -> Detector:
+    """The estimator in the file `judge`, or where there is none that of the checkpoint itself."""
+    return load_detector(judge, device) if judge else Detector.of(pipe, f"the estimator of {OURS}")
 
 
 @dataclass

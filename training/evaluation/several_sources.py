@@ -16,8 +16,8 @@ from reposedm_core.pose import Pose
 from training.data.people_set import Pairs, People
 from training.engine.sheets import comparison_sheet
 from training.evaluation.compare import shared_batches
-from training.evaluation.generate import OURS, SEED_STRIDE, Batch, open_contender, to_pictures
-from training.evaluation.measure import Detector, Judge, load_detector
+from training.evaluation.generate import SEED_STRIDE, Batch, open_contender, to_pictures
+from training.evaluation.measure import Judge, detector_of
 from training.evaluation.tables import difference, markdown_table, summarise
 
 SHOWN = ("ssim_256@1.5", "perceptual", "foreground_l1", "colour_difference", "colour_right", "joint_error")
@@ -91,7 +91,7 @@ def study(
         raise InputError(f"pairs = {pairs}, counts = {list(counts)}: must be at least 1, and each count another.")
     people = People(data, "test")
     pipe = open_contender(weights, people, device=device).pipe
-    detector = load_detector(judge, device) if judge else Detector.of(pipe, f"the estimator of {OURS}")
+    detector = detector_of(judge, pipe, device)
     judging = Judge(detector, device=device)
     chosen = people.fixed_pairs(pairs)
     sources = sources_of(people, chosen, max(counts))

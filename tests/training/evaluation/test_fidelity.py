@@ -15,6 +15,7 @@ from reposedm_core.networks import load_networks
 from training import study_fidelity
 from training.data.people_set import People
 from training.evaluation import fidelity
+from training.evaluation.measure import load_detector
 from training.stages.estimates import Estimates
 
 
@@ -95,7 +96,7 @@ def test_the_command_writes_its_tables(figures, weights, tmp_path, capsys, monke
             next(network.parameters()).data.add_(0.01)
         file = tmp_path / f"{judge}.safetensors"
         save_model(file, {"estimator": network}, to_dict(load_networks(weights).config), dtype=torch.float32)
-        found = fidelity.load_detector(file).estimator
+        found = load_detector(file).estimator
         assert fidelity.same_weights(found, load_networks(weights).estimator) == guides
         told = {**results, "protocol": {**results["protocol"], "judge": file.name, "judge_guides": guides}}
         said = "the guiding estimator itself (own" if guides else "another estimator than the guiding one (other"

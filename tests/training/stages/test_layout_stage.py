@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from reposedm_core.alignment.multi_source import Seen
 from reposedm_core.errors import InputError
 from reposedm_core.layout import Layout, LayoutNetwork, parse_source, predict_layout
-from reposedm_core.networks import build_networks, parts_of
 from reposedm_core.reference import on_plate
 from training.data.people_set import People
 from training.engine.loop import train
@@ -26,16 +25,6 @@ from training.stages.reference_decoder import ReferenceDecoderStage, reference_o
 from training.train import main
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def networks(second_config):
-    torch.manual_seed(0)
-    built = build_networks(second_config)
-    for part in parts_of(second_config):
-        for weight in getattr(built, part).parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
-    return built
 
 
 def stage_of(networks, root, out, **settings) -> LayoutStage:

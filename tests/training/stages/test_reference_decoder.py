@@ -31,19 +31,6 @@ H, W = 64, 48
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def networks(second_config):
-    """Random everywhere, one build for the module."""
-    from reposedm_core.networks import build_networks, parts_of
-
-    torch.manual_seed(0)
-    built = build_networks(second_config)
-    for part in parts_of(second_config):
-        for weight in getattr(built, part).parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
-    return built
-
-
 def stage_of(networks, root: Path, out: Path, **settings) -> ReferenceDecoderStage:
     config = networks.config
     assert stage_class("decoder", config) is ReferenceDecoderStage and stages_of(config)[-1] == "decoder"
