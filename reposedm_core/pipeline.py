@@ -33,7 +33,7 @@ from .diffusion.schedule import DiffusionSchedule
 from .diffusion.schedulers import check_sampler, sample_noise
 from .errors import InputError
 from .field import PoseInteractionField, pose_target
-from .field.field import field_picture
+from .field.field import decoding_for_field, field_picture
 from .full_size import MODEL, Detail, View, aligned, painted, pasted, view
 from .images import ImageLike, check_size, fit_image, shown, to_image, to_mask, to_pil
 from .letterbox import size_of
@@ -122,8 +122,9 @@ class RePoseDMPipeline:
         return (self.tiny or self.autoencoder).encode(images.to(self.dtype)).float()
 
     def decode_inner(self, latents: Tensor) -> Tensor:
-        """As `decode`, of what only the field looks at: by the tiny autoencoder where the model has one."""
-        return (self.tiny or self.autoencoder).decode(latents.to(self.dtype)).float()
+        """As `decode`, of what only the field looks at: by the tiny autoencoder where the model has one, and at less
+        cost and size where the autoencoder can (see `decoding_for_field`)."""
+        return decoding_for_field(self.tiny or self.autoencoder)(latents.to(self.dtype)).float()
 
     def field_picture(self, latents: Tensor, share: float) -> Tensor:
         """What a field of `FieldConfig.size` = `share` looks at of latents (B, C, h, w); lets gradients through."""

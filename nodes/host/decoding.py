@@ -20,6 +20,7 @@ from ...reposedm_core import InputError
 from ...reposedm_core.config import TinyConfig
 from ...reposedm_core.diffusion.checkpointing import checkpointed
 from ...reposedm_core.diffusion.tiny import load_tiny
+from ...reposedm_core.field.field import decoding_for_field
 from .patchers import interruptible, own_copy
 from .reposedm_model import RePoseDMModel, RePoseDMVAE
 
@@ -95,15 +96,17 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
         if isinstance(getattr(network, name, None), nn.Module):
             setattr(network, name, nn.Identity())
 
+    decode_latent = decoding_for_field(network)
+
     def pixels(shape: Sequence[int]) -> int:
         return math.prod(shape[-2:]) * stride**2
 
     def decode(latent: Tensor) -> Tensor:
         with checkpointed(network, pixels(latent.shape)):
             if vae.latent_dim == 2:
-                return network.decode(latent_format.process_out(latent).to(vae.vae_dtype)).float()
+                return decode_latent(latent_format.process_out(latent).to(vae.vae_dtype)).float()
             # Some models of pictures take them for videos of one frame.
-            return network.decode(latent_format.process_out(latent[:, :, None]).to(vae.vae_dtype))[:, :, 0].float()
+            return decode_latent(latent_format.process_out(latent[:, :, None]).to(vae.vae_dtype))[:, :, 0].float()
 
     def memory(shape: Sequence[int]) -> float:
         count, channels, height, width = shape

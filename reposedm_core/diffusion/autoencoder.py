@@ -7,7 +7,7 @@ projects each `stride`×`stride` patch on the leading principal components of tr
 linear in the picture: an error of colour costs in the latent what it costs in the picture, and fitting takes seconds.
 The decoder adds to the linear inverse what the components lost.
 
-Both have `encode`, `decode`, `decode_linear`, `stride`, `channels` and `config`.
+Both have `encode`, `decode`, `decode_linear`, `stride`, `channels` and `config`; the small one has `decode_for_field`, too.
 """
 
 from __future__ import annotations
@@ -110,11 +110,23 @@ class Autoencoder(nn.Module):
 
     def decode_linear(self, latents: Tensor) -> Tensor:
         """The linear inverse of `encode`: a blurred-by-components picture (B, 3, H, W), nearly free of cost."""
-        patches = (latents.movedim(1, -1) * self.scale) @ self.basis + self.mean
-        picture = rearrange(patches, "b h w (c p q) -> b c (h p) (w q)", p=PATCH, q=PATCH)
+        picture = self.decode_for_field(latents)
         if self.shrink == 1:
             return picture
         return F.interpolate(picture, scale_factor=self.shrink, mode="bilinear", align_corners=False)
+
+    def decode_for_field(self, latents: Tensor) -> Tensor:
+        """The linear inverse at the size of the patches, (B, 3, 8h, 8w): what a pose interaction field looks at.
+
+        Joints follow its gradient as they follow that of `decode`, at no cost to speak of ("What guidance costs" in
+        training/README.md).
+
+        Raises:
+            InputError: what `decode` raises.
+        """
+        self._check(latents)
+        patches = (latents.movedim(1, -1) * self.scale) @ self.basis + self.mean
+        return rearrange(patches, "b h w (c p q) -> b c (h p) (w q)", p=PATCH, q=PATCH)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), about [-1, 1] (not clamped), of latents (B, C, h, w).
@@ -122,9 +134,12 @@ class Autoencoder(nn.Module):
         Raises:
             InputError: not such latents, or another dtype than the weights'.
         """
+        self._check(latents)
+        return self.decode_linear(latents) + self.decoder(latents)
+
+    def _check(self, latents: Tensor) -> None:
         check_tensor(latents, "latents", "B C h w", {"C": self.channels})
         check_precision(latents, "latents", self.decoder[0], self.basis)
-        return self.decode_linear(latents) + self.decoder(latents)
 
     @torch.no_grad()
     def fit(self, patches: Tensor) -> Tensor:

@@ -51,6 +51,12 @@ def reduced(latent: Tensor, share: float) -> Tensor:
     return nn.functional.interpolate(latent, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
+def decoding_for_field(autoencoder: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Latents (B, C, h, w) to the pictures (B, 3, H, W) that a field looks at: `decode_for_field` of an autoencoder
+    that has it, else `decode`."""
+    return getattr(autoencoder, "decode_for_field", autoencoder.decode)
+
+
 def field_picture(decode: Callable[[Tensor], Tensor], latents: Tensor, share: float, size: tuple[int, int]) -> Tensor:
     """What a field looks at of latents (B, C, h, w): that share of them decoded, (B, 3, H, W) of `size`; gradients
     pass."""

@@ -64,7 +64,8 @@ def test_heat_maps_are_the_network_s_own(tmp_path, simple, experts):
     with torch.no_grad():
         expected = network(((picture() + 1) / 2 - mean) / std, **expert).heatmaps
         maps = found(picture())
-    assert torch.equal(maps.heatmaps[0], expected) and maps.features.shape == (2, 32, 4, 3)
+    torch.testing.assert_close(maps.heatmaps[0], expected)
+    assert maps.features.shape == (2, 32, 4, 3)
     assert maps.tags is None
     assert not found.training and not any(weight.requires_grad for weight in found.parameters())
 

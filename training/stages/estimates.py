@@ -1,4 +1,4 @@
-"""Pictures as the guidance shows them to an estimator: decoded ŷ_0 of one pass, at all noise levels (**ours**)."""
+"""Pictures like those that guidance shows to an estimator: decoded ŷ_0 of one pass, at all noise levels (**ours**)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.diffusion.tiny import TinyAutoencoder
 from reposedm_core.estimator import PoseEstimator
 from reposedm_core.field import PoseInteractionField, PoseTarget, joints_target
-from reposedm_core.field.field import field_picture
+from reposedm_core.field.field import decoding_for_field, field_picture
 
 
 class FieldTerm:
@@ -71,4 +71,4 @@ class FieldTerm:
         return joints_target(self.field, joints * joints.new_tensor(self.scale), *self.size)
 
     def _decode(self, latent: Tensor) -> Tensor:
-        return field_picture(self.autoencoder.decode, latent, self.config.size, self.size)
+        return field_picture(decoding_for_field(self.autoencoder), latent, self.config.size, self.size)
