@@ -96,12 +96,11 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
         if isinstance(getattr(network, name, None), nn.Module):
             setattr(network, name, nn.Identity())
 
-    decode_latent = decoding_for_field(network)
-
     def pixels(shape: Sequence[int]) -> int:
         return math.prod(shape[-2:]) * stride**2
 
     def decode(latent: Tensor) -> Tensor:
+        decode_latent = decoding_for_field(network)
         with checkpointed(network, pixels(latent.shape)):
             if vae.latent_dim == 2:
                 return decode_latent(latent_format.process_out(latent).to(vae.vae_dtype)).float()

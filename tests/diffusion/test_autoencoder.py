@@ -59,6 +59,26 @@ def test_the_decoder_adds_to_the_linear_inverse(fitted):
     assert model.decode(latents).shape == (1, 3, 16, 24)
 
 
+def test_what_a_field_looks_at_encodes_to_the_latents_again(fitted):
+    model, _, _ = fitted
+    latents = torch.randn(2, 4, 2, 3, requires_grad=True)
+    seen = model.decode_for_field(latents)
+    torch.testing.assert_close(model.encode(seen), latents)
+    seen.sum().backward()
+    assert latents.grad.abs().sum() > 0
+    with pytest.raises(InputError, match="latents"):
+        model.decode_for_field(latents[:, :3])
+
+
+def test_a_field_looks_at_cells_of_16_at_half_their_size():
+    torch.manual_seed(0)
+    model = Autoencoder(AutoencoderConfig(channels=4, stride=16, widths=(8, 8, 8)))
+    latents = torch.randn(2, 4, 2, 3)
+    seen, whole = model.decode_for_field(latents), model.decode_linear(latents)
+    assert seen.shape == (2, 3, 16, 24) and whole.shape == (2, 3, 32, 48) == model.decode(latents).shape
+    torch.testing.assert_close(torch.nn.functional.interpolate(seen, scale_factor=2, mode="bilinear"), whole)
+
+
 @pytest.mark.parametrize(
     ("shape", "wanted"),
     [

@@ -102,6 +102,8 @@ def test_training_and_sampling_look_at_one_picture(shaken, second_config, share)
     seen = RePoseDMPipeline(networks).field_picture(latents, share)
     assert tuple(seen.shape[-2:]) == config.field_size(share) and seen.std() > 0
     torch.testing.assert_close(term._decode(latents), seen)
+    if share == 1:
+        assert torch.equal(seen, networks.autoencoder.decode_for_field(latents)), "the linear inverse is enough"
 
 
 def test_a_joint_is_where_it_was_in_the_smaller_picture(networks):
