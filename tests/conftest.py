@@ -6,11 +6,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
+
+# A shell's background job ignores it, and so would whatever the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before torch: with more threads tensors as small as the tests' take three times the processor's time, for the threads
 # spin while they wait for one another. Processes that tests start inherit it.
