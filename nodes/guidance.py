@@ -296,6 +296,6 @@ class MemoryReserve:
     def needed(shape: list[int], decoding: Decoder, native: tuple[int, int], share: float) -> float:
         """Bytes for latents of that shape."""
         count, channels, *_, height, width = shape
-        count = min(count, chunk_size((height * decoding.stride, width * decoding.stride), native, share))
+        count = min(count, chunk_size((height * decoding.seen, width * decoding.seen), native, share))
         decoded = [count, channels, max(1, round(height * share)), max(1, round(width * share))]
         return decoding.memory(decoded) + count * ESTIMATOR_BYTES * math.prod(native)

@@ -387,7 +387,7 @@ class FieldConfig:
             eqs. 13-14 with the η = √(1-ᾱ_t) below eq. 15, ε̃ = ε + √ᾱ_t ∇G, which moves ŷ_0 by -√(1-ᾱ_t) ∇G, never
             more than ∇G.
         target: the valid pose P of eq. 11 in training: "skeleton", what the joints say (drawn, as the paper's P, in
-            space "features"), or "picture", the true picture as the decoder gives it back (**ours**).
+            space "features"), or "picture", the true picture as its latent is decoded (**ours**).
     """
 
     strength: float = 0.1

@@ -184,9 +184,9 @@ Pictures and latents are width × height (× channels); M: million parameters; t
 picture, a multiplication and an addition counting as two. A step with classifier-free guidance takes two passes of the
 denoiser. The aligner runs once per picture; with features from the latent it encodes the skeleton, the source and the
 picture as each iteration warped it, by the tiny autoencoder where there is one, otherwise only the last of these, which
-the denoiser reads; what the field looks at the tiny autoencoder decodes, where there is one. Autoencoder and decode
-are with the decoder that also sees the source, the aligner with parser and layout network, where a
-model has them (`mini-256`)."""
+the denoiser reads; what the field looks at the tiny autoencoder decodes, where there is one, and of `mini` and
+`mini-256` the linear part of their own, which costs nothing to speak of. Autoencoder and decode are with the decoder
+that also sees the source, the aligner with parser and layout network, where a model has them (`mini-256`)."""
 
 
 def row(config: ModelConfig) -> list[str]:

@@ -34,10 +34,10 @@ PACKED = 128
 ENCODERS = ("encoder", "taesd_encoder")
 """What the halves of VAEs are called that a decoding does not need."""
 
-VAE_SHARE, CHECKPOINTED_SHARE, TINY_BYTES, ESTIMATOR_BYTES = 3.5, 1.7, 3200, 4096
+VAE_SHARE, CHECKPOINTED_SHARE, TINY_BYTES, LINEAR_BYTES, ESTIMATOR_BYTES = 3.5, 1.7, 3200, 64, 4096
 """Memory of a decoding and its gradient: of a VAE in units of what the host counts for the decoding (2.6 times are
-kept for the way back, 0.8 where blocks are computed again), of a tiny decoder a pixel in float32, and of a large
-estimator a pixel that it sees."""
+kept for the way back, 0.8 where blocks are computed again), of a tiny decoder and of the linear part of RePoseDM's
+small VAE a pixel in float32, and of a large estimator a pixel that it sees."""
 
 
 class Decoder(NamedTuple):
@@ -45,13 +45,14 @@ class Decoder(NamedTuple):
 
     Attributes:
         decode: latents (n, C, h, w) as the model has them, to pictures (n, 3, H, W) in [-1, 1].
-        stride: pixels per cell.
+        stride: pixels per cell of the model's pictures. seen: the same of those that `decode` makes.
         memory: bytes that the decoding of latents of a shape (n, C, h, w) and its gradient take.
     """
 
     network: nn.Module
     decode: Callable[[Tensor], Tensor]
     stride: int
+    seen: int
     memory: Callable[[Sequence[int]], float]
 
 
@@ -83,6 +84,7 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
             network,
             lambda latent: network.decode(latent.to(torch.float32)),
             stride,
+            stride,
             lambda shape: TINY_BYTES * shape[0] * math.prod(shape[-2:]) * stride**2,
         )
     if getattr(vae.patcher, "is_dynamic", bool)() and vae.patcher.cached_patcher_init is None:
@@ -107,14 +109,18 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
             # Some models of pictures take them for videos of one frame.
             return decode_latent(latent_format.process_out(latent[:, :, None]).to(vae.vae_dtype))[:, :, 0].float()
 
+    seen = getattr(network, "field_stride", stride)
+
     def memory(shape: Sequence[int]) -> float:
         count, channels, height, width = shape
+        if hasattr(network, "decode_for_field"):
+            return LINEAR_BYTES * count * height * width * seen**2
         with checkpointed(network, pixels(shape)) as blocks:
             share = CHECKPOINTED_SHARE if blocks else VAE_SHARE
         shape = [1, channels, *[1] * (vae.latent_dim - 2), height, width]
         return share * count * vae.memory_used_decode(shape, vae.vae_dtype)
 
-    return Decoder(network, decode, stride, memory)
+    return Decoder(network, decode, stride, seen, memory)
 
 
 def check_match(vae: Any, model: Any, latent_format: Any) -> None:

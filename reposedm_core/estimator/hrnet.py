@@ -152,8 +152,9 @@ def _constants(
     """Factor and summand of ((x + 1) / 2 − mean) / std, (3, 1, 1) each; brought to the device once: it would make the
     host wait in every guided step."""
     with torch.inference_mode(False):
-        centre, deviation = (torch.tensor(value, dtype=torch.float64).view(3, 1, 1) for value in (mean, std))
-        return tuple(v.to(device, dtype) for v in (0.5 / deviation, (0.5 - centre) / deviation))
+        scale = [0.5 / deviation for deviation in std]
+        shift = [(0.5 - centre) / deviation for centre, deviation in zip(mean, std, strict=True)]
+        return tuple(torch.tensor(value, device=device, dtype=dtype).view(3, 1, 1) for value in (scale, shift))
 
 
 @torch.no_grad()

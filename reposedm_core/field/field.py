@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def reduced(latent: Tensor, share: float) -> Tensor:
     return nn.functional.interpolate(latent, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def decoding_for_field(autoencoder: nn.Module) -> Callable[[Tensor], Tensor]:
+def decoding_for_field(autoencoder: Any) -> Callable[[Tensor], Tensor]:
     """Latents (B, C, h, w) to the pictures (B, 3, H, W) that a field looks at: `decode_for_field` of an autoencoder
     that has it, else `decode`."""
     return getattr(autoencoder, "decode_for_field", autoencoder.decode)

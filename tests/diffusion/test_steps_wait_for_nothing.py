@@ -46,7 +46,7 @@ def make(kind: dict | None, scale: float) -> GuidedDenoiser:
 
 def guidance(space: str = "heatmaps", joints: tuple | None = None, normalise: bool = False) -> FieldGuidance:
     field = PoseInteractionField(HigherHRNet(ESTIMATOR), space, joints=joints)
-    decode = Autoencoder(AutoencoderConfig(channels=4, widths=(8, 8, 8))).requires_grad_(False).decode
+    decode = Autoencoder(AutoencoderConfig(channels=4, widths=(8, 8, 8))).requires_grad_(False).decode_for_field
     target = PoseTarget(torch.rand(1, 17, 32, 32), torch.ones(1, 17, 1, 1), torch.rand(1, 8, 16, 16))
     return FieldGuidance(field, target, decode, normalise=normalise)
 

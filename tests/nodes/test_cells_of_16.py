@@ -105,7 +105,7 @@ def test_memory_that_the_host_is_told_of_is_enough_and_not_far_too_much(pack, na
 
     def bent():
         z = latent.clone().requires_grad_()
-        torch.autograd.grad(autoencoder.decode(z).square().sum(), z)
+        torch.autograd.grad(autoencoder.decode_for_field(z).square().sum(), z)
 
     def aligned():
         joints = torch.rand(1, 18, 3) * height
@@ -121,7 +121,8 @@ def test_memory_that_the_host_is_told_of_is_enough_and_not_far_too_much(pack, na
             "encode": (peak(lambda: autoencoder.encode(picture)), vae.memory_used_encode(picture.shape, torch.float32)),
             "align": (peak(aligned), nodes.aligning.memory(config.aligner, height, width)),
         }
-    found["gradient"] = peak(bent), nodes.host.decoding.VAE_SHARE * decoding
+    seen = latent[0, 0].numel() * autoencoder.field_stride**2
+    found["gradient"] = peak(bent), nodes.host.decoding.LINEAR_BYTES * seen
     for what, (most, told) in found.items():
         assert most < told < (25 if what == "encode" else 8) * most, (what, most, told)
 

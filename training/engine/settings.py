@@ -102,8 +102,8 @@ class EstimatorSettings(StageSettings):
 
     Attributes:
         estimates: a whole checkpoint; that share `estimated` of the examples are then pictures ŷ_0 that its denoiser
-            makes in one pass from the noised latents of `pairs` training pairs, at all noise levels: what guidance
-            shows the estimator (**ours**).
+            makes in one pass from the noised latents of `pairs` training pairs, at all noise levels: nearly what
+            guidance shows the estimator (**ours**).
     """
 
     estimates: str = ""

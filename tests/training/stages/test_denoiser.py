@@ -18,7 +18,6 @@ from reposedm_core.diffusion.losses import pose_estimate
 from reposedm_core.diffusion.schedule import DiffusionSchedule
 from reposedm_core.estimator import HigherHRNet
 from reposedm_core.field import PoseInteractionField
-from reposedm_core.images import fit_image
 from reposedm_core.networks import build_networks, load_networks
 from reposedm_core.presets import variant
 from training.data.people_set import Pairs, People
@@ -292,7 +291,9 @@ def test_the_field_looks_at_the_estimate_that_is_configured(people, networks, es
         "x0": alpha_bar.sqrt() * z - (1 - alpha_bar).sqrt() * v,
     }[estimate]
     field = PoseInteractionField(networks.estimator, config.field.space, mask=config.field.mask)
-    expected = field.gradient(latent, networks.autoencoder.decode, field.target_from_joints(joints, HEIGHT, WIDTH))
+    expected = field.gradient(
+        latent, networks.autoencoder.decode_for_field, field.target_from_joints(joints, HEIGHT, WIDTH)
+    )
     found = term(joints, z, z, noise, v, t, torch.zeros(2, dtype=torch.bool))
     assert expected[0].any((1, 2, 3)).all()
     for mine, theirs in zip(found, expected, strict=True):
@@ -312,14 +313,14 @@ def test_the_true_picture_may_be_the_field_s_target(people, networks, space):
     nowhere = torch.zeros(2, 17, 3)
     right, wrong = (term(nowhere, x0, z, noise, each, t, told)[1] for each in (schedule.target(x0, noise, t), v))
     field = PoseInteractionField(networks.estimator, space, mask=own.mask)
-    target = field.target_from_image(networks.autoencoder.decode(x0))
-    expected = field.distance(networks.autoencoder.decode(schedule.predict_x0(z, v, t)), target)
+    target = field.target_from_image(networks.autoencoder.decode_for_field(x0))
+    expected = field.distance(networks.autoencoder.decode_for_field(schedule.predict_x0(z, v, t)), target)
     torch.testing.assert_close(wrong, expected, rtol=1e-3, atol=0)
     assert (right < 1e-4 * wrong).all()
 
 
 def test_the_field_of_larger_pictures_sees_them_at_the_estimators_size(people, second_config):
-    """Decoded pictures made smaller as sampling does it, and joints of half the coordinates."""
+    """Decoded at that size, and joints of half the coordinates."""
     torch.manual_seed(0)
     built = build_networks(second_config)
     for layer in built.estimator.final_layers:
@@ -336,7 +337,7 @@ def test_the_field_of_larger_pictures_sees_them_at_the_estimators_size(people, s
     half = torch.cat([joints[..., :2] / 2, joints[..., 2:]], -1)
     expected = field.gradient(
         latent,
-        lambda y: fit_image(built.autoencoder.decode(y), HEIGHT // 2, WIDTH // 2),
+        built.autoencoder.decode_for_field,
         field.target_from_joints(half, HEIGHT // 2, WIDTH // 2),
     )
     found = term(joints, z, z, noise, v, t, torch.zeros(2, dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""The estimator on what guidance shows it: decoded estimates of a denoiser at all noise levels."""
+"""The estimator on nearly what guidance shows it: decoded estimates of a denoiser at all noise levels."""
 
 from __future__ import annotations
 
