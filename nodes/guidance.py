@@ -111,7 +111,7 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
                     max=100,
                     optional=True,
                     advanced=True,
-                    tooltip="Guide only one of so many steps, counted from the first that is guided: 2 halves "
+                    tooltip="Guide only one of so many steps, counted back from the last that is guided: 2 halves "
                     "the cost. Times what a file says under the preset from the model.",
                 ),
                 io.Float.Input(

@@ -372,7 +372,7 @@ class FieldConfig:
     Attributes:
         strength: w of the gradient in sampling; 0 samples without the field.
         start, end: the share of the sampling in which it acts, 0 (first step) to 1 (last).
-        every: it acts in one of so many of these steps, from the first of them (**ours**).
+        every: it acts in one of so many of these steps, counted back from the last of them (**ours**).
         size: of the picture that is decoded and judged, as a share of the model's height and width (**ours**): 0.5
             costs a quarter.
         space: what is compared, "heatmaps" (**ours**) or "features" (the paper).

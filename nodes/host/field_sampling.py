@@ -162,7 +162,7 @@ class Guidance:
             known = options.get("sample_sigmas")
             run = Run(self._window(args["model"]), None if known is None else known[:-1].tolist())
         (first, last), level = run.window, run.level(args["sigma"])
-        if not last < level <= first or not is_guided_step(run.levels, level, first, self.settings.every):
+        if not last < level <= first or not is_guided_step(run.levels, level, last, self.settings.every):
             return x0
         if x0.ndim != 5:
             return self._guided(x0, args, run, strength)
@@ -252,13 +252,12 @@ def chunk_size(size: tuple[int, int], native: tuple[int, int], share: float) -> 
     return max(1, int(CHUNK_PIXELS // max(math.prod(size) * share**2, math.prod(native))))
 
 
-def is_guided_step(levels: Sequence[float] | None, sigma: float, first: float, every: int) -> bool:
-    """Is this step guided, where only one in `every` is, counted from the first step at or below the noise `first`?
+def is_guided_step(levels: Sequence[float] | None, sigma: float, last: float, every: int) -> bool:
+    """Is this step guided, where only one in `every` is, counted back from the last step above the noise `last`?
 
     Evaluations in the middle of a step, of samplers of higher order, belong to it. A sampler that does not tell its
     noise levels is guided in every step.
     """
     if every == 1 or levels is None:
         return True
-    step = max(sum(level >= sigma * (1 - 1e-5) for level in levels) - 1, 0)
-    return max(step - sum(level > first * (1 + 1e-5) for level in levels), 0) % every == 0
+    return sum(last < level < sigma * (1 - 1e-5) for level in levels) % every == 0

@@ -77,7 +77,7 @@ class FieldGuidance:
         decode: latent → pictures in [-1, 1], differentiable.
         strength: w of eq. 15's gradient; 0 is exactly neutral.
         start, end: the share of the sampling in which it acts, 0 (first step) to 1 (last), as fractions of t.
-        every: it acts in one of so many of those steps, from the first of them.
+        every: it acts in one of so many of those steps, counted back from the last of them, which no other follows.
         limit: largest step, relative to the root mean square of ŷ_0 (**ours**, see `guide_x0`); 0 is eq. 15 as written.
         normalise: a step is to take the share `strength` · √(1 − ᾱ_t) off the distance (**ours**, see `guide_x0`), so
             that one strength means the same on every model and at every w_c.
@@ -298,8 +298,7 @@ class GuidedModel(ABC):
         if field.every == 1 or not self._run or not active(first):
             return active(first)
         # An evaluation in the middle of a step, of samplers of higher order, belongs to it.
-        turn = sum(step >= first and active(step) for step in self._run) - 1
-        return max(turn, 0) % field.every == 0
+        return sum(step < first and active(step) for step in self._run) % field.every == 0
 
     def _check(self, x: Tensor, sigma: Tensor) -> None:
         sizes = check_tensor(x, "x", "B C h w", {"C": self.condition.pose.shape[1]})

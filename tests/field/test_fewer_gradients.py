@@ -44,8 +44,27 @@ def decoded(networks, pose, steps, sampler="ddim", **field):
     ("every", "start", "end", "wanted"),
     [(1, 0.0, 1.0, 6), (2, 0.0, 1.0, 3), (3, 0.0, 1.0, 2), (4, 0.0, 1.0, 2), (7, 0.0, 1.0, 1), (2, 0.5, 1.0, 2)],
 )
-def test_one_step_of_so_many_is_guided_from_the_first_that_would_be(networks, pose, every, start, end, wanted):
+def test_one_step_of_so_many_is_guided(networks, pose, every, start, end, wanted):
     assert len(decoded(networks, pose, 6, every=every, start=start, end=end)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("every", "end", "guided"),
+    [(2, 1.0, [2, 4, 6]), (4, 1.0, [2, 6]), (7, 1.0, [6]), (2, 0.5, [1, 3])],
+)
+def test_the_last_step_is_guided_whatever_is_left_out(networks, pose, every, end, guided):
+    """No unguided step may follow and undo it."""
+    passes, at, own = [], [], networks.tiny.decode
+    hook = networks.denoiser.register_forward_hook(lambda *_: passes.append(1))
+    field = replace(networks.config.field, every=every, start=0.0, end=end)
+    networks.config = replace(networks.config, field=field)
+    networks.tiny.decode = lambda z: at.append(len(passes)) or own(z)
+    try:
+        RePoseDMPipeline(networks)(torch.rand(1, 3, 64, 48), pose, steps=6)
+    finally:
+        networks.tiny.decode = own
+        hook.remove()
+    assert at == guided
 
 
 def test_samplers_that_add_noise_count_their_steps_too(networks, pose):

@@ -41,20 +41,23 @@ def test_evaluations_in_the_middle_of_a_step_belong_to_it(pack):
     turn = pack.nodes.host.field_sampling.is_guided_step
     levels = [8.0, 4.0, 2.0, 1.0]
 
-    def acts(sigma, every, first=100.0):
-        return turn(levels, sigma, first, every)
+    def acts(sigma, every, last=0.0):
+        return turn(levels, sigma, last, every)
 
     assert [acts(sigma, 2) for sigma in (8.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.0)] == [
-        True,
-        True,
         False,
         False,
         True,
         True,
         False,
+        False,
+        True,
     ]
-    assert [acts(sigma, 2, first=4.0) for sigma in (4.0, 2.0, 1.0)] == [True, False, True], "from the first guided step"
-    assert acts(9.0, 3), "a sampler that adds noise before its first step"
+    assert [acts(sigma, 2, last=1.0) for sigma in (8.0, 4.0, 2.0)] == [True, False, True], (
+        "back from the last guided step"
+    )
+    assert acts(9.0, 4), "a sampler that adds noise before its first step"
+    assert acts(0.5, 2), "an evaluation in the middle of the last step"
     assert turn(None, 1.0, 8.0, 5), "a sampler that tells nothing"
 
 
