@@ -124,7 +124,7 @@ def _paper(
     So are `field`'s: the paper's two pictures through HigherHRNet-W48 in each step would cost more than twice the step.
     People of DeepFashion fill the picture, so W48 sees them well at half its size, for two thirds of a step, and every
     second step is guided. At half the size of Market-1501's they would be 60 pixels high: one step in three is guided
-    there. Of `mini`, guidance in one step of two or three brings the joints as near as in each, and at half the size,
+    there. Of `mini-256`, guidance in one step of two or three brings the joints most of the way, and at half the size,
     64 pixels, nowhere (training/README.md, "What guidance costs").
     """
     return ModelConfig(
