@@ -64,9 +64,12 @@ def read_host() -> tuple[Path, str]:
 
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listens on, and that no system gives to a connection of its own accord:
-    seconds pass until the process that it is for binds it."""
+    seconds pass until the process that it is for binds it.
+
+    No seed decides which: two processes that have trained with the same one would otherwise choose the same port.
+    """
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(20_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import urllib.request
 
 import numpy as np
@@ -67,6 +68,16 @@ def test_server_that_dies_shows_its_log():
     with pytest.raises(ComfyError, match=r"exit status 2(.|\n)*--no-such-option"), server:
         raise AssertionError("it must not become ready")
     assert not server.directory.exists()
+
+
+def test_processes_with_one_seed_choose_different_ports():
+    state = random.getstate()
+    ports = set()
+    for _ in range(8):
+        random.seed(3)
+        ports.add(comfy_server.free_port())
+    random.setstate(state)
+    assert len(ports) > 1
 
 
 def test_missing_host_says_what_to_run(monkeypatch, tmp_path):
