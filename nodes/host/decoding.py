@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from ...reposedm_core import InputError
 from ...reposedm_core.config import TinyConfig
+from ...reposedm_core.diffusion.autoencoder import Autoencoder
 from ...reposedm_core.diffusion.checkpointing import checkpointed
 from ...reposedm_core.diffusion.tiny import load_tiny
-from ...reposedm_core.field.field import decoding_for_field
 from .patchers import interruptible, own_copy
 from .reposedm_model import RePoseDMModel, RePoseDMVAE
 
@@ -94,6 +94,15 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
             "ComfyUI with --disable-dynamic-vram."
         )
     network = own_copy(vae.patcher)
+    if isinstance(network, Autoencoder):
+        seen = network.field_stride
+        return Decoder(
+            network,
+            lambda latent: network.decode_for_field(latent.to(torch.float32)),
+            stride,
+            seen,
+            lambda shape: LINEAR_BYTES * shape[0] * math.prod(shape[-2:]) * seen**2,
+        )
     for name in ENCODERS:
         if isinstance(getattr(network, name, None), nn.Module):
             setattr(network, name, nn.Identity())
@@ -102,25 +111,20 @@ def decoder(kind: str, vae: Any, model: Any) -> Decoder:
         return math.prod(shape[-2:]) * stride**2
 
     def decode(latent: Tensor) -> Tensor:
-        decode_latent = decoding_for_field(network)
         with checkpointed(network, pixels(latent.shape)):
             if vae.latent_dim == 2:
-                return decode_latent(latent_format.process_out(latent).to(vae.vae_dtype)).float()
+                return network.decode(latent_format.process_out(latent).to(vae.vae_dtype)).float()
             # Some models of pictures take them for videos of one frame.
-            return decode_latent(latent_format.process_out(latent[:, :, None]).to(vae.vae_dtype))[:, :, 0].float()
-
-    seen = getattr(network, "field_stride", stride)
+            return network.decode(latent_format.process_out(latent[:, :, None]).to(vae.vae_dtype))[:, :, 0].float()
 
     def memory(shape: Sequence[int]) -> float:
         count, channels, height, width = shape
-        if hasattr(network, "decode_for_field"):
-            return LINEAR_BYTES * count * height * width * seen**2
         with checkpointed(network, pixels(shape)) as blocks:
             share = CHECKPOINTED_SHARE if blocks else VAE_SHARE
         shape = [1, channels, *[1] * (vae.latent_dim - 2), height, width]
         return share * count * vae.memory_used_decode(shape, vae.vae_dtype)
 
-    return Decoder(network, decode, stride, seen, memory)
+    return Decoder(network, decode, stride, stride, memory)
 
 
 def check_match(vae: Any, model: Any, latent_format: Any) -> None:

@@ -224,13 +224,8 @@ class Guidance:
             limit=self.settings.limit,
             normalise=self.settings.normalise,
             update=self.settings.update,
-            chunk=chunk_size(self._seen(size), self.native, self.settings.share),
+            chunk=chunk_size(size, self.native, self.settings.share * self.decoding.seen / self.decoding.stride),
         )
-
-    def _seen(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width that the decoder makes of latents of pictures of that size."""
-        height, width = (side // self.decoding.stride * self.decoding.seen for side in size)
-        return height, width
 
     def _picture(self, latent: Tensor, run: Run) -> Tensor:
         def decode(cells: Tensor) -> Tensor:

@@ -99,13 +99,16 @@ def test_memory_that_the_host_is_told_of_is_enough_and_not_far_too_much(pack, na
     config = core.PRESETS[name]
     networks = core.networks.build_networks(config)
     autoencoder, nodes = networks.autoencoder, pack.nodes
-    vae, stride = nodes.host.reposedm_model.RePoseDMVAE(autoencoder), config.autoencoder.stride
+    wrapped, stride = nodes.host.reposedm_model, config.autoencoder.stride
+    vae = wrapped.RePoseDMVAE(autoencoder, plain=True)
+    model = wrapped.in_patcher(wrapped.RePoseDMModel(config, autoencoder, networks.denoiser), plain=True)
+    field_decoder = nodes.host.decoding.decoder("vae", vae, model)
     latent = torch.randn(1, 16, height // stride, width // stride)
     picture = torch.rand(1, 3, height, width) * 2 - 1
 
     def bent():
         z = latent.clone().requires_grad_()
-        torch.autograd.grad(autoencoder.decode_for_field(z).square().sum(), z)
+        torch.autograd.grad(field_decoder.decode(z).square().sum(), z)
 
     def aligned():
         joints = torch.rand(1, 18, 3) * height
@@ -121,8 +124,7 @@ def test_memory_that_the_host_is_told_of_is_enough_and_not_far_too_much(pack, na
             "encode": (peak(lambda: autoencoder.encode(picture)), vae.memory_used_encode(picture.shape, torch.float32)),
             "align": (peak(aligned), nodes.aligning.memory(config.aligner, height, width)),
         }
-    seen = latent[0, 0].numel() * autoencoder.field_stride**2
-    found["gradient"] = peak(bent), nodes.host.decoding.LINEAR_BYTES * seen
+    found["gradient"] = peak(bent), field_decoder.memory(latent.shape)
     for what, (most, told) in found.items():
         assert most < told < (25 if what == "encode" else 8) * most, (what, most, told)
 
