@@ -246,7 +246,7 @@ def test_feather_lies_inside_and_the_pictures_border_is_no_edge():
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (torch.zeros(128, 96), "mask: none was painted.*Open in MaskEditor"),
+        (torch.zeros(128, 96), "mask: it is black everywhere.*Open in MaskEditor"),
         (torch.full((128, 96), 2.0), "from 2 to 2"),
         (torch.full((128, 96), float("nan")), "values that are not numbers"),
         (torch.ones(128, 96, 3), r"expected \(height, width\)"),

@@ -172,7 +172,7 @@ def test_previews_and_an_interruption_within_a_step(pack, host, dress, pose, mon
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"mask": torch.zeros(1, 64, 64)}, "mask: none was painted.*paint white where the garment goes"),
+        ({"mask": torch.zeros(1, 64, 64)}, "mask: it is black everywhere.*Paint white where it goes.*Garment Mask"),
         ({"mask": torch.full((1, 128, 96), float("inf"))}, "mask has shape .* values that are not numbers"),
         ({"mask": torch.linspace(-1, 1, 96).expand(1, 128, 96)}, "mask has shape .* values from -1 to 1; expected 0"),
         ({"mask": torch.ones(96)}, r"mask has shape \(96,\); expected \(height, width\)"),
