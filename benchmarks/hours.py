@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -64,10 +64,21 @@ class Counts:
         target = self.estimator if config.space == "features" or config.target == "picture" else 0
         return config.size**2 * (acts * THROUGH * (self.inner[1] + self.estimator) + (target if acts else 0))
 
-    @property
-    def alignment(self) -> tuple[float, float]:
-        """Of the aligner; and of the encodings for it: source, skeleton, N - 1 warped ones, and two of the result."""
-        return self.aligner, ((self.iterations + 1) * self.inner[0] + 2 * self.encode) if self.iterations else 0.0
+    def aligning(self) -> float:
+        """An alignment: the aligner; source, skeleton and N - 1 warped pictures for it, and E of the last one. The
+        denoiser's skeleton is E's, too, which is another encoding where a tiny one does the inner work."""
+        if not self.iterations:
+            return 0.0
+        ends = 1 if self.inner[0] == self.encode else 2
+        return self.aligner + (self.iterations + 1) * self.inner[0] + ends * self.encode
+
+    def aligning_trained(self, again: int) -> float:
+        """An alignment that the loss trains, its activations computed `again` times: through the warped pictures'
+        encodings goes a gradient, through those of source and skeleton none; the denoiser's skeleton is kept."""
+        if not self.iterations:
+            return 0.0
+        warped = (self.iterations - 1) * self.inner[0] + self.encode
+        return (TRAINED + again) * self.aligner + (THROUGH + again) * warped + 2 * self.inner[0]
 
 
 def counted(call: Callable[[], object]) -> float:
@@ -77,8 +88,9 @@ def counted(call: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
+@cache
 def count(config: ModelConfig) -> Counts:
-    """Of a preset, at its own size. Nothing is computed but the aligner, whose code looks at values."""
+    """Of a preset, at its own size. Nothing is computed."""
     height, width = config.height, config.width
     h, w, channels = height // 8, width // 8, config.denoiser.latent_channels
     with torch.device("meta"):
@@ -100,9 +112,8 @@ def count(config: ModelConfig) -> Counts:
         network, ones = Denoiser(config.denoiser), torch.zeros(1, 1, h, w)
         tokens = torch.zeros(1, h * w, config.denoiser.context_dim)
         parts["denoiser"] = counted(lambda: network(latent, t, latent, tokens, latent, ones, torch.ones(1)))
-    encode = partial(_blank, channels=channels)
-    aligner, zeros = RecurrentPoseAligner(config.aligner), torch.zeros(1, 3, height, width)
-    parts["aligner"] = counted(lambda: aligner(zeros, zeros, encode=encode))
+        encode, aligner = partial(_blank, channels=channels), RecurrentPoseAligner(config.aligner)
+        parts["aligner"] = counted(lambda: aligner(picture, picture, encode=encode))
     return Counts(iterations=len(config.aligner.kernels), **parts)
 
 
@@ -111,14 +122,19 @@ def _blank(picture: Tensor, channels: int) -> Tensor:
 
 
 def train(counts: Counts, settings, config: ModelConfig) -> float:
-    """Operations of the denoiser's stage: examples × what an example costs."""
+    """Operations of the denoiser's stage: examples × what one costs, see `example`."""
+    stage = settings.reposesd if config.denoiser.texture == "text" else settings.reposedm
+    return stage.steps * stage.batch * stage.accumulate * example(counts, settings, config)
+
+
+def example(counts: Counts, settings, config: ModelConfig) -> float:
+    """Operations of an example of the denoiser's stage, there and back."""
     stage = settings.reposesd if config.denoiser.texture == "text" else settings.reposedm
     again = CHECKPOINTED if stage.checkpointing else 0
     each = counts.denoiser * (TRAINED + again) + counts.field(config.field, bool(config.field.training))
     if getattr(stage, "train_aligner", False):
-        aligner, encodings = counts.alignment
-        each += (TRAINED + again) * aligner + (THROUGH + again) * encodings
-    return stage.steps * stage.batch * stage.accumulate * each
+        each += counts.aligning_trained(again)
+    return each
 
 
 def guided_steps(config: FieldConfig, steps: int) -> int:
@@ -130,7 +146,7 @@ def guided_steps(config: FieldConfig, steps: int) -> int:
 def sample(counts: Counts, pictures: int, steps: int, field: FieldConfig | None) -> float:
     """Operations of sampling: both passes of classifier-free guidance, the field, the aligner and the decoding."""
     guided = counts.field(field, guided_steps(field, steps)) if field is not None else 0
-    return pictures * (steps * 2 * counts.denoiser + guided + sum(counts.alignment) + counts.decode)
+    return pictures * (steps * 2 * counts.denoiser + guided + counts.aligning() + counts.decode)
 
 
 ROWS = (
@@ -147,9 +163,9 @@ def table(peak: float, share: float, rows: Sequence[tuple[str, str, int]] = ROWS
     """A Markdown table of the hours of `rows`."""
     speed = peak * 1e12 * share * 3600
     lines = [
-        "| experiment | operations of a pass, GFLOP: U-Net, E, decoder, estimator, aligner | training, hours | "
-        "sampling, hours: without the field, with it |",
-        "| --- | ---: | ---: | ---: |",
+        "| experiment | operations of a pass, GFLOP: U-Net, E, decoder, estimator, aligner | of a training example | "
+        "training, hours | sampling, hours: without the field, with it |",
+        "| --- | ---: | ---: | ---: | ---: |",
     ]
     for what, name, pictures in rows:
         settings = load_settings(CONFIGS / f"{name}.yaml", [])
@@ -159,7 +175,8 @@ def table(peak: float, share: float, rows: Sequence[tuple[str, str, int]] = ROWS
         hours = [train(counts, settings, config) / speed]
         hours += [sample(counts, pictures, config.steps, field) / speed for field in (None, config.field)]
         lines.append(
-            f"| {what} | {', '.join(f'{value / 1e9:.0f}' for value in passes)} | {hours[0]:.0f} | "
+            f"| {what} | {', '.join(f'{value / 1e9:.0f}' for value in passes)} | "
+            f"{example(counts, settings, config) / 1e9:.0f} | {hours[0]:.0f} | "
             f"{hours[1]:.1f}, {hours[2]:.1f} |"
         )
     return "\n".join(lines)
