@@ -96,6 +96,7 @@ def test_finished_stages_are_taken_from_another_run(figures, vae, tmp_path, caps
         "reposedm": 2,
     }, "the log of the stage that was taken over is told too"
     assert "vae" not in card["settings"] and card["settings"]["estimator"]["steps"] == 2
+    assert str(vae) not in json.dumps(card), "whoever gets the file is told no folders of this machine"
 
 
 @pytest.mark.parametrize(

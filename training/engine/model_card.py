@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def make_card(settings: Settings, out: Path, device: torch.device, stages: list[
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{cores} CPU cores"
     described = Path(settings.data) / "dataset.json"
-    kept = {key: value for key, value in asdict(settings).items() if key not in ("data", "out", "notes", *STAGES)}
+    kept = without_folders(asdict(settings), ("data", "out", "notes", *STAGES))
     card: dict[str, Any] = {
         "data": json.loads(described.read_text()) if described.is_file() else Path(settings.data).name,
         "preset": settings.preset,
@@ -48,7 +49,7 @@ def make_card(settings: Settings, out: Path, device: torch.device, stages: list[
         if file.is_file():
             log = json.loads(file.read_text())
             if file == own:
-                card["settings"][stage] = asdict(getattr(settings, stage))
+                card["settings"][stage] = without_folders(asdict(getattr(settings, stage)))
             card[stage] = {
                 "steps": log["step"],
                 "examples": log["examples"],
@@ -60,6 +61,15 @@ def make_card(settings: Settings, out: Path, device: torch.device, stages: list[
                 **({"precision": log["precision"]} if "precision" in log else {}),
             }
     return card
+
+
+def without_folders(settings: dict[str, Any], left_out: Collection[str] = ()) -> dict[str, Any]:
+    """Settings as a card that is passed on may tell them: of the paths in them the names of the files alone."""
+    return {
+        key: Path(value).name if isinstance(value, str) else value
+        for key, value in settings.items()
+        if key not in left_out
+    }
 
 
 def thinned(entries: list[dict]) -> list[dict]:
