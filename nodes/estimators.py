@@ -192,7 +192,7 @@ class EstimatePose(io.ComfyNode):
                     max=100,
                     optional=True,
                     tooltip="How many people to find in a picture at most, best first. Above 1 takes an "
-                    "estimator that tells people apart: a HigherHRNet of the official kind. The "
+                    "estimator that tells people apart: a HigherHRNet, official or mmpose's. The "
                     "others see one person.",
                 ),
             ],

@@ -54,7 +54,7 @@ def sampling_inputs() -> list:
             "sampler_name",
             options=[*comfy.samplers.SAMPLER_NAMES, LEARNED],
             default="ddim",
-            tooltip="The sampling algorithm. ddim gives the pictures of the Python pipeline; the last of "
+            tooltip="The sampling algorithm. ddim gives the pictures of the Python pipeline, guided alike; the last of "
             "the list is the paper's, which draws noise in every step with the variance that the "
             "model learned.",
         ),
@@ -103,7 +103,7 @@ class RePoseDMKSampler(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="1 starts from noise alone, less keeps so much of the latent that came in.",
+                    tooltip="1 starts from noise alone; the less, the more is kept of the latent that came in.",
                 ),
                 field_input(),
                 io.Boolean.Input(

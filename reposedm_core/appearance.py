@@ -143,8 +143,9 @@ def check_cover(person: Tensor, cover: Tensor) -> None:
         raise InputError(f"reference: it holds {len(person)} pictures; dress one at a time.")
     if not cover.any():
         raise InputError(
-            "mask: it is black everywhere, so there is no place for the garment. Paint white where it goes (in ComfyUI: "
-            "right-click the picture → Open in MaskEditor); from Garment Mask, see its note: it has found nothing."
+            "mask: it is black everywhere, so there is no place for the garment. Paint white where it goes (in "
+            "ComfyUI: right-click the picture → Open in MaskEditor); from Garment Mask, see its note: it has found "
+            "nothing."
         )
 
 

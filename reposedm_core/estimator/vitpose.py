@@ -138,7 +138,7 @@ def load_vitpose(folder: str | os.PathLike) -> VitPose:
     try:
         from transformers import VitPoseConfig, VitPoseForPoseEstimation
     except ImportError as error:
-        raise InputError("ViTPose needs transformers 4.48 or newer: pip install -U transformers.") from error
+        raise InputError("ViTPose needs transformers 4.50.3 or newer: pip install -U transformers.") from error
     folder = Path(folder)
     described = _described(folder)
     mean, std = _normalisation(folder)
