@@ -124,12 +124,17 @@ class CropToPerson(io.ComfyNode):
         if crops == TOGETHER:
             boxes = [[box for each in boxes for box in each]] * len(boxes)
         found = [crop_around(each, size, margin, aspect, person[0]) for each, person in zip(boxes, people, strict=True)]
+        if aspect is None and len(found) > 1:  # of one shape, or all but the largest would be stretched
+            aspect = max(crop.width for crop in found) / max(crop.height for crop in found)
+            found = [
+                crop_around(each, size, margin, aspect, crop.index) for each, crop in zip(boxes, found, strict=True)
+            ]
         found = _alike(found, width, height)
         check_pixels("image", len(found), *found[0].size)
         cut, cut_masks, poses, targets = [], [], [], []
         for crop, (number, one, other, shown) in zip(found, people, strict=True):
             asked_to_stop()
-            cut.append(crop.image(one_picture(pictures[number]), "mirror").movedim(0, -1))
+            cut.append(crop.image(one_picture(pictures[number], "image"), "mirror").movedim(0, -1))
             whole = torch.ones(1, *size) if shown is None else shown
             cut_masks.append(crop.image(whole, "constant")[0])
             nobody = Pose(torch.zeros(0, 18, 3).numpy(), *size)

@@ -89,7 +89,7 @@ class KeepFace(io.ComfyNode):
         out, shares = [], []
         for number, picture in enumerate(results):
             made, share = picture[0].movedim(-1, 0), torch.zeros(size)
-            seen = one_picture(sources[number % len(sources)])
+            seen = one_picture(sources[number % len(sources)], "source")
             own_place, place = number % len(own), number % len(poses)
             for person, who in enumerate(here[place]):
                 asked_to_stop()

@@ -103,7 +103,7 @@ class PasteBack(io.ComfyNode):
             parts = []
             for place, one in each:
                 asked_to_stop()
-                new = one_picture(results[place])
+                new = one_picture(results[place], "result")
                 whole, part = paste_back(whole, new, one, None if masks is None else masks[place, 0], seam)
                 parts.append(part)
                 if progress is not None:

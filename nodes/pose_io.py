@@ -81,10 +81,15 @@ class LoadPose(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, text: str | None = None, **others: object) -> str:
-        if file is None or text is None:  # another node supplies it
+        if file is None:  # another node supplies it
             return "linked"
-        pasted = text.strip() or file == NO_FILE
-        content = text.encode("utf-8", "surrogatepass") if pasted else folders.pose_state(file)
+        if text is not None:
+            pasted = text.strip() or file == NO_FILE
+            content = text.encode("utf-8", "surrogatepass") if pasted else folders.pose_state(file)
+        elif folders.problem(folders.pose_path, file) is True:  # a text from another node may be empty
+            content = folders.pose_state(file)
+        else:
+            return "linked"
         return hashlib.sha256(content).hexdigest()
 
     @classmethod

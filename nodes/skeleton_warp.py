@@ -74,7 +74,8 @@ class SkeletonWarp(io.ComfyNode):
         output_height: int = 1024,
     ) -> io.NodeOutput:
         pictures = [frame[0] for frame in frames_of(source)]
-        poses, own = target_poses(pose), poses_of(source_pose, source, "source_pose")
+        shape = pictures[0].shape[0], pictures[0].shape[1]
+        poses, own = target_poses(pose, shape), poses_of(source_pose, source, "source_pose")
         results = max(len(pictures), len(poses))
         if min(len(pictures), len(poses)) != 1 and len(pictures) != len(poses):
             raise InputError(
@@ -88,7 +89,7 @@ class SkeletonWarp(io.ComfyNode):
                 "or leave the picture out."
             )
         size = output_height if output_size == HEIGHT else SOURCE
-        seen = view(size, (pictures[0].shape[0], pictures[0].shape[1]), (1, 1))
+        seen = view(size, shape, (1, 1))
         if seen is not None:
             check_pixels("output_size", results, *seen.size)
         masks = None if mask is None else in_turn(masks_of(mask), results)

@@ -90,12 +90,16 @@ def _mirrored(places: Tensor, count: int) -> Tensor:
 
 
 def resize(picture: Tensor, size: Sequence[int]) -> Tensor:
-    """(C, h, w) or (B, C, h, w) at another size: bilinear, averaged where it shrinks; itself where it has that size."""
+    """(C, h, w) or (B, C, h, w) at another size: bilinear, averaged where it shrinks; itself where it has that size.
+
+    In float32 at least: a CPU cannot do it in half precision.
+    """
     if tuple(picture.shape[-2:]) == tuple(size):
         return picture
     if picture.ndim == 3:
         return resize(picture[None], size)[0]
-    return F.interpolate(picture, tuple(size), mode="bilinear", align_corners=False, antialias=True)
+    wide = picture.to(torch.promote_types(picture.dtype, torch.float32))
+    return F.interpolate(wide, tuple(size), mode="bilinear", align_corners=False, antialias=True).to(picture.dtype)
 
 
 def person_box(pose: Pose, size: Size, name: str = "pose") -> np.ndarray:

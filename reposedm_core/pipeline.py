@@ -103,11 +103,13 @@ class RePoseDMPipeline:
             tiny: file of a tiny autoencoder to do it with, such as public TAESD weights; without `inner` a model that
                 warps its latents goes on to do so, and others become "tiny".
         """
-        networks = load_networks(path or SHIPPED)
-        if inner is not None or tiny is not None:
-            own = "latent" if networks.config.inner == "latent" else "tiny"
-            networks = change_inner(networks, inner or own, tiny)
-        return cls(networks, device, dtype)
+        # Weights made in inference mode would let no gradient through, and the field needs one.
+        with torch.inference_mode(False):
+            networks = load_networks(path or SHIPPED)
+            if inner is not None or tiny is not None:
+                own = "latent" if networks.config.inner == "latent" else "tiny"
+                networks = change_inner(networks, inner or own, tiny)
+            return cls(networks, device, dtype)
 
     def encode(self, images: Tensor) -> Tensor:
         """E: float32 latents (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1]."""

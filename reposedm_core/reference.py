@@ -56,7 +56,7 @@ def make_plate(source: Tensor, person: Tensor, sure: float = SURE) -> tuple[Tens
     height, width = source.shape[-2:]
     hidden = grown((person > sure).to(source.dtype), max(1, round(MARGIN * height)))
     factor = min(1.0, FILL_ROWS / height)
-    size = round(height * factor), round(width * factor)
+    size = max(1, round(height * factor)), max(1, round(width * factor))
     small = F.interpolate(source, size, mode="bilinear", antialias=True) if factor < 1 else source
     small_hidden = F.adaptive_max_pool2d(hidden, size)
     pictures = to_uint8(small).movedim(1, -1).cpu().numpy()

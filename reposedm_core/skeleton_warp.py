@@ -68,15 +68,21 @@ def warp_by_skeletons(
         tick: called now and then; what it raises ends the work.
 
     Raises:
-        InputError: nobody is in a pose, the source's lies outside of its canvas, the two have no limb in common, or a
-            size that cannot be made.
+        InputError: nobody is in a pose, the source's lies outside of its canvas, the two have no limb in common, a
+            black mask, or a size that cannot be made.
     """
     size: Size = (source.shape[0], source.shape[1])
     seen = view(output, size, size)
     if seen is None:
         raise InputError("output_size: there is no model here; use 'source' or a height in pixels.")
+    if mask is not None and not mask.any():
+        raise InputError(
+            "mask: it is black: there is nobody in the source; paint the person white, or leave it unconnected (Load "
+            "Image gives a black mask of pictures without alpha)."
+        )
     cells = _cells(size)
-    there, here = (_joints(each, size, name) for each, name in ((source_pose, "source_pose"), (pose, "pose")))
+    given = ((source_pose, "source_pose"), (pose, "pose"))
+    there, here = (_joints(each, size, name).to(source.device) for each, name in given)
     check_in_frame(source_pose, "source_pose")
     known = (there[0, :, 2] > 0) & (here[0, :, 2] > 0)
     if not any(known[a] and known[b] for a, b in LIMBS):
@@ -90,7 +96,9 @@ def warp_by_skeletons(
     small = F.interpolate(picture, cells, mode="bilinear", align_corners=False, antialias=True)
     was, own, reach = limb_mask(there, size, cells, WAS), limb_mask(there, size, cells), BODY
     if mask is not None:
-        was = own = F.interpolate(mask[None, None].float(), cells, mode="bilinear", align_corners=False, antialias=True)
+        was = own = F.interpolate(
+            mask[None, None].to(picture), cells, mode="bilinear", align_corners=False, antialias=True
+        )
         reach = NEAR
     both = torch.where(known[:, None], here, 0)
     carried = sample(own, sampling) * limb_mask(both, size, cells, reach)

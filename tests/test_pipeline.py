@@ -67,6 +67,13 @@ def test_a_seed_gives_one_picture(pipeline, picture, pose):
     assert runs[0].to_pil().size == (pipeline.config.width, pipeline.config.height)
 
 
+def test_a_pipeline_made_in_inference_mode_guides(pipeline, picture, pose):
+    with torch.inference_mode():
+        made = RePoseDMPipeline.from_pretrained()
+        image = made(picture, pose, seed=1).image
+    assert torch.equal(image, pipeline(picture, pose, seed=1).image)
+
+
 def test_field_guidance_of_strength_zero_or_an_empty_range_is_exactly_neutral(pipeline, picture, pose):
     def run(**field):
         return pipeline(picture, pose, seed=1, steps=4, **field).image

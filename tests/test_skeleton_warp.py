@@ -90,7 +90,7 @@ def test_sizes(person, output):
     assert found.visibility.shape == found.person.shape == found.changed.shape == size
 
 
-@pytest.mark.parametrize("size", [(16, 16), (1, 40), (600, 20)])
+@pytest.mark.parametrize("size", [(16, 16), (1, 40), (600, 20), (1200, 5)])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_pictures_of_any_shape(person, size, channels):
     found = warp_by_skeletons(torch.rand(*size, channels), person[1], edit_people(person[1], shift=(20, 5)))

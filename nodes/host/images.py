@@ -28,9 +28,9 @@ def coloured(image: Tensor, name: str) -> Tensor:
     return image.expand(*image.shape[:-1], 3)
 
 
-def one_picture(frame: Tensor) -> Tensor:
+def one_picture(frame: Tensor, name: str) -> Tensor:
     """One IMAGE (1, H, W, C) as (3, H, W) in 0..1: its own values where they are in range."""
-    from_comfy(frame[:, :1, :1], "image")  # says what is wrong with its type
+    from_comfy(frame[:, :1, :1] if frame.isfinite().all() else frame, name)  # says what is wrong with it
     picture = frame[0].movedim(-1, 0)
     return picture.expand(3, -1, -1) if len(picture) == 1 else picture[:3]
 

@@ -70,18 +70,32 @@ def images(name: str, count: int, height: int, width: int, draw: Callable[[int],
     return pictures
 
 
+SPOKE: set[str] = set()
+"""The nodes that show a text."""
+
+
 def show_text(node: Any, text: str) -> None:
-    """Show a text on a node that asks for `unique_id`; nothing outside of a running host."""
-    if node.hidden is not None and node.hidden.unique_id:
-        from server import PromptServer  # the running host
+    """Show a text on a node that asks for `unique_id`; nothing outside of a running host.
 
+    "" takes back what the node showed before: the page passes an empty text over, and a blank one takes room.
+    """
+    if node.hidden is None or not node.hidden.unique_id:
+        return
+    from server import PromptServer  # the running host
+
+    name = str(node.hidden.unique_id)
+    if text or name in SPOKE:
         # a file's name may hold what no encoding takes
-        PromptServer.instance.send_progress_text(shortened(text, MESSAGE), node.hidden.unique_id)
+        PromptServer.instance.send_progress_text(shortened(text, MESSAGE) or " ", name)
+    (SPOKE.add if text else SPOKE.discard)(name)
 
 
-def target_poses(data: Any) -> list[Pose]:
-    """POSE_KEYPOINT as poses with somebody in every frame; an `InputError` names the input "pose" and empty frames."""
-    poses = parse_keypoints(data, "pose")
+def target_poses(data: Any, picture: tuple[int, int] | None = None) -> list[Pose]:
+    """POSE_KEYPOINT as poses with somebody in every frame; an `InputError` names the input "pose" and empty frames.
+
+    `picture` is the height and width of the picture that they lie in, if there is one, for data without a canvas.
+    """
+    poses = parse_keypoints(data, "pose", picture=picture)
     empty = [str(number) for number, pose in enumerate(poses) if not len(pose.joints)]
     if empty:
         raise InputError(

@@ -103,6 +103,38 @@ def test_everybody_in_a_picture_goes_back_into_it(pack, pictures):
     assert torch.equal(found[share == 0], pictures[:2][share == 0])
 
 
+@pytest.mark.parametrize("given", [{}, {"width": 512}, {"height": 512}])
+def test_nobody_is_stretched_to_another_shape(pack, pictures, given):
+    """Someone who stands and someone who lies: their boxes have other proportions."""
+    lying = np.array(PERSON["pose_keypoints_2d"]).reshape(-1, 3)[:, [1, 0, 2]]
+    poses = [frame((100, 50)), {**frame((100, 50)), "people": [{"pose_keypoints_2d": lying.ravel().tolist()}]}]
+    image, _, _, _, crops = run(pack, CROP, pictures[:2], poses, **given)
+    shapes = [crop.size[1] / crop.width * crop.height / crop.size[0] for crop in crops]
+    assert len(image) == 2 and all(abs(stretched - 1) < 0.1 for stretched in shapes), shapes
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(pack, pictures, dtype):
+    """What Load Image gives where ComfyUI was started with --fp16-intermediates."""
+    given, pose = pictures[:1].to(dtype), [frame((100, 50))]
+    image, _, _, _, crop = run(pack, CROP, given, pose, height=96)
+    whole = run(pack, CROP, pictures[:1], pose, height=96)[0]
+    assert image.shape == whole.shape and (image - whole).abs().max() < 0.02
+    found, share = run(pack, PASTE, given, image.to(dtype), crop)
+    assert torch.equal(found[share == 0].to(dtype), given[share == 0]) and found.isfinite().all()
+
+
+def test_a_picture_that_is_not_finite_is_refused(pack, pictures):
+    broken = pictures[:1].clone()
+    broken[0, 90, 90] = torch.nan
+    for node, name, inputs in (
+        (CROP, "image", (broken, [frame((100, 50))])),
+        (PASTE, "result", (pictures[:1], broken)),
+    ):
+        with pytest.raises(pack.reposedm_core.InputError, match=f"{name}: the picture has values that are not numbers"):
+            run(pack, node, *inputs)
+
+
 def test_several_results_of_one_crop_give_a_picture_each(pack, pictures):
     image, _, _, _, crop = run(pack, CROP, pictures[:1], [frame((100, 50))])
     found, _ = run(pack, PASTE, pictures[:1], torch.cat([image, 1 - image]), crop)

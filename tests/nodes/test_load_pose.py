@@ -101,7 +101,11 @@ def test_changed_files_are_read_again(node, inputs):
     (inputs / "walk" / "3.json").write_text(WALK)
     assert all(old != node.fingerprint_inputs(name, "") for old, name in zip(before, names, strict=True))
     assert node.fingerprint_inputs("none", "\ud800") != node.fingerprint_inputs("none", "\ud801")
-    assert node.fingerprint_inputs(None, "x") == "linked"
+    assert node.fingerprint_inputs(None, "x") == node.fingerprint_inputs("gone.json", None) == "linked"
+    assert node.fingerprint_inputs("none", None) == "linked"
+    text_from_another_node = node.fingerprint_inputs("one.json", None)
+    (inputs / "one.json").write_text(WALK)
+    assert node.fingerprint_inputs("one.json", None) != text_from_another_node, "that text may be empty"
 
 
 def test_width_and_height(node, caplog):
