@@ -131,6 +131,8 @@ class CropToPerson(io.ComfyNode):
             ]
         found = _alike(found, width, height)
         check_pixels("image", len(found), *found[0].size)
+        for crop in found:
+            check_pixels("margin", 1, crop.height, crop.width)  # before it is scaled down
         cut, cut_masks, poses, targets = [], [], [], []
         for crop, (number, one, other, shown) in zip(found, people, strict=True):
             asked_to_stop()

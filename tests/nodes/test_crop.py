@@ -164,6 +164,12 @@ def test_pictures_of_any_shape(pack, size):
     assert run(pack, PASTE, picture, image, crop)[0].shape == picture.shape
 
 
+def test_a_box_too_large_to_be_made_is_told_before(pack, pictures, monkeypatch):
+    monkeypatch.setattr(pack.reposedm_core.pose.limits, "MOST_PIXELS", 100_000)
+    with pytest.raises(pack.reposedm_core.InputError, match=r"margin: 1 pictures of \d+ × \d+ are"):
+        run(pack, CROP, pictures[:1], [frame((100, 50))], margin=2.0, width=64, height=64)
+
+
 def test_what_does_not_fit(pack, pictures):
     error = pack.reposedm_core.InputError
     image, _, _, _, crop = run(pack, CROP, pictures[:1], [frame((100, 50))])
