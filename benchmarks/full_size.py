@@ -3,7 +3,8 @@
 python benchmarks/full_size.py [WIDTHxHEIGHT …] [--threads 1]
 
 Each size is a process of its own: seconds of its second picture, all steps and the field included, and its largest
-resident set less what the libraries alone take, so with the model's weights. The photograph is an example, enlarged.
+resident set less what torch alone takes, so with the weights and the libraries that the pack loads. The photograph is
+an example, enlarged.
 """
 
 from __future__ import annotations
@@ -23,16 +24,15 @@ def measure(width: int, height: int, threads: int) -> None:
     """One size: prints seconds and GiB."""
     import resource
 
-    import cv2  # noqa: F401  what a first picture would load
-    import kornia.filters  # noqa: F401
     import torch
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    before = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     from PIL import Image
 
     from reposedm_core import RePoseDMPipeline
 
     torch.set_num_threads(threads or torch.get_num_threads())
-    unit = 1 if sys.platform == "darwin" else 1024
-    before = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pipe = RePoseDMPipeline.from_pretrained()
     source = Image.open(EXAMPLES / "red_trousers.png").convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     for _ in range(2):

@@ -17,7 +17,7 @@ from ..reposedm_core.full_size import MODEL, aligned
 from ..reposedm_core.images import check_size
 from .aligning import align, conditionings, joints_of, known_joints
 from .decode import DETAIL, REFERENCE, unpack
-from .host.images import fitted, to_comfy, to_mask
+from .host.images import fitted, frames_of, to_comfy, to_mask
 from .host.poses import asked_to_stop, poses_of, target_poses
 from .host.reposedm_model import check_vae
 from .host.sizes import output_inputs, size_inputs, untrained, view_of
@@ -135,9 +135,7 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
         height, width = height or aligner.config.height, width or aligner.config.width
         check_size(height, width, vae.downscale_ratio)
         note = untrained(cls, "Recurrent Pose Aligner", aligner, height, width)
-        # The result shows what the source shows: a pose lies in the picture, not in the frame.
-        own_size = None if output_size == MODEL else (source.shape[-3], source.shape[-2])
-        poses = target_poses(pose, own_size)
+        poses = target_poses(pose)
         together = len(source) if sources == TOGETHER else 1
         if together == 1 and len(source) != len(poses) and min(len(source), len(poses)) != 1:
             raise InputError(
@@ -153,8 +151,9 @@ class RecurrentPoseAlignerNode(io.ComfyNode):
         own = None
         if reads and source_pose is not None:
             own = poses_of(source_pose, source, "source_pose", inside=True)
-        if own_size is not None:
-            poses = [each.resized(*own_size) for each in poses]
+        if output_size != MODEL:  # the result shows what the source shows: a pose lies in the picture, not in the frame
+            rows, columns = frames_of(source)[0].shape[1:3]
+            poses = [each.resized(rows, columns) for each in poses]
         image = fitted(source, "source", height, width)
         skeleton = torch.cat([condition_image(frame, height, width) for frame in poses])
         joints = None

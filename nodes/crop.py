@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..reposedm_core import InputError, Pose
-from ..reposedm_core.crop import SURE, Crop, crop_around, mask_box, person_box
+from ..reposedm_core.crop import SURE, Crop, crop_around, crops_of_one_shape, mask_box, person_box
 from ..reposedm_core.images import round_to
 from ..reposedm_core.pose.limits import check_pixels
 from .host.images import frames_of, masks_of, one_picture, to_mask
@@ -123,12 +123,11 @@ class CropToPerson(io.ComfyNode):
         boxes = [_boxes(*person[1:], size, crops == EVERYBODY) for person in people]
         if crops == TOGETHER:
             boxes = [[box for each in boxes for box in each]] * len(boxes)
-        found = [crop_around(each, size, margin, aspect, person[0]) for each, person in zip(boxes, people, strict=True)]
-        if aspect is None and len(found) > 1:  # of one shape, or all but the largest would be stretched
-            aspect = max(crop.width for crop in found) / max(crop.height for crop in found)
-            found = [
-                crop_around(each, size, margin, aspect, crop.index) for each, crop in zip(boxes, found, strict=True)
-            ]
+        numbers = [person[0] for person in people]
+        if aspect is None:  # of one shape, or all but the largest would be stretched
+            found = crops_of_one_shape(boxes, size, margin, numbers)
+        else:
+            found = [crop_around(each, size, margin, aspect, n) for each, n in zip(boxes, numbers, strict=True)]
         found = _alike(found, width, height)
         check_pixels("image", len(found), *found[0].size)
         for crop in found:

@@ -54,8 +54,8 @@ def sampling_inputs() -> list:
             "sampler_name",
             options=[*comfy.samplers.SAMPLER_NAMES, LEARNED],
             default="ddim",
-            tooltip="The sampling algorithm. ddim gives the pictures of the Python pipeline, guided alike; the last of "
-            "the list is the paper's, which draws noise in every step with the variance that the "
+            tooltip="The sampling algorithm. ddim gives the pictures of the Python pipeline when both are guided "
+            "alike; the last of the list is the paper's, which draws noise in every step with the variance that the "
             "model learned.",
         ),
         io.Combo.Input(

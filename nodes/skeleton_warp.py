@@ -46,7 +46,7 @@ class SkeletonWarp(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip="White where the source shows the person, as a background remover finds it. Without it, "
-                    "what is near the skeleton.",
+                    "and in a black one of a batch, what is near the skeleton.",
                 ),
                 *output_inputs((SOURCE, HEIGHT)),
             ],
@@ -74,8 +74,7 @@ class SkeletonWarp(io.ComfyNode):
         output_height: int = 1024,
     ) -> io.NodeOutput:
         pictures = [frame[0] for frame in frames_of(source)]
-        shape = pictures[0].shape[0], pictures[0].shape[1]
-        poses, own = target_poses(pose, shape), poses_of(source_pose, source, "source_pose")
+        poses, own = target_poses(pose), poses_of(source_pose, source, "source_pose")
         results = max(len(pictures), len(poses))
         if min(len(pictures), len(poses)) != 1 and len(pictures) != len(poses):
             raise InputError(
@@ -89,10 +88,14 @@ class SkeletonWarp(io.ComfyNode):
                 "or leave the picture out."
             )
         size = output_height if output_size == HEIGHT else SOURCE
-        seen = view(size, shape, (1, 1))
+        seen = view(size, (pictures[0].shape[0], pictures[0].shape[1]), (1, 1))
         if seen is not None:
             check_pixels("output_size", results, *seen.size)
-        masks = None if mask is None else in_turn(masks_of(mask), results)
+        masks: list[Tensor | None] = [None] * results
+        if mask is not None:
+            whole = in_turn(masks_of(mask), results)[:, 0]
+            some = bool(whole.any())  # then a frame that is black, in which nobody was found, is as without a mask
+            masks = [None if some and not each.any() else each for each in whole]
         progress = comfy.utils.ProgressBar(results) if results > 1 else None
         found = []
         for number in range(results):
@@ -101,7 +104,7 @@ class SkeletonWarp(io.ComfyNode):
                 own[number % len(own)],
                 poses[number % len(poses)],
                 size,
-                None if masks is None else masks[number, 0],
+                masks[number],
                 asked_to_stop,
             )
             found.append([made.aligned, made.visibility, made.flow, made.person, made.changed])

@@ -136,7 +136,12 @@ def mask_box(mask: Tensor) -> np.ndarray:
 
 
 def crop_around(
-    boxes: list[np.ndarray], picture: Size, margin: float = 0.15, aspect: float | None = None, index: int = 0
+    boxes: list[np.ndarray],
+    picture: Size,
+    margin: float = 0.15,
+    aspect: float | None = None,
+    index: int = 0,
+    step: int = STEP,
 ) -> Crop:
     """The crop that shows all of some boxes and a margin around them.
 
@@ -147,18 +152,19 @@ def crop_around(
         picture: its height and width.
         margin: of the longer side of what is shown, on each side.
         aspect: width by height; None leaves it as the boxes are.
+        step: what both sides are multiples of.
     """
     low = np.min([box[:2] for box in boxes], 0)
     high = np.max([box[2:] for box in boxes], 0)
     width, height = np.maximum(high - low + 2 * margin * (high - low).max(), LEAST)
     if aspect is not None:
         width, height = max(width, height * aspect), max(height, width / aspect)
-    width, height = (max(LEAST, math.ceil(side / STEP - 1e-6) * STEP) for side in (width, height))
+    width, height = (max(LEAST, math.ceil(side / step - 1e-6) * step) for side in (width, height))
     if aspect is not None:  # the nearest that is a multiple, too
         width, height = (
-            (max(STEP, round(height * aspect / STEP) * STEP), height)
+            (max(step, round(height * aspect / step) * step), height)
             if aspect < 1
-            else (width, max(STEP, round(width / aspect / STEP) * STEP))
+            else (width, max(step, round(width / aspect / step) * step))
         )
     corner = np.floor((low + high - (width, height)) / 2 + 0.5).astype(int)
     place = [
@@ -166,3 +172,25 @@ def crop_around(
         for first, size, side in zip(corner, (width, height), picture[::-1], strict=True)
     ]
     return Crop(place[1], place[0], height, width, (picture[0], picture[1]), index)
+
+
+def crops_of_one_shape(
+    boxes: list[list[np.ndarray]], picture: Size, margin: float, numbers: Sequence[int]
+) -> list[Crop]:
+    """A crop around each list of boxes, as of `crop_around`, all of a shape that is wide and high enough for any.
+
+    The sides of the largest are multiples of `STEP`; those of smaller ones, which are to be scaled to its size, are of
+    its shape to the pixel.
+
+    Args:
+        numbers: which picture of a batch each crop is of.
+    """
+    alone = [crop_around(each, picture, margin) for each in boxes]
+    aspect = max(crop.width for crop in alone) / max(crop.height for crop in alone)
+    found = [crop_around(each, picture, margin, aspect, n) for each, n in zip(boxes, numbers, strict=True)]
+    largest = max(found, key=lambda crop: crop.height)
+    shape, same = largest.width / largest.height, (largest.width, largest.height)
+    return [
+        crop if (crop.width, crop.height) == same else crop_around(each, picture, margin, shape, crop.index, step=1)
+        for each, crop in zip(boxes, found, strict=True)
+    ]

@@ -77,7 +77,7 @@ SPOKE: set[str] = set()
 def show_text(node: Any, text: str) -> None:
     """Show a text on a node that asks for `unique_id`; nothing outside of a running host.
 
-    "" takes back what the node showed before: the page passes an empty text over, and a blank one takes room.
+    "" takes back what the node showed in its last run: the page passes an empty text over, and a blank one takes room.
     """
     if node.hidden is None or not node.hidden.unique_id:
         return
@@ -90,12 +90,9 @@ def show_text(node: Any, text: str) -> None:
     (SPOKE.add if text else SPOKE.discard)(name)
 
 
-def target_poses(data: Any, picture: tuple[int, int] | None = None) -> list[Pose]:
-    """POSE_KEYPOINT as poses with somebody in every frame; an `InputError` names the input "pose" and empty frames.
-
-    `picture` is the height and width of the picture that they lie in, if there is one, for data without a canvas.
-    """
-    poses = parse_keypoints(data, "pose", picture=picture)
+def target_poses(data: Any) -> list[Pose]:
+    """POSE_KEYPOINT as poses with somebody in every frame; an `InputError` names the input "pose" and empty frames."""
+    poses = parse_keypoints(data, "pose")
     empty = [str(number) for number, pose in enumerate(poses) if not len(pose.joints)]
     if empty:
         raise InputError(

@@ -105,12 +105,14 @@ def test_everybody_in_a_picture_goes_back_into_it(pack, pictures):
 
 @pytest.mark.parametrize("given", [{}, {"width": 512}, {"height": 512}])
 def test_nobody_is_stretched_to_another_shape(pack, pictures, given):
-    """Someone who stands and someone who lies: their boxes have other proportions."""
+    """Someone who stands, someone who lies, and a small one: their boxes have other proportions."""
     lying = np.array(PERSON["pose_keypoints_2d"]).reshape(-1, 3)[:, [1, 0, 2]]
     poses = [frame((100, 50)), {**frame((100, 50)), "people": [{"pose_keypoints_2d": lying.ravel().tolist()}]}]
-    image, _, _, _, crops = run(pack, CROP, pictures[:2], poses, **given)
+    tiny = np.array(PERSON["pose_keypoints_2d"]).reshape(-1, 3) * (0.2, 0.2, 1) + (200, 150, 0)
+    poses.append({**frame((100, 50)), "people": [{"pose_keypoints_2d": tiny.ravel().tolist()}]})
+    image, _, _, _, crops = run(pack, CROP, pictures, poses, **given)
     shapes = [crop.size[1] / crop.width * crop.height / crop.size[0] for crop in crops]
-    assert len(image) == 2 and all(abs(stretched - 1) < 0.1 for stretched in shapes), shapes
+    assert len(image) == 3 and all(abs(stretched - 1) < 0.03 for stretched in shapes), shapes
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -29,10 +29,11 @@ def test_batches(pack, sources, frames):
     for value, parts in zip(each, zip(*alone, strict=True), strict=True):
         assert torch.equal(value, torch.cat(parts))
     assert run(pack, NODE, sources[:1], frames[:1], frames)[0].shape[0] == len(frames)
-    masks = torch.stack([torch.zeros(80, 64), torch.ones(80, 64)])
+    masks = torch.stack([torch.zeros(80, 64), torch.ones(80, 64), torch.zeros(80, 64)])
     masks[0, 0, 0] = 1  # where nobody is
-    seen = run(pack, NODE, sources[:1], frames[:1], frames[:2], masks)[1]
+    seen = run(pack, NODE, sources[:1], frames[:1], frames[:3], masks)[1]
     assert seen[0].max() == 0 and seen[1].max() == 1, "masks are taken in turn"
+    assert torch.equal(seen[2], run(pack, NODE, sources[:1], frames[:1], frames[2:3])[1][0]), "nobody was found there"
 
 
 def test_what_does_not_fit(pack, sources, frames):
@@ -47,15 +48,6 @@ def test_what_does_not_fit(pack, sources, frames):
         run(pack, NODE, sources[:1], frames[:1], frames[1:2], torch.zeros(1, 64, 64))
     with pytest.raises(error, match="pose: there is nobody"):
         run(pack, NODE, sources[:1], frames[:1], [EMPTY])
-
-
-def test_a_target_pose_without_a_canvas_lies_in_the_source(pack, sources, frames):
-    """As OpenPose writes it: in pixels of the picture, whose size no reader can guess."""
-    first, second = ([{"people": frame["people"]}] for frame in frames[:2])
-    picture = torch.nn.functional.pad(sources[:1], (0, 0, 0, 30, 0, 20))
-    canvas = {"canvas_height": picture.shape[1], "canvas_width": picture.shape[2]}
-    told = run(pack, NODE, picture, [{**first[0], **canvas}], [{**second[0], **canvas}])
-    assert torch.equal(run(pack, NODE, picture, first, second)[0], told[0])
 
 
 def test_it_can_be_interrupted(pack, sources, frames):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Collection
 from dataclasses import asdict
@@ -15,6 +16,8 @@ import torch
 from reposedm_core.files import write_text
 from training.engine.settings import STAGES, Settings
 
+FOLDERS = re.compile(r"[^\s:→]*[/\\]")
+"""In what is told of a setting that was changed: all of a path but its last name."""
 ENTRIES = 50
 """Of a stage's log that a card keeps."""
 
@@ -57,7 +60,10 @@ def make_card(settings: Settings, out: Path, device: torch.device, stages: list[
                 "validation": log.get("validation", {}),
                 "history": thinned(log["history"]),
                 "validations": thinned(log["validations"]),
-                "changes": log.get("changes", []),
+                "changes": [
+                    {**change, "changed": [FOLDERS.sub("", text) for text in change["changed"]]}
+                    for change in log.get("changes", [])
+                ],
                 **({"precision": log["precision"]} if "precision" in log else {}),
             }
     return card
