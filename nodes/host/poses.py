@@ -70,24 +70,16 @@ def images(name: str, count: int, height: int, width: int, draw: Callable[[int],
     return pictures
 
 
-SPOKE: set[str] = set()
-"""The nodes that show a text."""
-
-
 def show_text(node: Any, text: str) -> None:
     """Show a text on a node that asks for `unique_id`; nothing outside of a running host.
 
-    "" takes back what the node showed in its last run: the page passes an empty text over, and a blank one takes room.
+    What it showed before goes when it begins to run (nodes/web/js/notes.js); "" shows nothing new.
     """
-    if node.hidden is None or not node.hidden.unique_id:
-        return
-    from server import PromptServer  # the running host
+    if node.hidden is not None and node.hidden.unique_id:
+        from server import PromptServer  # the running host
 
-    name = str(node.hidden.unique_id)
-    if text or name in SPOKE:
         # a file's name may hold what no encoding takes
-        PromptServer.instance.send_progress_text(shortened(text, MESSAGE) or " ", name)
-    (SPOKE.add if text else SPOKE.discard)(name)
+        PromptServer.instance.send_progress_text(shortened(text, MESSAGE), node.hidden.unique_id)
 
 
 def target_poses(data: Any) -> list[Pose]:

@@ -38,6 +38,6 @@ def test_a_note_goes_when_it_holds_no_more(browser, comfy, tmp_path):
         tab.page.evaluate(CHOOSE, names[1])
         tab.page.evaluate("() => { window.app.nodeOutputs = {}; }")
         tab.run()
-        tab.page.wait_for_function(f"() => !({NOTE})()?.trim()")
+        tab.page.wait_for_function(f"() => ({NOTE})() === undefined")
     finally:
         tab.page.close()
