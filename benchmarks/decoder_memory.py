@@ -23,9 +23,8 @@ MODES = ("plain", "checkpointed")
 
 def measure(side: int, dtype: str, forgets: bool, out: str) -> None:
     """One case: prints GiB and processor seconds, and leaves the gradient in the file `out`."""
-    import resource
-
     import torch
+    from timing import largest_resident
 
     from reposedm_core.diffusion import checkpointing
     from reposedm_core.diffusion.autoencoder import KLAutoencoder
@@ -37,14 +36,9 @@ def measure(side: int, dtype: str, forgets: bool, out: str) -> None:
     network = KLAutoencoder(STABLE_DIFFUSION_VAE).eval().requires_grad_(False).to(getattr(torch, dtype))
     latent = torch.randn(1, 4, side // 8, side // 8).to(getattr(torch, dtype)).requires_grad_()
     checkpointing.LARGE = 0 if forgets else side * side + 1
-    unit = 1 if sys.platform == "darwin" else 1024
-
-    def most() -> int:
-        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-    before, begun = most(), time.process_time()
+    before, begun = largest_resident(), time.process_time()
     (gradient,) = torch.autograd.grad(network.decode(latent).float().square().mean(), latent)
-    print(f"{(most() - before) / GIB:.2f} {time.process_time() - begun:.1f}")
+    print(f"{(largest_resident() - before) / GIB:.2f} {time.process_time() - begun:.1f}")
     torch.save(gradient, out)
 
 

@@ -15,6 +15,9 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+from timing import largest_resident
+
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "workflows" / "examples"
 GIB = 2**30
@@ -22,12 +25,7 @@ GIB = 2**30
 
 def measure(width: int, height: int, threads: int) -> None:
     """One size: prints seconds and GiB."""
-    import resource
-
-    import torch
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    before = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = largest_resident()
     from PIL import Image
 
     from reposedm_core import RePoseDMPipeline
@@ -42,7 +40,7 @@ def measure(width: int, height: int, threads: int) -> None:
         seconds = time.perf_counter() - begun
     if result.to_pil().size != (width, height):
         raise SystemExit(f"the result is {result.to_pil().size}")
-    print(f"{seconds:.2f} {(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / GIB:.2f}")
+    print(f"{seconds:.2f} {(largest_resident() - before) / GIB:.2f}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -121,15 +121,19 @@ def _blank(picture: Tensor, channels: int) -> Tensor:
     return picture.new_zeros(len(picture), channels, picture.shape[-2] // 8, picture.shape[-1] // 8)
 
 
+def _stage(settings, config: ModelConfig):
+    return settings.reposesd if config.denoiser.texture == "text" else settings.reposedm
+
+
 def train(counts: Counts, settings, config: ModelConfig) -> float:
     """Operations of the denoiser's stage: examples × what one costs, see `example`."""
-    stage = settings.reposesd if config.denoiser.texture == "text" else settings.reposedm
+    stage = _stage(settings, config)
     return stage.steps * stage.batch * stage.accumulate * example(counts, settings, config)
 
 
 def example(counts: Counts, settings, config: ModelConfig) -> float:
     """Operations of an example of the denoiser's stage, there and back."""
-    stage = settings.reposesd if config.denoiser.texture == "text" else settings.reposedm
+    stage = _stage(settings, config)
     again = CHECKPOINTED if stage.checkpointing else 0
     each = counts.denoiser * (TRAINED + again) + counts.field(config.field, bool(config.field.training))
     if getattr(stage, "train_aligner", False):

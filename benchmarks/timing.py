@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,13 @@ from torch import nn
 
 SHORTEST = 0.01
 """Seconds a sample lasts at least: faster functions are called several times a sample."""
+
+
+def largest_resident() -> int:
+    """Bytes of the largest resident set that this process has had."""
+    import resource  # not on Windows
+
+    return (1 if sys.platform == "darwin" else 1024) * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def synchronise(device: torch.device) -> None:

@@ -203,12 +203,12 @@ class PoseInteractionFieldGuidance(io.ComfyNode):
         preset: str = CUSTOM,  # what older graphs have
     ) -> io.NodeOutput:
         poses = target_poses(pose)
-        chosen, note = FieldPreset(1.0, start_percent, end_percent, space, limit, normalise), ""
+        chosen = FieldPreset(1.0, start_percent, end_percent, space, limit, normalise)
         if preset != CUSTOM:
             chosen, note = preset_of(preset, model)
-        show_text(cls, note)
-        if note:
-            logging.warning("Pose Interaction Field Guidance: %s", note)
+            show_text(cls, note)
+            if note:
+                logging.warning("Pose Interaction Field Guidance: %s", note)
         check_span(chosen.start, chosen.end)
         if strength == 0 or chosen.start == chosen.end:
             return io.NodeOutput(model)

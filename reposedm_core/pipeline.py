@@ -264,7 +264,9 @@ class RePoseDMPipeline:
         pictures = [to_image(source, "source")]
         own = size_of(pictures[0])
         seen = view(output_size, own, self._size(height, width))
-        pose = one_pose(pose) if seen is None else one_pose(pose).resized(*own)
+        pose = one_pose(pose)
+        if seen is not None:
+            pose = pose.resized(*own)
         found = self.align(source, pose, height, width, more_sources=more_sources, source_pose=source_pose)
         field = self._guidance(pose, size_of(found.source), field_strength, field_start, field_end, field_space)
         model = self._model(found.condition, guidance_scale, field)

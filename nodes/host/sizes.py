@@ -61,13 +61,13 @@ def output_inputs(choices: tuple[str, ...] = (MODEL, SOURCE, HEIGHT)) -> list:
 def untrained(node: type[io.ComfyNode], name: str, aligner: LoadedAligner, height: int, width: int) -> str:
     """What the node shows and the log says of a size that the model was not trained at; "" where it was."""
     trained = aligner.config.height, aligner.config.width
-    note = ""
-    if (height, width) != trained:
-        note = (
-            f"Warning: this model was trained at {trained[1]} × {trained[0]} and is to work at {width} × {height}: "
-            "expect noise and stick limbs. For larger pictures leave width and height 0 and set output_size."
-        )
-        logging.warning("%s: %s", name, note)
+    if (height, width) == trained:
+        return ""
+    note = (
+        f"Warning: this model was trained at {trained[1]} × {trained[0]} and is to work at {width} × {height}: expect "
+        "noise and stick limbs. For larger pictures leave width and height 0 and set output_size."
+    )
+    logging.warning("%s: %s", name, note)
     show_text(node, note)
     return note
 

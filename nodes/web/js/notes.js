@@ -2,19 +2,10 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { nodeOf } from "./pose_graph.js";
 
 const OURS = "RePoseDM";
 const NOTE = "$$node-text-preview";
-
-/** The node that is called so in a prompt: "7", or "3:7" inside of the subgraph that node 3 is. */
-function nodeOf(id) {
-  let graph = app.rootGraph ?? app.graph, node = null;
-  for (const part of String(id).split(":")) {
-    node = graph?.getNodeById(part) ?? graph?.getNodeById(Number(part));  // graphs in API format name nodes by words
-    graph = node?.subgraph;
-  }
-  return node;
-}
 
 app.registerExtension({
   name: "reposedm.notes",

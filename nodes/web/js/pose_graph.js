@@ -23,6 +23,16 @@ export function executionId(node) {
   return path.join(":");
 }
 
+/** The node of an execution id; null or undefined where there is none. */
+export function nodeOf(id) {
+  let graph = rootOf(), node = null;
+  for (const part of String(id).split(":")) {
+    node = graph?.getNodeById(part) ?? graph?.getNodeById(Number(part));  // graphs in API format name nodes by words
+    graph = node?.subgraph;
+  }
+  return node;
+}
+
 /** What a node has shown in the last run; of Load Image, what it shows now. */
 export function outputsOf(node) {
   const { graph, id } = node;
