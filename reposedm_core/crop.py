@@ -51,20 +51,19 @@ class Crop:
         `border` is what lies beyond the picture: "replicate" repeats its edge, "mirror" shows it as in a mirror,
         "constant" is 0.
         """
-        rows, columns = (
-            torch.arange(first, first + count, device=picture.device)
-            for first, count in ((self.top, self.height), (self.left, self.width))
-        )
-        height, width = self.picture
-        if border == "mirror":
-            places = (_mirrored(rows, height), _mirrored(columns, width))
-        else:
-            places = (rows.clamp(0, height - 1), columns.clamp(0, width - 1))
-        part = picture[:, places[0]][..., places[1]]
-        if border == "constant":
-            inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
-            part = part * inside
-        return resize(part, self.size)
+        # One side after the other: of a large picture and a wide margin, the box unscaled takes gigabytes.
+        for dim, (first, count, side, size) in {
+            -2: (self.top, self.height, self.picture[0], self.size[0]),
+            -1: (self.left, self.width, self.picture[1], self.size[1]),
+        }.items():
+            places = torch.arange(first, first + count, device=picture.device)
+            inside = (places >= 0) & (places < side)
+            places = _mirrored(places, side) if border == "mirror" else places.clamp(0, side - 1)
+            picture = picture.index_select(dim, places)
+            if border == "constant":
+                picture = picture * (inside[:, None] if dim == -2 else inside)
+            picture = resize(picture, (size, picture.shape[-1]) if dim == -2 else (picture.shape[-2], size))
+        return picture
 
     def pose(self, pose: Pose) -> Pose:
         """A pose of the picture, in pixels of the crop."""
@@ -100,6 +99,12 @@ def resize(picture: Tensor, size: Sequence[int]) -> Tensor:
         return resize(picture[None], size)[0]
     wide = picture.to(torch.promote_types(picture.dtype, torch.float32))
     return F.interpolate(wide, tuple(size), mode="bilinear", align_corners=False, antialias=True).to(picture.dtype)
+
+
+def part_of_resized(picture: Tensor, size: Size, rows: slice, columns: slice) -> Tensor:
+    """`resize(picture, size)[:, rows, columns]` of a picture (C, h, w), without making the rest of it."""
+    part = resize(picture, (size[0], picture.shape[-1]))[:, rows]
+    return resize(part, (part.shape[-2], size[1]))[..., columns]
 
 
 def person_box(pose: Pose, size: Size, name: str = "pose") -> np.ndarray:

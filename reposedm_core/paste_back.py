@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .crop import Crop, resize
+from .crop import Crop, part_of_resized, resize
 from .errors import InputError
 from .reference import faded, grown
 
@@ -74,12 +73,12 @@ def paste_back(picture: Tensor, result: Tensor, crop: Crop, mask: Tensor | None,
     bottom, right = min(top + size[0], crop.picture[0]), min(left + size[1], crop.picture[1])
     rows, columns = slice(max(0, top), bottom), slice(max(0, left), right)
     inner = slice(rows.start - top, bottom - top), slice(columns.start - left, right - left)
-    share = _share(crop, mask, seam).to(picture.device)[0][inner]
+    share = _share(crop, mask, seam, *inner).to(picture.device)[0]
     if not share.any():
         return picture, whole
     picture = picture.clone()
     old = picture[:3, rows, columns]
-    new = resize(result.to(old).clamp(0, 1), size)[:, inner[0], inner[1]]
+    new = part_of_resized(result.to(old).clamp(0, 1), size, *inner)
     new = match_colours(new, old, share, seam)
     mixed = share * new + (1 - share) * old
     picture[:3, rows, columns] = torch.where(share > 0, mixed.clamp(0, 1), old)
@@ -87,8 +86,8 @@ def paste_back(picture: Tensor, result: Tensor, crop: Crop, mask: Tensor | None,
     return picture, whole
 
 
-def _share(crop: Crop, mask: Tensor | None, seam: Seam) -> Tensor:
-    """Share of the result in the pixels of the box, (1, H, W)."""
+def _share(crop: Crop, mask: Tensor | None, seam: Seam, rows: slice, columns: slice) -> Tensor:
+    """Share of the result in these pixels of the box, (1, H, W)."""
     size = crop.height, crop.width
     factor = min(1.0, ROWS / max(size))
     small = tuple(max(1, round(side * factor)) for side in size)
@@ -98,7 +97,7 @@ def _share(crop: Crop, mask: Tensor | None, seam: Seam) -> Tensor:
     else:
         mask = mask.float().clamp(0, 1)[None]
         if not grow and not fade:
-            return resize(mask, size)
+            return part_of_resized(mask, size, rows, columns)
         share = grown(resize(mask, small)[None], grow)[0]
         if fade:  # inwards and outwards alike
             share = faded(share[None], fade)[0]
@@ -107,9 +106,7 @@ def _share(crop: Crop, mask: Tensor | None, seam: Seam) -> Tensor:
         edges = _ramp(small[0], crop.top > 0, crop.top + crop.height < crop.picture[0], fade)[:, None]
         edges = edges * _ramp(small[1], crop.left > 0, crop.left + crop.width < crop.picture[1], fade)
         share = share * edges.to(share)
-    if small == size:
-        return share
-    return F.interpolate(share[None], size, mode="bilinear", align_corners=False)[0].clamp(0, 1)
+    return part_of_resized(share, size, rows, columns).clamp(0, 1)
 
 
 def _ramp(count: int, first: bool, last: bool, fade: int) -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from reposedm_core import InputError, Pose
-from reposedm_core.crop import Crop, crop_around, mask_box, person_box
+from reposedm_core.crop import Crop, crop_around, mask_box, part_of_resized, person_box, resize
 from tests.nodes.people import POINTS
 
 SIZE = 600, 900
@@ -117,3 +118,33 @@ def test_beyond_the_picture_it_is_mirrored_as_often_as_it_takes(size, box):
     found = Crop(top, left, height, width, size).image(picture, "mirror")
     room = ((0, 0), (-top, top + height - size[0]), (-left, left + width - size[1]))
     np.testing.assert_array_equal(found.numpy(), np.pad(picture.numpy(), room, "symmetric"))
+
+
+@pytest.mark.parametrize("border", ["replicate", "mirror", "constant"])
+@pytest.mark.parametrize("size", [(20, 30), (130, 20), (37, 200)], ids=str)
+def test_scaled_one_side_after_the_other_as_both_at_once(border, size):
+    crop = Crop(-10, 15, 60, 90, (40, 70))
+    picture = noise(*crop.picture)
+    at_once = resize(crop.image(picture, border), size)
+    assert torch.allclose(crop.scaled(size).image(picture, border), at_once, atol=1e-5)
+    rows, columns = slice(3, 17), slice(5, 19)
+    assert torch.allclose(part_of_resized(picture, size, rows, columns), resize(picture, size)[:, rows, columns])
+
+
+def test_a_wide_margin_does_not_make_the_unscaled_box():
+    """Of a photograph of 24 megapixels that box would take 10 GB."""
+    crop = Crop(-300, -200, 1000, 600, (400, 200), size=(50, 30))
+    with Largest() as largest:
+        crop.image(noise(*crop.picture), "mirror")
+    assert largest.count < 3 * crop.height * crop.width / 2
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor has that is made."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        self.count = max(self.count, made.numel() if isinstance(made, torch.Tensor) else 0)
+        return made
