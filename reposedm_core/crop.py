@@ -51,19 +51,17 @@ class Crop:
         `border` is what lies beyond the picture: "replicate" repeats its edge, "mirror" shows it as in a mirror,
         "constant" is 0.
         """
-        # One side after the other: of a large picture and a wide margin, the box unscaled takes gigabytes.
-        for dim, (first, count, side, size) in {
-            -2: (self.top, self.height, self.picture[0], self.size[0]),
-            -1: (self.left, self.width, self.picture[1], self.size[1]),
-        }.items():
-            places = torch.arange(first, first + count, device=picture.device)
-            inside = (places >= 0) & (places < side)
-            places = _mirrored(places, side) if border == "mirror" else places.clamp(0, side - 1)
-            picture = picture.index_select(dim, places)
-            if border == "constant":
-                picture = picture * (inside[:, None] if dim == -2 else inside)
-            picture = resize(picture, (size, picture.shape[-1]) if dim == -2 else (picture.shape[-2], size))
-        return picture
+        top, rows, on_rows = _places(self.top, self.height, self.picture[0], border)
+        left, columns, on_columns = _places(self.left, self.width, self.picture[1], border)
+        seen = picture[:, top : top + int(rows.max()) + 1, left : left + int(columns.max()) + 1]
+        if self.size != (self.height, self.width):  # not rounded in between
+            seen = seen.to(torch.promote_types(picture.dtype, torch.float32))
+        # Rows first, and scaled before the columns: with a wide margin the unscaled box would take gigabytes.
+        part = seen[:, rows]
+        part[:, ~on_rows] = 0
+        part = resize(part, (self.size[0], part.shape[-1]))[..., columns]
+        part[..., ~on_columns] = 0
+        return resize(part, self.size).to(picture.dtype)
 
     def pose(self, pose: Pose) -> Pose:
         """A pose of the picture, in pixels of the crop."""
@@ -82,6 +80,16 @@ class Crop:
         return replace(self, size=size)
 
 
+def _places(first: int, count: int, side: int, border: str) -> tuple[int, Tensor, Tensor]:
+    """What `count` pixels from `first` on show of `side` of a picture: the first that is shown, which one after it
+    each shows, and whether it shows any (of "constant", beyond the picture none does)."""
+    places = torch.arange(first, first + count)
+    inside = (places >= 0) & (places < side)
+    places = _mirrored(places, side) if border == "mirror" else places.clamp(0, side - 1)
+    least = int(places.min())
+    return least, places - least, inside if border == "constant" else torch.ones_like(inside)
+
+
 def _mirrored(places: Tensor, count: int) -> Tensor:
     """Indices beyond 0..count − 1 turned back at both ends, as often as it takes; the edge itself comes twice."""
     places = places % (2 * count)
@@ -97,12 +105,14 @@ def resize(picture: Tensor, size: Sequence[int]) -> Tensor:
         return picture
     if picture.ndim == 3:
         return resize(picture[None], size)[0]
+    if size[1] == 1 < size[0]:  # torch makes all rows of such a one the same
+        return resize(picture.mT, (1, size[0])).mT
     wide = picture.to(torch.promote_types(picture.dtype, torch.float32))
     return F.interpolate(wide, tuple(size), mode="bilinear", align_corners=False, antialias=True).to(picture.dtype)
 
 
 def part_of_resized(picture: Tensor, size: Size, rows: slice, columns: slice) -> Tensor:
-    """`resize(picture, size)[:, rows, columns]` of a picture (C, h, w), without making the rest of it."""
+    """`resize(picture, size)[:, rows, columns]` of a picture (C, h, w), of which the whole may not fit in memory."""
     part = resize(picture, (size[0], picture.shape[-1]))[:, rows]
     return resize(part, (part.shape[-2], size[1]))[..., columns]
 

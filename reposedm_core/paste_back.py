@@ -72,6 +72,8 @@ def paste_back(picture: Tensor, result: Tensor, crop: Crop, mask: Tensor | None,
     size, (top, left) = (crop.height, crop.width), (crop.top, crop.left)
     bottom, right = min(top + size[0], crop.picture[0]), min(left + size[1], crop.picture[1])
     rows, columns = slice(max(0, top), bottom), slice(max(0, left), right)
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return picture, whole
     inner = slice(rows.start - top, bottom - top), slice(columns.start - left, right - left)
     share = _share(crop, mask, seam, *inner).to(picture.device)[0]
     if not share.any():

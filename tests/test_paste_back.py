@@ -153,3 +153,10 @@ def test_numbers_and_pictures_that_do_not_fit():
             Seam(**values)
     with pytest.raises(InputError, match="picture: it is 400 × 200 and the crop was made of one of 400 × 300"):
         paste(noise(200, 400), noise(160, 120), CROP, None, Seam())
+
+
+@pytest.mark.parametrize("place", [(-200, 10), (10, -200), (301, 10), (10, 401)], ids=str)
+def test_a_box_beside_the_picture_changes_nothing(place):
+    picture = noise(*SIZE)
+    found, share = paste(picture, noise(160, 120, seed=1), Crop(*place, 160, 120, SIZE), None, Seam())
+    assert torch.equal(found, picture) and not share.any()
