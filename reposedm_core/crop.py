@@ -63,6 +63,18 @@ class Crop:
         part[..., ~on_columns] = 0
         return resize(part, self.size).to(picture.dtype)
 
+    def overlap(self) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Rows and columns of the picture that lie in the box, and the same ones counted from the box's own corner.
+
+        They stop before they start where the box lies beside the picture.
+        """
+        bottom, right = min(self.top + self.height, self.picture[0]), min(self.left + self.width, self.picture[1])
+        top, left = max(0, self.top), max(0, self.left)
+        return (slice(top, bottom), slice(left, right)), (
+            slice(top - self.top, bottom - self.top),
+            slice(left - self.left, right - self.left),
+        )
+
     def pose(self, pose: Pose) -> Pose:
         """A pose of the picture, in pixels of the crop."""
         scale = np.array([self.size[1] / self.width, self.size[0] / self.height])

@@ -95,16 +95,13 @@ class Parsed:
         chosen = [self.labels.index(kind) for kind in kinds]
         small, crop = self.shares[chosen].sum(0, keepdim=True), self.crop
         size = crop.height, crop.width
-        mask = F.interpolate(small[None], size, mode="bilinear", align_corners=False, antialias=True)
+        mask = resize(small[None], size)
         scale = size[0] / small.shape[-2]
         if picture is not None and scale >= ENLARGED:
             mask = _follow_borders(mask, shown(crop.scaled(size).image(picture))[None], scale)
         whole = mask.new_zeros(crop.picture)
-        bottom, right = min(crop.top + size[0], crop.picture[0]), min(crop.left + size[1], crop.picture[1])
-        rows, columns = slice(max(0, crop.top), bottom), slice(max(0, crop.left), right)
-        whole[rows, columns] = mask[
-            0, 0, rows.start - crop.top : bottom - crop.top, columns.start - crop.left : right - crop.left
-        ]
+        there, here = crop.overlap()
+        whole[there] = mask[0, 0][here]
         return whole.clamp(0, 1)
 
 

@@ -69,18 +69,15 @@ def paste_back(picture: Tensor, result: Tensor, crop: Crop, mask: Tensor | None,
             f"{crop.picture[1]} × {crop.picture[0]}; connect the picture that Crop to Person had."
         )
     whole = torch.zeros(picture.shape[-2:], dtype=torch.float32, device=picture.device)
-    size, (top, left) = (crop.height, crop.width), (crop.top, crop.left)
-    bottom, right = min(top + size[0], crop.picture[0]), min(left + size[1], crop.picture[1])
-    rows, columns = slice(max(0, top), bottom), slice(max(0, left), right)
+    (rows, columns), inner = crop.overlap()
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return picture, whole
-    inner = slice(rows.start - top, bottom - top), slice(columns.start - left, right - left)
     share = _share(crop, mask, seam, *inner).to(picture.device)[0]
     if not share.any():
         return picture, whole
     picture = picture.clone()
     old = picture[:3, rows, columns]
-    new = part_of_resized(result.to(old).clamp(0, 1), size, *inner)
+    new = part_of_resized(result.to(old).clamp(0, 1), (crop.height, crop.width), *inner)
     new = match_colours(new, old, share, seam)
     mixed = share * new + (1 - share) * old
     picture[:3, rows, columns] = torch.where(share > 0, mixed.clamp(0, 1), old)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .crop import resize
 from .errors import InputError
 from .images import in_turn
 from .letterbox import size_of
@@ -64,7 +65,4 @@ def reveal_mask(
 
 def _like(mask: Tensor, count: int, size: Sequence[int]) -> Tensor:
     """(count, 1, *size)."""
-    mask = in_turn(mask.float().clamp(0, 1), count)[:, None]
-    if tuple(mask.shape[-2:]) == tuple(size):
-        return mask
-    return F.interpolate(mask, tuple(size), mode="bilinear", align_corners=False, antialias=True)
+    return resize(in_turn(mask.float().clamp(0, 1), count)[:, None], size)

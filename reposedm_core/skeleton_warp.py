@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .alignment.skeleton_map import BODY, LIMBS, limb_mask, skeleton_map
 from .alignment.warp import sample
+from .crop import resize
 from .diffusion.reference_decoder import Reference
 from .errors import InputError
 from .full_size import Detail, aligned, view
@@ -93,12 +93,10 @@ def warp_by_skeletons(
     tick()
     sampling, _ = skeleton_map(there, here, size, size, cells, FLOOR)
     picture = to_image(source[..., :3], "source", channels_last=True)
-    small = F.interpolate(picture, cells, mode="bilinear", align_corners=False, antialias=True)
+    small = resize(picture, cells)
     was, own, reach = limb_mask(there, size, cells, WAS), limb_mask(there, size, cells), BODY
     if mask is not None:
-        was = own = F.interpolate(
-            mask[None, None].to(picture), cells, mode="bilinear", align_corners=False, antialias=True
-        )
+        was = own = resize(mask[None, None].to(picture), cells)
         reach = NEAR
     both = torch.where(known[:, None], here, 0)
     carried = sample(own, sampling) * limb_mask(both, size, cells, reach)

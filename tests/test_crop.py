@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from reposedm_core import InputError, Pose
 from reposedm_core.crop import Crop, crop_around, mask_box, part_of_resized, person_box, resize
+from tests.fixtures.allocations import Allocations
 from tests.nodes.people import POINTS
 
 SIZE = 600, 900
@@ -151,19 +151,7 @@ def test_neither_the_unscaled_box_nor_the_picture_is_made_where_more_is_not_aske
     """Of a photograph of 24 megapixels with a margin of 2 the box would take 10 GB."""
     picture = noise(*crop.picture)
     picture = picture if layout == "channels first" else picture.movedim(0, -1).contiguous().movedim(-1, 0)
-    with Largest() as largest:
+    with Allocations(picture) as made:
         crop.image(picture, "mirror")
     asked = max(crop.size[0] * crop.size[1], crop.height * min(crop.width, crop.picture[1]))
-    assert largest.count <= 3 * asked
-
-
-class Largest(TorchDispatchMode):
-    """How many numbers the largest tensor has that is made; views are none."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor) and not made._is_view():
-            self.count = max(self.count, made.numel())
-        return made
+    assert made.largest <= 3 * asked * picture.element_size()

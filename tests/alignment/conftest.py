@@ -3,10 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from reposedm_core.alignment.windows import dense_mask, window_mask
+from tests.fixtures.allocations import Allocations
 
 
 def pictures(height=32, width=24, batch=1):
@@ -22,19 +21,6 @@ def spied(modules, action):
     """From now on, `action(arguments, result)` at every call of one of `modules`."""
     for module in modules:
         module.register_forward_hook(lambda _, given, result: action(given, result))
-
-
-class Allocations(TorchDispatchMode):
-    """Bytes of the largest storage that any operation returned; views of one storage count once, as what they are."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self.largest = max(self.largest, tensor.untyped_storage().nbytes())
-        return out
 
 
 @pytest.fixture
